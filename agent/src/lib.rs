@@ -1,0 +1,16 @@
+//! The agent: reads power and inference counts of one node and delivers them durably.
+//!
+//! A reading goes one way: [`collector`] → [`sampler`] → [`spool`] → [`uplink`].
+
+pub mod clock;
+pub mod collector;
+pub mod config;
+pub mod counter;
+pub mod exit;
+pub mod hardware;
+pub mod inference;
+pub mod process;
+pub mod run;
+pub mod sampler;
+pub mod spool;
+pub mod uplink;

@@ -1,0 +1,236 @@
+//! A cell: what one node did in one slot of time, every account unallocated, with all that any policy asks for later.
+//!
+//! All quantities are integers that add: a cell of 300 s is the sum of its five of 60 s, and any window is the sum of
+//! its seconds.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use joulebook_units::{Component, CountKind, Method, Service, Workload};
+
+/// Who a part of the energy belongs to before any allocation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Account {
+    /// A served model version at one counting point.
+    Service(Arc<Service>),
+    /// A workload that serves no known model.
+    Workload(Arc<Workload>),
+    /// The kernel.
+    System,
+    /// Powered capacity that nothing has reserved.
+    PoolIdle,
+    /// Difference between the node's input and its metered components: fans, regulators, power supply loss.
+    Platform,
+    /// Known energy that could be given to nobody.
+    Unattributed,
+}
+
+/// What the energy was used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Above idle, by activity.
+    Dynamic,
+    /// Idle power of the reservation while it is executing.
+    Base,
+    /// Dynamic and base energy of a resident service while no request runs.
+    DedicatedIdle,
+    /// Idle power that nothing has reserved.
+    PoolIdle,
+    /// Not a component's energy: the platform difference.
+    Residual,
+}
+
+/// Key of one entry of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryKey {
+    /// Who.
+    pub account: Account,
+    /// Which part of the node.
+    pub component: Component,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// Key of an energy source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceKey {
+    /// Identity within the node.
+    pub id: String,
+    /// The part it meters.
+    pub component: Component,
+    /// How its values come about.
+    pub method: Method,
+    /// Collector that reads it.
+    pub collector: String,
+    /// Half-width of the 95 % interval in thousandths.
+    pub uncertainty_permille: u32,
+    /// Whether another source contains it: then it is shown and never added.
+    pub contained: bool,
+}
+
+/// What a source gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SourceUse {
+    /// Energy in µJ.
+    pub microjoules: u64,
+    /// Nanoseconds of the slot in which the energy is known.
+    pub covered_nanos: u64,
+    /// Least and most energy in µJ of the declared gaps in the slot, on top of `microjoules`.
+    pub gap_low_microjoules: u64,
+    /// See `gap_low_microjoules`.
+    pub gap_high_microjoules: u64,
+}
+
+/// What a service did, and every weight an idle policy can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceUse {
+    /// Counts; a kind that is absent is not known.
+    pub counts: BTreeMap<CountKind, u64>,
+    /// Nanoseconds in which at least one count is known.
+    pub counted_nanos: u64,
+    /// Nanoseconds in which the service was resident (its workload existed).
+    pub resident_nanos: u64,
+    /// Nanoseconds in which it was executing (a count moved).
+    pub executing_nanos: u64,
+    /// Reserved CPU capacity × time in core-nanoseconds.
+    pub reserved_core_nanos: u64,
+    /// Reserved accelerator capacity × time in device-nanoseconds.
+    pub reserved_device_nanos: u64,
+    /// CPU time in nanoseconds.
+    pub cpu_nanos: u64,
+    /// Energy in µJ of this service in the time in which its counts are known (for joint coverage).
+    pub joint_microjoules: u64,
+}
+
+/// CPU time of a workload that serves no known model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorkloadUse {
+    /// CPU time in nanoseconds.
+    pub cpu_nanos: u64,
+}
+
+/// Facts about a cell that its numbers do not show. Each is a bit; bits add by OR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    /// More than one wrap of a counter was possible.
+    pub const WRAP_AMBIGUOUS: Self = Self(1);
+    /// A counter was reset.
+    pub const RESET: Self = Self(1 << 1);
+    /// Energy bridges more than 30 s between two readings.
+    pub const COARSE: Self = Self(1 << 2);
+    /// Components exceed the wall meter.
+    pub const OVERCOUNT: Self = Self(1 << 3);
+    /// The input is Σ components ÷ power supply efficiency.
+    pub const PSU_ESTIMATED: Self = Self(1 << 4);
+    /// Counts bridge more than three scrape intervals.
+    pub const INTERPOLATED: Self = Self(1 << 5);
+    /// Energy comes from a model.
+    pub const ESTIMATED: Self = Self(1 << 6);
+    /// Records of the node are lost in this time.
+    pub const RECORDS_LOST: Self = Self(1 << 7);
+    /// Energy is unknown for another reason that a gap declares.
+    pub const GAP: Self = Self(1 << 8);
+
+    /// Sets the bits of `other`.
+    pub fn insert(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Whether every bit of `other` is set.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// One node in one slot (or in a sum of slots).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cell {
+    /// Energy by source.
+    pub sources: BTreeMap<SourceKey, SourceUse>,
+    /// Energy by account in µJ: Σ = Σ of uncontained component sources + platform.
+    pub entries: BTreeMap<EntryKey, u64>,
+    /// Services.
+    pub services: BTreeMap<Arc<Service>, ServiceUse>,
+    /// Workloads that serve no known model.
+    pub workloads: BTreeMap<Arc<Workload>, WorkloadUse>,
+    /// Components beyond the wall meter in µJ.
+    pub overcount_microjoules: u64,
+    /// Capacity of the node: CPU threads × time in core-nanoseconds; 0 if the number of threads is not known.
+    pub capacity_core_nanos: u64,
+    /// Nanoseconds of the slot since the node's first row.
+    pub expected_nanos: u64,
+    /// Nanoseconds of them in which every uncontained component source is known.
+    pub covered_nanos: u64,
+    /// Facts.
+    pub flags: Flags,
+}
+
+impl Cell {
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (key, other) in &other.sources {
+            let mine = self.sources.entry(key.clone()).or_default();
+            mine.microjoules = mine.microjoules.saturating_add(other.microjoules);
+            mine.covered_nanos = mine.covered_nanos.saturating_add(other.covered_nanos);
+            mine.gap_low_microjoules = mine.gap_low_microjoules.saturating_add(other.gap_low_microjoules);
+            mine.gap_high_microjoules = mine.gap_high_microjoules.saturating_add(other.gap_high_microjoules);
+        }
+        for (key, microjoules) in &other.entries {
+            self.add(key.clone(), *microjoules);
+        }
+        for (service, other) in &other.services {
+            self.services.entry(Arc::clone(service)).or_default().merge(other);
+        }
+        for (workload, other) in &other.workloads {
+            let mine = self.workloads.entry(Arc::clone(workload)).or_default();
+            mine.cpu_nanos = mine.cpu_nanos.saturating_add(other.cpu_nanos);
+        }
+        self.overcount_microjoules = self.overcount_microjoules.saturating_add(other.overcount_microjoules);
+        self.capacity_core_nanos = self.capacity_core_nanos.saturating_add(other.capacity_core_nanos);
+        self.expected_nanos = self.expected_nanos.saturating_add(other.expected_nanos);
+        self.covered_nanos = self.covered_nanos.saturating_add(other.covered_nanos);
+        self.flags.insert(other.flags);
+    }
+
+    /// Adds energy to an entry. Entries of no energy are not kept.
+    pub fn add(&mut self, key: EntryKey, microjoules: u64) {
+        if microjoules > 0 {
+            let entry = self.entries.entry(key).or_default();
+            *entry = entry.saturating_add(microjoules);
+        }
+    }
+
+    /// Σ entries in µJ.
+    pub fn total_microjoules(&self) -> u64 {
+        self.entries.values().fold(0, |sum, microjoules| sum.saturating_add(*microjoules))
+    }
+
+    /// Σ of the component sources in µJ: those that no other contains, the wall left out.
+    pub fn component_microjoules(&self) -> u64 {
+        let components = self.sources.iter().filter(|(key, _)| !key.contained && key.component != Component::Wall);
+        components.fold(0, |sum, (_, source)| sum.saturating_add(source.microjoules))
+    }
+
+    /// Whether nothing is known of the slot.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty() && self.services.is_empty() && self.workloads.is_empty() && self.expected_nanos == 0
+    }
+}
+
+impl ServiceUse {
+    fn merge(&mut self, other: &Self) {
+        for (kind, count) in &other.counts {
+            let mine = self.counts.entry(*kind).or_default();
+            *mine = mine.saturating_add(*count);
+        }
+        self.counted_nanos = self.counted_nanos.saturating_add(other.counted_nanos);
+        self.resident_nanos = self.resident_nanos.saturating_add(other.resident_nanos);
+        self.executing_nanos = self.executing_nanos.saturating_add(other.executing_nanos);
+        self.reserved_core_nanos = self.reserved_core_nanos.saturating_add(other.reserved_core_nanos);
+        self.reserved_device_nanos = self.reserved_device_nanos.saturating_add(other.reserved_device_nanos);
+        self.cpu_nanos = self.cpu_nanos.saturating_add(other.cpu_nanos);
+        self.joint_microjoules = self.joint_microjoules.saturating_add(other.joint_microjoules);
+    }
+}

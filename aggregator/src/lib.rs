@@ -1,0 +1,14 @@
+//! The aggregator: stores telemetry, attributes every joule, answers what a model version costs.
+//!
+//! A record goes one way: [`ingest`] → [`store`] → [`ledger`] → [`query`].
+
+pub mod clock;
+pub mod config;
+pub mod exit;
+pub mod factor;
+pub mod ingest;
+pub mod ledger;
+pub mod query;
+pub mod run;
+pub mod server;
+pub mod store;

@@ -1,0 +1,22 @@
+//! Quantities, identifiers and the descriptors of series: the words every Joulebook crate shares.
+//!
+//! Pure: no I/O, no clock, no logging. Only operators that mean something exist: joules divided by a duration are
+//! watts, joules times an intensity are grams, and nothing adds joules to watts.
+#![no_std]
+
+extern crate alloc;
+
+pub mod batch;
+pub mod id;
+pub mod quantity;
+pub mod series;
+pub mod time;
+
+pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
+pub use id::{BootId, InvalidId, NodeName, StreamId};
+pub use quantity::{GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts, Pue, Share};
+pub use series::{
+    Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Service, Source, Subject, VersionSource, Workload,
+    WorkloadKind,
+};
+pub use time::{BootNanos, UnixNanos, Window};

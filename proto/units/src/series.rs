@@ -1,0 +1,238 @@
+//! What a series measures: its descriptor. Rows carry numbers only; a descriptor is sent once per stream and series.
+
+use crate::quantity::Milliwatts;
+use alloc::string::String;
+
+/// The part of a node that an energy source meters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// CPU package(s), cores and uncore included.
+    Cpu,
+    /// Memory modules.
+    Dram,
+    /// GPU or another accelerator, its own memory included.
+    Accelerator,
+    /// The whole node at its input: contains every other component and is never added to them.
+    Wall,
+    /// Another metered part (NIC, switch, disk).
+    Other,
+}
+
+/// How an energy value comes about. One total never mixes methods without saying so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Method {
+    /// Difference of a hardware energy counter.
+    Counter,
+    /// Integral of measured power.
+    IntegratedPower,
+    /// Model of utilisation: no sensor was read.
+    Estimated,
+}
+
+/// Where an idle power comes from, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IdleOrigin {
+    /// Stated in the agent's configuration.
+    Configured,
+    /// 5th percentile of the power measured while the CPU was less than 2 % busy.
+    Learned,
+    /// Derived from a table row that matches the hardware.
+    Table,
+    /// Per-thread default, no row matched.
+    Default,
+}
+
+/// One energy source of a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// Identity within the node, for example `rapl/package-0` or `estimate/cpu`.
+    pub id: String,
+    /// The part it meters.
+    pub component: Component,
+    /// CPU socket, where it belongs to one.
+    pub socket: Option<u32>,
+    /// Hardware identity of a device (a GPU's UUID), where there is one.
+    pub device: Option<String>,
+    /// Name of the collector that reads it.
+    pub collector: String,
+    /// How its values come about.
+    pub method: Method,
+    /// Energy of one count of the hardware counter in nanojoules, where it has one.
+    pub unit_nanojoules: Option<u64>,
+    /// Highest power it can plausibly show.
+    pub ceiling: Milliwatts,
+    /// Half-width of the 95 % interval of its energy in thousandths of the value.
+    pub uncertainty_permille: u32,
+    /// The source that contains this one, if any: the two are never added.
+    pub contained_in: Option<String>,
+    /// What it stands on: the table row an estimate matched, the file a counter is read from.
+    pub basis: String,
+}
+
+/// What kind of thing a workload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WorkloadKind {
+    /// A container (one cgroup scope).
+    Container,
+    /// A systemd unit.
+    Unit,
+    /// A control group that is neither.
+    Cgroup,
+    /// A process and its descendants.
+    ProcessTree,
+    /// Kernel threads.
+    Kernel,
+    /// Everything of the node that no other workload covers: root total − child cgroups − process trees.
+    Remainder,
+}
+
+/// How a workload's CPU time is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CpuTimeMethod {
+    /// The cgroup's own counter: exact, ended processes included.
+    Cgroup,
+    /// Sum over processes (utime + stime by pid and start time).
+    ProcessTime,
+}
+
+/// Something that uses the node: the unit energy is attributed to before models are known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Workload {
+    /// Identity within the node, for example `container/<64 hex>`, `unit/nginx.service`, `process/4711@98765`.
+    pub id: String,
+    /// What kind of thing it is.
+    pub kind: WorkloadKind,
+    /// A name for people: unit name, command name, container id cut to 12.
+    pub name: String,
+    /// Its control group's path, where it has one of its own.
+    pub cgroup: Option<String>,
+    /// Container id (64 hex), where known.
+    pub container_id: Option<String>,
+    /// Kubernetes pod uid, where known.
+    pub pod_uid: Option<String>,
+    /// How its CPU time is counted.
+    pub cpu_time_method: CpuTimeMethod,
+    /// CPU reservation in thousandths of a core; absent reserves nothing.
+    pub reserved_millicores: Option<u64>,
+    /// Where the reservation comes from: `config`, `container_request`, `cpuset`, `quota`.
+    pub reservation_origin: Option<String>,
+}
+
+/// Where a model version's name comes from (resolution order of the identity rules).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VersionSource {
+    /// Stated for the target in the configuration.
+    Config,
+    /// Pushed by the application.
+    Pushed,
+    /// A label of the metric page.
+    Label,
+    /// The label held a word that is no version (`latest`, `None`, …); no version is known.
+    DenyList,
+    /// The engine's own information endpoint.
+    EngineApi,
+    /// A pod label or annotation.
+    PodLabel,
+    /// The process: command line, environment or the weights file it maps.
+    Process,
+    /// The container image's digest.
+    Image,
+    /// Nothing told.
+    Unresolved,
+}
+
+/// One served model version at one counting point.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Service {
+    /// Model name as served; absent if nothing names it.
+    pub model: Option<String>,
+    /// Version; absent if unresolved.
+    pub version: Option<String>,
+    /// Where the version comes from.
+    pub version_source: VersionSource,
+    /// Digest or other fingerprint of the weights, where one is known (`sha256:…`, `gguf:…`).
+    pub fingerprint: Option<String>,
+    /// LoRA or other adapter; `*` when adapters are counted in the base.
+    pub adapter: Option<String>,
+    /// Preset that reads it (`llamacpp`, `custom`, …).
+    pub engine: String,
+    /// The target it is counted at, as configured or discovered.
+    pub target: String,
+    /// Identity of the workload that does its work; absent if no process could be found.
+    pub workload: Option<String>,
+    /// Tokenizer, where known: token units are comparable only within one.
+    pub tokenizer: Option<String>,
+}
+
+/// What a count counts. All are cumulative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CountKind {
+    /// Requests that the engine accepted and finished successfully.
+    RequestsOk,
+    /// Requests that failed.
+    RequestsFailed,
+    /// Requests that the client gave up or the engine aborted.
+    RequestsAborted,
+    /// Model evaluations (a batch of k is k).
+    Items,
+    /// Prompt tokens, cached ones included.
+    InputTokens,
+    /// Prompt tokens reused from a cache (part of the input tokens).
+    CachedTokens,
+    /// Generated tokens, hidden reasoning included.
+    OutputTokens,
+    /// Generated tokens that were hidden reasoning (part of the output tokens).
+    ReasoningTokens,
+    /// Time spent on inference in nanoseconds; may exceed wall time when requests run side by side.
+    BusyNanos,
+}
+
+impl CountKind {
+    /// Every kind, in the order of the wire.
+    pub const ALL: [Self; 9] = [
+        Self::RequestsOk,
+        Self::RequestsFailed,
+        Self::RequestsAborted,
+        Self::Items,
+        Self::InputTokens,
+        Self::CachedTokens,
+        Self::OutputTokens,
+        Self::ReasoningTokens,
+        Self::BusyNanos,
+    ];
+}
+
+/// What one series measures, and in which unit.
+///
+/// *Cumulative* series (energy, CPU time, counts) never fall within a stream: the amount between two points is their
+/// difference. *Held* series (memory, idle power, reservations) give the value that held since the point before.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// Cumulative energy of a source in µJ.
+    Energy(Source),
+    /// Held idle power of the source with this id in mW, and where it comes from.
+    IdlePower {
+        /// Id of the source.
+        source: String,
+        /// Where the value comes from.
+        origin: IdleOrigin,
+    },
+    /// Cumulative CPU time of a workload in ns.
+    CpuTime(Workload),
+    /// Held resident memory of the workload with this id in bytes.
+    Memory {
+        /// Id of the workload.
+        workload: String,
+    },
+    /// Held memory in use on the node in bytes (total − available).
+    NodeMemoryUsed,
+    /// Cumulative count of a service.
+    Count(Service, CountKind),
+}
+
+impl Subject {
+    /// Whether values accumulate (and never fall) rather than hold.
+    pub fn is_cumulative(&self) -> bool {
+        matches!(self, Self::Energy(_) | Self::CpuTime(_) | Self::Count(..))
+    }
+}
