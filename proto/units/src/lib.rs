@@ -8,12 +8,14 @@ extern crate alloc;
 
 pub mod batch;
 pub mod id;
+pub mod node;
 pub mod quantity;
 pub mod series;
 pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
 pub use id::{BootId, InvalidId, NodeName, StreamId};
+pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState};
 pub use quantity::{GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts, Pue, Share};
 pub use series::{
     Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Service, Source, Subject, VersionSource, Workload,
