@@ -220,7 +220,8 @@ impl Cell {
 }
 
 impl ServiceUse {
-    fn merge(&mut self, other: &Self) {
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
         for (kind, count) in &other.counts {
             let mine = self.counts.entry(*kind).or_default();
             *mine = mine.saturating_add(*count);
