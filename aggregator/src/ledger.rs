@@ -4,9 +4,9 @@
 //! cell depends on lies within one minute around it, which is why a change marks its neighbours dirty as well.
 
 use crate::clock::Clock;
-use crate::store::{Book, NodeRecord, Resolution, StoreError};
+use crate::store::{Book, NodeRecord, Resolution, StoreError, StoredGap};
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
-use joulebook_units::{UnixNanos, Window};
+use joulebook_units::{Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Ledger {
             let this = Arc::clone(&ledger);
             let pass = tokio::task::spawn_blocking(move || {
                 while this.pass(now)? == CELLS_PER_PASS {}
-                if retain { this.book.retention(now) } else { Ok(()) }
+                if retain { crate::store::retention::apply(&this.book, now) } else { Ok(()) }
             });
             match pass.await {
                 Ok(result) => result?,
@@ -72,14 +72,13 @@ impl Ledger {
     /// # Errors
     /// The store's.
     pub fn pass(&self, now: UnixNanos) -> Result<usize, StoreError> {
-        let closed = now.plus_seconds(-CLOSED_AFTER_SECONDS);
+        let closed = now.plus_seconds(-CLOSED_AFTER_SECONDS - Resolution::Minute.seconds());
         let mut by_node: BTreeMap<u32, Vec<(UnixNanos, u64)>> = BTreeMap::new();
-        for (node, start, generation) in self.book.dirty(CELLS_PER_PASS)? {
-            if start.plus_seconds(Resolution::Minute.seconds()) <= closed {
-                by_node.entry(node).or_default().push((start, generation));
-            }
+        let marks = self.book.dirty(usize::MAX).into_iter().filter(|(_, start, _)| *start <= closed);
+        for (node, start, generation) in marks.take(CELLS_PER_PASS) {
+            by_node.entry(node).or_default().push((start, generation));
         }
-        let nodes = self.book.nodes()?;
+        let nodes = self.book.nodes();
         let mut done = 0;
         for (number, marks) in by_node {
             if let Some(node) = nodes.iter().find(|node| node.number == number) {
@@ -106,8 +105,8 @@ impl Ledger {
         let cells = tagged(Resolution::Minute, minutes)
             .chain(tagged(Resolution::Settled, settled))
             .chain(tagged(Resolution::Hour, hours))
-            .collect();
-        self.book.settle(node.number, cells, marks.to_vec())
+            .collect::<Vec<_>>();
+        self.book.settle(node.number, &cells, marks)
     }
 
     /// Sums of `fine` cells over the `coarse` slots that hold a changed one; unchanged parts come from the store.
@@ -163,23 +162,22 @@ pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<
 fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, StoreError> {
     let inventory = &node.inventory;
     let runs = book.runs(node.number, window)?;
-    let gaps = book.gaps(node.number, window)?;
+    let (gaps, lost) = book.gaps(node.number, window)?;
+    let gap = |gap: StoredGap| match &*gap.subject {
+        Subject::Energy(source) => {
+            Some(Gap { source: source.clone(), window: gap.window, reason: gap.reason, low: gap.low, high: gap.high })
+        }
+        // Only energy has declared gaps.
+        _ => None,
+    };
+    let readable = inventory.sources.iter().filter(|state| state.unavailable.is_none());
     Ok(NodeSeries {
         first_row: node.first_row,
         threads: inventory.hardware.threads,
         memory_bytes: inventory.hardware.memory_bytes,
-        expected_sources: inventory
-            .sources
-            .iter()
-            .filter(|state| state.unavailable.is_none())
-            .map(|state| state.source.id.clone())
-            .collect(),
+        expected_sources: readable.map(|state| state.source.id.clone()).collect(),
         runs: runs.into_iter().map(|run| Run { subject: run.subject, points: run.points }).collect(),
-        gaps: gaps
-            .energy
-            .into_iter()
-            .map(|gap| Gap { source: gap.source, window: gap.window, reason: gap.reason, low: gap.low, high: gap.high })
-            .collect(),
-        lost: gaps.lost,
+        gaps: gaps.into_iter().filter_map(gap).collect(),
+        lost: lost.into_iter().map(|lost| lost.window).collect(),
     })
 }

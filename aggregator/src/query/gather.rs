@@ -72,14 +72,14 @@ impl<'a> Gathered<'a> {
         let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
         let mut gathered = Self { book, window, resolution_seconds, members: vec![], sites: BTreeMap::new(), dirty: BTreeMap::new() };
-        for record in book.nodes()? {
+        for record in book.nodes() {
             let site = site_name(&record);
             if !gathered.sites.contains_key(&site) {
                 let name = (!site.is_empty()).then_some(site.as_str());
                 let found = Site { intensity: factors.intensity(name, window), pue: factors.pue(name, window) };
                 gathered.sites.insert(site, found);
             }
-            gathered.dirty.insert(record.number, book.dirty_within(record.number, window)?);
+            gathered.dirty.insert(record.number, book.is_dirty(record.number, window));
             let embodied = factors.embodied(&record.inventory.hardware);
             gathered.members.push(Member { record, embodied });
         }
