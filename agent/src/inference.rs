@@ -6,7 +6,9 @@ pub mod exposition;
 pub mod fetch;
 pub mod gguf;
 pub mod identity;
+pub mod mapping;
 pub mod preset;
+pub mod reader;
 pub mod socket;
 pub mod tally;
 pub mod target;
@@ -17,7 +19,7 @@ use crate::clock::Clock;
 use crate::process::InferenceGroup;
 use joulebook_units::{BootNanos, CountKind, Service};
 use nix::unistd::{SysconfVar, sysconf};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -108,8 +110,13 @@ impl Scraper {
 /// # Errors
 /// A target's configuration is wrong; nothing was started.
 pub fn start(targets: Vec<TargetConfig>, procfs: PathBuf, clock: Arc<dyn Clock>) -> Result<Inference, TargetError> {
-    let targets: Vec<_> =
+    let targets: Vec<Target> =
         targets.into_iter().enumerate().map(|(index, config)| Target::new(index, config)).collect::<Result<_, _>>()?;
+    let mut urls = HashSet::new();
+    if let Some((index, twice)) = targets.iter().enumerate().find(|(_, target)| !urls.insert(&target.name)) {
+        let why = "another target has the same URL, so it would be counted twice; remove one";
+        return Err(TargetError::Key { index, key: "url", value: twice.name.clone(), why });
+    }
     let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
     let ticks_per_second = ticks.filter(|ticks| *ticks > 0).unwrap_or(TICKS_PER_SECOND);
     let around = scrape::Surroundings { procfs, started: clock.boot(), clock, ticks_per_second };

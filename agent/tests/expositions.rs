@@ -1,7 +1,11 @@
 //! Pages of real engines against what a reader must report (schema `joulebook-expositions/1`).
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test ends at what it did not expect")]
+
 use joulebook_agent::inference::exposition::Page;
-use joulebook_agent::inference::preset::{Mapping, NOT_BUILT, PageIdentity, PageVersion, Preset, Reader};
+use joulebook_agent::inference::mapping::Mapping;
+use joulebook_agent::inference::preset::{NOT_BUILT, Preset};
+use joulebook_agent::inference::reader::{PageIdentity, PageVersion, Reader};
 use joulebook_agent::inference::tally::{FirstPage, Observation, Tally};
 use joulebook_units::{BootNanos, CountKind};
 use serde_json::Value;

@@ -1,5 +1,7 @@
 //! Scrapes of a server made for the test, with a process table made for the test.
 
+#![expect(clippy::expect_used, reason = "a test ends at what it did not expect")]
+
 use joulebook_agent::clock::Clock;
 use joulebook_agent::inference::{CountSample, Inference, TargetConfig, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
@@ -10,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// A clock that moves one second with each look.
 struct StepClock(AtomicU64);
@@ -232,11 +234,61 @@ async fn a_failed_scrape_loses_no_count() {
 async fn one_unreachable_target_does_not_concern_the_others() {
     let (server, table) = (Server::default(), Table::new());
     let port = server.start().await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound").port();
+    // Bound but not listening: it refuses, and no other test can get the port.
+    let closed = TcpSocket::new_v4().expect("a socket");
+    closed.bind("127.0.0.1:0".parse().expect("address")).expect("a port");
+    let closed = url(closed.local_addr().expect("bound").port());
     server.llamacpp(1, 1, 1);
-    let mut inference = run(&[url(closed), url(port)], table.0.path());
+    let mut inference = run(&[closed.clone(), url(port)], table.0.path());
     assert_eq!(scraped(&mut inference).await.map(|sample| sample.service.target), Some(url(port)));
-    assert_eq!(failures(&inference), ["connect", "process_unknown"]);
+    let failures = inference.failures.borrow().clone();
+    let of = |target: &str| {
+        failures.keys().filter(|failure| failure.target == target).map(|failure| failure.reason).collect()
+    };
+    let (unreachable, reached): (Vec<_>, Vec<_>) = (of(&closed), of(&url(port)));
+    assert_eq!((unreachable, reached), (vec!["connect"], vec!["process_unknown"]));
+}
+
+#[tokio::test]
+async fn counts_wait_for_an_engine_that_cannot_yet_say_what_it_serves() {
+    let (server, table) = (Server::default(), Table::new());
+    let port = server.start().await;
+    table.listens(port, 41, 1_001, "1.0");
+    server.llamacpp(1, 2, 3);
+    server.raw("/v1/models", "HTTP/1.1 503 Loading\r\ncontent-length: 0\r\n\r\n");
+    let mut inference = run(&[url(port)], table.0.path());
+    assert_eq!(scraped(&mut inference).await, None);
+    assert!(failures(&inference).contains(&"identity"));
+    server.llamacpp(1, 2, 4);
+    let sample = scraped(&mut inference).await.expect("a sample");
+    assert_eq!((sample.service.model.as_deref(), tokens(&sample)), (Some("tiny-chat"), [Some(3), Some(2), Some(4)]));
+}
+
+#[tokio::test]
+async fn a_process_that_was_out_of_sight_is_not_counted_twice() {
+    let (server, table) = (Server::default(), Table::new());
+    let port = server.start().await;
+    table.listens(port, 41, 1_001, "1.0");
+    server.llamacpp(0, 0, 100);
+    let mut inference = run(&[url(port)], table.0.path());
+    inference.samples.recv().await.expect("a sample");
+    fs::remove_dir_all(table.0.path().join("41")).expect("the old process ends");
+    // The new process counts 10 while nobody can see it, and 5 more after that.
+    server.llamacpp(0, 0, 10);
+    scraped(&mut inference).await.expect("a sample");
+    table.listens(port, 42, 1_010, "2.0");
+    server.llamacpp(0, 0, 15);
+    let sample = scraped(&mut inference).await.expect("a sample");
+    assert_eq!((sample.service.version.as_deref(), tokens(&sample)[2]), (Some("2.0"), Some(5)));
+}
+
+#[tokio::test]
+async fn the_same_target_twice_is_refused() {
+    let config =
+        || toml::from_str::<TargetConfig>("url = \"http://127.0.0.1:1\"\npreset = \"llamacpp\"").expect("legal");
+    let clock = Arc::new(StepClock(AtomicU64::new(0)));
+    let error = start(vec![config(), config()], "/proc".into(), clock).expect_err("refused").to_string();
+    assert!(error.contains("target[1].url"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -180,12 +180,13 @@ impl<'page> Page<'page> {
 
     fn refuse_duplicates(&mut self) {
         let mut twice = vec![false; self.samples.len()];
-        let mut seen: HashMap<(&str, &[(&str, Cow<'_, str>)]), usize> = HashMap::with_capacity(self.samples.len());
+        let mut seen = HashMap::with_capacity(self.samples.len());
         for (index, sample) in self.samples.iter().enumerate() {
-            match seen.entry((sample.name, &sample.labels)) {
+            match seen.entry((sample.name, &sample.labels[..])) {
                 Entry::Occupied(first) => {
                     twice[index] = true;
-                    twice[*first.get()] = true;
+                    let first: usize = *first.get();
+                    twice[first] = true;
                 }
                 Entry::Vacant(slot) => {
                     slot.insert(index);

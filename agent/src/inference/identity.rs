@@ -7,7 +7,8 @@
 
 use super::fetch::{Connection, FetchError};
 use super::gguf::{self, Header};
-use super::preset::{Hook, PageIdentity, PageVersion, WeightsFormat};
+use super::preset::{Hook, WeightsFormat};
+use super::reader::{PageIdentity, PageVersion};
 use super::socket::ProcessId;
 use super::target::Target;
 use joulebook_units::{Service, VersionSource};

@@ -90,8 +90,10 @@ pub(super) struct Task {
     out: Outputs,
     tally: Tally,
     listener: Option<Listener>,
-    /// The process whose counters the tally holds; `None` before the first page or when it is not known.
+    /// The process that made the last booked page, if it was known then.
     counted: Option<ProcessId>,
+    /// The process whose identity is in `served`.
+    resolved_for: Option<ProcessId>,
     any_page: bool,
     served: Served,
     resolve_in: u32,
@@ -111,6 +113,7 @@ impl Task {
             tally,
             listener: None,
             counted: None,
+            resolved_for: None,
             any_page: false,
             served: Served::default(),
             resolve_in: 0,
@@ -197,9 +200,11 @@ impl Task {
             return Err(ScrapeError::Signature(self.target.preset.signature.clone()));
         }
         let process = self.listener.map(|listener| listener.process);
+        // Both pages must be of known processes: a page of an unknown one may already be this one's, and would then be
+        // counted twice. Then only a falling series tells of a restart.
         let replaced = process.is_some() && self.counted.is_some() && process != self.counted;
         let fresh = !self.any_page || replaced;
-        if fresh || self.resolve_in == 0 {
+        if fresh || self.resolve_in == 0 || (process.is_some() && process != self.resolved_for) {
             self.resolve(process, fresh).await?;
         }
         self.resolve_in = self.resolve_in.saturating_sub(1);
@@ -210,7 +215,7 @@ impl Task {
             self.tally.new_epoch(if zero.is_some() { FirstPage::CountsFromZero } else { FirstPage::IsBaseline });
         }
         self.any_page = true;
-        self.counted = process.or(self.counted);
+        self.counted = process;
         self.last = Some(at);
         let seen = self.tally.observe(&page, at);
         self.skipped(&seen);
@@ -230,6 +235,7 @@ impl Task {
             Ok(Ok(served)) => {
                 self.identity_failures = 0;
                 self.resolve_in = RESOLVE_EVERY;
+                self.resolved_for = process;
                 self.adopt(served);
                 return Ok(());
             }

@@ -6,7 +6,8 @@
 //! Sums are integers: counts as they are, seconds as 10⁻¹² of the page's unit.
 
 use super::exposition::{Page, Sample};
-use super::preset::{Field, PageIdentity, Reader};
+use super::mapping::Field;
+use super::reader::{PageIdentity, Reader};
 use joulebook_units::{BootNanos, CountKind};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;

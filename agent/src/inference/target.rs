@@ -1,6 +1,8 @@
 //! The configuration of one inference server.
 
-use super::preset::{Mapping, Preset, PresetError, Reader};
+use super::mapping::Mapping;
+use super::preset::{Preset, PresetError};
+use super::reader::Reader;
 use hyper::Uri;
 use serde::Deserialize;
 use std::time::Duration;
