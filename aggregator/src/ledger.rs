@@ -172,7 +172,6 @@ fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, 
     };
     let readable = inventory.sources.iter().filter(|state| state.unavailable.is_none());
     Ok(NodeSeries {
-        first_row: node.first_row,
         threads: inventory.hardware.threads,
         memory_bytes: inventory.hardware.memory_bytes,
         expected_sources: readable.map(|state| state.source.id.clone()).collect(),

@@ -96,8 +96,15 @@ impl Query {
         let computed = self.compute(&question, false)?;
         let selected = question.select(&computed.totals)?;
         let generated_at = self.clock.unix();
-        let context = answer::Context { computed: &computed, question: &question, factors: &self.factors, book: &self.book, generated_at };
-        let answers = selected.into_iter().map(|(version, totals)| context.answer(version, totals)).collect::<Result<_, _>>()?;
+        let context = answer::Context {
+            computed: &computed,
+            question: &question,
+            factors: &self.factors,
+            book: &self.book,
+            generated_at,
+        };
+        let answers =
+            selected.into_iter().map(|(version, totals)| context.answer(version, totals)).collect::<Result<_, _>>()?;
         Ok(GetSciResponse { answers })
     }
 
@@ -116,16 +123,26 @@ impl Query {
     /// # Errors
     /// See [`QueryError`].
     pub fn explain(&self, request: &ExplainRequest) -> Result<ExplainResponse, QueryError> {
-        let asked = request.question.as_ref().ok_or_else(|| QueryError::Invalid("explain needs a question".to_owned()))?;
+        let asked =
+            request.question.as_ref().ok_or_else(|| QueryError::Invalid("explain needs a question".to_owned()))?;
         let question = Question::parse(asked)?;
         let computed = self.compute(&question, true)?;
         let selected = question.select(&computed.totals)?;
         let [(version, totals)] = selected.as_slice() else {
             let names: Vec<String> = selected.iter().map(|(version, _)| question::version_name(version)).collect();
-            return Err(QueryError::Invalid(format!("explain takes one model version; name one of: {}", names.join(", "))));
+            return Err(QueryError::Invalid(format!(
+                "explain takes one model version; name one of: {}",
+                names.join(", ")
+            )));
         };
         let generated_at = self.clock.unix();
-        let context = answer::Context { computed: &computed, question: &question, factors: &self.factors, book: &self.book, generated_at };
+        let context = answer::Context {
+            computed: &computed,
+            question: &question,
+            factors: &self.factors,
+            book: &self.book,
+            generated_at,
+        };
         let answer = context.answer(version, totals)?;
         Ok(explain::explain(&computed, version, totals, answer))
     }
@@ -152,7 +169,11 @@ impl Query {
 struct Service(Arc<Query>);
 
 impl Service {
-    async fn ask<Q, A>(&self, request: Request<Q>, answer: fn(&Query, &Q) -> Result<A, QueryError>) -> Result<Response<A>, Status>
+    async fn ask<Q, A>(
+        &self,
+        request: Request<Q>,
+        answer: fn(&Query, &Q) -> Result<A, QueryError>,
+    ) -> Result<Response<A>, Status>
     where
         Q: Send + 'static,
         A: Send + 'static,

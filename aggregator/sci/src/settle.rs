@@ -50,8 +50,6 @@ pub struct Gap {
 /// Everything known of a node around a window.
 #[derive(Debug, Clone, Default)]
 pub struct NodeSeries {
-    /// First row ever: time before it is not expected to be covered.
-    pub first_row: Option<UnixNanos>,
     /// Hardware threads; absent if not known.
     pub threads: Option<u32>,
     /// Memory in bytes; absent if not known.
@@ -95,7 +93,6 @@ struct Joined {
     counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
     capacity_millicores: Option<u64>,
     memory_bytes: Option<u64>,
-    expected: Vec<u64>,
     covered: Vec<u64>,
 }
 
@@ -112,7 +109,6 @@ impl Joined {
             counts: BTreeMap::new(),
             capacity_millicores: node.threads.map(|threads| u64::from(threads) * 1000),
             memory_bytes: node.memory_bytes,
-            expected: grid.slots().iter().map(|slot| expected_nanos(*slot, node.first_row)).collect(),
             covered: Vec::new(),
             grid,
         };
@@ -156,9 +152,14 @@ impl Joined {
             .collect();
         let covered = |slot: usize| {
             let known = components.iter().map(|spread| spread.and_then(|s| s.covered.get(slot)).copied().unwrap_or(0));
-            known.min().unwrap_or(0).min(self.expected.get(slot).copied().unwrap_or(0))
+            known.min().unwrap_or(0).min(self.length(slot))
         };
         (0..self.grid.len()).map(covered).collect()
+    }
+
+    /// Nanoseconds of a slot.
+    fn length(&self, slot: usize) -> u64 {
+        self.grid.slots().get(slot).map_or(0, |slot| slot.nanos())
     }
 
     /// Gives every microjoule of one slot to an account.
@@ -198,7 +199,7 @@ impl Joined {
         resident
             .map(|(workload, spread)| Holder {
                 workload,
-                nanos: self.grid.slots().get(slot).map_or(0, |slot| slot.nanos()),
+                nanos: self.length(slot),
                 cpu_nanos: at(&spread.amounts, slot),
                 resident_nanos: at(&spread.covered, slot),
                 services: self.served(workload, slot),
@@ -220,7 +221,7 @@ impl Joined {
     fn attribute_cpu(&self, slot: usize, holders: &[Holder<'_>], base: u64, dynamic: u64, cell: &mut Cell) {
         let cpu: Vec<u64> = holders.iter().map(|holder| holder.cpu_nanos).collect();
         let reserved: Vec<u128> = holders.iter().map(Holder::reserved_millicore_nanos).collect();
-        let length = self.grid.slots().get(slot).map_or(0, |slot| slot.nanos());
+        let length = self.length(slot);
         let capacity = self.capacity_millicores.map_or(0, |millicores| u128::from(millicores) * u128::from(length));
         let by_time = by_activity(dynamic, &cpu);
         let by_holding = by_reservation(base, &reserved, capacity);
@@ -293,7 +294,6 @@ impl Joined {
         let length: u64 = self.grid.slots().iter().map(|slot| slot.nanos()).sum();
         cell.capacity_core_nanos =
             self.capacity_millicores.map_or(0, |millicores| millicores.saturating_mul(length) / 1000);
-        cell.expected_nanos = self.expected.iter().sum();
         cell.covered_nanos = self.covered.iter().sum();
     }
 
@@ -421,10 +421,6 @@ fn source_key(source: &Source) -> SourceKey {
 
 fn entry(account: Account, component: Component, purpose: Purpose) -> EntryKey {
     EntryKey { account, component, purpose }
-}
-
-fn expected_nanos(slot: Window, first_row: Option<UnixNanos>) -> u64 {
-    first_row.map_or(0, |first| slot.end().nanos_since(slot.start().max(first)))
 }
 
 fn at(values: &[u64], index: usize) -> u64 {

@@ -10,7 +10,9 @@ use joulebook_proto::query::{self as wire, SciAnswer};
 use joulebook_sci::operational::{effective_intensity, effective_pue};
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::uncertainty::PROFILE;
-use joulebook_sci::{Flags, FunctionalUnit, IdlePolicy, IdleScope, Level, ModelVersion, SourceKey, VersionTotals, score};
+use joulebook_sci::{
+    Flags, FunctionalUnit, IdlePolicy, IdleScope, Level, ModelVersion, SourceKey, VersionTotals, score,
+};
 use joulebook_units::{Component, CountKind, GramsCo2e, Joules, Microjoules, UnixNanos, VersionSource};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,8 +70,14 @@ impl Context<'_> {
     /// The store's.
     pub fn answer(&self, version: &ModelVersion, totals: &VersionTotals) -> Result<SciAnswer, QueryError> {
         let charged = |member: &&Member| totals.nodes.contains(member.record.inventory.node.as_str());
-        let nodes: Vec<&NodeTotals> =
-            self.computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name)).map(|(_, node)| node).collect();
+        let nodes: Vec<&NodeTotals> = self
+            .computed
+            .totals
+            .nodes
+            .iter()
+            .filter(|(name, _)| totals.nodes.contains(*name))
+            .map(|(_, node)| node)
+            .collect();
         let parts = Parts {
             version,
             totals,
@@ -135,13 +143,18 @@ impl Context<'_> {
     fn subject(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Subject {
         let services = &parts.totals.services;
         let only = |values: BTreeSet<String>| (values.len() == 1).then(|| values.into_iter().next()).flatten();
-        let pools: BTreeSet<String> = parts.members.iter().map(|member| super::gather::pool_name(&member.record)).collect();
+        let pools: BTreeSet<String> =
+            parts.members.iter().map(|member| super::gather::pool_name(&member.record)).collect();
         let source = services.iter().next().map_or("unresolved", |service| version_source(service.version_source));
         missing.note("subject.serving_config", "serving configurations are not told apart yet");
         missing.note("subject.entity", "no consuming entity is declared");
         wire::Subject {
             model: missing.or_note(parts.version.model.clone(), "subject.model", "nothing names the model"),
-            model_version: missing.or_note(parts.version.version.clone(), "subject.model_version", "the version could not be resolved"),
+            model_version: missing.or_note(
+                parts.version.version.clone(),
+                "subject.model_version",
+                "the version could not be resolved",
+            ),
             model_version_digest: missing.or_note(
                 only(services.iter().filter_map(|service| service.fingerprint.clone()).collect()),
                 "subject.model_version_digest",
@@ -151,7 +164,12 @@ impl Context<'_> {
             serving_config: None,
             entity: None,
             pools: pools.into_iter().collect(),
-            engines: services.iter().map(|service| service.engine.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+            engines: services
+                .iter()
+                .map(|service| service.engine.clone())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -169,7 +187,8 @@ impl Context<'_> {
         let used = &parts.totals.cost.used;
         let count = |kind: CountKind| used.counts.get(&kind).copied();
         let unknown = "the engine does not tell";
-        let tokenizers: BTreeSet<&String> = parts.totals.services.iter().filter_map(|service| service.tokenizer.as_ref()).collect();
+        let tokenizers: BTreeSet<&String> =
+            parts.totals.services.iter().filter_map(|service| service.tokenizer.as_ref()).collect();
         let tokenizer = (tokenizers.len() == 1).then(|| tokenizers.first().map(|name| (*name).clone())).flatten();
         let ok_known = count(CountKind::RequestsOk).is_some();
         wire::FunctionalUnitValue {
@@ -193,7 +212,8 @@ impl Context<'_> {
         let allocated = self.question.policy != IdlePolicy::Unallocated;
         let mut inclusions = Vec::new();
         let mut exclusions = Vec::new();
-        let mut place = |inside: bool, name: &str| (if inside { &mut inclusions } else { &mut exclusions }).push(name.to_owned());
+        let mut place =
+            |inside: bool, name: &str| (if inside { &mut inclusions } else { &mut exclusions }).push(name.to_owned());
         place(parts.has_accelerator, "accelerators");
         place(level >= Level::Host, "cpu and memory");
         place(level >= Level::Host, "platform: power supply loss and unmetered parts, estimated");
@@ -201,7 +221,12 @@ impl Context<'_> {
         place(level >= Level::Idle && allocated, "pool idle");
         place(level >= Level::Facility, "facility overhead (PUE)");
         place(level >= Level::Facility, "embodied carbon of the nodes");
-        for name in ["network between nodes and to users", "end-user devices", "support services (none declared)", "training (extended boundary)"] {
+        for name in [
+            "network between nodes and to users",
+            "end-user devices",
+            "support services (none declared)",
+            "training (extended boundary)",
+        ] {
             place(false, name);
         }
         for member in &parts.members {
@@ -211,7 +236,8 @@ impl Context<'_> {
                     exclusions.push(format!("{node}: {} is not read: {reason}", state.source.id));
                 }
             }
-            if let Some(first) = member.record.first_row.filter(|first| *first > self.computed.gathered.window.start()) {
+            if let Some(first) = member.record.first_row.filter(|first| *first > self.computed.gathered.window.start())
+            {
                 exclusions.push(format!("{node}: time before its first row at {}", rfc3339(first)));
             }
         }
@@ -240,7 +266,9 @@ impl Context<'_> {
         };
         let mut by_level_j: BTreeMap<String, f64> = Level::ALL
             .into_iter()
-            .map(|level| (level.name().to_owned(), if level == Level::Facility { facility } else { joules(level.energy(cost)) }))
+            .map(|level| {
+                (level.name().to_owned(), if level == Level::Facility { facility } else { joules(level.energy(cost)) })
+            })
             .collect();
         let energy = wire::Energy {
             accelerator_j: accelerator(cost.accelerator(), "energy.accelerator_j"),
@@ -283,7 +311,11 @@ impl Context<'_> {
     /// Intensity cells of the sites of the nodes concerned.
     fn intensities(&self, parts: &Parts<'_>) -> Vec<&crate::factor::IntensityCell> {
         let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
-        sites.iter().filter_map(|site| self.computed.gathered.sites.get(site)).flat_map(|site| &site.intensity).collect()
+        sites
+            .iter()
+            .filter_map(|site| self.computed.gathered.sites.get(site))
+            .flat_map(|site| &site.intensity)
+            .collect()
     }
 
     fn intensity(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Intensity {
@@ -306,7 +338,11 @@ impl Context<'_> {
             source: each(|provenance| provenance.source.to_string()),
             zone: each(|provenance| provenance.zone.to_string()),
             granularity: each(|provenance| provenance.granularity.to_string()),
-            effective_g_per_kwh: missing.or_note(effective_intensity(carbon, weighed), "intensity.effective_g_per_kwh", "no energy was charged"),
+            effective_g_per_kwh: missing.or_note(
+                effective_intensity(carbon, weighed),
+                "intensity.effective_g_per_kwh",
+                "no energy was charged",
+            ),
             actual_fraction: Some(if actual { 1.0 } else { 0.0 }),
             year: missing.or_note(year, "intensity.year", "the intensity is not of a year"),
         }
@@ -314,7 +350,8 @@ impl Context<'_> {
 
     fn pue(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::PueUse {
         let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
-        let cells: Vec<_> = sites.iter().filter_map(|site| self.computed.gathered.sites.get(site)).flat_map(|site| &site.pue).collect();
+        let cells: Vec<_> =
+            sites.iter().filter_map(|site| self.computed.gathered.sites.get(site)).flat_map(|site| &site.pue).collect();
         let each = |part: fn(&crate::factor::PueCell) -> String| {
             cells.iter().map(|cell| part(cell)).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" + ")
         };
@@ -331,13 +368,17 @@ impl Context<'_> {
         for (part, grams) in parts.members.iter().flat_map(|member| &member.embodied.parts) {
             *te_g.entry(part.clone()).or_default() += grams.0;
         }
-        let sources: BTreeSet<String> = parts.members.iter().map(|member| member.embodied.te_source.to_string()).collect();
+        let sources: BTreeSet<String> =
+            parts.members.iter().map(|member| member.embodied.te_source.to_string()).collect();
         let inside = self.question.level == Level::Facility;
         let outside = "embodied carbon is outside the asked level";
         let unallocated: f64 = parts.nodes.iter().map(|node| node.embodied_unallocated_g.get()).sum();
         wire::Embodied {
             te_source: sources.into_iter().collect::<Vec<_>>().join(" + "),
-            el_h: parts.members.first().map_or(joulebook_sci::embodied::DEFAULT_LIFESPAN_HOURS, |member| member.embodied.lifespan_hours),
+            el_h: parts
+                .members
+                .first()
+                .map_or(joulebook_sci::embodied::DEFAULT_LIFESPAN_HOURS, |member| member.embodied.lifespan_hours),
             age_policy: "stop_at_el".to_owned(),
             rs_rule: "reserved CPU capacity over the node's; unreserved follows the idle policy".to_owned(),
             m_g: missing.or_note(inside.then(|| parts.totals.carbon.embodied.get()), "embodied.m_g", outside),
@@ -398,7 +439,8 @@ impl Context<'_> {
         let time = covered_fraction(parts.nodes.iter().map(|node| &node.cell));
         let measured = time.map(|fraction| fraction * read_fraction(&parts.members));
         let joint = parts.totals.cost.joint_share();
-        let counted = (used.resident_nanos > 0).then(|| (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0));
+        let counted =
+            (used.resident_nanos > 0).then(|| (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0));
         let flags = parts.totals.flags;
         let named = [
             (Flags::WRAP_AMBIGUOUS, "wrap_ambiguous"),
@@ -411,7 +453,8 @@ impl Context<'_> {
             (Flags::RECORDS_LOST, "records_lost"),
             (Flags::GAP, "gap"),
         ];
-        let mut names: Vec<String> = named.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| (*name).to_owned()).collect();
+        let mut names: Vec<String> =
+            named.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| (*name).to_owned()).collect();
         if world {
             names.push("world_intensity".to_owned());
         }
@@ -420,7 +463,11 @@ impl Context<'_> {
         }
         let low = [measured, joint].into_iter().flatten().any(|fraction| fraction < LOW_QUALITY_BELOW);
         wire::Quality {
-            energy_measured_fraction: missing.or_note(measured, "quality.energy_measured_fraction", "no row of the nodes lies in the window"),
+            energy_measured_fraction: missing.or_note(
+                measured,
+                "quality.energy_measured_fraction",
+                "no row of the nodes lies in the window",
+            ),
             joint_coverage: missing.or_note(joint, "quality.joint_coverage", "the version used no energy of its own"),
             count_fraction: missing.or_note(counted, "quality.count_fraction", "the version was not resident"),
             quality: if low { "low" } else { "good" }.to_owned(),
@@ -453,7 +500,8 @@ impl Context<'_> {
 
     fn provenance(&self, parts: &Parts<'_>) -> wire::Provenance {
         let datasets = self.factors.datasets().into_iter();
-        let versions: BTreeSet<String> = parts.members.iter().map(|member| member.record.inventory.agent_version.clone()).collect();
+        let versions: BTreeSet<String> =
+            parts.members.iter().map(|member| member.record.inventory.agent_version.clone()).collect();
         let skew = parts.members.iter().map(|member| member.record.clock_skew_nanos.unsigned_abs()).max();
         wire::Provenance {
             datasets: datasets.map(|(name, version, licence)| wire::Dataset { name, version, licence }).collect(),
@@ -468,7 +516,8 @@ impl Context<'_> {
         let used = &parts.totals.cost.used;
         let length = seconds(self.computed.gathered.window);
         let busy = used.counts.get(&CountKind::BusyNanos);
-        let concurrency = busy.filter(|_| used.executing_nanos > 0).map(|busy| *busy as f64 / used.executing_nanos as f64);
+        let concurrency =
+            busy.filter(|_| used.executing_nanos > 0).map(|busy| *busy as f64 / used.executing_nanos as f64);
         let rate = used.counts.get(&CountKind::RequestsOk).filter(|_| length > 0.0).map(|ok| *ok as f64 / length);
         let utilisation = (used.resident_nanos > 0).then(|| used.executing_nanos as f64 / used.resident_nanos as f64);
         for (field, reason) in [
@@ -479,7 +528,11 @@ impl Context<'_> {
             missing.note(&format!("operating.{field}"), reason);
         }
         wire::Operating {
-            concurrency: missing.or_note(concurrency, "operating.concurrency", "the engine does not tell its busy time"),
+            concurrency: missing.or_note(
+                concurrency,
+                "operating.concurrency",
+                "the engine does not tell its busy time",
+            ),
             rate_per_s: missing.or_note(rate, "operating.rate_per_s", "the engine does not tell its requests"),
             utilisation: missing.or_note(utilisation, "operating.utilisation", "the version was not resident"),
             ..wire::Operating::default()
@@ -498,7 +551,8 @@ impl Context<'_> {
         let mut instruments = Vec::new();
         for (index, (key, energy)) in sums.into_iter().enumerate() {
             let basis = states().find(|state| state.source.id == key.id).map(|state| state.source.basis.clone());
-            missing.note(&format!("instruments.{index}.period_s"), "the sampling period is not part of the inventory yet");
+            missing
+                .note(&format!("instruments.{index}.period_s"), "the sampling period is not part of the inventory yet");
             instruments.push(wire::Instrument {
                 collector: format!("{} ({})", key.collector, key.id),
                 method: method_name(&BTreeSet::from([key.method])),
@@ -513,15 +567,21 @@ impl Context<'_> {
     /// Fields that only a declaration can fill.
     fn declared(&self, parts: &Parts<'_>, answer: &mut SciAnswer, missing: &mut Missing) {
         let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
-        let deployments: BTreeSet<String> =
-            sites.iter().filter_map(|site| self.factors.deployment((!site.is_empty()).then_some(site.as_str()))).collect();
+        let deployments: BTreeSet<String> = sites
+            .iter()
+            .filter_map(|site| self.factors.deployment((!site.is_empty()).then_some(site.as_str())))
+            .collect();
         let deployment = (!deployments.is_empty()).then(|| deployments.into_iter().collect::<Vec<_>>().join(" + "));
-        let token = matches!(parts.unit, FunctionalUnit::InputToken | FunctionalUnit::OutputToken | FunctionalUnit::TotalToken);
+        let token =
+            matches!(parts.unit, FunctionalUnit::InputToken | FunctionalUnit::OutputToken | FunctionalUnit::TotalToken);
         answer.task = missing.or_note(token.then(|| "text-generation".to_owned()), "task", "no task is declared");
         answer.modality = missing.or_note(token.then(|| "text".to_owned()), "modality", "no modality is declared");
         answer.deployment = missing.or_note(deployment, "deployment", "no deployment is declared for the site");
-        answer.accountable_contact =
-            missing.or_note(self.factors.accountable_contact(), "accountable_contact", "no accountable contact is configured");
+        answer.accountable_contact = missing.or_note(
+            self.factors.accountable_contact(),
+            "accountable_contact",
+            "no accountable contact is configured",
+        );
         answer.ghg_scope = missing.or_note(self.factors.ghg_scope(), "ghg_scope", "no GHG role is configured");
     }
 }
@@ -530,8 +590,10 @@ impl Context<'_> {
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
 fn read_fraction(members: &[&Member]) -> f64 {
     let states = members.iter().flat_map(|member| &member.record.inventory.sources);
-    let counted = states.filter(|state| state.source.contained_in.is_none() && state.source.component != Component::Wall);
-    let (read, seen) = counted.fold((0u32, 0u32), |(read, seen), state| (read + u32::from(state.unavailable.is_none()), seen + 1));
+    let counted =
+        states.filter(|state| state.source.contained_in.is_none() && state.source.component != Component::Wall);
+    let (read, seen) =
+        counted.fold((0u32, 0u32), |(read, seen), state| (read + u32::from(state.unavailable.is_none()), seen + 1));
     if seen == 0 { 0.0 } else { f64::from(read) / f64::from(seen) }
 }
 
@@ -563,16 +625,19 @@ fn tokens(parts: &Parts<'_>, missing: &mut Missing) -> wire::Tokens {
 fn hardware(parts: &Parts<'_>, missing: &mut Missing) -> Vec<wire::HardwareUse> {
     let mut found: BTreeMap<(&str, Option<String>, Option<String>), f64> = BTreeMap::new();
     for hardware in parts.members.iter().map(|member| &member.record.inventory.hardware) {
-        *found.entry((component_name(Component::Cpu), hardware.cpu_model.clone(), None)).or_default() += f64::from(hardware.sockets.unwrap_or(1));
+        *found.entry((component_name(Component::Cpu), hardware.cpu_model.clone(), None)).or_default() +=
+            f64::from(hardware.sockets.unwrap_or(1));
         for accelerator in &hardware.accelerators {
-            let key = (component_name(Component::Accelerator), Some(accelerator.model.clone()), accelerator.driver.clone());
+            let key =
+                (component_name(Component::Accelerator), Some(accelerator.model.clone()), accelerator.driver.clone());
             *found.entry(key).or_default() += 1.0;
         }
     }
     let mut list = Vec::new();
     for (index, ((component, model, driver), count)) in found.into_iter().enumerate() {
         let path = |field: &str| format!("hardware.{index}.{field}");
-        let driver_reason = if component == "cpu" { "a CPU has no driver" } else { "the driver's version was not read" };
+        let driver_reason =
+            if component == "cpu" { "a CPU has no driver" } else { "the driver's version was not read" };
         list.push(wire::HardwareUse {
             component: component.to_owned(),
             model: missing.or_note(model, &path("model"), "the hardware does not name itself"),

@@ -10,7 +10,11 @@ use joulebook_units::{Component, GramsCo2e, Method, Microjoules, Workload, Workl
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Answers an energy question.
-pub fn rows(computed: &Computed<'_>, question: &Question, request: &GetEnergyRequest) -> Result<GetEnergyResponse, QueryError> {
+pub fn rows(
+    computed: &Computed<'_>,
+    question: &Question,
+    request: &GetEnergyRequest,
+) -> Result<GetEnergyResponse, QueryError> {
     let by = EnergyBy::try_from(request.by)
         .map_err(|_| QueryError::Invalid("the question breaks energy down by something unknown".to_owned()))?;
     let nodes = &computed.totals.nodes;
@@ -29,7 +33,8 @@ pub fn rows(computed: &Computed<'_>, question: &Question, request: &GetEnergyReq
         EnergyBy::Gpu | EnergyBy::Source => {
             let gpu_only = by == EnergyBy::Gpu;
             let sources = nodes.values().flat_map(|node| node.cell.sources.iter());
-            let added = sources.filter(|(key, _)| !key.contained && (!gpu_only || key.component == Component::Accelerator));
+            let added =
+                sources.filter(|(key, _)| !key.contained && (!gpu_only || key.component == Component::Accelerator));
             added.map(|(_, source)| source.microjoules).sum()
         }
         _ => nodes.values().map(|node| node.cell.total_microjoules()).sum(),
@@ -88,7 +93,13 @@ fn key(parts: &[(&str, &str)]) -> Vec<KeyPart> {
 
 fn row(key: Vec<KeyPart>, microjoules: u64, parts: BTreeMap<String, u64>, methods: &BTreeSet<Method>) -> EnergyRow {
     let component_microjoules = parts.into_iter().filter(|(_, energy)| *energy > 0).collect();
-    EnergyRow { key, microjoules: Some(microjoules), component_microjoules, method: method_name(methods), ..EnergyRow::default() }
+    EnergyRow {
+        key,
+        microjoules: Some(microjoules),
+        component_microjoules,
+        method: method_name(methods),
+        ..EnergyRow::default()
+    }
 }
 
 /// Model versions at the asked level, then what is charged to none of them.
@@ -127,10 +138,18 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
         rows.push(row);
     }
     let ledger = totals.nodes.values().map(|node| node.ledger).fold([0u64; 4], |sum, ledger| {
-        [sum[0] + ledger.workloads, sum[1] + ledger.system, sum[2] + ledger.unallocated_idle, sum[3] + ledger.unattributed]
+        [
+            sum[0] + ledger.workloads,
+            sum[1] + ledger.system,
+            sum[2] + ledger.unallocated_idle,
+            sum[3] + ledger.unattributed,
+        ]
     });
     let names = ["other workloads", "system", "unallocated idle", "unattributed"];
-    let rest = names.into_iter().zip(ledger).chain([("model versions outside the level", outside), ("other model versions", others)]);
+    let rest = names
+        .into_iter()
+        .zip(ledger)
+        .chain([("model versions outside the level", outside), ("other model versions", others)]);
     for (name, energy) in rest.filter(|(_, energy)| *energy > 0) {
         rows.push(row(key(&[("account", name), ("model", ""), ("version", "")]), energy, BTreeMap::new(), &all));
     }
@@ -179,7 +198,11 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
             *sum.1.entry(component_name(entry.component).to_owned()).or_default() += energy;
         }
         for (workload, used) in &node.cell.workloads {
-            let key = if workload.kind == WorkloadKind::Kernel { named("kernel", "system", "") } else { workload_key(workload) };
+            let key = if workload.kind == WorkloadKind::Kernel {
+                named("kernel", "system", "")
+            } else {
+                workload_key(workload)
+            };
             *cpu.entry(key).or_default() += used.cpu_nanos;
         }
         for (service, used) in &node.cell.services {
@@ -219,7 +242,8 @@ fn by_source(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(Component) -> 
         .map(|(node, (source, used))| {
             let component = component_name(source.component);
             let contained = if source.contained { "yes" } else { "" };
-            let columns = [("node", node.as_str()), ("source", &source.id), ("component", component), ("contained", contained)];
+            let columns =
+                [("node", node.as_str()), ("source", &source.id), ("component", component), ("contained", contained)];
             row(key(&columns), used.microjoules, BTreeMap::new(), &BTreeSet::from([source.method]))
         })
         .collect()
@@ -228,7 +252,9 @@ fn by_source(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(Component) -> 
 fn by_component(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
     let mut sums: BTreeMap<&str, (u64, BTreeSet<Method>)> = BTreeMap::new();
     for cell in nodes.values().map(|node| &node.cell) {
-        for (source, used) in cell.sources.iter().filter(|(source, _)| !source.contained && source.component != Component::Wall) {
+        for (source, used) in
+            cell.sources.iter().filter(|(source, _)| !source.contained && source.component != Component::Wall)
+        {
             let sum = sums.entry(component_name(source.component)).or_default();
             sum.0 = sum.0.saturating_add(used.microjoules);
             sum.1.insert(source.method);
@@ -239,7 +265,9 @@ fn by_component(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
         sum.0 = sum.0.saturating_add(platform);
         sum.1.insert(Method::Estimated);
     }
-    sums.into_iter().map(|(name, (energy, methods))| row(key(&[("component", name)]), energy, BTreeMap::new(), &methods)).collect()
+    sums.into_iter()
+        .map(|(name, (energy, methods))| row(key(&[("component", name)]), energy, BTreeMap::new(), &methods))
+        .collect()
 }
 
 fn node_row(name: &str, node: &NodeTotals) -> EnergyRow {

@@ -10,7 +10,12 @@ use joulebook_units::Microjoules;
 use std::collections::BTreeMap;
 
 /// The terms of a version's answer.
-pub fn explain(computed: &Computed<'_>, version: &ModelVersion, totals: &VersionTotals, answer: SciAnswer) -> ExplainResponse {
+pub fn explain(
+    computed: &Computed<'_>,
+    version: &ModelVersion,
+    totals: &VersionTotals,
+    answer: SciAnswer,
+) -> ExplainResponse {
     let mut terms = slot_terms(computed, version);
     terms.extend(sums(totals, &answer));
     let nodes = computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
@@ -23,7 +28,9 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
     let mut terms = Vec::new();
     for slot in &computed.terms {
         for part in slot.by_version.get(version).into_iter().flatten() {
-            let (Some(node), Some(site)) = (slot.slot.nodes.get(part.node), slot.slot.factors.get(part.node)) else { continue };
+            let (Some(node), Some(site)) = (slot.slot.nodes.get(part.node), slot.slot.factors.get(part.node)) else {
+                continue;
+            };
             let place = format!("[{}, {}]", rfc3339(slot.slot.window.start()), node.node);
             let term = |name: &str, formula: &str, value: f64, unit: &str, source: String| Term {
                 name: format!("{name}{place}"),
@@ -34,14 +41,33 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
                 microjoules: None,
             };
             let sources: Vec<&str> = node.cell.sources.keys().map(|source| source.id.as_str()).collect();
-            let mut energy = term("E", "Σ entries of the version at the level", part.energy.to_joules().0, "J", sources.join(" + "));
+            let mut energy =
+                term("E", "Σ entries of the version at the level", part.energy.to_joules().0, "J", sources.join(" + "));
             energy.microjoules = Some(part.energy.0);
             terms.push(energy);
             terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
-            terms.push(term("I", "intensity of the grid", site.intensity.get(), "gCO2e/kWh", site.intensity_source.clone()));
-            terms.push(term("O", "E × U × I / 3.6e6 (U = 1 below facility level)", part.operational_g, "gCO2e", "computed".to_owned()));
+            terms.push(term(
+                "I",
+                "intensity of the grid",
+                site.intensity.get(),
+                "gCO2e/kWh",
+                site.intensity_source.clone(),
+            ));
+            terms.push(term(
+                "O",
+                "E × U × I / 3.6e6 (U = 1 below facility level)",
+                part.operational_g,
+                "gCO2e",
+                "computed".to_owned(),
+            ));
             terms.push(term("M", "TE × time / life × share", part.embodied_g, "gCO2e", site.embodied_source.clone()));
-            terms.push(term("j", "part of O and M over time in which counts are known", part.joint_share, "1", "counts".to_owned()));
+            terms.push(term(
+                "j",
+                "part of O and M over time in which counts are known",
+                part.joint_share,
+                "1",
+                "counts".to_owned(),
+            ));
         }
     }
     terms
@@ -63,11 +89,17 @@ fn sums(totals: &VersionTotals, answer: &SciAnswer) -> Vec<Term> {
         term("O", "Σ O[…]", Some(carbon.operational.get()), "gCO2e", "computed"),
         term("M", "Σ M[…]", Some(carbon.embodied.get()), "gCO2e", "computed"),
         term("C", "Σ (O[…] + M[…]) × j[…]", Some(carbon.joint.get()), "gCO2e", "computed"),
-        term("R", "Σ counts of the servers", r.value, &r.kind, &if r.value.is_some() {
-            totals.services.iter().map(|service| service.target.as_str()).collect::<Vec<_>>().join(" + ")
-        } else {
-            sci.null_reason.clone().unwrap_or_default()
-        }),
+        term(
+            "R",
+            "Σ counts of the servers",
+            r.value,
+            &r.kind,
+            &if r.value.is_some() {
+                totals.services.iter().map(|service| service.target.as_str()).collect::<Vec<_>>().join(" + ")
+            } else {
+                sci.null_reason.clone().unwrap_or_default()
+            },
+        ),
         term("SCI", "C / R", sci.value, &sci.unit, &sci.null_reason.clone().unwrap_or_else(|| "computed".to_owned())),
     ];
     terms.extend(carbon.deviations.by_source().map(|(source, deviation)| {

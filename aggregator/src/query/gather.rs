@@ -71,7 +71,8 @@ impl<'a> Gathered<'a> {
         };
         let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
-        let mut gathered = Self { book, window, resolution_seconds, members: vec![], sites: BTreeMap::new(), dirty: BTreeMap::new() };
+        let mut gathered =
+            Self { book, window, resolution_seconds, members: vec![], sites: BTreeMap::new(), dirty: BTreeMap::new() };
         for record in book.nodes() {
             let site = site_name(&record);
             if !gathered.sites.contains_key(&site) {
@@ -113,7 +114,8 @@ impl<'a> Gathered<'a> {
     pub fn slot(&self, window: Window) -> Result<Slot, QueryError> {
         let mut slot = Slot { window, nodes: vec![], factors: vec![] };
         for member in &self.members {
-            let cell = self.cell(&member.record, window)?;
+            let mut cell = self.cell(&member.record, window)?;
+            cell.expect(window, member.record.first_row);
             if cell.is_empty() {
                 continue;
             }

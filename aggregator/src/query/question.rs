@@ -42,7 +42,9 @@ impl Question {
         let selector = request.selector.clone().unwrap_or_default();
         let level = level(request.level, Level::Idle)?;
         if level == Level::Facility {
-            return Err(QueryError::Invalid("energy is answered at the IT boundary; ask sci for the facility level".to_owned()));
+            return Err(QueryError::Invalid(
+                "energy is answered at the IT boundary; ask sci for the facility level".to_owned(),
+            ));
         }
         Ok(Self {
             window: window(request.window.as_ref())?,

@@ -74,7 +74,6 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
     }
     let held = |value: u64| -> Vec<(i64, u64)> { energy.iter().map(|(at, _)| (*at, value)).collect() };
     NodeSeries {
-        first_row: Some(UnixNanos(0)),
         threads: Some(4),
         memory_bytes: Some(1 << 34),
         expected_sources: vec!["cpu".to_string(), "dram".to_string()],
@@ -117,10 +116,12 @@ proptest! {
 
 #[test]
 fn energy_that_no_reading_covers_is_not_covered_and_not_zero() {
-    let cell = settle(&node(&[(2 * SECOND, 100, 1)]), window(0, 10 * SECOND));
+    let mut cell = settle(&node(&[(2 * SECOND, 100, 1)]), window(0, 10 * SECOND));
+    cell.expect(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)));
     assert_eq!(cell.expected_nanos, 10_000_000_000);
     assert_eq!(cell.covered_nanos, 2_000_000_000);
-    let nothing = settle(&NodeSeries::default(), window(0, 10 * SECOND));
+    let mut nothing = settle(&NodeSeries::default(), window(0, 10 * SECOND));
+    nothing.expect(window(0, 10 * SECOND), None);
     assert!(nothing.sources.is_empty() && nothing.entries.is_empty());
     assert_eq!(nothing.expected_nanos, 0);
 }
