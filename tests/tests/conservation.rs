@@ -39,8 +39,16 @@ struct Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let wide = prop_oneof![8 => 200_000_000..3 * SECOND, 1 => 3 * SECOND..200 * SECOND];
-    (wide, 0u64..300_000_000, 0u64..2 * SECOND, 0u64..50, any::<bool>(), prop::bool::weighted(0.05), prop::bool::weighted(0.3)).prop_map(
-        |(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch)| Step {
+    (
+        wide,
+        0u64..300_000_000,
+        0u64..2 * SECOND,
+        0u64..50,
+        any::<bool>(),
+        prop::bool::weighted(0.05),
+        prop::bool::weighted(0.3),
+    )
+        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch)| Step {
             nanos,
             // Never above the ceiling of 1 kW.
             microjoules: microjoules.min(nanos / 1_000_000 * 900_000),
@@ -49,8 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
             scraped,
             gap,
             ends_batch,
-        },
-    )
+        })
 }
 
 /// A node's records in their order, and what it measured.
@@ -93,7 +100,8 @@ impl Written {
 fn history(index: u8, steps: &[Step]) -> History {
     let boot = BootId([index; 16]);
     let mut at = 1000 * SECOND + u64::from(index) * 137_000_001;
-    let mut series: BTreeMap<u32, Written> = [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS].map(|id| (id, Written::default())).into();
+    let mut series: BTreeMap<u32, Written> =
+        [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS].map(|id| (id, Written::default())).into();
     let (mut batches, mut rows, mut gaps): (Vec<Batch>, Vec<BootNanos>, Vec<EnergyGap>) = (vec![], vec![], vec![]);
     let (mut energy, mut tokens) = (0, 0);
     for (number, step) in steps.iter().enumerate() {
@@ -111,7 +119,14 @@ fn history(index: u8, steps: &[Step]) -> History {
             match id {
                 CPU if gap => {
                     let (low, high) = (Microjoules(0), Microjoules(step.microjoules));
-                    gaps.push(EnergyGap { series: CPU, from: BootNanos(before), to: BootNanos(at), reason: GapReason::CounterReset, low, high });
+                    gaps.push(EnergyGap {
+                        series: CPU,
+                        from: BootNanos(before),
+                        to: BootNanos(at),
+                        reason: GapReason::CounterReset,
+                        low,
+                        high,
+                    });
                     written.cut(CPU, at);
                     continue;
                 }
@@ -139,7 +154,12 @@ fn history(index: u8, steps: &[Step]) -> History {
     History { stream: StreamId([index ^ 0xa5; 16]), batches, energy, tokens, end: at }
 }
 
-fn close(boot: BootId, rows: &mut Vec<BootNanos>, series: &mut BTreeMap<u32, Written>, gaps: &mut Vec<EnergyGap>) -> Batch {
+fn close(
+    boot: BootId,
+    rows: &mut Vec<BootNanos>,
+    series: &mut BTreeMap<u32, Written>,
+    gaps: &mut Vec<EnergyGap>,
+) -> Batch {
     Batch {
         boot,
         wall: UnixNanos(BOOTED + i64::try_from(rows[0].0).expect("a time of this century")),

@@ -329,7 +329,7 @@ impl Context<'_> {
             Level::Facility => Joules(parts.totals.facility_j.get()),
             level => Microjoules(level.energy(&parts.totals.cost)).to_joules(),
         };
-        let year = cells.iter().filter_map(|cell| cell.provenance.year).max();
+        let year = cells.iter().filter_map(|cell| cell.provenance.year).max().map(u32::from);
         let actual = cells.iter().all(|cell| cell.provenance.granularity == "hour");
         wire::Intensity {
             kind: each(|provenance| provenance.kind.to_string()),
@@ -504,7 +504,13 @@ impl Context<'_> {
             parts.members.iter().map(|member| member.record.inventory.agent_version.clone()).collect();
         let skew = parts.members.iter().map(|member| member.record.clock_skew_nanos.unsigned_abs()).max();
         wire::Provenance {
-            datasets: datasets.map(|(name, version, licence)| wire::Dataset { name, version, licence }).collect(),
+            datasets: datasets
+                .map(|set| wire::Dataset {
+                    name: set.name.to_owned(),
+                    version: set.version.to_owned(),
+                    licence: set.licence.to_owned(),
+                })
+                .collect(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_versions: versions.into_iter().collect(),
             clock_skew_max_s: skew.map(|nanos| std::time::Duration::from_nanos(nanos).as_secs_f64()),
@@ -570,6 +576,7 @@ impl Context<'_> {
         let deployments: BTreeSet<String> = sites
             .iter()
             .filter_map(|site| self.factors.deployment((!site.is_empty()).then_some(site.as_str())))
+            .map(|deployment| deployment.as_str().to_owned())
             .collect();
         let deployment = (!deployments.is_empty()).then(|| deployments.into_iter().collect::<Vec<_>>().join(" + "));
         let token =
@@ -578,11 +585,12 @@ impl Context<'_> {
         answer.modality = missing.or_note(token.then(|| "text".to_owned()), "modality", "no modality is declared");
         answer.deployment = missing.or_note(deployment, "deployment", "no deployment is declared for the site");
         answer.accountable_contact = missing.or_note(
-            self.factors.accountable_contact(),
+            self.factors.accountable_contact().map(str::to_owned),
             "accountable_contact",
             "no accountable contact is configured",
         );
-        answer.ghg_scope = missing.or_note(self.factors.ghg_scope(), "ghg_scope", "no GHG role is configured");
+        answer.ghg_scope =
+            missing.or_note(self.factors.ghg_scope().map(str::to_owned), "ghg_scope", "no GHG role is configured");
     }
 }
 
