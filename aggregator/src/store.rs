@@ -5,7 +5,7 @@
 
 pub mod block;
 pub mod book;
-mod catalog;
+pub(crate) mod catalog;
 pub mod key;
 pub mod memory;
 pub mod retention;

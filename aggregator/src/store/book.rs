@@ -12,7 +12,7 @@ use super::catalog::{Catalog, SCHEMA_VERSION};
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes};
 use joulebook_sci::Cell;
-use joulebook_units::{GapReason, Inventory, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
+use joulebook_units::{GapReason, Inventory, LossReason, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -119,8 +119,8 @@ pub struct LostRecords {
     pub last_sequence: u64,
     /// Values in them.
     pub samples: u64,
-    /// Number of the contract's `LossReason`.
-    pub reason: u8,
+    /// Why.
+    pub reason: LossReason,
 }
 
 /// State of a stream.
