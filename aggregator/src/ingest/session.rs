@@ -163,7 +163,7 @@ impl Session {
         self.credit = WINDOW;
         self.down(Down::HelloReply(HelloReply {
             marks: marks.into_iter().map(mark).collect(),
-            cluster_id: self.telemetry.cluster.to_vec().into(),
+            cluster_id: self.telemetry.cluster.to_vec(),
             received_unix_nanos: received.0,
             aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
             credit: Some(Credit { records: WINDOW, retry_after_milliseconds: None }),
@@ -171,7 +171,7 @@ impl Session {
         .await
     }
 
-    /// The reply to the only request under way; the queue's room for replies is not used up by it.
+    /// The reply to the only request under way.
     async fn wait(&mut self, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<Reply, Status> {
         // The committer drops what it cannot commit; this session holds a sender of its own, so ask the queue too.
         tokio::select! {

@@ -277,7 +277,7 @@ impl Book {
     pub fn rows(&self, node: u32, window: Window) -> Result<Vec<UnixNanos>, StoreError> {
         let records = self.records(node, window)?;
         let inside = |at: &UnixNanos| (window.start()..window.end()).contains(at);
-        let mut rows: Vec<_> = records.into_iter().flat_map(|(_, record)| record.rows).filter(inside).collect();
+        let mut rows: Vec<_> = records.into_values().flat_map(|record| record.rows).filter(inside).collect();
         rows.sort_unstable();
         Ok(rows)
     }
