@@ -1,6 +1,8 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
+use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +21,14 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Whether plaintext on a loopback address is allowed.
     pub insecure_loopback: bool,
+    /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
+    pub site: BTreeMap<String, SiteConfig>,
+    /// `[embodied]`: what the hosts are made of.
+    pub embodied: EmbodiedConfig,
+    /// Who answers for the figures.
+    pub accountable_contact: Option<String>,
+    /// Role of the reporting organisation: `operator` or `consumer`.
+    pub ghg_role: Option<GhgRole>,
 }
 
 impl Default for Config {
@@ -27,6 +37,10 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
             data_dir: PathBuf::from("/var/lib/joulebook"),
             insecure_loopback: false,
+            site: BTreeMap::new(),
+            embodied: EmbodiedConfig::default(),
+            accountable_contact: None,
+            ghg_role: None,
         }
     }
 }
@@ -57,6 +71,9 @@ pub enum ConfigError {
     /// Plaintext was not allowed, and there is nothing else yet.
     #[error("TLS is not available yet; use --insecure-loopback with --listen 127.0.0.1:7443")]
     NoTls,
+    /// A site or an embodied value that is not valid.
+    #[error("configuration: {0}")]
+    Factor(#[from] FactorError),
     /// Plaintext on an address that others can reach.
     #[error("--insecure-loopback with listen = \"{listen}\": plaintext is allowed on 127.0.0.1 and ::1 only")]
     NotLoopback {
@@ -87,7 +104,17 @@ impl Config {
         })
     }
 
-    /// Refuses what cannot be served safely.
+    /// The part that factors are made of.
+    pub fn factors(&self) -> FactorConfig {
+        FactorConfig {
+            site: self.site.clone(),
+            embodied: self.embodied.clone(),
+            accountable_contact: self.accountable_contact.clone(),
+            ghg_role: self.ghg_role,
+        }
+    }
+
+    /// Refuses what cannot be served safely, and factors that nobody knows.
     pub fn check(&self) -> Result<(), ConfigError> {
         if !self.insecure_loopback {
             return Err(ConfigError::NoTls);
@@ -95,6 +122,7 @@ impl Config {
         if !self.listen.ip().is_loopback() {
             return Err(ConfigError::NotLoopback { listen: self.listen });
         }
+        Factors::new(&self.factors())?;
         Ok(())
     }
 }
@@ -135,6 +163,29 @@ mod tests {
         assert!(found.ends_with("did you mean `listen`?"), "{found}");
         assert!(message("listen = 5").starts_with("aggregator.toml:1: "));
         assert!(message("data_dir = \"a\"\ndata_dir = \"b\"").starts_with("aggregator.toml:2: "));
+    }
+
+    #[test]
+    fn every_commented_key_of_the_example_is_one() {
+        let key =
+            |line: &str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let uncomment = |line: &'static str| line.strip_prefix("# ").filter(|line| key(line)).unwrap_or(line);
+        let text: Vec<&str> = EXAMPLE.lines().map(uncomment).collect();
+        let config = Config::parse(&text.join("\n"), Path::new("example")).expect("valid");
+        assert_eq!(config.site.len(), 1);
+        assert!(config.embodied.guest_kg_per_vcpu.is_some() && config.ghg_role.is_some());
+        let config = Config { insecure_loopback: true, ..config };
+        config.check().expect("the example's values are valid");
+    }
+
+    #[test]
+    fn an_unknown_zone_is_a_configuration_error() {
+        let text = "insecure_loopback = true\n[site.default]\nzone = \"FRX\"\n";
+        let config = Config::parse(text, Path::new("aggregator.toml")).expect("syntax");
+        let refused = config.check().expect_err("no such zone").to_string();
+        assert!(refused.contains("FRX"), "{refused}");
+        let found = message("[site.default]\npu = 1.2");
+        assert!(found.starts_with("aggregator.toml:2: ") && found.ends_with("did you mean `pue`?"), "{found}");
     }
 
     #[test]

@@ -118,11 +118,7 @@ async fn finish(mut tasks: JoinSet<Result<(), RunError>>) -> Result<(), RunError
     Ok(())
 }
 
-async fn retain(
-    book: Arc<Book>,
-    clock: Arc<dyn Clock>,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<(), RunError> {
+async fn retain(book: Arc<Book>, clock: Arc<dyn Clock>, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
     let mut ticks = interval(RETENTION_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

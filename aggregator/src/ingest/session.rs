@@ -44,12 +44,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    pub(super) fn new(
-        queue: Queue,
-        cluster: [u8; 16],
-        clock: Arc<dyn Clock>,
-        shutdown: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(queue: Queue, cluster: [u8; 16], clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> Self {
         Self { queue, cluster, clock, shutdown, sessions: Arc::new(AtomicU64::new(1)) }
     }
 
@@ -146,11 +141,7 @@ impl Session {
         }
     }
 
-    async fn open(
-        &mut self,
-        hello: &Hello,
-        replies: &mut mpsc::UnboundedReceiver<Reply>,
-    ) -> Result<(), Status> {
+    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<(), Status> {
         let received = self.telemetry.clock.unix();
         let opening = opening(hello, received)?;
         self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
@@ -287,7 +278,9 @@ impl Session {
 fn opening(hello: &Hello, received: UnixNanos) -> Result<Opening, Status> {
     if hello.schema_version != SCHEMA_VERSION {
         let found = hello.schema_version;
-        return Err(Status::failed_precondition(format!("data model {found}: this aggregator speaks {SCHEMA_VERSION}")));
+        return Err(Status::failed_precondition(format!(
+            "data model {found}: this aggregator speaks {SCHEMA_VERSION}"
+        )));
     }
     if hello.streams.is_empty() || hello.streams.len() > STREAMS {
         return Err(Status::invalid_argument(format!("Hello.streams must hold 1 to {STREAMS}")));

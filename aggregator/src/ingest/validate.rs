@@ -48,11 +48,10 @@ pub fn column(column: &Column, known: Known<'_>) -> Result<StoredColumn, RejectR
         Some(point) => Some((time(point.at.0)?, point.value)),
         None => None,
     };
-    if let (true, Some((_, last))) = (known.subject.is_cumulative(), known.last) {
-        if previous.or(points.first().copied()).is_some_and(|(_, value)| value < last) {
+    if let (true, Some((_, last))) = (known.subject.is_cumulative(), known.last)
+        && previous.or(points.first().copied()).is_some_and(|(_, value)| value < last) {
             return Err(RejectReason::Value);
         }
-    }
     if let (Some(before), Some(last)) = (previous, known.last) {
         let recent = last.0 >= known.now.plus_seconds(-ACCEPTED_SECONDS);
         let first = points.first().map_or(before.0, |(at, _)| *at);
@@ -178,13 +177,7 @@ mod tests {
             assert!(!in_time(UnixNanos(at), now));
         }
         let long = Column { series: 1, previous: Some(at(0, 0)), points: vec![at(1_000, 1)] };
-        let known = Known {
-            subject: &energy(),
-            last: None,
-            first_row: now,
-            now,
-            offset: now.0 - 1_000_000_000_000,
-        };
+        let known = Known { subject: &energy(), last: None, first_row: now, now, offset: now.0 - 1_000_000_000_000 };
         assert!(column(&long, known).is_ok());
         let days = |days: u64| Column { series: 1, previous: Some(at(0, 0)), points: vec![at(days * 86_400, 1)] };
         let known = |days: i64| Known { offset: now.0 - days * 86_400 * 1_000_000_000, ..known };

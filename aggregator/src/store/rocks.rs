@@ -231,8 +231,8 @@ mod tests {
     use super::*;
     use crate::store::memory::MemoryStore;
     use proptest::collection::vec;
-    use std::ops::ControlFlow;
     use proptest::prelude::*;
+    use std::ops::ControlFlow;
 
     #[derive(Debug, Clone)]
     enum Action {

@@ -260,8 +260,7 @@ impl Fact for LongFact {
     }
 }
 
-const LOSSES: [LossReason; 4] =
-    [LossReason::SpoolFull, LossReason::Corrupt, LossReason::NoSpace, LossReason::Rewind];
+const LOSSES: [LossReason; 4] = [LossReason::SpoolFull, LossReason::Corrupt, LossReason::NoSpace, LossReason::Rewind];
 const REASONS: [GapReason; 8] = [
     GapReason::CounterReset,
     GapReason::AmbiguousWrap,
