@@ -5,7 +5,7 @@
 
 pub mod block;
 pub mod book;
-mod catalog;
+pub(crate) mod catalog;
 pub mod key;
 pub mod memory;
 pub mod retention;
@@ -190,6 +190,9 @@ pub enum StoreError {
     },
 }
 
+/// What a scan calls with each key and value.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Ordered tables with atomic writes. Safe to use from many threads.
 pub trait Store: Send + Sync {
     /// Applies all changes or none. When it returns with [`Durability::Synced`] they are on the disk.
@@ -204,6 +207,6 @@ pub trait Store: Send + Sync {
         table: Table,
         range: Range<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError>;
 }

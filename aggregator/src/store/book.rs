@@ -12,7 +12,7 @@ use super::catalog::{Catalog, SCHEMA_VERSION};
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes};
 use joulebook_sci::Cell;
-use joulebook_units::{GapReason, Inventory, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
+use joulebook_units::{GapReason, Inventory, LossReason, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -119,8 +119,8 @@ pub struct LostRecords {
     pub last_sequence: u64,
     /// Values in them.
     pub samples: u64,
-    /// Number of the contract's `LossReason`.
-    pub reason: u8,
+    /// Why.
+    pub reason: LossReason,
 }
 
 /// State of a stream.
@@ -277,7 +277,7 @@ impl Book {
     pub fn rows(&self, node: u32, window: Window) -> Result<Vec<UnixNanos>, StoreError> {
         let records = self.records(node, window)?;
         let inside = |at: &UnixNanos| (window.start()..window.end()).contains(at);
-        let mut rows: Vec<_> = records.into_iter().flat_map(|(_, record)| record.rows).filter(inside).collect();
+        let mut rows: Vec<_> = records.into_values().flat_map(|record| record.rows).filter(inside).collect();
         rows.sort_unstable();
         Ok(rows)
     }

@@ -1,8 +1,8 @@
 //! A store in memory: for tests, and as the model RocksDB is tested against.
 
-use super::{Change, Direction, Durability, Store, StoreError, Table, Writes};
+use super::{Change, Direction, Durability, Store, StoreError, Table, Visit, Writes};
 use std::collections::BTreeMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
@@ -52,7 +52,7 @@ impl Store for MemoryStore {
         table: Table,
         range: Range<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         if range.start >= range.end {
             return Ok(());

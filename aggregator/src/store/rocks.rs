@@ -8,7 +8,7 @@
 //!   is refused and left as it is;
 //! - RocksDB latches a failed write until it is opened again, so after one nothing is acknowledged any more.
 
-use super::{Change, Direction, Durability, Store, StoreError, Table, Writes};
+use super::{Change, Direction, Durability, Store, StoreError, Table, Visit, Writes};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
     Options, ReadOptions, WriteBatch, WriteOptions,
@@ -16,7 +16,7 @@ use rocksdb::{
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -96,7 +96,7 @@ impl Store for RocksStore {
         table: Table,
         range: Range<&[u8]>,
         direction: Direction,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         if range.start >= range.end {
             return Ok(());
@@ -232,6 +232,7 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use std::ops::ControlFlow;
 
     #[derive(Debug, Clone)]
     enum Action {

@@ -14,10 +14,10 @@
 //!          1 | to signed | reason u8 | last sequence | values             (records lost)
 //! ```
 
-use super::descriptor::{read_inventory, write_inventory};
+use super::descriptor::{read_inventory, read_kind, write_inventory, write_kind};
 use super::{Damaged, Reader, Writer};
 use crate::store::StoreError;
-use joulebook_units::{BootId, GapReason, Inventory, StreamId, UnixNanos};
+use joulebook_units::{BootId, GapReason, Inventory, LossReason, StreamId, UnixNanos};
 
 /// A value that is stored as a whole under one key.
 pub trait Fact: Sized {
@@ -138,8 +138,8 @@ pub enum GapFact {
     Lost {
         /// Last instant of the loss.
         to: UnixNanos,
-        /// Why: the number of the contract's `LossReason`.
-        reason: u8,
+        /// Why.
+        reason: LossReason,
         /// Last lost record.
         last_sequence: u64,
         /// Values in them.
@@ -260,6 +260,7 @@ impl Fact for LongFact {
     }
 }
 
+const LOSSES: [LossReason; 4] = [LossReason::SpoolFull, LossReason::Corrupt, LossReason::NoSpace, LossReason::Rewind];
 const REASONS: [GapReason; 8] = [
     GapReason::CounterReset,
     GapReason::AmbiguousWrap,
@@ -279,15 +280,14 @@ impl Fact for GapFact {
                 writer.byte(0);
                 writer.number(u64::from(series));
                 writer.signed(to.0);
-                let place = REASONS.iter().position(|one| *one == reason);
-                writer.byte(place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX));
+                write_kind(writer, &REASONS, &reason);
                 writer.number(low);
                 writer.number(high);
             }
             Self::Lost { to, reason, last_sequence, samples } => {
                 writer.byte(1);
                 writer.signed(to.0);
-                writer.byte(reason);
+                write_kind(writer, &LOSSES, &reason);
                 writer.number(last_sequence);
                 writer.number(samples);
             }
@@ -296,10 +296,10 @@ impl Fact for GapFact {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         if !reader.truth()? {
             let (series, to) = (reader.small()?, UnixNanos(reader.signed()?));
-            let reason = REASONS.get(usize::from(reader.byte()?)).copied().ok_or(Damaged("unknown reason of a gap"))?;
+            let reason = read_kind(reader, &REASONS)?;
             return Ok(Self::Energy { series, to, reason, low: reader.number()?, high: reader.number()? });
         }
-        let (to, reason) = (UnixNanos(reader.signed()?), reader.byte()?);
+        let (to, reason) = (UnixNanos(reader.signed()?), read_kind(reader, &LOSSES)?);
         Ok(Self::Lost { to, reason, last_sequence: reader.number()?, samples: reader.number()? })
     }
 }
