@@ -13,16 +13,19 @@ ANSWER_TOKENS = 160
 RESERVED_CORES = 0.5
 
 # What the daemons say when they are ready.
-AGGREGATOR_READY = r"listening on (?:https?://)?(?P<address>[0-9.:\[\]a-f]+:\d+)"
+# (At the end of the line: an error about the same address goes on behind it.)
+AGGREGATOR_READY = r"listening on (?P<address>[0-9.:\[\]a-f]+:\d+)$"
 AGENT_READY = r"sampling every"
 SERVER_READY = r"listening on (?P<address>\S+)"
 
 AGGREGATOR = """\
 listen = "127.0.0.1:0"
 data_dir = "{folder}/aggregator"
+"""
 
+SITE = """
 [site.default]
-{site}
+{key} = "{place}"
 """
 
 AGENT = """\
@@ -73,12 +76,11 @@ class Settings:
 
     def aggregator(self, folder):
         """The aggregator's configuration."""
-        site = ""
-        if self.region:
-            site = f'region = "{self.region}"'
-        elif self.zone:
-            site = f'zone = "{self.zone}"'
-        return AGGREGATOR.format(folder=folder, site=site)
+        config = AGGREGATOR.format(folder=folder)
+        for key, place in (("region", self.region), ("zone", self.zone)):
+            if place:
+                config += SITE.format(key=key, place=place)
+        return config
 
     def agent(self, folder, aggregator, ports):
         """The agent's configuration: one target a port."""

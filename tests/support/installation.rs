@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::program::{Program, binary};
 
-/// What the aggregator says when it is ready.
-const AGGREGATOR_READY: &str = r"listening on (?:https?://)?([0-9.:\[\]a-f]+:\d+)";
+/// What the aggregator says when it is ready; an error about the same address goes on behind it.
+const AGGREGATOR_READY: &str = r"listening on ([0-9.:\[\]a-f]+:\d+)$";
 /// What the agent says when its first tick is set.
 pub const AGENT_READY: &str = "sampling every";
 
