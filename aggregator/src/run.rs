@@ -4,6 +4,8 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::ingest::{self, Counters, Intake};
+use crate::ledger::Ledger;
+use crate::query::Query;
 use crate::server::{self, ServeError};
 use crate::store::rocks::RocksStore;
 use crate::store::{Book, StoreError, retention};
@@ -60,7 +62,7 @@ pub async fn run(
     ready: oneshot::Sender<SocketAddr>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    config.check()?;
+    let factors = config.check()?;
     // Bound before the database is opened, so that a taken port changes no file; listened on after it.
     let socket = bind(config.listen).map_err(|source| RunError::Listen { listen: config.listen, source })?;
     let book = open(&config)?;
@@ -73,10 +75,12 @@ pub async fn run(
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
     tasks.spawn(retain(Arc::clone(&book), Arc::clone(&clock), stopping.clone()));
-    // The ledger's task is spawned here: it works out dirty cells of `book` until `stopping` turns true.
+    let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock));
+    let ledger_stops = stopping.clone();
+    tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
-    let router = server::services(telemetry, Admin::new(Arc::clone(&book), counters)).await?;
-    // The query service is added to `router` here.
+    let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
+    let router = server::services(telemetry, Admin::new(Arc::clone(&book), counters), query).await?;
     let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: config.listen, source })?;
     tracing::info!("listening on {address}");
     // Nobody waits for the address outside tests.
