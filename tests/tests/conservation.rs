@@ -356,7 +356,7 @@ proptest! {
             let cells = early.cells(index);
             for resolution in [Resolution::Minute, Resolution::Settled, Resolution::Hour] {
                 let whole = sum(&cells, resolution);
-                prop_assert_eq!(whole.component_microjoules(), history.energy);
+                prop_assert_eq!(whole.component_microjoules(), history.energy, "{:?} {:?} of {} {:?}", resolution, index, histories.len(), early.book.status().streams);
                 let platform: u64 = whole.entries.iter().filter(|(key, _)| key.account == Account::Platform).map(|(_, e)| e).sum();
                 prop_assert_eq!(whole.total_microjoules(), history.energy + platform);
                 let tokens = whole.services.values().filter_map(|used| used.counts.get(&CountKind::OutputTokens)).sum::<u64>();
