@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What a model version costs in joules and grams of CO2e, and why.
 #[derive(Debug, Parser)]
-#[command(name = "joulebook", version, max_term_width = 100)]
+#[command(name = "joulebook", version, term_width = 100)]
 pub struct Arguments {
     /// Where to ask.
     #[command(flatten)]
@@ -26,11 +26,13 @@ pub struct Connection {
         global = true,
         value_name = "URL",
         env = "JOULEBOOK_AGGREGATOR",
+        hide_env_values = true,
+        help_heading = "Connection",
         default_value = "http://127.0.0.1:7443"
     )]
     pub aggregator: String,
     /// How long to wait for the whole answer, for example 10s or 1m
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, global = true, value_name = "DURATION", help_heading = "Connection", default_value = "10s", value_parser = duration)]
     pub timeout: Duration,
 }
 

@@ -1,4 +1,5 @@
 //! The tool against a fake aggregator, in-process.
+#![allow(clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::*;

@@ -173,8 +173,7 @@ fn accelerators(config: &EmbodiedConfig, accelerators: &[Accelerator], bill: &mu
         // NVML names the SXM board by its memory; the PCIe one carries HBM2e.
         let sxm = accelerator.model.contains("H100")
             && (accelerator.model.contains("HBM3") || accelerator.model.contains("SXM"));
-        let (kg, uncertainty) =
-            if sxm { (H100_SXM_KG, STATED_UNCERTAINTY) } else { (GPU_KG, GENERIC_GPU_UNCERTAINTY) };
+        let (kg, uncertainty) = if sxm { (H100_SXM_KG, STATED_UNCERTAINTY) } else { (GPU_KG, GENERIC_GPU_UNCERTAINTY) };
         bill.add("gpu", 1.0, config.gpu_kg, kg, uncertainty);
     }
 }

@@ -130,7 +130,8 @@ fn rows<const N: usize>(
 ) -> impl Iterator<Item = Result<(u64, [String; N]), FactorError>> {
     let reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(text.as_bytes());
     reader.into_records().map(move |record| {
-        let record = record.map_err(|error| damaged(name, error.position().map_or(0, csv::Position::line), "columns"))?;
+        let record =
+            record.map_err(|error| damaged(name, error.position().map_or(0, csv::Position::line), "columns"))?;
         let line = record.position().map_or(0, csv::Position::line);
         let fields: Vec<String> = record.iter().map(str::to_owned).collect();
         let fields = fields.try_into().map_err(|_| damaged(name, line, "columns"))?;
