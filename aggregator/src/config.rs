@@ -114,16 +114,15 @@ impl Config {
         }
     }
 
-    /// Refuses what cannot be served safely, and factors that nobody knows.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    /// Refuses what cannot be served safely, and factors that nobody knows; gives those that are.
+    pub fn check(&self) -> Result<Factors, ConfigError> {
         if !self.insecure_loopback {
             return Err(ConfigError::NoTls);
         }
         if !self.listen.ip().is_loopback() {
             return Err(ConfigError::NotLoopback { listen: self.listen });
         }
-        Factors::new(&self.factors())?;
-        Ok(())
+        Ok(Factors::new(&self.factors())?)
     }
 }
 

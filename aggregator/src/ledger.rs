@@ -4,7 +4,7 @@
 //! cell depends on lies within one minute around it, which is why a change marks its neighbours dirty as well.
 
 use crate::clock::Clock;
-use crate::store::{Book, NodeRecord, Resolution, StoreError, StoredGap};
+use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution, StoreError, StoredGap};
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +15,7 @@ use std::time::Duration;
 const CLOSED_AFTER_SECONDS: i64 = 10;
 /// Cells settled in one pass, so that a pass after a long outage does not hold memory without bound.
 const CELLS_PER_PASS: usize = 4096;
-/// Time around a cell whose rows decide about it.
-const MARGIN_SECONDS: i64 = 60;
 const PASS_EVERY: Duration = Duration::from_secs(5);
-const RETENTION_EVERY_SECONDS: i64 = 3600;
 
 /// The task that settles dirty cells.
 pub struct Ledger {
@@ -32,37 +29,30 @@ impl Ledger {
         Self { book, clock }
     }
 
-    /// Settles closed dirty cells every 5 s until `shutdown` is true or its sender is gone; drops what is past retention
-    /// once an hour.
+    /// Settles closed dirty cells every 5 s until `shutdown` is true or its sender is gone.
     ///
     /// # Errors
     /// The store's: the process must stop, since a book that cannot be kept must not go on acknowledging.
     pub async fn run(self, mut shutdown: tokio::sync::watch::Receiver<bool>) -> Result<(), StoreError> {
         let ledger = Arc::new(self);
-        let mut retained_at: Option<UnixNanos> = None;
         loop {
             tokio::select! {
-                changed = shutdown.changed() => {
-                    if changed.is_err() || *shutdown.borrow() {
-                        return Ok(());
-                    }
+                stopped = shutdown.wait_for(|stop| *stop) => {
+                    // An error means that the other end is gone: time to stop, too.
+                    let _ = stopped;
+                    return Ok(());
                 }
                 () = tokio::time::sleep(PASS_EVERY) => {}
             }
-            let now = ledger.clock.unix();
-            let retain = retained_at.is_none_or(|at| at.plus_seconds(RETENTION_EVERY_SECONDS) <= now);
-            let this = Arc::clone(&ledger);
-            let pass = tokio::task::spawn_blocking(move || {
+            let (this, now) = (Arc::clone(&ledger), ledger.clock.unix());
+            let passes = tokio::task::spawn_blocking(move || {
                 while this.pass(now)? == CELLS_PER_PASS {}
-                if retain { crate::store::retention::apply(&this.book, now) } else { Ok(()) }
+                Ok::<_, StoreError>(())
             });
-            match pass.await {
+            match passes.await {
                 Ok(result) => result?,
                 // A panic in a pass is a bug; the next pass starts from the marks again.
                 Err(error) => tracing::error!(%error, "settling cells failed"),
-            }
-            if retain {
-                retained_at = Some(now);
             }
         }
     }
@@ -148,8 +138,8 @@ pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<
     for part in window.slots(Resolution::Minute.seconds()) {
         let minute = part.start().floor_to(Resolution::Minute.seconds());
         let around = Window::new(
-            minute.plus_seconds(-MARGIN_SECONDS),
-            minute.plus_seconds(Resolution::Minute.seconds() + MARGIN_SECONDS),
+            minute.plus_seconds(-CELL_SURROUNDINGS_SECONDS),
+            minute.plus_seconds(Resolution::Minute.seconds() + CELL_SURROUNDINGS_SECONDS),
         );
         if let Some(around) = around {
             cell.merge(&settle(&series(book, node, around)?, part));

@@ -83,8 +83,8 @@ impl Query {
     }
 
     /// The service, ready to be added to a server.
-    pub fn into_server(self) -> QueryServiceServer<impl QueryService> {
-        QueryServiceServer::new(Service(Arc::new(self))).max_encoding_message_size(MAX_ANSWER_BYTES)
+    pub fn into_server(self) -> QueryServiceServer<Answering> {
+        QueryServiceServer::new(Answering(Arc::new(self))).max_encoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// SCI of every selected model version.
@@ -165,10 +165,10 @@ impl Query {
     }
 }
 
-/// Runs questions beside the runtime: they read the store and compute.
-struct Service(Arc<Query>);
+/// Answers over gRPC, beside the runtime: questions read the store and compute.
+pub struct Answering(Arc<Query>);
 
-impl Service {
+impl Answering {
     async fn ask<Q, A>(
         &self,
         request: Request<Q>,
@@ -187,7 +187,7 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl QueryService for Service {
+impl QueryService for Answering {
     async fn get_sci(&self, request: Request<GetSciRequest>) -> Result<Response<GetSciResponse>, Status> {
         self.ask(request, Query::sci).await
     }

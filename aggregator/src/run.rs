@@ -3,13 +3,12 @@
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::factor::Factors;
 use crate::ingest::{self, Counters, Intake};
 use crate::ledger::Ledger;
 use crate::query::Query;
 use crate::server::{self, ServeError};
 use crate::store::rocks::RocksStore;
-use crate::store::{Book, StoreError};
+use crate::store::{Book, StoreError, retention};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,10 +16,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How long sessions, calls and tasks may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 const BACKLOG: u32 = 1024;
 
 /// Why an aggregator does not start or go on.
@@ -62,8 +62,7 @@ pub async fn run(
     ready: oneshot::Sender<SocketAddr>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    config.check()?;
-    let factors = Arc::new(Factors::new(&config.factors()).map_err(ConfigError::from)?);
+    let factors = config.check()?;
     // Bound before the database is opened, so that a taken port changes no file; listened on after it.
     let socket = bind(config.listen).map_err(|source| RunError::Listen { listen: config.listen, source })?;
     let book = open(&config)?;
@@ -75,13 +74,13 @@ pub async fn run(
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&clock), stopping.clone());
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
-    // The ledger drops what is past retention, too: nothing goes before it is settled.
+    tasks.spawn(retain(Arc::clone(&book), Arc::clone(&clock), stopping.clone()));
     let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock));
-    let ledger_stopping = stopping.clone();
-    tasks.spawn(async move { Ok(ledger.run(ledger_stopping).await?) });
+    let ledger_stops = stopping.clone();
+    tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
-    let router = server::services(telemetry, Admin::new(Arc::clone(&book), counters)).await?;
-    let router = router.add_service(Query::new(Arc::clone(&book), factors, clock).into_server());
+    let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
+    let router = server::services(telemetry, Admin::new(Arc::clone(&book), counters), query).await?;
     let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: config.listen, source })?;
     tracing::info!("listening on {address}");
     // Nobody waits for the address outside tests.
@@ -121,6 +120,26 @@ async fn finish(mut tasks: JoinSet<Result<(), RunError>>) -> Result<(), RunError
     tracing::warn!("calls are still open; they are cut");
     tasks.shutdown().await;
     Ok(())
+}
+
+async fn retain(book: Arc<Book>, clock: Arc<dyn Clock>, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
+    let mut ticks = interval(RETENTION_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let (book, now) = (Arc::clone(&book), clock.unix());
+                tokio::task::spawn_blocking(move || retention::apply(&book, now)).await??;
+            }
+            () = stopped(&mut stopping) => return Ok(()),
+        }
+    }
+}
+
+/// Ends when the aggregator stops.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the other end is gone: time to stop, too.
+    let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {

@@ -3,7 +3,9 @@
 use crate::admin::Admin;
 use crate::ingest::Telemetry;
 use joulebook_proto::DESCRIPTORS;
+use crate::query::{Answering, Query};
 use joulebook_proto::admin::admin_service_server::AdminServiceServer;
+use joulebook_proto::query::query_service_server::QueryServiceServer;
 use joulebook_proto::telemetry::telemetry_service_server::TelemetryServiceServer;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -29,11 +31,12 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Health, reflection, telemetry and administration; the caller adds the rest.
-pub async fn services(telemetry: Telemetry, admin: Admin) -> Result<Router, ServeError> {
+/// Every service: health, reflection, telemetry, queries and administration.
+pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Result<Router, ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
     reporter.set_serving::<AdminServiceServer<Admin>>().await;
+    reporter.set_serving::<QueryServiceServer<Answering>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -47,6 +50,7 @@ pub async fn services(telemetry: Telemetry, admin: Admin) -> Result<Router, Serv
         .add_service(health)
         .add_service(reflection)
         .add_service(telemetry.server())
+        .add_service(query.into_server())
         .add_service(AdminServiceServer::new(admin)))
 }
 

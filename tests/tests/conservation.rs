@@ -3,7 +3,8 @@
 use joulebook_aggregator::clock::Clock;
 use joulebook_aggregator::ingest::{Counters, Intake, Opening, Reply, Request};
 use joulebook_aggregator::ledger::{Ledger, cell_from_rows};
-use joulebook_aggregator::store::{Book, MemoryStore, Resolution};
+use joulebook_aggregator::store::memory::MemoryStore;
+use joulebook_aggregator::store::{Book, Resolution};
 use joulebook_proto::convert::encode_batch;
 use joulebook_sci::{Account, Cell};
 use joulebook_units::{

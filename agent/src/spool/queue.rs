@@ -113,7 +113,7 @@ impl Queue {
 
     /// Takes over what the folder held.
     fn adopt(&mut self, survey: folder::Survey) -> Result<Option<LastRecord>, SpoolError> {
-        self.define(&survey.definitions);
+        self.define(&survey.definitions.into_iter().collect::<Vec<_>>());
         let active = survey.segments.keys().next_back().copied();
         let mut burned = None;
         for (first, found) in survey.segments {
@@ -312,14 +312,11 @@ impl Queue {
             let (samples, span) = self.lost_in(first, from)?;
             let gap = StreamGap { from, to: last, reason: LossReason::SpoolFull, samples, span };
             tracing::error!(from, to = last, samples, "the spool is full: the oldest records are lost");
-            match self.declare(gap.clone()) {
-                Err(SpoolError::NoSpace { .. }) => {
-                    // No room even to say so: make it first. A crash in between shows as damage, not as silence.
-                    self.remove(first)?;
-                    self.write_gap(from)?;
-                    return Ok(true);
-                }
-                result => result?,
+            if !self.declare(gap)? {
+                // No room even to say so: make it first. A crash in between shows as damage, not as silence.
+                self.remove(first)?;
+                self.write_gap(from)?;
+                return Ok(true);
             }
         }
         self.remove(first)?;
@@ -338,8 +335,8 @@ impl Queue {
         Ok((samples, span.map(|(a, b)| LostSpan { last: b.span.last, ..a.span })))
     }
 
-    /// Makes a loss known and durable.
-    fn declare(&mut self, gap: StreamGap) -> Result<(), SpoolError> {
+    /// Makes a loss known and durable; false if there is no space for that now: the next segment will tell of it.
+    fn declare(&mut self, gap: StreamGap) -> Result<bool, SpoolError> {
         self.lost.records = self.lost.records.saturating_add(gap.to - gap.from + 1);
         self.lost.samples = self.lost.samples.saturating_add(gap.samples);
         let at = gap.from;
@@ -347,11 +344,14 @@ impl Queue {
         self.write_gap(at)
     }
 
-    /// Writes the known gap that holds number `at` to the active segment.
-    fn write_gap(&mut self, at: u64) -> Result<(), SpoolError> {
-        let Some(gap) = self.gaps.range(..=at).next_back().map(|(_, gap)| gap) else { return Ok(()) };
+    /// Writes the known gap that holds number `at` to the active segment; false if there is no space.
+    fn write_gap(&mut self, at: u64) -> Result<bool, SpoolError> {
+        let Some(gap) = self.gaps.range(..=at).next_back().map(|(_, gap)| gap) else { return Ok(true) };
         let frame = gap_frame(self.highest + 1, gap, self.lost)?;
-        self.active_mut().map_or(Err(SpoolError::Closed), |held| held.segment.append(&frame))
+        match self.active_mut().map_or(Err(SpoolError::Closed), |held| held.segment.append(&frame)) {
+            Err(SpoolError::NoSpace { .. }) => Ok(false),
+            result => result.map(|()| true),
+        }
     }
 
     /// Adds a gap to those known: one that is known already changes nothing, a neighbour of the same kind is joined.

@@ -207,7 +207,9 @@ fn a_missing_damaged_or_hasty_cursor_loses_nothing() {
         drop(queue);
         let cursor = dir.path().join("spool/cursor");
         fs::remove_file(&cursor).expect("it was saved");
-        damage.map(|bytes| fs::write(&cursor, bytes).expect("written"));
+        if let Some(bytes) = damage {
+            fs::write(&cursor, bytes).expect("written");
+        }
         let (mut queue, again) = Queue::open(&config(dir.path())).expect("opened");
         assert_eq!((again.stream, queue.counters().acked), (recovery.stream, 0));
         let (records, _) = delivered(&mut queue, 0);

@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Length of a cell of the finest resolution in seconds: the grid of dirty marks.
 pub const CELL_SECONDS: i64 = 60;
+/// How far around a cell the rows reach that decide about it: a change marks every cell within.
+pub const CELL_SURROUNDINGS_SECONDS: i64 = 60;
 /// How far a record reaches beyond its first row without an entry in the index of long intervals, in seconds.
 const REACH_SECONDS: i64 = 60;
 

@@ -114,8 +114,8 @@ pub struct Survey {
     pub stream: Option<StreamId>,
     /// Its segments by first sequence.
     pub segments: BTreeMap<u64, Surveyed>,
-    /// Every definition in them, oldest first.
-    pub definitions: Vec<(u32, Subject)>,
+    /// Every definition in them.
+    pub definitions: BTreeMap<u32, Subject>,
     /// Every loss declared in them, oldest first.
     pub gaps: Vec<StreamGap>,
     /// The newest cumulative losses.
