@@ -14,7 +14,7 @@ use rocksdb::{
     Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
@@ -35,16 +35,22 @@ const INFO_LOG_BYTES: usize = 4 * MIB;
 /// The table every RocksDB has; ours is empty.
 const DEFAULT_FAMILY: &str = "default";
 
+/// Locked before RocksDB is asked: RocksDB rotates the running process's log before it looks at its own lock.
+const LOCK_FILE: &str = "joulebook.lock";
+
 /// A RocksDB database.
 pub struct RocksStore {
     db: DB,
     dir: PathBuf,
+    /// Held until the database is closed; fields are dropped in their order.
+    _lock: File,
 }
 
 impl RocksStore {
     /// Opens the database in `dir`; creates one if `dir` is missing (its parent must be there) or empty.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let fresh = prepare(dir)?;
+        let lock = lock(dir)?;
         let mut options = options();
         options.create_if_missing(fresh);
         options.create_missing_column_families(fresh);
@@ -53,7 +59,7 @@ impl RocksStore {
         }
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options.clone()));
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(|error| opening(dir, &error))?;
-        Ok(Self { db, dir: dir.to_owned() })
+        Ok(Self { db, dir: dir.to_owned(), _lock: lock })
     }
 
     fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
@@ -158,7 +164,12 @@ fn prepare(dir: &Path) -> Result<bool, StoreError> {
         }
         Err(error) => return Err(folder(dir, &error)),
     };
-    if entries.count() == 0 {
+    let mut empty = true;
+    for entry in entries {
+        let entry = entry.map_err(|error| folder(dir, &error))?;
+        empty &= entry.file_name() == LOCK_FILE;
+    }
+    if empty {
         return Ok(true);
     }
     let current = match fs::read_to_string(dir.join("CURRENT")) {
@@ -176,6 +187,16 @@ fn prepare(dir: &Path) -> Result<bool, StoreError> {
         return Err(not_ours(dir, &format!("its file {manifest} is missing")));
     }
     Ok(false)
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE));
+    let file = file.map_err(|error| folder(dir, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { dir: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(folder(dir, &error)),
+    }
 }
 
 fn check_families(options: &Options, dir: &Path) -> Result<(), StoreError> {
@@ -306,8 +327,11 @@ mod tests {
     fn b79_a_held_lock_is_refused_naming_the_folder() {
         let dir = tempfile::tempdir().expect("tempdir");
         let _held = RocksStore::open(dir.path()).expect("open");
+        let files = || fs::read_dir(dir.path()).expect("list").count();
+        let before = files();
         let refused = RocksStore::open(dir.path()).err().expect("locked");
         assert_eq!(refused, StoreError::Locked { dir: dir.path().to_owned() });
+        assert_eq!(files(), before, "the first one's files are left alone");
     }
 
     #[test]
