@@ -2,8 +2,8 @@
 
 use crate::admin::Admin;
 use crate::ingest::Telemetry;
-use joulebook_proto::DESCRIPTORS;
 use crate::query::{Answering, Query};
+use joulebook_proto::DESCRIPTORS;
 use joulebook_proto::admin::admin_service_server::AdminServiceServer;
 use joulebook_proto::query::query_service_server::QueryServiceServer;
 use joulebook_proto::telemetry::telemetry_service_server::TelemetryServiceServer;

@@ -11,7 +11,9 @@ pub mod memory;
 pub mod retention;
 pub mod rocks;
 
-pub use book::{Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run, Status, StoredGap, StreamStatus};
+pub use book::{
+    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run, Status, StoredGap, StreamStatus,
+};
 
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;

@@ -28,6 +28,8 @@ pub struct AgentSettings {
     pub sysfs: Option<PathBuf>,
     /// Exposition URLs of llama.cpp servers, with half a core reserved for each.
     pub targets: Vec<String>,
+    /// Whether acknowledged records stay in the spool, so that a test can read everything that was ever sent.
+    pub keep_spool: bool,
 }
 
 impl Installation {
@@ -42,6 +44,11 @@ impl Installation {
     /// The folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where the agent keeps its records.
+    pub fn spool(&self) -> PathBuf {
+        self.folder().join("spool")
     }
 
     /// Starts the aggregator on the folder: the first time on a free port, afterwards on the same one.
@@ -59,10 +66,11 @@ impl Installation {
     /// Writes an agent's configuration and returns its path.
     pub fn agent_config(&self, settings: &AgentSettings) -> Result<PathBuf> {
         let mut config = format!(
-            "node = \"under-test\"\naggregator = \"http://{}\"\ninsecure_loopback = true\n\n[spool]\ndir = \"{}\"\n\n\
+            "node = \"under-test\"\naggregator = \"http://{}\"\ninsecure_loopback = true\n\n[spool]\ndir = \"{}\"\nkeep_acked = {}\n\n\
              [sampling]\ntick = \"1s\"\nbatch_rows = 5\n",
             self.address,
-            self.folder().join("spool").display()
+            self.spool().display(),
+            settings.keep_spool,
         );
         if let Some(sysfs) = &settings.sysfs {
             write!(config, "\n[roots]\nsysfs = \"{}\"\n", sysfs.display())?;

@@ -8,3 +8,4 @@ pub mod engine;
 pub mod installation;
 pub mod powercap;
 pub mod program;
+pub mod timestamp;

@@ -116,6 +116,11 @@ impl Program {
         self.wait()
     }
 
+    /// Stops the group from running (SIGSTOP) without ending it: whatever is sent to it waits.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
     /// Waits until it ends by itself and returns the status. A process that does not end within a minute is killed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         // Both outputs close when the last process of the group that holds them ends.

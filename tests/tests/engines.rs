@@ -13,17 +13,12 @@ use joulebook_tests::cpu_time::process_ticks;
 use joulebook_tests::engine::{ALIAS, Engine, Usage, exposition, free_ports};
 use joulebook_tests::installation::{AgentSettings, Installation};
 use joulebook_tests::program::Program;
+use joulebook_tests::timestamp::now;
 use serde_json::Value;
 
 /// Rounds of three questions to 1.0 and one to 2.0: some 20 s of CPU time, so that a clock tick is far below a percent.
 const ROUNDS: u32 = 80;
 const ANSWER_TOKENS: u32 = 160;
-
-/// The time as the operator's tool reads it, from outside of the workspace's clocks.
-fn now() -> String {
-    let done = std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%S.%3NZ"]).output().unwrap();
-    String::from_utf8(done.stdout).unwrap().trim().to_owned()
-}
 
 /// Value of a key column of an energy row.
 fn key<'a>(row: &'a Value, name: &str) -> Option<&'a str> {
@@ -60,7 +55,7 @@ fn only(energy: &BTreeMap<String, u64>, text: &str) -> u64 {
 fn tokens_and_energy_of_two_versions_agree_with_the_client_and_the_kernel() {
     let (installation, _aggregator) = Installation::start().unwrap();
     let [first, second] = free_ports().unwrap();
-    let begin = now();
+    let begin = now().unwrap();
     let targets = vec![exposition(first), exposition(second)];
     let mut agent = installation.start_agent(&AgentSettings { targets, ..AgentSettings::default() }).unwrap();
     let one = Engine::start(installation.folder(), "1.0", first).unwrap();
@@ -78,7 +73,7 @@ fn tokens_and_energy_of_two_versions_agree_with_the_client_and_the_kernel() {
     assert_eq!(client[0].output, 3 * client[1].output, "three times the tokens go to 1.0");
     let ticks = [one.pid(), two.pid(), busy.pid()].map(|pid| process_ticks(pid).unwrap());
     assert!(agent.stop().unwrap().success(), "{}", agent.said());
-    let end = now();
+    let end = now().unwrap();
 
     let window = ["--from", begin.as_str(), "--to", end.as_str()];
     let scores = installation.ask(&[&["sci", "--per", "total-token"], &window[..]].concat()).unwrap();

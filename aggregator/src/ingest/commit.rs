@@ -241,9 +241,11 @@ impl Group<'_> {
     fn open(&mut self, session: u64, opening: Opening) -> Result<Reply, Refusal> {
         let known = self.catalog.node(&opening.inventory.node);
         if let Some(node) = known.and_then(|number| self.catalog.nodes.get(number as usize))
-            && node.session.is_some() && node.fact.epoch > opening.epoch {
-                return Err(Refusal::Fenced);
-            }
+            && node.session.is_some()
+            && node.fact.epoch > opening.epoch
+        {
+            return Err(Refusal::Fenced);
+        }
         for stream in &opening.streams {
             self.may_open(known, *stream)?;
         }
@@ -256,9 +258,10 @@ impl Group<'_> {
         let offset = opening.received.0.saturating_sub(boot_time);
         let number = self.catalog.put_node(opening.inventory, opening.epoch, skew, &mut self.changes.writes);
         if let Some(node) = self.catalog.nodes.get_mut(number as usize)
-            && let Some(older) = node.session.replace(session) {
-                self.intake.sessions.remove(&older);
-            }
+            && let Some(older) = node.session.replace(session)
+        {
+            self.intake.sessions.remove(&older);
+        }
         let before = self.catalog.boots.get(&(number, opening.boot)).copied();
         if before.is_none_or(|before| before.abs_diff(offset) > DRIFT_NANOS) {
             if let Some(before) = before {

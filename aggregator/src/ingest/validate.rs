@@ -49,9 +49,10 @@ pub fn column(column: &Column, known: Known<'_>) -> Result<StoredColumn, RejectR
         None => None,
     };
     if let (true, Some((_, last))) = (known.subject.is_cumulative(), known.last)
-        && previous.or(points.first().copied()).is_some_and(|(_, value)| value < last) {
-            return Err(RejectReason::Value);
-        }
+        && previous.or(points.first().copied()).is_some_and(|(_, value)| value < last)
+    {
+        return Err(RejectReason::Value);
+    }
     if let (Some(before), Some(last)) = (previous, known.last) {
         let recent = last.0 >= known.now.plus_seconds(-ACCEPTED_SECONDS);
         let first = points.first().map_or(before.0, |(at, _)| *at);

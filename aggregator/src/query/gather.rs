@@ -75,11 +75,10 @@ impl<'a> Gathered<'a> {
             Self { book, window, resolution_seconds, members: vec![], sites: BTreeMap::new(), dirty: BTreeMap::new() };
         for record in book.nodes() {
             let site = site_name(&record);
-            if !gathered.sites.contains_key(&site) {
+            gathered.sites.entry(site.clone()).or_insert_with(|| {
                 let name = (!site.is_empty()).then_some(site.as_str());
-                let found = Site { intensity: factors.intensity(name, window), pue: factors.pue(name, window) };
-                gathered.sites.insert(site, found);
-            }
+                Site { intensity: factors.intensity(name, window), pue: factors.pue(name, window) }
+            });
             gathered.dirty.insert(record.number, book.is_dirty(record.number, window));
             let embodied = factors.embodied(&record.inventory.hardware);
             gathered.members.push(Member { record, embodied });
@@ -140,10 +139,11 @@ impl<'a> Gathered<'a> {
             part.start().floor_to(resolution.seconds()) == part.start()
                 && part.end() == part.start().plus_seconds(resolution.seconds())
         };
-        if whole(window, Resolution::Settled) && clean(window) {
-            if let Some(cell) = self.book.cell(node.number, Resolution::Settled, window.start())? {
-                return Ok(cell);
-            }
+        if whole(window, Resolution::Settled)
+            && clean(window)
+            && let Some(cell) = self.book.cell(node.number, Resolution::Settled, window.start())?
+        {
+            return Ok(cell);
         }
         let mut sum = Cell::default();
         for part in window.slots(Resolution::Minute.seconds()) {

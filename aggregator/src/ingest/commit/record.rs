@@ -190,9 +190,10 @@ impl Group<'_> {
         live.tails.extend(last.map(|last| (series, last)));
         self.intake.active.entry(node).or_default().insert((ordinal, series), self.now);
         if let Some(bridges) = self.catalog.bridges.get_mut(&ordinal)
-            && bridges.remove(&series).is_some() {
-                self.bridges.insert(ordinal);
-            }
+            && bridges.remove(&series).is_some()
+        {
+            self.bridges.insert(ordinal);
+        }
     }
 
     fn gap(
@@ -236,10 +237,11 @@ impl Group<'_> {
             self.changes.writes.put(Table::Long, key, LongFact { earliest: span.0, first_row }.encode(&key));
         }
         if let Some(node) = self.catalog.nodes.get_mut(number as usize)
-            && node.fact.first_row.is_none_or(|first| first_row < first) {
-                node.fact.first_row = Some(first_row);
-                self.nodes.insert(number);
-            }
+            && node.fact.first_row.is_none_or(|first| first_row < first)
+        {
+            node.fact.first_row = Some(first_row);
+            self.nodes.insert(number);
+        }
         self.mark(number, span.0, span.1);
     }
 
