@@ -1,19 +1,134 @@
 //! The seam for inference counts: every way to learn them ends in a [`CountSample`].
+//!
+//! [`start`] runs one task per target. Presets, which say what is read from an engine's page, are data.
 
+pub mod exposition;
+pub mod fetch;
+pub mod gguf;
+pub mod identity;
+pub mod mapping;
+pub mod preset;
+pub mod reader;
+pub mod socket;
+pub mod tally;
+pub mod target;
+
+mod scrape;
+
+use crate::clock::Clock;
+use crate::process::InferenceGroup;
 use joulebook_units::{BootNanos, CountKind, Service};
-use std::collections::BTreeMap;
+use nix::unistd::{SysconfVar, sysconf};
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use socket::ProcessId;
+pub use target::{Target, TargetConfig, TargetError};
+
+/// Samples that may wait before the scrapes wait for whoever takes them.
+const SAMPLES: usize = 1024;
+/// USER_HZ on every Linux of today.
+const TICKS_PER_SECOND: u64 = 100;
 
 /// Counts of one service at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountSample {
-    /// The service.
+    /// The service. Its `workload` is absent: who knows the processes fills it in.
     pub service: Service,
     /// When the counts were read.
     pub at: BootNanos,
     /// Cumulative counts since this agent first saw the service; a kind that is absent is not known. Never falls:
     /// resets of the engine's counters are already taken out.
     pub counts: BTreeMap<CountKind, u64>,
-    /// The instant at which all of them were 0, if it is known (the server started while the agent was running).
-    /// Only with the first sample of a service.
+    /// The instant at which all of them were 0, if it is known (the server started while the agent was running, or the
+    /// service was not there at the scrape before). Only with the first sample of a service.
     pub origin: Option<BootNanos>,
+    /// What the engine itself shows now, since its own start. With the same `process`, the difference to an earlier
+    /// sample bridges a time in which the agent did not run.
+    pub shown: BTreeMap<CountKind, u64>,
+    /// The process that listens at the target's port; absent if it is not known.
+    pub process: Option<ProcessId>,
+}
+
+/// A kind of failure at a target. It costs time resolution, not counts, unless the reason is `value` or `duplicate`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Failure {
+    /// The target's URL as configured.
+    pub target: String,
+    /// Reason from a fixed list: `connect`, `http`, `redirect`, `status`, `form`, `timeout`, `scrape_too_large`,
+    /// `parse`, `signature`, `identity`, `process_changed`, `process_unknown`, `value`, `duplicate`.
+    pub reason: &'static str,
+}
+
+/// The running scrapes. They end when `samples` is dropped.
+#[derive(Debug)]
+pub struct Inference {
+    /// The counts. When 1,024 wait, the scrapes wait too.
+    pub samples: mpsc::Receiver<CountSample>,
+    /// The processes found at the targets' ports; published before the samples that belong to them.
+    pub groups: watch::Receiver<Vec<InferenceGroup>>,
+    /// Failures since the start.
+    pub failures: watch::Receiver<BTreeMap<Failure, u64>>,
+    scraper: Scraper,
+}
+
+impl Inference {
+    /// A handle for scrapes on demand.
+    pub fn scraper(&self) -> Scraper {
+        self.scraper.clone()
+    }
+}
+
+/// Asks for scrapes out of turn.
+#[derive(Debug, Clone)]
+pub struct Scraper {
+    demands: Vec<mpsc::Sender<oneshot::Sender<()>>>,
+}
+
+impl Scraper {
+    /// Scrapes every target once, side by side, and returns when the samples are in the channel (or the scrape has
+    /// failed). Someone must take the samples meanwhile, or more than 1,024 of them make it wait.
+    pub async fn scrape_now(&self) {
+        let mut answers = Vec::new();
+        for demand in &self.demands {
+            let (done, answer) = oneshot::channel();
+            if demand.send(done).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        for answer in answers {
+            // A task that has ended has nothing to scrape.
+            let _ = answer.await;
+        }
+    }
+}
+
+/// Starts a task per target on the current tokio runtime. `procfs` is the root of the process tables.
+///
+/// # Errors
+/// A target's configuration is wrong; nothing was started.
+pub fn start(targets: Vec<TargetConfig>, procfs: PathBuf, clock: Arc<dyn Clock>) -> Result<Inference, TargetError> {
+    let targets: Vec<Target> =
+        targets.into_iter().enumerate().map(|(index, config)| Target::new(index, config)).collect::<Result<_, _>>()?;
+    let mut urls = HashSet::new();
+    if let Some((index, twice)) = targets.iter().enumerate().find(|(_, target)| !urls.insert(&target.name)) {
+        let why = "another target has the same URL, so it would be counted twice; remove one";
+        return Err(TargetError::Key { index, key: "url", value: twice.name.clone(), why });
+    }
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
+    let ticks_per_second = ticks.filter(|ticks| *ticks > 0).unwrap_or(TICKS_PER_SECOND);
+    let around = scrape::Surroundings { procfs, started: clock.boot(), clock, ticks_per_second };
+    let (sender, samples) = mpsc::channel(SAMPLES);
+    let (groups_sender, groups) = watch::channel(Vec::new());
+    let (failures_sender, failures) = watch::channel(BTreeMap::new());
+    let out = scrape::Outputs { samples: sender, groups: Arc::new(groups_sender), failures: Arc::new(failures_sender) };
+    let start_one = |target| {
+        let (demand, demands) = mpsc::channel(1);
+        tokio::spawn(scrape::Task::new(target, around.clone(), out.clone()).run(demands));
+        demand
+    };
+    let demands = targets.into_iter().map(start_one).collect();
+    Ok(Inference { samples, groups, failures, scraper: Scraper { demands } })
 }

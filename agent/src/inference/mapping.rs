@@ -1,0 +1,249 @@
+//! The mapping language: per field of a service an expression over samples of a page, and the labels that tell services
+//! apart. The same in presets and in a target's `mapping`.
+
+use super::exposition::{MetricType, Sample};
+use joulebook_units::CountKind;
+use regex::Regex;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// What is counted from a page.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// Labels that name the service.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Names for what no label names.
+    #[serde(default, rename = "static")]
+    pub fixed: Fixed,
+    /// Expression per field; a field without one is not known.
+    #[serde(default)]
+    pub values: BTreeMap<Field, Expression>,
+}
+
+/// Labels that name the service.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Labels {
+    /// Label with the model's name.
+    pub model: Option<LabelNames>,
+    /// Label with the version.
+    pub version: Option<LabelNames>,
+}
+
+/// One label, or several whose values are joined by `/`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum LabelNames {
+    /// One label.
+    One(String),
+    /// Several.
+    Joined(Vec<String>),
+}
+
+impl LabelNames {
+    /// The joined value; `None` if the sample has none of the labels.
+    pub fn read(&self, sample: &Sample<'_>) -> Option<String> {
+        let names = match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Joined(names) => names,
+        };
+        let present = names.iter().any(|name| sample.labels.iter().any(|(label, _)| label == name));
+        present.then(|| names.iter().map(|name| sample.label(name)).collect::<Vec<_>>().join("/"))
+    }
+}
+
+/// Names for what no label names.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fixed {
+    /// Model name.
+    pub model: Option<String>,
+    /// Version.
+    pub version: Option<String>,
+}
+
+/// A field of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Field {
+    /// Requests finished successfully.
+    RequestsOk,
+    /// Requests that failed.
+    RequestsFailed,
+    /// Requests given up.
+    RequestsAborted,
+    /// Model evaluations.
+    Items,
+    /// Prompt tokens with the cached ones.
+    InputTokens,
+    /// Cached prompt tokens.
+    InputCachedTokens,
+    /// Generated tokens.
+    OutputTokens,
+    /// Generated tokens of hidden reasoning.
+    ReasoningTokens,
+    /// Time spent on inference; the page's unit times `scale` is the second.
+    BusySeconds,
+}
+
+impl Field {
+    /// The kind of count it becomes.
+    pub fn kind(self) -> CountKind {
+        match self {
+            Self::RequestsOk => CountKind::RequestsOk,
+            Self::RequestsFailed => CountKind::RequestsFailed,
+            Self::RequestsAborted => CountKind::RequestsAborted,
+            Self::Items => CountKind::Items,
+            Self::InputTokens => CountKind::InputTokens,
+            Self::InputCachedTokens => CountKind::CachedTokens,
+            Self::OutputTokens => CountKind::OutputTokens,
+            Self::ReasoningTokens => CountKind::ReasoningTokens,
+            Self::BusySeconds => CountKind::BusyNanos,
+        }
+    }
+}
+
+/// A value from samples of the page.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "RawExpression")]
+pub enum Expression {
+    /// Sum of matching samples.
+    Metric(Metric),
+    /// Sum; null if a part is null.
+    Add(Vec<Expression>),
+    /// First minus second, never below 0; null if one is null.
+    Sub(Box<[Expression; 2]>),
+    /// The first that is not null.
+    First(Vec<Expression>),
+}
+
+/// Samples of one name.
+#[derive(Debug, Clone)]
+pub struct Metric {
+    /// Name of the sample.
+    pub name: String,
+    /// TYPE its family must have.
+    pub kind: MetricType,
+    /// Conditions on labels, all of which must hold.
+    pub filters: Vec<(String, Filter)>,
+    /// Factor from the page's unit to ours.
+    pub scale: f64,
+}
+
+impl Metric {
+    /// Whether a sample belongs to the sum.
+    pub fn takes(&self, sample: &Sample<'_>) -> bool {
+        sample.name == self.name && self.filters.iter().all(|(label, filter)| filter.passes(sample.label(label)))
+    }
+}
+
+/// A condition on a label's value; a missing label reads as "".
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "RawFilter")]
+pub enum Filter {
+    /// One of these.
+    In(Vec<String>),
+    /// None of these.
+    NotIn(Vec<String>),
+    /// The whole value matches.
+    Match(Regex),
+}
+
+impl Filter {
+    fn passes(&self, value: &str) -> bool {
+        match self {
+            Self::In(values) => values.iter().any(|wanted| wanted == value),
+            Self::NotIn(values) => values.iter().all(|unwanted| unwanted != value),
+            Self::Match(regex) => regex.is_match(value),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExpression {
+    metric: Option<String>,
+    r#type: Option<MetricType>,
+    #[serde(default, rename = "where")]
+    filters: BTreeMap<String, Filter>,
+    scale: Option<f64>,
+    add: Option<Vec<Expression>>,
+    sub: Option<Vec<Expression>>,
+    first: Option<Vec<Expression>>,
+}
+
+impl TryFrom<RawExpression> for Expression {
+    type Error = &'static str;
+    fn try_from(raw: RawExpression) -> Result<Self, Self::Error> {
+        let plain = raw.r#type.is_none() && raw.filters.is_empty() && raw.scale.is_none();
+        match (raw.metric, raw.add, raw.sub, raw.first) {
+            (Some(name), None, None, None) => {
+                let kind = raw.r#type.ok_or("an expression with `metric` needs `type`")?;
+                let scale = raw.scale.unwrap_or(1.0);
+                if !scale.is_finite() || scale <= 0.0 {
+                    return Err("`scale` must be a number above 0");
+                }
+                Ok(Self::Metric(Metric { name, kind, filters: raw.filters.into_iter().collect(), scale }))
+            }
+            _ if !plain => Err("`type`, `where` and `scale` go with `metric` only"),
+            (None, Some(parts), None, None) if !parts.is_empty() => Ok(Self::Add(parts)),
+            (None, None, Some(parts), None) => {
+                let parts = <[Self; 2]>::try_from(parts).map_err(|_| "`sub` needs exactly two expressions")?;
+                Ok(Self::Sub(Box::new(parts)))
+            }
+            (None, None, None, Some(parts)) if !parts.is_empty() => Ok(Self::First(parts)),
+            _ => Err("an expression is exactly one of `metric`, `add`, `sub` and `first`, with something in it"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFilter {
+    r#in: Option<Vec<String>>,
+    not_in: Option<Vec<String>>,
+    r#match: Option<String>,
+}
+
+impl TryFrom<RawFilter> for Filter {
+    type Error = String;
+    fn try_from(raw: RawFilter) -> Result<Self, Self::Error> {
+        match (raw.r#in, raw.not_in, raw.r#match) {
+            (Some(values), None, None) => Ok(Self::In(values)),
+            (None, Some(values), None) => Ok(Self::NotIn(values)),
+            (None, None, Some(text)) => {
+                let regex = Regex::new(&format!("^(?:{text})$"));
+                regex.map(Self::Match).map_err(|error| format!("`match` is not a regular expression: {error}"))
+            }
+            _ => Err("a condition is exactly one of `in`, `not_in` and `match`".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_mappings_are_refused_with_the_reason() {
+        for (text, word) in [
+            ("values.items = { metric = \"a\" }", "needs `type`"),
+            ("values.items = { metric = \"a\", type = \"counter\", add = [] }", "go with `metric` only"),
+            ("values.items = { metric = \"a\", type = \"counter\", scale = 0.0 }", "above 0"),
+            ("values.items = { sub = [{ metric = \"a\", type = \"counter\" }] }", "exactly two"),
+            ("values.items = { }", "exactly one of"),
+            ("values.tokens = { metric = \"a\", type = \"counter\" }", "unknown variant"),
+            (
+                "values.items = { metric = \"a\", type = \"counter\", where.l = { match = \"(\" } }",
+                "regular expression",
+            ),
+            ("values.items = { metric = \"a\", type = \"counter\", where.l = { } }", "exactly one of"),
+            ("lables.model = \"m\"", "unknown field"),
+        ] {
+            let error = toml::from_str::<Mapping>(text).expect_err(text).to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! One task per target: page → tally → identity → [`CountSample`].
+//!
+//! A scrape that fails changes nothing: what the engine counted meanwhile is in its next page (carry). The process is
+//! looked up while the connection is open and looked at again after the page, so that a page is never booked on
+//! another process than the one that made it.
+
+use super::exposition::{MAX_BYTES, Page, PageError};
+use super::fetch::{Connection, FetchError};
+use super::identity::{self, Served};
+use super::socket::{self, Listener, ProcessId};
+use super::tally::{Counts, FirstPage, Observation, Tally};
+use super::target::Target;
+use super::{CountSample, Failure};
+use crate::clock::Clock;
+use crate::process::InferenceGroup;
+use joulebook_units::{BootNanos, CountKind, Service, VersionSource};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Longest time for one page, from connecting to its last byte.
+const TOTAL: Duration = Duration::from_secs(5);
+/// Between two log lines of one reason.
+const QUIET: Duration = Duration::from_secs(10);
+/// The identity is asked again after this many scrapes, since some engines change weights without a restart.
+const RESOLVE_EVERY: u32 = 30;
+/// So often an engine may fail to tell its identity before its counts are booked without.
+const IDENTITY_TRIES: u32 = 3;
+/// More services of one target are booked on one called `other`: the client may choose the label.
+const MAX_SERVICES: usize = 200;
+
+/// Why a scrape gave nothing.
+#[derive(Debug, thiserror::Error)]
+enum ScrapeError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("no whole page within {} s", TOTAL.as_secs())]
+    Slow,
+    #[error(transparent)]
+    Page(#[from] PageError),
+    #[error("none of {0:?} is on the page: is it the page of this preset's engine?")]
+    Signature(Vec<String>),
+    #[error("the engine did not tell which model it serves: {0}")]
+    Identity(String),
+    #[error("the process at the port changed during the scrape")]
+    ProcessChanged,
+}
+
+impl ScrapeError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Fetch(error) => error.reason(),
+            Self::Slow => "timeout",
+            Self::Page(PageError::Limit { .. }) => "scrape_too_large",
+            Self::Page(PageError::Malformed { .. }) => "parse",
+            Self::Signature(_) => "signature",
+            Self::Identity(_) => "identity",
+            Self::ProcessChanged => "process_changed",
+        }
+    }
+}
+
+/// Where a task's results go.
+#[derive(Clone)]
+pub(super) struct Outputs {
+    pub samples: mpsc::Sender<CountSample>,
+    pub groups: Arc<watch::Sender<Vec<InferenceGroup>>>,
+    pub failures: Arc<watch::Sender<BTreeMap<Failure, u64>>>,
+}
+
+/// What a task needs to know of the machine.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub procfs: PathBuf,
+    pub clock: Arc<dyn Clock>,
+    /// When the agent started.
+    pub started: BootNanos,
+    /// The kernel's USER_HZ.
+    pub ticks_per_second: u64,
+}
+
+/// The state of one target.
+pub(super) struct Task {
+    target: Target,
+    around: Surroundings,
+    out: Outputs,
+    tally: Tally,
+    listener: Option<Listener>,
+    /// The process that made the last booked page, if it was known then.
+    counted: Option<ProcessId>,
+    /// The process whose identity is in `served`.
+    resolved_for: Option<ProcessId>,
+    any_page: bool,
+    served: Served,
+    resolve_in: u32,
+    identity_failures: u32,
+    totals: BTreeMap<Service, BTreeMap<CountKind, u64>>,
+    last: Option<BootNanos>,
+    logged: BTreeMap<&'static str, BootNanos>,
+}
+
+impl Task {
+    pub(super) fn new(target: Target, around: Surroundings, out: Outputs) -> Self {
+        let tally = Tally::new(target.reader.clone());
+        Self {
+            target,
+            around,
+            out,
+            tally,
+            listener: None,
+            counted: None,
+            resolved_for: None,
+            any_page: false,
+            served: Served::default(),
+            resolve_in: 0,
+            identity_failures: 0,
+            totals: BTreeMap::new(),
+            last: None,
+            logged: BTreeMap::new(),
+        }
+    }
+
+    /// Scrapes at every interval and on demand, until nobody takes the samples any more.
+    pub(super) async fn run(mut self, mut demands: mpsc::Receiver<oneshot::Sender<()>>) {
+        let mut ticks = interval(self.target.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let samples = self.out.samples.clone();
+        loop {
+            let demand = tokio::select! {
+                () = samples.closed() => return,
+                _ = ticks.tick() => None,
+                Some(demand) = demands.recv() => Some(demand),
+            };
+            for sample in self.scrape().await {
+                if samples.send(sample).await.is_err() {
+                    return;
+                }
+            }
+            // Whoever asked may have gone.
+            let _ = demand.map(|demand| demand.send(()));
+        }
+    }
+
+    async fn scrape(&mut self) -> Vec<CountSample> {
+        let scraped = match timeout(TOTAL, self.page()).await {
+            Ok(Ok((page, at))) => self.book(&page, at).await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ScrapeError::Slow),
+        };
+        scraped.unwrap_or_else(|error| {
+            self.fail(error.reason(), 1, &error);
+            Vec::new()
+        })
+    }
+
+    /// The page and the instant at which it was complete.
+    async fn page(&mut self) -> Result<(Vec<u8>, BootNanos), ScrapeError> {
+        let connection = match Connection::open(&self.target.host, self.target.port).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                if !self.lives().await {
+                    self.publish(None);
+                }
+                return Err(error.into());
+            }
+        };
+        let (procfs, peer, known) = (self.around.procfs.clone(), connection.local_peer(), self.listener);
+        let lookup = tokio::task::spawn_blocking(move || peer.map(|peer| socket::listener(&procfs, peer, known)));
+        match lookup.await.ok().flatten() {
+            Some(Ok(listener)) => self.publish(Some(listener)),
+            Some(Err(why)) => {
+                self.fail("process_unknown", 1, &why);
+                self.publish(None);
+            }
+            None => self.publish(None),
+        }
+        let page = connection.get(&self.target.path, MAX_BYTES).await?;
+        let at = self.around.clock.boot();
+        if self.listener.is_some() && !self.lives().await {
+            return Err(ScrapeError::ProcessChanged);
+        }
+        Ok((page, at))
+    }
+
+    /// Whether the process last found at the port is still that process.
+    async fn lives(&self) -> bool {
+        let Some(listener) = self.listener else { return false };
+        let procfs = self.around.procfs.clone();
+        let now = tokio::task::spawn_blocking(move || ProcessId::read(&procfs, listener.process.pid)).await;
+        now.ok().flatten() == Some(listener.process)
+    }
+
+    async fn book(&mut self, page: &[u8], at: BootNanos) -> Result<Vec<CountSample>, ScrapeError> {
+        let page = Page::parse(page)?;
+        if !self.target.preset.signature.is_empty() && !self.target.preset.detects(&page) {
+            return Err(ScrapeError::Signature(self.target.preset.signature.clone()));
+        }
+        let process = self.listener.map(|listener| listener.process);
+        // Both pages must be of known processes: a page of an unknown one may already be this one's, and would then be
+        // counted twice. Then only a falling series tells of a restart.
+        let replaced = process.is_some() && self.counted.is_some() && process != self.counted;
+        let fresh = !self.any_page || replaced;
+        if fresh || self.resolve_in == 0 || (process.is_some() && process != self.resolved_for) {
+            self.resolve(process, fresh).await?;
+        }
+        self.resolve_in = self.resolve_in.saturating_sub(1);
+        let mut zero = self.last;
+        if fresh {
+            let started = process.map(|process| process.started(self.around.ticks_per_second));
+            zero = started.filter(|started| replaced || *started > self.around.started);
+            self.tally.new_epoch(if zero.is_some() { FirstPage::CountsFromZero } else { FirstPage::IsBaseline });
+        }
+        self.any_page = true;
+        self.counted = process;
+        self.last = Some(at);
+        let seen = self.tally.observe(&page, at);
+        self.skipped(&seen);
+        if seen.reset && !fresh {
+            tracing::info!(target_url = %self.target.name, "an engine counter restarted; its new value is counted");
+            // The counts cannot be taken back now: if the engine does not answer, the next scrape asks again.
+            let _ = self.resolve(process, false).await;
+        }
+        Ok(self.samples(seen, at, zero, process))
+    }
+
+    /// Learns who is served. An engine that does not answer keeps the page waiting a few times when nothing is known
+    /// yet, and changes nothing otherwise.
+    async fn resolve(&mut self, process: Option<ProcessId>, fresh: bool) -> Result<(), ScrapeError> {
+        let resolved = timeout(TOTAL, identity::resolve(&self.target, &self.around.procfs, process)).await;
+        let why = match resolved {
+            Ok(Ok(served)) => {
+                self.identity_failures = 0;
+                self.resolve_in = RESOLVE_EVERY;
+                self.resolved_for = process;
+                self.adopt(served);
+                return Ok(());
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        self.identity_failures += 1;
+        let error = ScrapeError::Identity(why);
+        if !fresh {
+            self.fail("identity", 1, &error);
+            return Ok(());
+        }
+        if self.identity_failures < IDENTITY_TRIES {
+            return Err(error);
+        }
+        self.fail("identity", 1, &error);
+        self.identity_failures = 0;
+        self.adopt(Served::default());
+        Ok(())
+    }
+
+    fn adopt(&mut self, served: Served) {
+        if served == self.served {
+            return;
+        }
+        let fingerprint = |served: &Served| served.weights.as_ref().map(|(header, _)| header.fingerprint.clone());
+        let (before, now) = (fingerprint(&self.served), fingerprint(&served));
+        let name = &self.target.name;
+        if before.is_some() && now.is_some() && before != now && self.served.model == served.model {
+            tracing::warn!(target_url = %name, model = ?served.model, ?before, ?now, "other weights under the same name: counted as another version from here on");
+        } else {
+            let version = served.weights.as_ref().map(|(header, source)| (&header.version, source));
+            tracing::info!(target_url = %name, model = ?served.model, ?version, fingerprint = ?now, "identity resolved");
+        }
+        self.served = served;
+    }
+
+    fn samples(
+        &mut self,
+        seen: Observation,
+        at: BootNanos,
+        zero: Option<BootNanos>,
+        process: Option<ProcessId>,
+    ) -> Vec<CountSample> {
+        let mut services: BTreeMap<Service, Counts> = BTreeMap::new();
+        for (identity, counts) in seen.services {
+            let mut service = self.served.service(&self.target, &identity);
+            let known = self.totals.len() + services.keys().filter(|new| !self.totals.contains_key(*new)).count();
+            if known >= MAX_SERVICES && !self.totals.contains_key(&service) && !services.contains_key(&service) {
+                service.model = Some("other".to_owned());
+                (service.version, service.version_source) = (None, VersionSource::Unresolved);
+            }
+            let sum = services.entry(service).or_default();
+            add(&mut sum.added, &counts.added);
+            add(&mut sum.shown, &counts.shown);
+        }
+        let booked = services.into_iter().map(|(service, counts)| {
+            let origin = zero.filter(|_| !self.totals.contains_key(&service));
+            let total = self.totals.entry(service.clone()).or_default();
+            add(total, &counts.added);
+            let known = |kind: &CountKind| counts.added.contains_key(kind);
+            let now = total.iter().filter(|(kind, _)| known(kind)).map(|(kind, count)| (*kind, *count)).collect();
+            CountSample { service, at, counts: now, origin, shown: counts.shown, process }
+        });
+        booked.collect()
+    }
+
+    fn publish(&mut self, listener: Option<Listener>) {
+        self.listener = listener;
+        let group = listener.map(|listener| InferenceGroup {
+            target: self.target.name.clone(),
+            pid: listener.process.pid,
+            start_ticks: listener.process.start_ticks,
+            reserved_millicores: self.target.reserved_millicores,
+        });
+        self.out.groups.send_if_modified(|groups| {
+            let place = groups.iter().position(|known| known.target == self.target.name);
+            if place.map(|place| &groups[place]) == group.as_ref() {
+                return false;
+            }
+            groups.retain(|known| known.target != self.target.name);
+            groups.extend(group);
+            true
+        });
+    }
+
+    fn skipped(&mut self, seen: &Observation) {
+        if seen.bad_values > 0 {
+            let why = "a value is negative, not finite, beyond 2^53 or part of a count; only that series is left out";
+            self.fail("value", seen.bad_values, &why);
+        }
+        if seen.duplicates > 0 {
+            self.fail("duplicate", seen.duplicates, &"a series occurs more than once; all of it is left out");
+        }
+    }
+
+    fn fail(&mut self, reason: &'static str, times: u64, why: &dyn Display) {
+        let failure = Failure { target: self.target.name.clone(), reason };
+        self.out.failures.send_modify(|failures| *failures.entry(failure).or_insert(0) += times);
+        let now = self.around.clock.boot();
+        if self.logged.get(reason).is_none_or(|last| now.since(*last) >= QUIET) {
+            self.logged.insert(reason, now);
+            tracing::warn!(target_url = %self.target.name, reason, %why, "scrape incomplete; the next one catches up");
+        }
+    }
+}
+
+fn add(sum: &mut BTreeMap<CountKind, u64>, more: &BTreeMap<CountKind, u64>) {
+    for (kind, count) in more {
+        let total = sum.entry(*kind).or_insert(0);
+        *total = total.saturating_add(*count);
+    }
+}

@@ -1,0 +1,219 @@
+//! The configuration of one inference server.
+
+use super::mapping::Mapping;
+use super::preset::{Preset, PresetError};
+use super::reader::Reader;
+use hyper::Uri;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Time between two scrapes where a target gives none.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// One `[[target]]` of the agent's configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetConfig {
+    /// Where its metric page is: `http://host:port` or `http://host:port/path`. Without a path the preset's is taken.
+    pub url: String,
+    /// Which engine it is: `llamacpp`, or `custom` with a `mapping`.
+    pub preset: String,
+    /// Model name that overrides what the server tells. Unset: the server's own.
+    pub model: Option<String>,
+    /// Version that overrides what the server or its weights tell. Unset: found out, or unresolved.
+    pub version: Option<String>,
+    /// Tokenizer, so that token counts of different models are not compared by mistake. Unset: unknown.
+    pub tokenizer: Option<String>,
+    /// CPU cores kept for this server, more than 0, to the thousandth. Unset: what its cgroup says, else none.
+    pub reserved_cores: Option<f64>,
+    /// Time between two scrapes, "1s" to "1h". Unset: "10s".
+    #[serde(default, deserialize_with = "duration")]
+    pub interval: Option<Duration>,
+    /// What is counted: with preset `custom` only, and needed there.
+    pub mapping: Option<Mapping>,
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map(Some).map_err(|error| {
+        serde::de::Error::custom(format!("`{text}` is not a duration ({error}); write it like \"10s\""))
+    })
+}
+
+/// A target that cannot be used: a mistake in the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// A key holds what it cannot be.
+    #[error("target[{index}].{key} = `{value}` is not usable: {why}")]
+    Key {
+        /// Place of the target in the configuration, from 0.
+        index: usize,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong and what to write.
+        why: &'static str,
+    },
+    /// Preset or mapping.
+    #[error("target[{index}].{key} is not usable: {source}")]
+    Preset {
+        /// Place of the target in the configuration, from 0.
+        index: usize,
+        /// The key.
+        key: &'static str,
+        /// Why.
+        source: PresetError,
+    },
+}
+
+/// A target that passed every check.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its name in every answer: the URL as configured.
+    pub name: String,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path and query of the page.
+    pub path: String,
+    /// How it is read.
+    pub preset: Preset,
+    /// What is counted.
+    pub reader: Reader,
+    /// Configured names.
+    pub model: Option<String>,
+    /// Configured version.
+    pub version: Option<String>,
+    /// Configured tokenizer.
+    pub tokenizer: Option<String>,
+    /// Reservation in thousandths of a core.
+    pub reserved_millicores: Option<u64>,
+    /// Time between scrapes.
+    pub interval: Duration,
+}
+
+impl Target {
+    /// Checks a target; `index` is its place in the configuration.
+    ///
+    /// # Errors
+    /// Names the key that is wrong.
+    pub fn new(index: usize, config: TargetConfig) -> Result<Self, TargetError> {
+        let refuse = |key, value: &dyn std::fmt::Display, why| {
+            Err(TargetError::Key { index, key, value: value.to_string(), why })
+        };
+        let preset_error = |key| move |source| TargetError::Preset { index, key, source };
+        let mut preset = Preset::named(&config.preset).map_err(preset_error("preset"))?;
+        let (mapping, key) = match (preset.mapping.take(), config.mapping) {
+            (None, Some(mapping)) => (mapping, "mapping"),
+            (Some(mapping), None) => (mapping, "preset"),
+            (None, None) => return refuse("preset", &config.preset, "it needs a `mapping` that says what is counted"),
+            (Some(_), Some(_)) => return refuse("preset", &config.preset, "a `mapping` goes with preset custom only"),
+        };
+        let (model, version) = (mapping.fixed.model.clone(), mapping.fixed.version.clone());
+        let reader = Reader::new(mapping).map_err(preset_error(key))?;
+        let interval = config.interval.unwrap_or(DEFAULT_INTERVAL);
+        if !(Duration::from_secs(1)..=LONGEST_INTERVAL).contains(&interval) {
+            return refuse("interval", &humantime::format_duration(interval), "it must be 1s to 1h");
+        }
+        for (key, text) in [("model", &config.model), ("version", &config.version), ("tokenizer", &config.tokenizer)] {
+            if let Some(text) = text.as_ref().filter(|text| text.trim().is_empty() || text.len() > 1024) {
+                return refuse(key, text, "it must hold 1 to 1024 bytes; leave the key out if it is not known");
+            }
+        }
+        let reserved_millicores = match config.reserved_cores.map(|cores| (cores, millicores(cores))) {
+            None => None,
+            Some((_, Some(millicores))) => Some(millicores),
+            Some((cores, None)) => return refuse("reserved_cores", &cores, "it must be 0.001 to 100000"),
+        };
+        let (host, port, path) = match address(&config.url) {
+            Ok(address) => address,
+            Err(why) => return refuse("url", &config.url, why),
+        };
+        Ok(Self {
+            name: config.url,
+            host,
+            port,
+            path: path.unwrap_or_else(|| preset.path.clone()),
+            preset,
+            reader,
+            model: config.model.or(model),
+            version: config.version.or(version),
+            tokenizer: config.tokenizer,
+            reserved_millicores,
+            interval,
+        })
+    }
+}
+
+/// Host, port and path (if there is one) of a target's URL.
+fn address(url: &str) -> Result<(String, u16, Option<String>), &'static str> {
+    const FORM: &str = "write http://host:port/path";
+    let uri: Uri = url.parse().map_err(|_| FORM)?;
+    let authority = uri.authority().ok_or(FORM)?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err("https is not supported for targets; use http on this machine"),
+        _ => return Err(FORM),
+    }
+    if authority.as_str().contains('@') {
+        return Err("it must not hold a user or password");
+    }
+    let port = authority.port_u16().filter(|port| *port > 0).ok_or("it must name a port, 1 to 65535")?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    if host.is_empty() {
+        return Err(FORM);
+    }
+    // A URI without a path reads as "/", so the text itself tells whether one was written.
+    let written = url.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    let path = uri.path_and_query().map(ToString::to_string).filter(|path| written && path.starts_with('/'));
+    Ok((host, port, path))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked range")]
+fn millicores(cores: f64) -> Option<u64> {
+    (0.001..=100_000.0).contains(&cores).then(|| (cores * 1000.0).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(text: &str) -> Result<Target, String> {
+        let config = toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())?;
+        Target::new(0, config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_url_without_a_path_takes_the_presets() {
+        let with = |url: &str| target(&format!("url = \"{url}\"\npreset = \"llamacpp\"")).expect(url);
+        assert_eq!(with("http://127.0.0.1:8080").path, "/metrics");
+        assert_eq!(with("http://127.0.0.1:8080/x?y=1").path, "/x?y=1");
+        assert_eq!((with("http://[::1]:8080").host, with("http://[::1]:8080").port), ("::1".to_owned(), 8080));
+    }
+
+    #[test]
+    fn a_wrong_key_is_named() {
+        let base = "preset = \"llamacpp\"\n";
+        for (text, words) in [
+            (format!("{base}url = \"http://127.0.0.1:0\""), ["target[0].url", "port"]),
+            (format!("{base}url = \"http://127.0.0.1:70000\""), ["target[0].url", "1 to 65535"]),
+            (format!("{base}url = \"http://127.0.0.1\""), ["target[0].url", "port"]),
+            (format!("{base}url = \"127.0.0.1:80/metrics\""), ["target[0].url", "http://host:port"]),
+            (format!("{base}url = \"https://127.0.0.1:80\""), ["target[0].url", "https"]),
+            (format!("{base}url = \"http://u:p@127.0.0.1:80\""), ["target[0].url", "password"]),
+            (format!("{base}url = \"http://h:1\"\ninterval = \"0s\""), ["target[0].interval", "1s"]),
+            (format!("{base}url = \"http://h:1\"\ninterval = \"10\""), ["interval", "write it like"]),
+            (format!("{base}url = \"http://h:1\"\nreserved_cores = -1.0"), ["target[0].reserved_cores", "-1"]),
+            (format!("{base}url = \"http://h:1\"\nmodle = \"x\""), ["unknown field", "modle"]),
+            ("preset = \"vllm\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "not built"]),
+            ("preset = \"x\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "llamacpp"]),
+            ("preset = \"custom\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "mapping"]),
+        ] {
+            let error = target(&text).expect_err(&text);
+            assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
+        }
+    }
+}
