@@ -6,19 +6,34 @@ pub mod convert;
 
 /// `joulebook.telemetry.v1`: delivery from agents.
 pub mod telemetry {
-    #![allow(missing_docs, clippy::all, reason = "generated; the contract carries the documentation")]
+    #![allow(
+        missing_docs,
+        unused_qualifications,
+        clippy::all,
+        reason = "generated; the contract carries the documentation"
+    )]
     tonic::include_proto!("joulebook.telemetry.v1");
 }
 
 /// `joulebook.query.v1`: questions and answers.
 pub mod query {
-    #![allow(missing_docs, clippy::all, reason = "generated; the contract carries the documentation")]
+    #![allow(
+        missing_docs,
+        unused_qualifications,
+        clippy::all,
+        reason = "generated; the contract carries the documentation"
+    )]
     tonic::include_proto!("joulebook.query.v1");
 }
 
 /// `joulebook.admin.v1`: care of a running aggregator.
 pub mod admin {
-    #![allow(missing_docs, clippy::all, reason = "generated; the contract carries the documentation")]
+    #![allow(
+        missing_docs,
+        unused_qualifications,
+        clippy::all,
+        reason = "generated; the contract carries the documentation"
+    )]
     tonic::include_proto!("joulebook.admin.v1");
 }
 

@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod batch;
 pub mod id;
+pub mod loss;
 pub mod node;
 pub mod quantity;
 pub mod series;
@@ -15,6 +16,7 @@ pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
 pub use id::{BootId, InvalidId, NodeName, StreamId};
+pub use loss::{LossReason, LostSpan, RejectReason, StreamGap};
 pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState};
 pub use quantity::{GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts, Pue, Share};
 pub use series::{

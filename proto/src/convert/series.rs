@@ -1,0 +1,310 @@
+//! Descriptors of series: sources, workloads, services.
+
+use super::{
+    ConvertError, MAX_ID_BYTES, MAX_TEXT_BYTES, MAX_WORKLOAD_ID_BYTES, clean, enum_both_ways, identity, optional_clean,
+    optional_text, refuse, required, text,
+};
+use crate::telemetry::{self, series::Subject as Wire};
+use joulebook_units::{
+    Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Milliwatts, Service, Source, Subject, VersionSource,
+    Workload, WorkloadKind,
+};
+
+enum_both_ways!(
+    component_to_wire,
+    component_from_wire,
+    Component,
+    "Source.component",
+    [Cpu, Dram, Accelerator, Wall, Other]
+);
+enum_both_ways!(method_to_wire, method_from_wire, Method, "Source.method", [Counter, IntegratedPower, Estimated]);
+enum_both_ways!(
+    idle_origin_to_wire,
+    idle_origin_from_wire,
+    IdleOrigin,
+    "IdlePower.origin",
+    [Configured, Learned, Table, Default]
+);
+enum_both_ways!(
+    workload_kind_to_wire,
+    workload_kind_from_wire,
+    WorkloadKind,
+    "Workload.kind",
+    [Container, Unit, Cgroup, ProcessTree, Kernel, Remainder]
+);
+enum_both_ways!(
+    cpu_time_method_to_wire,
+    cpu_time_method_from_wire,
+    CpuTimeMethod,
+    "Workload.cpu_time_method",
+    [Cgroup, ProcessTime]
+);
+enum_both_ways!(
+    version_source_to_wire,
+    version_source_from_wire,
+    VersionSource,
+    "ServiceIdentity.version_source",
+    [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved]
+);
+enum_both_ways!(
+    count_kind_to_wire,
+    count_kind_from_wire,
+    CountKind,
+    "Count.kind",
+    [
+        RequestsOk,
+        RequestsFailed,
+        RequestsAborted,
+        Items,
+        InputTokens,
+        CachedTokens,
+        OutputTokens,
+        ReasoningTokens,
+        BusyNanos
+    ]
+);
+
+/// The message that describes a source.
+pub fn source_to_wire(source: &Source) -> telemetry::Source {
+    telemetry::Source {
+        source_id: clean(&source.id, MAX_ID_BYTES),
+        component: component_to_wire(source.component),
+        socket: source.socket,
+        device: optional_clean(source.device.as_ref(), MAX_ID_BYTES),
+        collector: clean(&source.collector, MAX_ID_BYTES),
+        method: method_to_wire(source.method),
+        unit_nanojoules: source.unit_nanojoules,
+        ceiling_milliwatts: source.ceiling.0,
+        uncertainty_permille: source.uncertainty_permille,
+        contained_in: optional_clean(source.contained_in.as_ref(), MAX_ID_BYTES),
+        basis: clean(&source.basis, MAX_TEXT_BYTES),
+    }
+}
+
+/// A source from the wire. Fails on an empty id, texts over their limit, a ceiling of 0 and unknown enum values.
+pub fn source_from_wire(source: telemetry::Source) -> Result<Source, ConvertError> {
+    if source.ceiling_milliwatts == 0 {
+        return Err(refuse("Source.ceiling_milliwatts", "at least 1"));
+    }
+    Ok(Source {
+        id: identity(source.source_id, "Source.source_id", MAX_ID_BYTES)?,
+        component: component_from_wire(source.component)?,
+        socket: source.socket,
+        device: optional_text(source.device, "Source.device", MAX_ID_BYTES)?,
+        collector: text(source.collector, "Source.collector", MAX_ID_BYTES)?,
+        method: method_from_wire(source.method)?,
+        unit_nanojoules: source.unit_nanojoules,
+        ceiling: Milliwatts(source.ceiling_milliwatts),
+        uncertainty_permille: source.uncertainty_permille,
+        contained_in: optional_text(source.contained_in, "Source.contained_in", MAX_ID_BYTES)?,
+        basis: text(source.basis, "Source.basis", MAX_TEXT_BYTES)?,
+    })
+}
+
+/// The message that describes a workload.
+pub fn workload_to_wire(workload: &Workload) -> telemetry::Workload {
+    telemetry::Workload {
+        workload_id: clean(&workload.id, MAX_WORKLOAD_ID_BYTES),
+        kind: workload_kind_to_wire(workload.kind),
+        name: clean(&workload.name, MAX_TEXT_BYTES),
+        cgroup: optional_clean(workload.cgroup.as_ref(), MAX_TEXT_BYTES),
+        container_id: optional_clean(workload.container_id.as_ref(), MAX_ID_BYTES),
+        pod_uid: optional_clean(workload.pod_uid.as_ref(), MAX_ID_BYTES),
+        cpu_time_method: cpu_time_method_to_wire(workload.cpu_time_method),
+        reserved_millicores: workload.reserved_millicores,
+        reservation_origin: optional_clean(workload.reservation_origin.as_ref(), MAX_ID_BYTES),
+    }
+}
+
+/// A workload from the wire. Fails on an empty id, texts over their limit and unknown enum values.
+pub fn workload_from_wire(workload: telemetry::Workload) -> Result<Workload, ConvertError> {
+    Ok(Workload {
+        id: identity(workload.workload_id, "Workload.workload_id", MAX_WORKLOAD_ID_BYTES)?,
+        kind: workload_kind_from_wire(workload.kind)?,
+        name: text(workload.name, "Workload.name", MAX_TEXT_BYTES)?,
+        cgroup: optional_text(workload.cgroup, "Workload.cgroup", MAX_TEXT_BYTES)?,
+        container_id: optional_text(workload.container_id, "Workload.container_id", MAX_ID_BYTES)?,
+        pod_uid: optional_text(workload.pod_uid, "Workload.pod_uid", MAX_ID_BYTES)?,
+        cpu_time_method: cpu_time_method_from_wire(workload.cpu_time_method)?,
+        reserved_millicores: workload.reserved_millicores,
+        reservation_origin: optional_text(workload.reservation_origin, "Workload.reservation_origin", MAX_ID_BYTES)?,
+    })
+}
+
+/// The message that describes a service.
+pub fn service_to_wire(service: &Service) -> telemetry::ServiceIdentity {
+    telemetry::ServiceIdentity {
+        model: optional_clean(service.model.as_ref(), MAX_TEXT_BYTES),
+        version: optional_clean(service.version.as_ref(), MAX_TEXT_BYTES),
+        version_source: version_source_to_wire(service.version_source),
+        fingerprint: optional_clean(service.fingerprint.as_ref(), MAX_TEXT_BYTES),
+        adapter: optional_clean(service.adapter.as_ref(), MAX_TEXT_BYTES),
+        engine: clean(&service.engine, MAX_ID_BYTES),
+        target: clean(&service.target, MAX_TEXT_BYTES),
+        workload_id: optional_clean(service.workload.as_ref(), MAX_WORKLOAD_ID_BYTES),
+        tokenizer: optional_clean(service.tokenizer.as_ref(), MAX_TEXT_BYTES),
+    }
+}
+
+/// A service from the wire. Fails on an empty target, texts over their limit and unknown enum values.
+pub fn service_from_wire(service: telemetry::ServiceIdentity) -> Result<Service, ConvertError> {
+    Ok(Service {
+        model: optional_text(service.model, "ServiceIdentity.model", MAX_TEXT_BYTES)?,
+        version: optional_text(service.version, "ServiceIdentity.version", MAX_TEXT_BYTES)?,
+        version_source: version_source_from_wire(service.version_source)?,
+        fingerprint: optional_text(service.fingerprint, "ServiceIdentity.fingerprint", MAX_TEXT_BYTES)?,
+        adapter: optional_text(service.adapter, "ServiceIdentity.adapter", MAX_TEXT_BYTES)?,
+        engine: text(service.engine, "ServiceIdentity.engine", MAX_ID_BYTES)?,
+        target: identity(service.target, "ServiceIdentity.target", MAX_TEXT_BYTES)?,
+        workload: optional_text(service.workload_id, "ServiceIdentity.workload_id", MAX_WORKLOAD_ID_BYTES)?,
+        tokenizer: optional_text(service.tokenizer, "ServiceIdentity.tokenizer", MAX_TEXT_BYTES)?,
+    })
+}
+
+/// The dictionary entry of series `number`.
+pub fn series_to_wire(number: u32, subject: &Subject) -> telemetry::Series {
+    let subject = match subject {
+        Subject::Energy(source) => Wire::Energy(source_to_wire(source)),
+        Subject::IdlePower { source, origin } => Wire::IdlePower(telemetry::IdlePower {
+            source_id: clean(source, MAX_ID_BYTES),
+            origin: idle_origin_to_wire(*origin),
+        }),
+        Subject::CpuTime(workload) => Wire::CpuTime(workload_to_wire(workload)),
+        Subject::Memory { workload } => Wire::MemoryWorkloadId(clean(workload, MAX_WORKLOAD_ID_BYTES)),
+        Subject::NodeMemoryUsed => Wire::NodeMemoryUsed(true),
+        Subject::Count(service, kind) => {
+            Wire::Count(telemetry::Count { service: Some(service_to_wire(service)), kind: count_kind_to_wire(*kind) })
+        }
+    };
+    telemetry::Series { series_id: number, subject: Some(subject) }
+}
+
+/// A series' number (from 1) and its subject. Fails on number 0, a missing subject and whatever the subject refuses.
+pub fn series_from_wire(series: telemetry::Series) -> Result<(u32, Subject), ConvertError> {
+    if series.series_id == 0 {
+        return Err(refuse("Series.series_id", "from 1"));
+    }
+    let subject = match required(series.subject, "Series.subject")? {
+        Wire::Energy(source) => Subject::Energy(source_from_wire(source)?),
+        Wire::IdlePower(idle) => Subject::IdlePower {
+            source: identity(idle.source_id, "IdlePower.source_id", MAX_ID_BYTES)?,
+            origin: idle_origin_from_wire(idle.origin)?,
+        },
+        Wire::CpuTime(workload) => Subject::CpuTime(workload_from_wire(workload)?),
+        Wire::MemoryWorkloadId(workload) => {
+            Subject::Memory { workload: identity(workload, "Series.memory_workload_id", MAX_WORKLOAD_ID_BYTES)? }
+        }
+        Wire::NodeMemoryUsed(true) => Subject::NodeMemoryUsed,
+        Wire::NodeMemoryUsed(false) => return Err(refuse("Series.node_memory_used", "always true")),
+        Wire::Count(count) => Subject::Count(
+            service_from_wire(required(count.service, "Count.service")?)?,
+            count_kind_from_wire(count.kind)?,
+        ),
+    };
+    Ok((series.series_id, subject))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::{option, sample::select};
+
+    fn words() -> impl Strategy<Value = String> {
+        "[a-zA-Z0-9/:. ä*_-]{1,40}"
+    }
+
+    fn subjects() -> impl Strategy<Value = Subject> {
+        use CountKind as K;
+        let source = (words(), 1u64.., option::of(any::<u32>()), option::of(words()), option::of(1u64..), words());
+        let source = source.prop_map(|(id, ceiling, socket, device, unit_nanojoules, basis)| Source {
+            id,
+            component: Component::Dram,
+            socket,
+            device: device.clone(),
+            collector: "rapl".into(),
+            method: Method::Counter,
+            unit_nanojoules,
+            ceiling: Milliwatts(ceiling),
+            uncertainty_permille: 50,
+            contained_in: device,
+            basis,
+        });
+        let workload = (words(), words(), option::of(words()), option::of(any::<u64>()));
+        let workload = workload.prop_map(|(id, name, cgroup, reserved_millicores)| Workload {
+            id,
+            kind: WorkloadKind::ProcessTree,
+            name,
+            cgroup: cgroup.clone(),
+            container_id: cgroup.clone(),
+            pod_uid: cgroup.clone(),
+            cpu_time_method: CpuTimeMethod::ProcessTime,
+            reserved_millicores,
+            reservation_origin: cgroup,
+        });
+        let service = (option::of(words()), option::of(words()), words(), option::of(words()));
+        let service = service.prop_map(|(model, version, target, workload)| Service {
+            model,
+            version: version.clone(),
+            version_source: VersionSource::DenyList,
+            fingerprint: version.clone(),
+            adapter: version,
+            engine: "llamacpp".into(),
+            target,
+            workload: workload.clone(),
+            tokenizer: workload,
+        });
+        let origin = select(vec![IdleOrigin::Configured, IdleOrigin::Learned, IdleOrigin::Table, IdleOrigin::Default]);
+        let kind = select(K::ALL.to_vec());
+        prop_oneof![
+            source.prop_map(Subject::Energy),
+            (words(), origin).prop_map(|(source, origin)| Subject::IdlePower { source, origin }),
+            workload.prop_map(Subject::CpuTime),
+            words().prop_map(|workload| Subject::Memory { workload }),
+            Just(Subject::NodeMemoryUsed),
+            (service, kind).prop_map(|(service, kind)| Subject::Count(service, kind)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_series_comes_back_as_it_was_sent(number in 1u32.., subject in subjects()) {
+            let back = series_from_wire(series_to_wire(number, &subject)).expect("valid");
+            prop_assert_eq!(back, (number, subject));
+        }
+    }
+
+    #[test]
+    fn every_value_of_every_enum_survives_the_wire() {
+        (1..=5).for_each(|v| assert_eq!(component_to_wire(component_from_wire(v).expect("known")), v));
+        (1..=3).for_each(|v| assert_eq!(method_to_wire(method_from_wire(v).expect("known")), v));
+        (1..=4).for_each(|v| assert_eq!(idle_origin_to_wire(idle_origin_from_wire(v).expect("known")), v));
+        (1..=6).for_each(|v| assert_eq!(workload_kind_to_wire(workload_kind_from_wire(v).expect("known")), v));
+        (1..=2).for_each(|v| assert_eq!(cpu_time_method_to_wire(cpu_time_method_from_wire(v).expect("known")), v));
+        (1..=9).for_each(|v| assert_eq!(version_source_to_wire(version_source_from_wire(v).expect("known")), v));
+        (1..=9).for_each(|v| assert_eq!(count_kind_to_wire(count_kind_from_wire(v).expect("known")), v));
+        assert!(component_from_wire(0).is_err() && count_kind_from_wire(10).is_err());
+    }
+
+    #[test]
+    fn a_series_without_number_subject_or_name_is_refused() {
+        let memory = |workload: &str| Subject::Memory { workload: workload.into() };
+        assert!(series_from_wire(series_to_wire(0, &memory("a"))).is_err());
+        assert!(series_from_wire(series_to_wire(1, &memory(""))).is_err());
+        assert!(series_from_wire(telemetry::Series { series_id: 1, subject: None }).is_err());
+        let hidden = telemetry::Series { series_id: 1, subject: Some(Wire::NodeMemoryUsed(false)) };
+        assert!(series_from_wire(hidden).is_err());
+        let controls = telemetry::Series { series_id: 1, subject: Some(Wire::MemoryWorkloadId("a\0b".into())) };
+        assert!(series_from_wire(controls).is_err());
+        let long = telemetry::Series { series_id: 1, subject: Some(Wire::MemoryWorkloadId("a".repeat(513))) };
+        assert!(series_from_wire(long).is_err());
+    }
+
+    #[test]
+    fn a_name_that_may_not_be_sent_is_cut_and_cleaned_and_then_accepted() {
+        let odd = Subject::Memory { workload: format!("process/1@2\n{}", "x".repeat(600)) };
+        let (_, back) = series_from_wire(series_to_wire(1, &odd)).expect("cleaned");
+        let Subject::Memory { workload } = back else { panic!("kind changed") };
+        assert!(workload.starts_with("process/1@2?x") && workload.len() == MAX_WORKLOAD_ID_BYTES);
+    }
+}
