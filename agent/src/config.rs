@@ -40,8 +40,6 @@ pub struct Config {
     pub rapl: RaplSection,
     /// Estimates where no sensor is.
     pub estimate: EstimateSection,
-    /// Health endpoint.
-    pub health: HealthSection,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
 }
@@ -117,14 +115,6 @@ pub struct EstimateSection {
     pub dram_watts_per_gigabyte: Option<f64>,
 }
 
-/// Health endpoint.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HealthSection {
-    /// Address to listen on, `host:port`; nothing listens if unset.
-    pub listen: Option<std::net::SocketAddr>,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -138,7 +128,6 @@ impl Default for Config {
             placement: PlacementSection::default(),
             rapl: RaplSection::default(),
             estimate: EstimateSection::default(),
-            health: HealthSection::default(),
             target: Vec::new(),
         }
     }

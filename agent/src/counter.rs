@@ -205,6 +205,7 @@ impl Tracker {
                 let reason = self.reset_reason(range);
                 self.gap(last.at, at, raw, reason, 0)
             }
+            (Some((_, true)), _) if raw == 0 => self.hold(at, raw, Held::Backwards),
             (Some((microjoules, wrapped)), _) => {
                 self.rebase(at, raw);
                 Step::Delta { microjoules, wrapped }

@@ -240,7 +240,8 @@ impl Workloads {
         let total = hierarchy.and_then(Hierarchy::machine_nanos).or_else(|| {
             Some(proc::cpu_times(&self.roots.procfs)?.busy.saturating_mul(self.tick_nanos))
         });
-        let before = std::mem::replace(&mut self.machine, total.or(self.machine));
+        let before = self.machine;
+        self.machine = total.or(before);
         match (before, total) {
             (Some(before), Some(total)) => i128::from(total) - i128::from(before),
             _ => 0,

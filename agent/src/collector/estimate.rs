@@ -11,7 +11,7 @@
 //! a guest usually sees a made-up topology. Otherwise the default per thread is used.
 
 use super::{Collector, ReadFailure, Reading, Value};
-use crate::config::{EstimateSection, Roots, milliwatts};
+use crate::config::{EstimateSection, RaplSection, Roots, milliwatts};
 use crate::hardware::{self, Cpu};
 use crate::process::proc::{CpuTimes, cpu_times, memory, read_text};
 use joulebook_units::{BootNanos, Component, IdleOrigin, Method, Microjoules, Milliwatts, Source, SourceState};
@@ -218,6 +218,16 @@ fn full_load(cpu: &Cpu, section: &EstimateSection) -> (Milliwatts, String, IdleO
         }
         None => default(&format!("matched `{}`, whose threads the guest does not tell", row.name)),
     }
+}
+
+/// Idle power of one of `packages` metered CPU packages: configured, or that of the matching table row, or of the
+/// default per thread.
+pub fn package_idle(cpu: &Cpu, rapl: &RaplSection, packages: u64) -> Option<Idle> {
+    if let Some(watts) = rapl.idle_watts {
+        return Some((milliwatts(watts), IdleOrigin::Configured));
+    }
+    let (whole, origin) = cpu_model(cpu, &EstimateSection::default()).idle;
+    Some((Milliwatts(whole.0.checked_div(packages)?), origin))
 }
 
 fn dram_model(bytes: u64, section: &EstimateSection) -> Model {

@@ -30,7 +30,7 @@ fn every_commented_key_of_the_example_is_one() {
     let config = Config::parse(&text, Path::new("example")).expect("every key is known");
     assert_eq!(config.target.len(), 1);
     assert_eq!(config.placement.pool.as_deref(), Some("chat"));
-    assert!(config.estimate.tdp_watts.is_some() && config.health.listen.is_some());
+    assert!(config.estimate.tdp_watts.is_some() && config.rapl.idle_watts.is_some());
 }
 
 #[test]

@@ -163,11 +163,14 @@ proptest! {
         let mut tracker = Tracker::new(CEILING);
         prop_assert_eq!(tracker.observe(BootNanos(now), (shift % modulus) as u64, Some(RANGE)), Step::First);
         let (mut counted, mut low, mut high, mut gaps) = (0u128, 0u128, 0u128, 0u32);
+        let mut torn_before = false;
         for event in events {
+            // Two torn readings in a row agree: that is a reset to anyone who reads them.
+            let torn_now = matches!(event, Event::Torn(..)) && !torn_before;
             let (power, millis, raw) = match event {
                 Event::Run(power, millis) => (power, millis, None),
                 Event::Pause(power, seconds) => (power, seconds * 1_000, None),
-                Event::Torn(power, millis) => (power, millis, Some(Some(0))),
+                Event::Torn(power, millis) => (power, millis, torn_now.then_some(Some(0))),
                 Event::Failed(power, millis) => (power, millis, Some(None)),
                 // A reset far from the end: one that lands on a plausible wrap cannot be told from it by anyone.
                 Event::Reset => {
@@ -185,6 +188,8 @@ proptest! {
                     (1_000, 1_000, None)
                 }
             };
+            // A failed reading in between does not make a second torn one.
+            torn_before = torn_now || torn_before && raw == Some(None);
             now += millis * 1_000_000;
             truth += u128::from(power) * u128::from(millis);
             known.push((now, truth));
