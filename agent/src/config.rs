@@ -1,1 +1,315 @@
-//! config
+//! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
+
+use crate::inference::TargetConfig;
+use joulebook_units::{Milliwatts, NodeName};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+mod error;
+
+pub use error::ConfigError;
+
+/// The complete example that `--print-default-config` prints: every key with its default.
+pub const EXAMPLE: &str = include_str!("config/example.toml");
+
+/// Smallest spool: two segments of 16 MiB.
+const SPOOL_LEAST_BYTES: u64 = 32 << 20;
+
+/// Configuration of an agent. Field names are the keys of the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the node; the machine's host name if unset.
+    pub node: Option<String>,
+    /// Address of the aggregator, `http://host:port`.
+    pub aggregator: String,
+    /// Whether plaintext to a loopback aggregator is allowed.
+    pub insecure_loopback: bool,
+    /// Whether to run on when sensors exist and none of them may be read.
+    pub allow_no_sources: bool,
+    /// The disk queue.
+    pub spool: SpoolSection,
+    /// Rows and batches.
+    pub sampling: Sampling,
+    /// Where the kernel's file systems are.
+    pub roots: Roots,
+    /// Where the node belongs.
+    pub placement: PlacementSection,
+    /// CPU and DRAM counters.
+    pub rapl: RaplSection,
+    /// Estimates where no sensor is.
+    pub estimate: EstimateSection,
+    /// Inference servers to scrape.
+    pub target: Vec<TargetConfig>,
+}
+
+/// The disk queue.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolSection {
+    /// Folder; made if its parent exists.
+    pub dir: PathBuf,
+    /// Most bytes it may take; at least two segments (32 MiB).
+    pub max_bytes: u64,
+    /// Free bytes it leaves on the file system.
+    pub min_free_bytes: u64,
+    /// Whether acknowledged records stay until the cap, for audits.
+    pub keep_acked: bool,
+}
+
+/// Rows and batches.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// Time between rows, 100 ms to 60 s.
+    #[serde(with = "duration")]
+    pub tick: Duration,
+    /// Rows of a batch, 1 to 64.
+    pub batch_rows: usize,
+}
+
+/// Where the kernel's file systems are mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Roots {
+    /// sysfs.
+    pub sysfs: PathBuf,
+    /// procfs.
+    pub procfs: PathBuf,
+    /// Control groups.
+    pub cgroup: PathBuf,
+}
+
+/// Where the node belongs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlacementSection {
+    /// Site, looked up at the aggregator for PUE and grid zone.
+    pub site: Option<String>,
+    /// Serving pool.
+    pub pool: Option<String>,
+}
+
+/// CPU and DRAM counters.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RaplSection {
+    /// Whether to read them.
+    pub enabled: bool,
+    /// Highest power of one zone in watts, if the zone's own limits are wrong.
+    pub ceiling_watts: Option<f64>,
+    /// Idle power of one CPU package in watts.
+    pub idle_watts: Option<f64>,
+}
+
+/// Estimates where no sensor is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EstimateSection {
+    /// Power in watts of all CPUs of the node at full load (in a guest: of its share).
+    pub tdp_watts: Option<f64>,
+    /// Power in watts of all CPUs of the node at rest.
+    pub idle_watts: Option<f64>,
+    /// Power of memory in watts per 10⁹ bytes.
+    pub dram_watts_per_gigabyte: Option<f64>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: None,
+            aggregator: "http://127.0.0.1:7443".to_owned(),
+            insecure_loopback: false,
+            allow_no_sources: false,
+            spool: SpoolSection::default(),
+            sampling: Sampling::default(),
+            roots: Roots::default(),
+            placement: PlacementSection::default(),
+            rapl: RaplSection::default(),
+            estimate: EstimateSection::default(),
+            target: Vec::new(),
+        }
+    }
+}
+
+impl Default for SpoolSection {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("/var/lib/joulebook/spool"),
+            max_bytes: 1 << 30,
+            min_free_bytes: 256 << 20,
+            keep_acked: false,
+        }
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { tick: Duration::from_secs(1), batch_rows: 5 }
+    }
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self { sysfs: "/sys".into(), procfs: "/proc".into(), cgroup: "/sys/fs/cgroup".into() }
+    }
+}
+
+impl Default for RaplSection {
+    fn default() -> Self {
+        Self { enabled: true, ceiling_watts: None, idle_watts: None }
+    }
+}
+
+/// What the command line says over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--node`.
+    pub node: Option<String>,
+    /// `--aggregator`.
+    pub aggregator: Option<String>,
+    /// `--insecure-loopback`.
+    pub insecure_loopback: bool,
+    /// `--spool-dir`.
+    pub spool_dir: Option<PathBuf>,
+    /// `--sysfs-root`.
+    pub sysfs_root: Option<PathBuf>,
+    /// `--procfs-root`.
+    pub procfs_root: Option<PathBuf>,
+    /// `--cgroup-root`.
+    pub cgroup_root: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the file, if one is named, applies the flags and checks the whole.
+    ///
+    /// Fails with the file, the line and the nearest valid key; nothing is opened or changed.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let mut config = match file {
+            Some(path) => {
+                let bytes = std::fs::read(path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
+                error::refuse_writable_by_others(path)?;
+                let text = String::from_utf8(bytes).map_err(|_| ConfigError::NotUtf8 { path: path.to_path_buf() })?;
+                Self::parse(&text, path)?
+            }
+            None => Self::default(),
+        };
+        config.apply(overrides);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads configuration text; `path` is only named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|source| ConfigError::syntax(path, text, &source))
+    }
+
+    fn apply(&mut self, overrides: Overrides) {
+        self.insecure_loopback |= overrides.insecure_loopback;
+        self.node = overrides.node.or(self.node.take());
+        if let Some(aggregator) = overrides.aggregator {
+            self.aggregator = aggregator;
+        }
+        let paths = [
+            (overrides.spool_dir, &mut self.spool.dir),
+            (overrides.sysfs_root, &mut self.roots.sysfs),
+            (overrides.procfs_root, &mut self.roots.procfs),
+            (overrides.cgroup_root, &mut self.roots.cgroup),
+        ];
+        for (value, place) in paths {
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+    }
+
+    /// Refuses values that no run could use.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.node_name()?;
+        self.check_aggregator()?;
+        if self.spool.max_bytes < SPOOL_LEAST_BYTES {
+            return Err(ConfigError::value("spool.max_bytes", "at least two segments, 33554432 bytes"));
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
+            return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));
+        }
+        if !(1..=joulebook_units::Batch::MAX_ROWS).contains(&self.sampling.batch_rows) {
+            return Err(ConfigError::value("sampling.batch_rows", "1 to 64"));
+        }
+        let powers = [
+            ("rapl.ceiling_watts", self.rapl.ceiling_watts),
+            ("rapl.idle_watts", self.rapl.idle_watts),
+            ("estimate.tdp_watts", self.estimate.tdp_watts),
+            ("estimate.idle_watts", self.estimate.idle_watts),
+            ("estimate.dram_watts_per_gigabyte", self.estimate.dram_watts_per_gigabyte),
+        ];
+        for (key, watts) in powers {
+            let valid = watts.is_none_or(|watts| (0.0..=100_000.0).contains(&watts) && (watts > 0.0 || !needs_some(key)));
+            if !valid {
+                return Err(ConfigError::value(key, "watts, above 0 and at most 100000 (idle may be 0)"));
+            }
+        }
+        if let (Some(idle), Some(tdp)) = (self.estimate.idle_watts, self.estimate.tdp_watts)
+            && idle > tdp
+        {
+            return Err(ConfigError::value("estimate.idle_watts", "at most estimate.tdp_watts"));
+        }
+        Ok(())
+    }
+
+    /// The node's name: configured, or the machine's host name.
+    pub fn node_name(&self) -> Result<NodeName, ConfigError> {
+        let name = match &self.node {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok())
+                .ok_or_else(|| ConfigError::value("node", "set: the host name could not be read"))?,
+        };
+        name.parse().map_err(|source| ConfigError::Node { source })
+    }
+
+    fn check_aggregator(&self) -> Result<(), ConfigError> {
+        let rule = "http://host:port, for example http://127.0.0.1:7443";
+        let uri: hyper::Uri = self.aggregator.parse().map_err(|_| ConfigError::value("aggregator", rule))?;
+        let (Some("http"), Some(host), Some(port)) = (uri.scheme_str(), uri.host(), uri.port_u16()) else {
+            return Err(ConfigError::value("aggregator", rule));
+        };
+        if port == 0 || uri.path() != "/" || uri.query().is_some() {
+            return Err(ConfigError::value("aggregator", rule));
+        }
+        let loopback = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address == std::net::Ipv4Addr::LOCALHOST || address == std::net::Ipv6Addr::LOCALHOST);
+        if self.insecure_loopback && loopback { Ok(()) } else { Err(ConfigError::NoTls) }
+    }
+}
+
+/// Whether a power of 0 makes no sense.
+fn needs_some(key: &str) -> bool {
+    !key.ends_with("idle_watts")
+}
+
+/// A configured power, already checked to be one.
+pub(crate) fn milliwatts(watts: f64) -> Milliwatts {
+    Milliwatts::from_watts(watts).unwrap_or_default()
+}
+
+mod duration {
+    use serde::{Deserialize, Deserializer, de};
+    use std::time::Duration;
+
+    /// Reads `"5s"`, `"250ms"`, `"2m"`; a number without unit or a sign is refused.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text)
+            .map_err(|_| de::Error::custom(format!("`{text}` is no duration: write a number and a unit, like \"5s\"")))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,113 @@
-fn main() {}
+//! `joulebook-agent`: arguments → configuration → run → exit code.
+
+use clap::Parser;
+use joulebook_agent::clock::SystemClock;
+use joulebook_agent::config::{Config, EXAMPLE, Overrides};
+use joulebook_agent::run::RunError;
+use joulebook_agent::{exit, run};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Reads power and inference counts of this node and delivers them to the aggregator.
+#[derive(Debug, Parser)]
+#[command(name = "joulebook-agent", version)]
+struct Arguments {
+    /// Configuration file (TOML); see --print-default-config.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Name of the node [default: the host name].
+    #[arg(long)]
+    node: Option<String>,
+    /// Address of the aggregator, http://host:port.
+    #[arg(long, value_name = "URL")]
+    aggregator: Option<String>,
+    /// Allow plaintext to an aggregator at 127.0.0.1 or ::1.
+    #[arg(long)]
+    insecure_loopback: bool,
+    /// Folder of the disk queue.
+    #[arg(long, value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
+    /// Where sysfs is mounted.
+    #[arg(long, value_name = "DIR")]
+    sysfs_root: Option<PathBuf>,
+    /// Where procfs is mounted.
+    #[arg(long, value_name = "DIR")]
+    procfs_root: Option<PathBuf>,
+    /// Where control groups are mounted.
+    #[arg(long, value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Print a complete commented configuration and exit.
+    #[arg(long)]
+    print_default_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    if arguments.print_default_config {
+        // A closed pipe is the reader's choice, not a failure.
+        let _ = std::io::stdout().write_all(EXAMPLE.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("JOULEBOOK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    match serve(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            exit::exit(&error)
+        }
+    }
+}
+
+fn serve(arguments: Arguments) -> Result<(), RunError> {
+    let overrides = Overrides {
+        node: arguments.node,
+        aggregator: arguments.aggregator,
+        insecure_loopback: arguments.insecure_loopback,
+        spool_dir: arguments.spool_dir,
+        sysfs_root: arguments.sysfs_root,
+        procfs_root: arguments.procfs_root,
+        cgroup_root: arguments.cgroup_root,
+    };
+    let config = Config::load(arguments.config.as_deref(), overrides)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::Start { source })?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|source| RunError::Start { source })?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|source| RunError::Start { source })?;
+        let shutdown = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        run::run(config, Arc::new(SystemClock), shutdown).await
+    })
+}
+
+/// The error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let next = source.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = source.source();
+    }
+    text
+}

@@ -1,1 +1,216 @@
-//! run
+//! Starts the parts of an agent, in an order in which a refusal has changed nothing, and stops them in the other one.
+
+use crate::clock::Clock;
+use crate::collector::{Sources, estimate};
+use crate::config::{Config, ConfigError, Roots};
+use crate::hardware;
+use crate::inference::{self, Scraper, TargetError};
+use crate::process::{Workloads, proc::read_text};
+use crate::sampler::{Flush, Parts, Sampler, tell};
+use crate::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
+use crate::uplink::{Uplink, UplinkConfig, UplinkError};
+use joulebook_units::{BootId, Inventory, Placement, SourceState, Subject};
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Batches that may wait for the disk before rows wait too.
+const WAITING_BATCHES: usize = 16;
+/// Longest time for the last scrape.
+const LAST_SCRAPE: Duration = Duration::from_secs(6);
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// Why an agent did not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A scrape target of the configuration.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The disk queue.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The connection to the aggregator, for a reason that waiting does not cure.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    /// Energy sensors exist and none may be read.
+    #[error("no energy sensor may be read: {why}; run as root, or set allow_no_sources to run on estimates")]
+    NoSource {
+        /// The first sensor's reason.
+        why: String,
+    },
+    /// The boot cannot be told from others.
+    #[error("reading the boot id failed below {procfs}; name the host's procfs with --procfs-root")]
+    Boot {
+        /// The procfs root.
+        procfs: String,
+    },
+    /// Threads or signals could not be had.
+    #[error("starting the agent's tasks failed")]
+    Start {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A task of the agent ended unexpectedly.
+    #[error("a task of the agent ended unexpectedly")]
+    Ended(#[source] JoinError),
+}
+
+/// Runs an agent until `shutdown` completes, then scrapes once more, writes a last row, and sends what it can in 10 s.
+///
+/// # Errors
+/// See [`RunError`]; [`crate::exit::code`] gives the exit code of each.
+pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -> Result<(), RunError> {
+    config.check()?;
+    let boot = boot_id(&config.roots)?;
+    let (sources, inventory) = discover(&config)?;
+    // Targets are checked before the spool is made: a refusal changes nothing.
+    let inference = inference::start(config.target.clone(), config.roots.procfs.clone(), Arc::clone(&clock))?;
+    let (spool, recovery) = Spool::open(&SpoolConfig {
+        dir: config.spool.dir.clone(),
+        max_bytes: config.spool.max_bytes,
+        min_free_bytes: config.spool.min_free_bytes,
+        segment_bytes: SEGMENT_BYTES,
+        keep_acked: config.spool.keep_acked,
+    })?;
+    let threads = inventory.hardware.threads.unwrap_or(1);
+    let package_idle = package_idle(&config, &inventory);
+    tracing::info!(node = %inventory.node, stream = %recovery.stream, epoch = recovery.session_epoch, "agent starts");
+    let (inventory, told) = watch::channel(inventory);
+    let scraper = inference.scraper();
+    let parts = Parts {
+        clock: Arc::clone(&clock),
+        boot,
+        batch_rows: config.sampling.batch_rows,
+        sources,
+        workloads: Workloads::new(&config.roots, threads),
+        package_idle,
+        counts: inference.samples,
+        groups: inference.groups,
+        inventory,
+    };
+    let sampler = Sampler::new(parts, &recovery);
+    let uplink = UplinkConfig { endpoint: config.aggregator.clone(), insecure_loopback: config.insecure_loopback, boot };
+    let uplink = Uplink::new(uplink, spool.clone(), told, clock);
+    let (stop, stopped) = watch::channel(false);
+    let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
+    let mut uplink = tokio::spawn(uplink.run(stopped));
+    let mut writer = tokio::spawn(write(spool.clone(), to_write));
+
+    let tick = config.sampling.tick;
+    let sampled = tokio::select! {
+        () = sample(sampler, tick, scraper, flushes, shutdown) => Ok(()),
+        ended = &mut uplink => Err(ended.map_err(RunError::Ended)?.err().map_or(RunError::Spool(SpoolError::Closed), RunError::Uplink)),
+        ended = &mut writer => Err(ended.map_err(RunError::Ended)?.err().map_or(SpoolError::Closed, |error| error).into()),
+    };
+    if let Err(error) = sampled {
+        // The spool's own error says more than that of the task that met the closed spool.
+        let closed = matches!(error, RunError::Uplink(UplinkError::Spool(SpoolError::Closed)));
+        if closed && let Ok(Ok(Err(cause))) = timeout(LAST_SCRAPE, &mut writer).await {
+            return Err(cause.into());
+        }
+        return Err(error);
+    }
+    writer.await.map_err(RunError::Ended)??;
+    let _ = stop.send(true);
+    uplink.await.map_err(RunError::Ended)??;
+    spool.close().await?;
+    tracing::info!("agent stopped");
+    Ok(())
+}
+
+/// Rows at every tick until `shutdown`, then the last scrape and the last row.
+async fn sample(
+    mut sampler: Sampler,
+    tick: Duration,
+    scraper: Scraper,
+    flushes: mpsc::Sender<Flush>,
+    shutdown: impl Future,
+) {
+    let mut ticks = interval(tick);
+    // A late row is simply longer; rows that were missed are not made up.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut shutdown => break,
+            _ = ticks.tick() => {}
+        }
+        for flush in sampler.tick() {
+            if flushes.send(flush).await.is_err() {
+                // The writer has ended with an error, which the caller reports.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+    let scraped = timeout(LAST_SCRAPE, scraper.scrape_now()).await;
+    if scraped.is_err() {
+        tracing::warn!("the last scrape took too long: counts since the scrape before are left out");
+    }
+    let mut last = sampler.tick();
+    last.extend(sampler.close());
+    for flush in last {
+        let _ = flushes.send(flush).await;
+    }
+}
+
+/// Appends batches in order. A record that found no space is lost, and said so; its series are defined with the next.
+async fn write(spool: SpoolHandle, mut flushes: mpsc::Receiver<Flush>) -> Result<(), SpoolError> {
+    let mut owed: Vec<(u32, Subject)> = Vec::new();
+    while let Some(mut flush) = flushes.recv().await {
+        owed.append(&mut flush.new_series);
+        let samples = flush.batch.samples();
+        match spool.append(flush.batch, flush.local, owed.clone()).await {
+            Ok(_) => owed.clear(),
+            Err(error @ (SpoolError::NoSpace { .. } | SpoolError::Refused(_) | SpoolError::TooLarge)) => {
+                tracing::error!(samples, %error, "a batch is lost");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Looks for hardware and sources and says what it found; refuses if sensors exist and none may be read.
+fn discover(config: &Config) -> Result<(Sources, Inventory), RunError> {
+    let hardware = hardware::discover(&config.roots);
+    let mut sources = Sources::new(config, &config.roots, &hardware);
+    let states = sources.discover().to_vec();
+    for state in &states {
+        tell(state);
+    }
+    if sources.all_refused() && !config.allow_no_sources {
+        let why = states.iter().find_map(|state: &SourceState| state.unavailable.clone()).unwrap_or_default();
+        return Err(RunError::NoSource { why });
+    }
+    if !states.iter().any(|state| state.source.collector != "estimate" && state.unavailable.is_none()) {
+        tracing::warn!("no energy sensor is read: all energy of this node is estimated");
+    }
+    let placement = Placement { site: config.placement.site.clone(), pool: config.placement.pool.clone() };
+    let agent_version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok((sources, Inventory { node: config.node_name()?, agent_version, sources: states, hardware, placement }))
+}
+
+/// Idle power of one metered package: configured, or the matching table row's.
+fn package_idle(config: &Config, inventory: &Inventory) -> Option<estimate::Idle> {
+    let packages = inventory.sources.iter().filter(|state| {
+        state.source.collector == "rapl" && state.source.component == joulebook_units::Component::Cpu
+    });
+    let packages = u64::try_from(packages.count()).ok().filter(|packages| *packages > 0)?;
+    estimate::package_idle(&hardware::cpu(&config.roots.procfs), &config.rapl, packages)
+}
+
+/// The boot's identity, of the given procfs; a tree without one (a made-up machine) has that of this machine.
+fn boot_id(roots: &Roots) -> Result<BootId, RunError> {
+    let file = "sys/kernel/random/boot_id";
+    let own = read_text(&roots.procfs.join(file)).or_else(|| read_text(&Path::new("/proc").join(file)));
+    own.and_then(|text| text.parse().ok())
+        .ok_or_else(|| RunError::Boot { procfs: roots.procfs.display().to_string() })
+}

@@ -1,1 +1,460 @@
-//! sampler
+//! The tick: one clock reading, all readings, one row.
+//!
+//! The sampler owns every running sum of the node: energy by source, CPU time by workload, counts by service. After a
+//! restart in the same boot, sums go on from the baselines in the spool: a counter's first step then bridges the time
+//! in which no agent ran, and a count does if its process is the same. CPU time and estimates of that time are not
+//! known: their runs begin anew. After a reboot, counters declare a gap with bounds.
+
+use crate::clock::Clock;
+use crate::collector::{ReadFailure, Reading, Sources, Value};
+use crate::counter::{Baseline as RawBaseline, Held, Refused, Step, Tracker};
+use crate::inference::{CountSample, ProcessId};
+use crate::process::{InferenceGroup, WorkloadSample, Workloads};
+use crate::spool::{Baseline, LocalState, Recovery};
+use book::{Book, Page};
+use idle::IdlePower;
+use joulebook_units::{
+    Batch, BootId, BootNanos, Component, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory, Microjoules, Milliwatts,
+    Point, Service, Source, Subject, UnixNanos,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+pub mod book;
+pub mod idle;
+
+/// Held values are repeated after this many rows even if they did not change.
+const HELD_ROWS: u64 = 5;
+/// A held value has changed when it differs by more than one part in this many.
+const HELD_PART: u64 = 100;
+/// Load in thousandths above which a CPU's counter has to move.
+const WORKING_PERMILLE: u64 = 50;
+/// A line for the same source and reason is logged at most this often.
+const LOG_NANOS: u64 = 10_000_000_000;
+/// Marks a baseline of an earlier boot: its value counts on, its raw value means nothing.
+const STALE: u64 = u64::MAX;
+
+/// What goes to the spool together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flush {
+    /// The rows.
+    pub batch: Batch,
+    /// What a later run of the agent needs to go on.
+    pub local: LocalState,
+    /// Series that this batch is the first to use.
+    pub new_series: Vec<(u32, Subject)>,
+}
+
+/// What the sampler is made of.
+pub struct Parts {
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The running boot.
+    pub boot: BootId,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    /// The sources, already discovered.
+    pub sources: Sources,
+    /// The workloads.
+    pub workloads: Workloads,
+    /// Idle power of one CPU package that is metered, as configured or from a table.
+    pub package_idle: Option<(Milliwatts, IdleOrigin)>,
+    /// Counts of inference servers.
+    pub counts: mpsc::Receiver<CountSample>,
+    /// Their processes.
+    pub groups: watch::Receiver<Vec<InferenceGroup>>,
+    /// What is told of the node; sent anew when a source dies or comes to life.
+    pub inventory: watch::Sender<Inventory>,
+}
+
+/// Turns readings into rows.
+pub struct Sampler {
+    parts: Parts,
+    book: Book,
+    meters: BTreeMap<String, Meter>,
+    baselines: BTreeMap<u32, Baseline>,
+    recovered: HashMap<u32, Baseline>,
+    /// Wall clock of the last record of an earlier boot.
+    other_boot: Option<UnixNanos>,
+    /// What is added to a workload's or service's own sum to make the stream's.
+    bases: HashMap<u32, u64>,
+    cpu_points: HashMap<String, (u32, Point)>,
+    count_points: HashMap<(Service, CountKind), (u32, Point)>,
+    held: HashMap<u32, (u64, u64)>,
+    workload_ids: BTreeMap<String, String>,
+    busy_permille: Option<u64>,
+    refused: BTreeMap<(String, &'static str), u64>,
+    logged: BTreeMap<(String, &'static str), BootNanos>,
+    rows: u64,
+    last_row: Option<BootNanos>,
+}
+
+struct Meter {
+    series: u32,
+    source: Source,
+    tracker: Option<Tracker>,
+    value: u64,
+    last: Option<BootNanos>,
+    idle: IdlePower,
+}
+
+impl Sampler {
+    /// A sampler that goes on where the spool's last record ended.
+    pub fn new(parts: Parts, recovery: &Recovery) -> Self {
+        let mut book = Book::new(parts.boot, parts.batch_rows, &recovery.dictionary);
+        let mut baselines = BTreeMap::new();
+        let mut other_boot = None;
+        if let Some(last) = &recovery.last {
+            let same_boot = last.local.boot == parts.boot;
+            for baseline in &last.local.baselines {
+                let known = same_boot && baseline.epoch != STALE;
+                let baseline = if known { *baseline } else { Baseline { epoch: STALE, raw: 0, at: BootNanos(0), ..*baseline } };
+                baselines.insert(baseline.series, baseline);
+            }
+            other_boot = (!same_boot).then_some(last.local.wall);
+        }
+        let recovered: HashMap<u32, Baseline> = baselines.iter().map(|(id, baseline)| (*id, *baseline)).collect();
+        for (series, baseline) in recovered.iter().filter(|(_, baseline)| baseline.epoch != STALE) {
+            book.resume(*series, Point { at: baseline.at, value: baseline.value });
+        }
+        Self {
+            parts,
+            book,
+            meters: BTreeMap::new(),
+            baselines,
+            recovered,
+            other_boot,
+            bases: HashMap::new(),
+            cpu_points: HashMap::new(),
+            count_points: HashMap::new(),
+            held: HashMap::new(),
+            workload_ids: BTreeMap::new(),
+            busy_permille: None,
+            refused: BTreeMap::new(),
+            logged: BTreeMap::new(),
+            rows: 0,
+            last_row: None,
+        }
+    }
+
+    /// Readings refused or held since the start, by source and reason.
+    pub fn refused(&self) -> &BTreeMap<(String, &'static str), u64> {
+        &self.refused
+    }
+
+    /// Takes one row. Gives the batches that it completes, in order.
+    pub fn tick(&mut self) -> Vec<Flush> {
+        let (now, wall) = (self.parts.clock.boot(), self.parts.clock.wall());
+        if self.last_row.is_some_and(|last| now <= last) {
+            return Vec::new();
+        }
+        let mut flushes = Vec::new();
+        if let Some(page) = self.book.begin_row(now, wall) {
+            flushes.push(self.flush(page, now, wall));
+        }
+        let (readings, changed) = self.parts.sources.read(now);
+        for reading in readings {
+            match reading {
+                Ok(reading) => self.energy(&reading, wall),
+                Err(failure) => self.failed(&failure, now),
+            }
+        }
+        if changed {
+            self.tell_sources();
+        }
+        let groups = self.parts.groups.borrow_and_update().clone();
+        let sample = self.parts.workloads.sample(now, &groups);
+        self.busy_permille = sample.busy_permille.or(self.busy_permille);
+        self.workload_ids.clone_from(&sample.groups);
+        self.workloads(now, sample);
+        while let Ok(sample) = self.parts.counts.try_recv() {
+            self.count(sample);
+        }
+        self.idle(now);
+        self.rows += 1;
+        self.last_row = Some(now);
+        if let Some(page) = self.book.end_row() {
+            flushes.push(self.flush(page, now, wall));
+        }
+        flushes
+    }
+
+    /// Closes the open batch.
+    pub fn close(&mut self) -> Option<Flush> {
+        let (now, wall) = (self.parts.clock.boot(), self.parts.clock.wall());
+        let page = self.book.close()?;
+        Some(self.flush(page, now, wall))
+    }
+
+    fn flush(&self, page: Page, at: BootNanos, wall: UnixNanos) -> Flush {
+        let baselines = self.baselines.values().copied().collect();
+        let local = LocalState { boot: self.parts.boot, at, wall, baselines };
+        Flush { batch: page.batch, local, new_series: page.new_series }
+    }
+
+    fn energy(&mut self, reading: &Reading, wall: UnixNanos) {
+        if !self.meters.contains_key(&reading.source) && !self.begin_meter(reading, wall) {
+            return;
+        }
+        let Some(meter) = self.meters.get_mut(&reading.source) else { return };
+        let before = (meter.value, meter.last);
+        let (series, at) = (meter.series, reading.at);
+        let step = match (&reading.value, &mut meter.tracker) {
+            (Value::Counter { raw, range }, Some(tracker)) => {
+                let works = meter.source.component == Component::Cpu;
+                tracker.set_working(works && self.busy_permille.is_some_and(|busy| busy > WORKING_PERMILLE));
+                tracker.observe(at, *raw, *range)
+            }
+            (Value::Increment(_), _) if meter.last.is_none() => Step::First,
+            (Value::Increment(energy), _) => Step::Delta { microjoules: energy.0, wrapped: false },
+            (Value::Counter { .. }, None) => return,
+        };
+        let known_from = match step {
+            Step::First => None,
+            Step::Delta { microjoules, .. } => {
+                meter.value = meter.value.saturating_add(microjoules);
+                self.book.extend(series, Point { at, value: meter.value });
+                None
+            }
+            Step::Gap(gap) => {
+                let from = (gap.to < at).then_some(Point { at: gap.to, value: meter.value });
+                meter.value = meter.value.saturating_add(gap.after);
+                let (low, high) = (gap.low, gap.high);
+                self.book.gap(EnergyGap { series, from: gap.from, to: gap.to, reason: gap.reason, low, high });
+                from
+            }
+            Step::Hold(held) => return self.refuse(&reading.source, held_word(held), at, None),
+            Step::Skip(refused) => return self.refuse(&reading.source, refused_word(refused), at, None),
+        };
+        if !matches!(step, Step::Delta { .. }) {
+            self.book.start(series, known_from, Point { at, value: meter.value });
+        }
+        if let (Some(busy), (value, Some(last)), Step::Delta { .. }) = (self.busy_permille, before, step) {
+            meter.idle.observe(meter.value - value, at.0.saturating_sub(last.0), busy);
+        }
+        meter.last = Some(at);
+        let raw = meter.tracker.as_ref().and_then(Tracker::baseline);
+        let (raw, at) = raw.map_or((0, at), |raw| (raw.raw, raw.at));
+        self.baselines.insert(series, Baseline { series, raw, value: meter.value, at, epoch: 0 });
+        if let Step::Gap(gap) = step {
+            let why = format!("energy between {} s and {} s after boot is unknown: {:?}", gap.from.0 / 1_000_000_000, gap.to.0 / 1_000_000_000, gap.reason);
+            self.refuse(&reading.source, "gap", reading.at, Some(&why));
+        }
+    }
+
+    /// Makes the meter of a source at its first reading; false if the source is not declared.
+    fn begin_meter(&mut self, reading: &Reading, wall: UnixNanos) -> bool {
+        let found = self.parts.sources.states().iter().find(|state| state.source.id == reading.source);
+        let Some(source) = found.map(|state| state.source.clone()) else { return false };
+        let series = self.book.series(&Subject::Energy(source.clone()));
+        let recovered = self.recovered.get(&series).copied();
+        let is_counter = matches!(reading.value, Value::Counter { .. });
+        let tracker = is_counter.then(|| match recovered {
+            Some(baseline) if baseline.epoch != STALE => {
+                Tracker::resume(source.ceiling, RawBaseline { at: baseline.at, raw: baseline.raw })
+            }
+            _ => Tracker::new(source.ceiling),
+        });
+        if let (true, Some(_), Some(then)) = (is_counter, recovered, self.other_boot) {
+            let most = source.ceiling.over_nanos(wall.nanos_since(then));
+            let high = Microjoules(most.0.saturating_add(most.0 / 4));
+            let (from, to, reason) = (BootNanos(0), reading.at, GapReason::Reboot);
+            self.book.gap(EnergyGap { series, from, to, reason, low: Microjoules::ZERO, high });
+        }
+        let stated = (source.collector == "rapl" && source.component == Component::Cpu).then_some(self.parts.package_idle);
+        let idle = IdlePower::new(stated.flatten());
+        let value = recovered.map_or(0, |baseline| baseline.value);
+        self.meters.insert(source.id.clone(), Meter { series, source, tracker, value, last: None, idle });
+        true
+    }
+
+    fn failed(&mut self, failure: &ReadFailure, now: BootNanos) {
+        if failure.reason == "missing"
+            && let Some(tracker) = self.meters.get_mut(&failure.source_id).and_then(|meter| meter.tracker.as_mut())
+        {
+            tracker.lose();
+        }
+        self.refuse(&failure.source_id, failure.reason, now, Some(&failure.why));
+    }
+
+    fn refuse(&mut self, source: &str, reason: &'static str, now: BootNanos, why: Option<&str>) {
+        let key = (source.to_owned(), reason);
+        *self.refused.entry(key.clone()).or_default() += 1;
+        let Some(why) = why else { return };
+        if self.logged.get(&key).is_none_or(|last| now.0.saturating_sub(last.0) >= LOG_NANOS) {
+            self.logged.insert(key, now);
+            tracing::warn!(source, reason, why, "a reading was not taken");
+        }
+    }
+
+    fn tell_sources(&self) {
+        let states = self.parts.sources.states().to_vec();
+        for state in &states {
+            tell(state);
+        }
+        self.parts.inventory.send_modify(|inventory| inventory.sources = states);
+    }
+
+    fn workloads(&mut self, now: BootNanos, sample: WorkloadSample) {
+        let mut alive = BTreeSet::new();
+        for row in sample.rows {
+            let id = row.workload.id.clone();
+            let series = self.book.series(&Subject::CpuTime(row.workload));
+            let begun = self.bases.contains_key(&series);
+            let recovered = self.recovered.get(&series).map_or(0, |baseline| baseline.value);
+            let base = *self.bases.entry(series).or_insert(recovered);
+            let point = Point { at: now, value: base.saturating_add(row.cpu_nanos) };
+            let own = Point { at: now, value: row.cpu_nanos };
+            let before = self.cpu_points.insert(id.clone(), (series, own));
+            match before {
+                Some((before, _)) if begun && before == series => self.book.extend(series, point),
+                // The workload is described anew (a reservation was found): the new series goes on from the old one's
+                // last instant.
+                Some((_, last)) => {
+                    let from = Point { at: last.at, value: base.saturating_add(last.value) };
+                    self.book.start(series, Some(from), point);
+                }
+                None => {
+                    let from = row.origin.map(|at| Point { at, value: base });
+                    self.book.start(series, from, point);
+                }
+            }
+            self.baselines.insert(series, Baseline { series, raw: 0, value: point.value, at: now, epoch: 0 });
+            if let Some(bytes) = row.memory_bytes {
+                self.hold(Subject::Memory { workload: id.clone() }, now, bytes);
+            }
+            alive.insert(id);
+        }
+        // A process that ended never comes back; a group may.
+        let ended: Vec<String> =
+            self.cpu_points.keys().filter(|id| id.starts_with("process/") && !alive.contains(*id)).cloned().collect();
+        for id in ended {
+            if let Some((series, _)) = self.cpu_points.remove(&id) {
+                self.baselines.remove(&series);
+                self.bases.remove(&series);
+            }
+        }
+        if let Some(bytes) = sample.node_memory_used {
+            self.hold(Subject::NodeMemoryUsed, now, bytes);
+        }
+    }
+
+    /// Writes a held value: when it changed by more than 1 %, and every fifth row.
+    fn hold(&mut self, subject: Subject, now: BootNanos, value: u64) {
+        let series = self.book.series(&subject);
+        let point = Point { at: now, value };
+        match self.held.get(&series) {
+            Some((_, row)) if self.rows - row > HELD_ROWS => self.book.start(series, None, point),
+            Some((last, row)) => {
+                if last.abs_diff(value) <= last / HELD_PART && self.rows - row < HELD_ROWS {
+                    return;
+                }
+                self.book.extend(series, point);
+            }
+            None => self.book.start(series, None, point),
+        }
+        self.held.insert(series, (value, self.rows));
+    }
+
+    fn count(&mut self, sample: CountSample) {
+        let service = sample.service;
+        let workload = service.workload.clone().or_else(|| self.workload_ids.get(&service.target).cloned());
+        let epoch = sample.process.map_or(0, epoch_of);
+        for (kind, counted) in sample.counts {
+            let described = Service { workload: workload.clone(), ..service.clone() };
+            let series = self.book.series(&Subject::Count(described, kind));
+            let shown = sample.shown.get(&kind).copied();
+            let key = (service.clone(), kind);
+            let before = self.count_points.get(&key).copied();
+            let point = if let Some(base) = self.bases.get(&series).copied() {
+                let point = Point { at: sample.at, value: base.saturating_add(counted) };
+                self.book.extend(series, point);
+                point
+            } else {
+                self.begin_count(series, sample.at, counted, (shown, epoch), before.map(|(_, last)| last).or(
+                    sample.origin.map(|at| Point { at, value: 0 }),
+                ))
+            };
+            self.count_points.insert(key, (series, Point { at: sample.at, value: counted }));
+            let (at, value) = (point.at, point.value);
+            self.baselines.insert(series, Baseline { series, raw: shown.unwrap_or(STALE), value, at, epoch });
+        }
+    }
+
+    /// Begins the series of a count: from the instant and sum (`known`) at which it is known, or bridging the time in
+    /// which no agent ran if the same process counts on.
+    fn begin_count(
+        &mut self,
+        series: u32,
+        at: BootNanos,
+        counted: u64,
+        (shown, epoch): (Option<u64>, u64),
+        known: Option<Point>,
+    ) -> Point {
+        let recovered = self.recovered.get(&series).copied();
+        let bridged = recovered
+            .filter(|baseline| baseline.epoch == epoch && epoch != 0 && baseline.epoch != STALE && known.is_none())
+            .and_then(|baseline| Some((baseline, shown?.checked_sub(baseline.raw)?)));
+        let (base, from) = match bridged {
+            Some((baseline, missed)) => {
+                let base = baseline.value.saturating_add(missed).saturating_sub(counted);
+                (base, Some(Point { at: baseline.at, value: baseline.value }))
+            }
+            None => {
+                let base = recovered.map_or(0, |baseline| baseline.value);
+                (base, known.map(|known| Point { at: known.at, value: base.saturating_add(known.value) }))
+            }
+        };
+        self.bases.insert(series, base);
+        let point = Point { at, value: base.saturating_add(counted) };
+        self.book.start(series, from, point);
+        point
+    }
+
+    fn idle(&mut self, now: BootNanos) {
+        let mut idle: Vec<(String, (Milliwatts, IdleOrigin))> = Vec::new();
+        idle.extend(self.meters.iter().filter_map(|(id, meter)| Some((id.clone(), meter.idle.get()?))));
+        idle.extend(self.parts.sources.estimated_idle().into_iter().map(|(id, power)| (id.to_owned(), power)));
+        // A model states its own, which replaces what could be learned from it.
+        let told: BTreeMap<_, _> = idle.into_iter().collect();
+        for (source, (power, origin)) in told {
+            self.hold(Subject::IdlePower { source, origin }, now, power.0);
+        }
+    }
+}
+
+/// Logs what a source is and whether it is read.
+pub fn tell(state: &joulebook_units::SourceState) {
+    let source = &state.source;
+    match &state.unavailable {
+        None => tracing::info!(source = source.id, method = ?source.method, basis = source.basis, "source is read"),
+        Some(why) => tracing::warn!(source = source.id, why, "source is not read"),
+    }
+}
+
+/// A number that tells processes apart; never 0 and never [`STALE`].
+fn epoch_of(process: ProcessId) -> u64 {
+    let pid = u64::from(process.pid.unsigned_abs());
+    (process.start_ticks.wrapping_mul(4_194_304).wrapping_add(pid)).clamp(1, STALE - 1)
+}
+
+fn held_word(held: Held) -> &'static str {
+    match held {
+        Held::Unchanged => "unchanged",
+        Held::Backwards => "backwards",
+        Held::Implausible => "implausible",
+    }
+}
+
+fn refused_word(refused: Refused) -> &'static str {
+    match refused {
+        Refused::OutOfRange => "out_of_range",
+        Refused::NotLater => "not_later",
+        Refused::Unstable => "unstable_counter",
+        Refused::Stuck => "counter_stuck",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! Collector `rapl`: energy counters of CPU packages and memory through powercap.
+//!
+//! Reads `<sysfs>/class/powercap/<zone>/energy_uj`: µJ as the kernel derives them from a 32-bit counter of 15 to 61 µJ
+//! units, refreshed every millisecond. Mode 0400 since Linux 5.10: needs root (or the owner). The first value exists at
+//! once; a zone whose counter does not move for 10 s while the CPU is more than 5 % busy is dead (virtual machines show
+//! such zones) and becomes unavailable.
+
+use super::{Collector, ReadFailure, Reading, Value};
+use crate::config::{RaplSection, Roots, milliwatts};
+use crate::hardware;
+use crate::process::proc::{CpuTimes, cpu_times};
+use joulebook_units::{BootNanos, Component, Method, Milliwatts, Source, SourceState};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+pub mod zone;
+
+use zone::{Role, Zone};
+
+/// Most bytes read of a counter; a u64 has at most 20 digits.
+const COUNTER_BYTES: usize = 64;
+/// A counter that has not moved for this long under load is dead.
+const DEAD_NANOS: u64 = 10 * 1_000_000_000;
+/// Load above which a counter has to move, in thousandths.
+const DEAD_BUSY_PERMILLE: u64 = 50;
+/// Highest plausible power of a package whose limits are not told.
+const PACKAGE_CEILING: Milliwatts = Milliwatts(1_500_000);
+/// Highest plausible power of the memory of one socket.
+const DRAM_CEILING: Milliwatts = Milliwatts(500_000);
+/// A package's ceiling is never put below this, whatever its limits say.
+const LEAST_CEILING: u64 = 100_000;
+/// Half-widths of the 95 % intervals: Intel packages, AMD packages, modelled memory energy.
+const INTEL_PERMILLE: u32 = 50;
+const AMD_PERMILLE: u32 = 100;
+const DRAM_PERMILLE: u32 = 200;
+const DEAD: &str = "counter does not move while the CPU is busy (virtual machines show such zones); estimated instead";
+const PSYS: &str = "psys is a cross-check layer, not read yet";
+
+/// The collector.
+#[derive(Debug)]
+pub struct Rapl {
+    roots: Roots,
+    ceiling: Option<Milliwatts>,
+    meters: BTreeMap<String, Meter>,
+    zones_ignored: usize,
+}
+
+/// One readable zone.
+#[derive(Debug)]
+struct Meter {
+    path: PathBuf,
+    file: Option<File>,
+    range: Option<u64>,
+    proof: Proof,
+}
+
+/// What is known of a zone's life. Found out once, at start; a counter that stops later is the tracker's matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// Not read yet.
+    Unread,
+    /// It has not moved since this reading.
+    Still { raw: u64, at: BootNanos, cpu: Option<CpuTimes> },
+    /// It has moved.
+    Moves,
+    /// It stood still under load.
+    Dead,
+}
+
+impl Rapl {
+    /// A collector below the given roots; opens nothing yet.
+    pub fn new(roots: &Roots, section: &RaplSection) -> Self {
+        Self {
+            roots: roots.clone(),
+            ceiling: section.ceiling_watts.map(milliwatts),
+            meters: BTreeMap::new(),
+            zones_ignored: 0,
+        }
+    }
+
+    /// Zones that were left out because there are more than 256.
+    pub fn zones_ignored(&self) -> usize {
+        self.zones_ignored
+    }
+
+    fn source(&self, zone: &Zone, vendor: Option<&str>) -> Source {
+        let folder = self.folder(zone);
+        let name = zone.name.clone().unwrap_or_else(|| zone.folder.clone());
+        let amd = matches!(vendor, Some("AuthenticAMD" | "HygonGenuine"));
+        let (id, component, uncertainty, ceiling) = match &zone.role {
+            Role::Dram => {
+                // Sockets may have several dies, each with memory of its own: the folder tells them apart.
+                let parent = zone.folder.rsplit_once(':').map_or("", |(parent, _)| parent);
+                let parent = read_attribute(&folder.with_file_name(parent).join("name"));
+                let parent = parent.map_or_else(|| zone.folder.clone(), |name| name.trim().to_owned());
+                (format!("rapl/{parent}/dram"), Component::Dram, DRAM_PERMILLE, DRAM_CEILING)
+            }
+            Role::Psys => (format!("rapl/{name}"), Component::Wall, AMD_PERMILLE, PACKAGE_CEILING),
+            Role::Cpu | Role::Mirror { .. } | Role::Ignored => {
+                let uncertainty = if amd { AMD_PERMILLE } else { INTEL_PERMILLE };
+                (format!("rapl/{name}"), Component::Cpu, uncertainty, limit(&folder))
+            }
+        };
+        Source {
+            id,
+            component,
+            socket: zone.socket,
+            device: None,
+            collector: "rapl".to_owned(),
+            method: Method::Counter,
+            unit_nanojoules: zone.range.and_then(zone::unit_nanojoules),
+            ceiling: self.ceiling.unwrap_or(ceiling),
+            uncertainty_permille: uncertainty,
+            contained_in: None,
+            basis: folder.join("energy_uj").display().to_string(),
+        }
+    }
+
+    fn folder(&self, zone: &Zone) -> PathBuf {
+        self.roots.sysfs.join("class/powercap").join(&zone.folder)
+    }
+
+    fn found(&mut self, zone: &Zone, vendor: Option<&str>) -> Option<SourceState> {
+        let counted = matches!(zone.role, Role::Cpu | Role::Dram | Role::Psys);
+        // A masked zone cannot say what it is: only whole packages are reported then.
+        if !counted && !(zone.dangling && zone.folder.matches(':').count() == 1) {
+            return None;
+        }
+        let source = self.source(zone, vendor);
+        if zone.dangling {
+            return Some(SourceState { source, unavailable: Some(masked(&self.folder(zone))) });
+        }
+        if zone.role == Role::Psys {
+            return Some(SourceState { source, unavailable: Some(PSYS.to_owned()) });
+        }
+        let path = self.folder(zone).join("energy_uj");
+        let meter = self.meters.entry(source.id.clone()).or_insert_with(|| Meter {
+            path,
+            file: None,
+            range: zone.range,
+            proof: Proof::Unread,
+        });
+        meter.range = zone.range;
+        let unavailable = match (meter.proof == Proof::Dead, meter.open()) {
+            (true, _) => Some(DEAD.to_owned()),
+            (false, Err(error)) => Some(explain(&meter.path, &error)),
+            (false, Ok(_)) => None,
+        };
+        Some(SourceState { source, unavailable })
+    }
+}
+
+impl Collector for Rapl {
+    fn discover(&mut self) -> Vec<SourceState> {
+        let vendor = hardware::cpu(&self.roots.procfs).vendor;
+        let (zones, left_out) = zone::classify(&self.roots.sysfs, vendor.as_deref());
+        self.zones_ignored = left_out;
+        zones.iter().filter_map(|zone| self.found(zone, vendor.as_deref())).collect()
+    }
+
+    fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>> {
+        let unproven = self.meters.values().any(|meter| matches!(meter.proof, Proof::Unread | Proof::Still { .. }));
+        let cpu = if unproven { cpu_times(&self.roots.procfs) } else { None };
+        let live = self.meters.iter_mut().filter(|(_, meter)| meter.proof != Proof::Dead);
+        live.filter_map(|(id, meter)| meter.read(id, now, cpu)).collect()
+    }
+}
+
+impl Meter {
+    fn open(&mut self) -> io::Result<&File> {
+        // A file that was replaced or removed keeps showing its last value through an old descriptor.
+        let stale = self.file.as_ref().is_some_and(|file| file.metadata().map_or(true, |metadata| metadata.nlink() == 0));
+        if stale {
+            self.file = None;
+        }
+        match &mut self.file {
+            Some(file) => Ok(file),
+            empty => {
+                // Without O_NONBLOCK the open of a FIFO would never return.
+                let file = OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(&self.path)?;
+                if !file.metadata()?.is_file() {
+                    return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+                }
+                Ok(empty.insert(file))
+            }
+        }
+    }
+
+    /// `None` for a source that could never be opened: it is unavailable and said so at discovery.
+    fn read(&mut self, id: &str, now: BootNanos, cpu: Option<CpuTimes>) -> Option<Result<Reading, ReadFailure>> {
+        let failure = |reason, why: String| Some(Err(ReadFailure { source_id: id.to_owned(), reason, why }));
+        let mut bytes = [0u8; COUNTER_BYTES];
+        let read = match self.open().and_then(|file| file.read_at(&mut bytes, 0)) {
+            Ok(read) => read,
+            Err(error) => {
+                self.file = None;
+                let reason = match error.kind() {
+                    ErrorKind::PermissionDenied => "permission",
+                    ErrorKind::NotFound => "missing",
+                    _ if error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32) => "missing",
+                    _ => "io",
+                };
+                return failure(reason, explain(&self.path, &error));
+            }
+        };
+        let Some(raw) = bytes.get(..read).and_then(parse) else {
+            let path = self.path.display();
+            return failure("parse", format!("{path} shows no whole number; the next reading is awaited"));
+        };
+        self.proof = self.proof.after(raw, now, cpu);
+        if self.proof == Proof::Dead {
+            return failure("dead", format!("{}: {DEAD}", self.path.display()));
+        }
+        let value = Value::Counter { raw, range: self.range };
+        Some(Ok(Reading { source: id.to_owned(), at: now, value }))
+    }
+}
+
+impl Proof {
+    fn after(self, raw: u64, now: BootNanos, cpu: Option<CpuTimes>) -> Self {
+        let Self::Still { raw: first, at, cpu: then } = self else {
+            return if self == Self::Unread { Self::Still { raw, at: now, cpu } } else { self };
+        };
+        if raw != first {
+            return Self::Moves;
+        }
+        let (Some(then), Some(cpu)) = (then, cpu) else { return self };
+        let total = cpu.total.saturating_sub(then.total);
+        let busy = cpu.busy.saturating_sub(then.busy);
+        let loaded = total > 0 && busy * 1_000 / total > DEAD_BUSY_PERMILLE;
+        if loaded && now.0.saturating_sub(at.0) >= DEAD_NANOS { Self::Dead } else { self }
+    }
+}
+
+/// 1.5 times the highest limit the zone tells, within 100 and 1,500 W; 1,500 W where it tells none.
+fn limit(folder: &Path) -> Milliwatts {
+    let limits = (0..4).flat_map(|index| [format!("constraint_{index}_max_power_uw"), format!("constraint_{index}_power_limit_uw")]);
+    let highest = limits.filter_map(|file| parse(read_attribute(&folder.join(file))?.as_bytes())).max();
+    let told = highest.filter(|limit| *limit > 0).map(|limit| Milliwatts((limit / 2_000).saturating_mul(3)));
+    told.map_or(PACKAGE_CEILING, |told| Milliwatts(told.0.clamp(LEAST_CEILING, PACKAGE_CEILING.0)))
+}
+
+/// Reads at most 64 bytes of a small text file.
+fn read_attribute(path: &Path) -> Option<String> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path).ok()?;
+    let mut bytes = [0u8; COUNTER_BYTES];
+    let read = file.read_at(&mut bytes, 0).ok()?;
+    String::from_utf8(bytes.get(..read)?.to_vec()).ok()
+}
+
+/// A whole number in ASCII digits, with or without a newline behind it; nothing else is one.
+fn parse(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn masked(folder: &Path) -> String {
+    let target = std::fs::read_link(folder).unwrap_or_else(|_| folder.to_path_buf());
+    format!(
+        "{} is masked: {} is not there; mount the host's /sys/devices/virtual/powercap read-only and name it with --sysfs-root",
+        folder.display(),
+        target.display()
+    )
+}
+
+fn explain(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        ErrorKind::PermissionDenied => format!("{path} may not be read: needs uid 0 (or owner), see CVE-2020-8694"),
+        ErrorKind::NotFound => format!("{path} is gone; it is looked for at every reading"),
+        _ => format!("{path} could not be read: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

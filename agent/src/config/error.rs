@@ -1,0 +1,94 @@
+//! What is wrong with a configuration, where, and what would be right.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A configuration that no agent may start with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("reading configuration {path} failed: {source}; name an existing file with --config")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Other users could change what the agent does.
+    #[error("configuration {path} can be written by other users: run `chmod o-w {path}`")]
+    WritableByOthers {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not UTF-8.
+    #[error("configuration {path} is not UTF-8: save it as UTF-8")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not TOML, an unknown key or a value of the wrong type.
+    #[error("{path}:{line}: {what}{hint}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+        /// The nearest valid key, where there is one.
+        hint: String,
+    },
+    /// A value outside its range.
+    #[error("configuration key `{key}` is not valid: it must be {rule}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// A node name that is none.
+    #[error("configuration key `node`: {source}")]
+    Node {
+        /// Why.
+        source: joulebook_units::InvalidId,
+    },
+    /// Plaintext without permission, or to another machine.
+    #[error("TLS is not available yet, use --insecure-loopback with a loopback aggregator (http://127.0.0.1:7443)")]
+    NoTls,
+}
+
+impl ConfigError {
+    pub(super) fn value(key: &'static str, rule: &'static str) -> Self {
+        Self::Value { key, rule }
+    }
+
+    /// Places a parser's error at its line and adds the nearest valid key.
+    pub(super) fn syntax(path: &Path, text: &str, source: &toml::de::Error) -> Self {
+        let offset = source.span().map_or(0, |span| span.start);
+        let line = text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1;
+        let what = source.message().lines().next().unwrap_or_default().to_owned();
+        Self::Syntax { path: path.to_path_buf(), line, hint: nearest_key(source.message()), what }
+    }
+}
+
+/// From "unknown field `x`, expected one of `a`, `b`", the field nearest to x.
+fn nearest_key(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let (true, Some(wrong)) = (message.starts_with("unknown field"), quoted.next()) else {
+        return String::new();
+    };
+    let nearest = quoted.map(|key| (strsim::damerau_levenshtein(wrong, key), key)).min();
+    match nearest {
+        Some((distance, key)) if distance <= 3.max(wrong.len() / 2) => format!("; did you mean `{key}`?"),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn refuse_writable_by_others(path: &Path) -> Result<(), ConfigError> {
+    let metadata =
+        std::fs::metadata(path).map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
+    if metadata.mode() & 0o002 != 0 {
+        return Err(ConfigError::WritableByOthers { path: path.to_path_buf() });
+    }
+    Ok(())
+}

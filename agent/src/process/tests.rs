@@ -1,0 +1,193 @@
+use super::*;
+use std::fs;
+use std::path::Path;
+
+const SECOND: u64 = 1_000_000_000;
+const TICK: u64 = 10_000_000;
+
+/// A machine made of files.
+struct Machine {
+    root: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self { root: tempfile::tempdir().expect("folder") };
+        machine.write("proc/meminfo", "MemTotal: 100 kB\nMemAvailable: 40 kB\n");
+        machine.busy(0);
+        machine
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.root.path().join(path);
+        fs::create_dir_all(path.parent().expect("inside")).expect("folder");
+        fs::write(path, text).expect("file");
+    }
+
+    fn busy(&self, ticks: u64) {
+        self.write("proc/stat", &format!("cpu {ticks} 0 0 100000 0 0 0 0\n"));
+    }
+
+    fn process(&self, pid: i32, parent: i32, start: u64, ticks: u64) {
+        let line = format!("{pid} (p{pid}) S {parent} 0 0 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {start} 0 2 0\n");
+        self.write(&format!("proc/{pid}/stat"), &line);
+    }
+
+    fn end(&self, pid: i32) {
+        fs::remove_dir_all(self.root.path().join(format!("proc/{pid}"))).expect("removed");
+    }
+
+    fn workloads(&self) -> Workloads {
+        let at = |path: &str| Path::new(self.root.path()).join(path);
+        Workloads::new(&Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") }, 2)
+    }
+}
+
+fn cpu(sample: &WorkloadSample, id: &str) -> Option<u64> {
+    sample.rows.iter().find(|row| row.workload.id == id).map(|row| row.cpu_nanos)
+}
+
+fn total(sample: &WorkloadSample) -> u64 {
+    sample.rows.iter().map(|row| row.cpu_nanos).sum()
+}
+
+fn at(second: u64) -> BootNanos {
+    BootNanos(second * SECOND)
+}
+
+fn server(pid: i32, start_ticks: u64) -> InferenceGroup {
+    InferenceGroup { target: format!("t{pid}"), pid, start_ticks, reserved_millicores: Some(500) }
+}
+
+#[test]
+fn without_control_groups_processes_split_the_machine_and_the_parts_sum_to_the_whole() {
+    let machine = Machine::new();
+    for pid in [1, 10, 20] {
+        machine.process(pid, 0, 5, 50);
+    }
+    let mut workloads = machine.workloads();
+    let groups = [server(10, 5)];
+    let first = workloads.sample(at(1), &groups);
+    assert_eq!(total(&first), 0);
+    // The server works 2 s and its child 1 s, another process 1.5 s, init 0.1 s, ended ones 0.4 s.
+    machine.process(10, 1, 5, 250);
+    machine.process(11, 10, 150, 100);
+    machine.process(20, 1, 5, 200);
+    machine.process(1, 0, 5, 60);
+    machine.busy(500);
+    let second = workloads.sample(at(4), &groups);
+    assert_eq!(cpu(&second, "process/10@5"), Some(3 * SECOND));
+    assert_eq!(cpu(&second, "process/20@5"), Some(150 * TICK));
+    assert_eq!(cpu(&second, REMAINDER), Some(50 * TICK));
+    assert_eq!(total(&second), 500 * TICK);
+    assert_eq!(second.groups.get("t10").map(String::as_str), Some("process/10@5"));
+    assert_eq!(second.node_memory_used, Some(60 * 1024));
+    let row = second.rows.iter().find(|row| row.workload.id == "process/20@5").expect("its own row");
+    assert_eq!(row.origin, Some(at(1)), "the row was 0 at the sample before");
+    let row = second.rows.iter().find(|row| row.workload.id == "process/10@5").expect("the server's row");
+    assert_eq!((row.origin, row.workload.reserved_millicores), (None, Some(500)));
+}
+
+#[test]
+fn a_reused_pid_gets_nothing_of_the_old_process() {
+    let machine = Machine::new();
+    machine.process(10, 1, 5, 0);
+    let mut workloads = machine.workloads();
+    workloads.sample(at(1), &[server(10, 5)]);
+    machine.process(10, 1, 5, 300);
+    machine.busy(300);
+    workloads.sample(at(2), &[server(10, 5)]);
+    machine.end(10);
+    machine.process(10, 1, 250, 20);
+    machine.busy(320);
+    let sample = workloads.sample(at(3), &[]);
+    assert_eq!(cpu(&sample, "process/10@5"), None);
+    assert_eq!(cpu(&sample, REMAINDER), Some(20 * TICK));
+    assert!(sample.groups.is_empty());
+}
+
+#[test]
+fn a_child_whose_parent_ended_still_counts_for_its_server() {
+    let machine = Machine::new();
+    machine.process(10, 1, 5, 0);
+    machine.process(11, 10, 6, 0);
+    machine.process(12, 11, 7, 0);
+    let mut workloads = machine.workloads();
+    workloads.sample(at(1), &[server(10, 5)]);
+    machine.end(11);
+    machine.process(12, 1, 7, 40);
+    machine.busy(40);
+    let sample = workloads.sample(at(2), &[]);
+    assert_eq!(cpu(&sample, "process/10@5"), Some(40 * TICK));
+}
+
+#[test]
+fn kernel_threads_are_one_row() {
+    let machine = Machine::new();
+    machine.process(2, 0, 0, 5);
+    machine.process(3, 2, 0, 5);
+    let mut workloads = machine.workloads();
+    workloads.sample(at(1), &[]);
+    machine.process(3, 2, 0, 8);
+    machine.busy(3);
+    let sample = workloads.sample(at(2), &[]);
+    assert_eq!(cpu(&sample, KERNEL), Some(3 * TICK));
+    assert_eq!(cpu(&sample, REMAINDER), Some(0));
+}
+
+#[test]
+fn a_process_inside_a_control_group_is_not_counted_twice() {
+    let machine = Machine::new();
+    let id = "c".repeat(64);
+    let scope = format!("system.slice/docker-{id}.scope");
+    let usage = |path: &str, nanos: u64| machine.write(&format!("cgroup/cpuacct/{path}/cpuacct.usage"), &nanos.to_string());
+    usage("", 0);
+    usage(&scope, 0);
+    for pid in [10, 20, 30] {
+        machine.process(pid, 1, 5, 0);
+        let path = if pid == 30 { "/".to_owned() } else { format!("/{scope}") };
+        machine.write(&format!("proc/{pid}/cgroup"), &format!("2:cpuacct:{path}\n"));
+    }
+    let mut workloads = machine.workloads();
+    workloads.sample(at(1), &[server(10, 5)]);
+    usage("", 5 * SECOND);
+    usage(&scope, 3 * SECOND);
+    machine.process(10, 1, 5, 200);
+    machine.process(30, 1, 5, 150);
+    let one = workloads.sample(at(2), &[server(10, 5)]);
+    let container = format!("container/{id}");
+    assert_eq!(one.groups.get("t10"), Some(&container));
+    assert_eq!((cpu(&one, &container), cpu(&one, "process/30@5")), (Some(3 * SECOND), Some(150 * TICK)));
+    assert_eq!(total(&one), 5 * SECOND);
+    // A second server in the same container: now processes split it, with a rest.
+    usage("", 9 * SECOND);
+    usage(&scope, 7 * SECOND);
+    machine.process(10, 1, 5, 400);
+    machine.process(20, 1, 5, 100);
+    let two = workloads.sample(at(3), &[server(10, 5), server(20, 5)]);
+    assert_eq!(two.groups.get("t10").map(String::as_str), Some("process/10@5"));
+    assert_eq!((cpu(&two, "process/10@5"), cpu(&two, "process/20@5")), (Some(2 * SECOND), Some(SECOND)));
+    assert_eq!(cpu(&two, &container), Some(4 * SECOND));
+    assert_eq!(total(&two), 9 * SECOND);
+}
+
+#[test]
+fn a_group_that_is_made_again_goes_on_from_its_sum() {
+    let machine = Machine::new();
+    let path = "cgroup/system.slice/x.service";
+    machine.write("cgroup/cpu.stat", "usage_usec 1000\n");
+    machine.write(&format!("{path}/cpu.stat"), "usage_usec 500\n");
+    let mut workloads = machine.workloads();
+    workloads.sample(at(1), &[]);
+    machine.write(&format!("{path}/cpu.stat"), "usage_usec 800\n");
+    machine.write("cgroup/cpu.stat", "usage_usec 1300\n");
+    assert_eq!(cpu(&workloads.sample(at(2), &[]), "unit/x.service"), Some(300_000));
+    // Another folder takes the place while the old one still holds its inode.
+    let root = machine.root.path();
+    fs::rename(root.join(path), root.join("old")).expect("moved");
+    machine.write(&format!("{path}/cpu.stat"), "usage_usec 50\n");
+    machine.write("cgroup/cpu.stat", "usage_usec 1350\n");
+    let sample = workloads.sample(at(3), &[]);
+    assert_eq!(cpu(&sample, "unit/x.service"), Some(350_000));
+    assert_eq!(total(&sample), 350_000);
+}

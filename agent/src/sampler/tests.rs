@@ -1,0 +1,311 @@
+use super::*;
+use crate::config::{Config, Roots};
+use crate::hardware;
+use joulebook_units::{Hardware, NodeName, Placement, StreamId, VersionSource};
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+const SECOND: u64 = 1_000_000_000;
+const RANGE: u64 = 65_532_610_987;
+
+struct Hand(Mutex<BootNanos>);
+
+impl Clock for Hand {
+    fn boot(&self) -> BootNanos {
+        *self.0.lock().expect("not poisoned")
+    }
+
+    fn wall(&self) -> UnixNanos {
+        UnixNanos(i64::try_from(self.boot().0).expect("small") + 1_700_000_000 * UnixNanos::PER_SECOND)
+    }
+}
+
+/// A machine made of files, with one package whose counter is set by the test.
+struct Rig {
+    root: tempfile::TempDir,
+    clock: Arc<Hand>,
+    counts: Option<mpsc::Sender<CountSample>>,
+}
+
+impl Rig {
+    fn new(with_counter: bool) -> Self {
+        let rig = Self {
+            root: tempfile::tempdir().expect("folder"),
+            clock: Arc::new(Hand(Mutex::new(BootNanos(SECOND)))),
+            counts: None,
+        };
+        rig.write("proc/cpuinfo", "processor : 0\nprocessor : 1\nvendor_id : AuthenticAMD\n");
+        rig.write("proc/meminfo", "MemTotal: 1000000 kB\nMemAvailable: 400000 kB\n");
+        rig.write("proc/stat", "cpu 0 0 0 0 0 0 0 0\n");
+        if with_counter {
+            rig.write("sys/class/powercap/intel-rapl:0/name", "package-0\n");
+            rig.write("sys/class/powercap/intel-rapl:0/max_energy_range_uj", &format!("{RANGE}\n"));
+            rig.counter(0);
+        }
+        rig
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.root.path().join(path);
+        fs::create_dir_all(path.parent().expect("inside")).expect("folder");
+        fs::write(path, text).expect("file");
+    }
+
+    fn counter(&self, raw: u64) {
+        self.write("sys/class/powercap/intel-rapl:0/energy_uj", &format!("{raw}\n"));
+    }
+
+    fn at(&self, second: u64) {
+        *self.clock.0.lock().expect("not poisoned") = BootNanos(second * SECOND);
+        self.write("proc/stat", &format!("cpu {} 0 0 {} 0 0 0 0\n", second * 100, second * 100));
+    }
+
+    fn sampler(&mut self, boot: u8, recovery: &Recovery) -> Sampler {
+        let at = |path: &str| Path::new(self.root.path()).join(path);
+        let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
+        let mut sources = Sources::new(&Config::default(), &roots, &Hardware::default());
+        let states = sources.discover().to_vec();
+        let node: NodeName = "n".parse().expect("a name");
+        let inventory = Inventory {
+            node,
+            agent_version: "0".to_owned(),
+            sources: states,
+            hardware: hardware::discover(&roots),
+            placement: Placement::default(),
+        };
+        let (sender, counts) = mpsc::channel(16);
+        self.counts = Some(sender);
+        let parts = Parts {
+            clock: self.clock.clone(),
+            boot: BootId([boot; 16]),
+            batch_rows: 5,
+            sources,
+            workloads: Workloads::new(&roots, 2),
+            package_idle: None,
+            counts,
+            groups: watch::channel(Vec::new()).1,
+            inventory: watch::channel(inventory).0,
+        };
+        Sampler::new(parts, recovery)
+    }
+}
+
+fn empty() -> Recovery {
+    Recovery {
+        stream: StreamId([1; 16]),
+        session_epoch: 1,
+        dictionary: BTreeMap::new(),
+        last: None,
+        highest_sequence: 0,
+    }
+}
+
+/// What a reader of the stream knows: amounts in (previous, last] of every column, and gaps.
+#[derive(Default)]
+struct Reader {
+    dictionary: BTreeMap<u32, Subject>,
+    flushes: Vec<Flush>,
+}
+
+impl Reader {
+    fn take(&mut self, flushes: impl IntoIterator<Item = Flush>) {
+        for flush in flushes {
+            self.dictionary.extend(flush.new_series.iter().cloned());
+            assert!(flush.batch.columns.iter().all(|column| {
+                self.dictionary.contains_key(&column.series)
+                    && column.points.len() <= flush.batch.rows.len()
+                    && column.previous.is_none_or(|previous| previous.at <= flush.batch.rows[0])
+                    && column.points.windows(2).all(|pair| pair[0].at < pair[1].at)
+            }));
+            joulebook_proto::convert::encode_batch(&flush.batch).expect("the contract takes it");
+            self.flushes.push(flush);
+        }
+    }
+
+    fn energy(&self, component: Component) -> (u64, Vec<EnergyGap>) {
+        let series = |id: &u32| {
+            matches!(self.dictionary.get(id), Some(Subject::Energy(source)) if source.component == component)
+        };
+        let (amounts, gaps) = self.flushes.iter().fold((0, Vec::new()), |(mut sum, mut gaps), flush| {
+            sum += amount(&flush.batch, series);
+            gaps.extend(flush.batch.gaps.iter().filter(|gap| series(&gap.series)).cloned());
+            (sum, gaps)
+        });
+        (amounts, gaps)
+    }
+
+    fn recovery(&self) -> Recovery {
+        let last = self.flushes.last().map(|flush| crate::spool::LastRecord {
+            sequence: self.flushes.len() as u64,
+            batch: flush.batch.clone(),
+            local: flush.local.clone(),
+        });
+        Recovery { dictionary: self.dictionary.clone(), last, ..empty() }
+    }
+}
+
+fn amount(batch: &Batch, wanted: impl Fn(&u32) -> bool) -> u64 {
+    let runs = batch.columns.iter().filter(|column| wanted(&column.series));
+    runs.map(|column| {
+        let first = column.previous.unwrap_or(column.points[0]).value;
+        column.points[column.points.len() - 1].value - first
+    })
+    .sum()
+}
+
+#[test]
+fn energy_through_three_wraps_and_a_reset_is_the_truth_less_a_declared_gap() {
+    let mut rig = Rig::new(true);
+    let mut reader = Reader::default();
+    let mut sampler = rig.sampler(1, &empty());
+    let power = 900_000_000u64;
+    let (mut truth, mut shift, mut reset_at) = (0u64, RANGE - 2 * power, 0);
+    for second in 2..=260 {
+        rig.at(second);
+        if second > 2 {
+            truth += power;
+        }
+        if second == 240 {
+            reset_at = truth;
+            shift = RANGE - truth % RANGE + 1_000;
+        }
+        rig.counter((truth + shift) % RANGE);
+        reader.take(sampler.tick());
+    }
+    reader.take(sampler.close());
+    let (energy, gaps) = reader.energy(Component::Cpu);
+    assert_eq!(gaps.len(), 1);
+    assert_eq!((gaps[0].reason, gaps[0].from), (GapReason::CounterReset, BootNanos(239 * SECOND)));
+    assert_eq!(gaps[0].to, BootNanos(240 * SECOND));
+    assert!(reset_at > 3 * RANGE);
+    assert_eq!(energy, truth - power, "all but the second of the reset is known exactly");
+    assert!((gaps[0].low.0..=gaps[0].high.0).contains(&power));
+}
+
+#[test]
+fn sums_go_on_over_a_restart_in_the_same_boot() {
+    let mut rig = Rig::new(true);
+    let mut reader = Reader::default();
+    let mut sampler = rig.sampler(1, &empty());
+    for second in 2..=8 {
+        rig.at(second);
+        rig.counter(second * 1_000_000);
+        reader.take(sampler.tick());
+    }
+    reader.take(sampler.close());
+    drop(sampler);
+    let known = reader.dictionary.len();
+    let mut sampler = rig.sampler(1, &reader.recovery());
+    for second in [28, 29] {
+        rig.at(second);
+        rig.counter(second * 1_000_000);
+        reader.take(sampler.tick());
+    }
+    reader.take(sampler.close());
+    let (energy, gaps) = reader.energy(Component::Cpu);
+    assert_eq!((energy, gaps.len()), (27_000_000, 0));
+    assert_eq!(reader.dictionary.len(), known, "a subject keeps its number");
+    let last = &reader.flushes.last().expect("a batch").batch;
+    assert!(last.columns.iter().all(|column| column.points.windows(2).all(|pair| pair[0].value <= pair[1].value)));
+}
+
+#[test]
+fn a_reboot_is_a_gap_with_bounds_and_values_go_on() {
+    let mut rig = Rig::new(true);
+    let mut reader = Reader::default();
+    let mut sampler = rig.sampler(1, &empty());
+    for second in 100..=105 {
+        rig.at(second);
+        rig.counter(second * 1_000_000);
+        reader.take(sampler.tick());
+    }
+    reader.take(sampler.close());
+    let mut sampler = rig.sampler(2, &reader.recovery());
+    let end = reader.flushes.len();
+    for second in 110..=115 {
+        rig.at(second);
+        rig.counter(second * 10);
+        reader.take(sampler.tick());
+    }
+    reader.take(sampler.close());
+    let (energy, gaps) = reader.energy(Component::Cpu);
+    assert_eq!(energy, 5_000_000 + 50);
+    assert_eq!((gaps.len(), gaps[0].reason, gaps[0].high), (1, GapReason::Reboot, Microjoules(5 * 1_875_000_000)));
+    let series = gaps[0].series;
+    let first = reader.flushes[end].batch.columns.iter().find(|column| column.series == series).expect("the run");
+    assert_eq!((first.previous, first.points[0].value), (None, 5_000_000));
+}
+
+#[test]
+fn a_machine_without_sensors_is_estimated_and_its_idle_power_is_told() {
+    let mut rig = Rig::new(false);
+    let mut reader = Reader::default();
+    let mut sampler = rig.sampler(1, &empty());
+    for second in 2..=12 {
+        rig.at(second);
+        reader.take(sampler.tick());
+    }
+    reader.take(sampler.close());
+    // Half busy: (1.48 + 7) ÷ 2 W for 10 s.
+    assert_eq!(reader.energy(Component::Cpu), (42_400_000, Vec::new()));
+    assert!(reader.energy(Component::Dram).0 > 0);
+    let idle = reader.dictionary.values().filter(|subject| matches!(subject, Subject::IdlePower { .. })).count();
+    assert_eq!(idle, 2);
+    let cpu = |id: &u32| matches!(reader.dictionary.get(id), Some(Subject::CpuTime(_)));
+    let used: u64 = reader.flushes.iter().map(|flush| amount(&flush.batch, cpu)).sum();
+    assert_eq!(used, 10 * SECOND, "every nanosecond of CPU time is in a row");
+}
+
+fn service() -> Service {
+    Service {
+        model: Some("m".to_owned()),
+        version: None,
+        version_source: VersionSource::Unresolved,
+        fingerprint: None,
+        adapter: None,
+        engine: "llamacpp".to_owned(),
+        target: "t".to_owned(),
+        workload: None,
+        tokenizer: None,
+    }
+}
+
+fn counted(second: u64, counts: u64, shown: u64, origin: Option<u64>) -> CountSample {
+    CountSample {
+        service: service(),
+        at: BootNanos(second * SECOND - SECOND / 2),
+        counts: BTreeMap::from([(CountKind::OutputTokens, counts)]),
+        origin: origin.map(|second| BootNanos(second * SECOND)),
+        shown: BTreeMap::from([(CountKind::OutputTokens, shown)]),
+        process: Some(ProcessId { pid: 7, start_ticks: 9 }),
+    }
+}
+
+#[test]
+fn counts_begin_at_their_origin_and_bridge_a_restart_of_the_agent() {
+    let mut rig = Rig::new(false);
+    let mut reader = Reader::default();
+    let mut sampler = rig.sampler(1, &empty());
+    let mut send = |rig: &Rig, sampler: &mut Sampler, second: u64, sample: CountSample| {
+        rig.at(second);
+        rig.counts.as_ref().expect("open").try_send(sample).expect("room");
+        reader.take(sampler.tick());
+    };
+    send(&rig, &mut sampler, 5, counted(5, 100, 100, Some(3)));
+    send(&rig, &mut sampler, 6, counted(6, 130, 130, None));
+    reader.take(sampler.close());
+    let mut sampler = rig.sampler(1, &reader.recovery());
+    let mut send = |rig: &Rig, sampler: &mut Sampler, second: u64, sample: CountSample| {
+        rig.at(second);
+        rig.counts.as_ref().expect("open").try_send(sample).expect("room");
+        reader.take(sampler.tick());
+    };
+    send(&rig, &mut sampler, 20, counted(20, 0, 200, None));
+    send(&rig, &mut sampler, 21, counted(21, 15, 215, None));
+    reader.take(sampler.close());
+    let tokens = |id: &u32| matches!(reader.dictionary.get(id), Some(Subject::Count(..)));
+    let sum: u64 = reader.flushes.iter().map(|flush| amount(&flush.batch, tokens)).sum();
+    assert_eq!(sum, 215);
+    assert_eq!(reader.dictionary.keys().filter(|id| tokens(id)).count(), 1);
+}
