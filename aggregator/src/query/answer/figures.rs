@@ -1,0 +1,152 @@
+//! Energy, carbon and score of an answer.
+
+use super::*;
+
+impl Context<'_> {
+    pub(super) fn energy(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Energy {
+        let cost = &parts.totals.cost;
+        let joules = |energy: u64| Microjoules(energy).to_joules().0;
+        let facility = parts.totals.facility_j.get();
+        let no_accelerator = "no accelerator is metered on the nodes that served it";
+        let mut accelerator = |energy: u64, path: &str| {
+            missing.or_note(parts.has_accelerator.then(|| joules(energy)), path, no_accelerator)
+        };
+        let mut by_level_j: BTreeMap<String, f64> = Level::ALL
+            .into_iter()
+            .map(|level| {
+                (level.name().to_owned(), if level == Level::Facility { facility } else { joules(level.energy(cost)) })
+            })
+            .collect();
+        let energy = wire::Energy {
+            accelerator_j: accelerator(cost.accelerator(), "energy.accelerator_j"),
+            accelerator_dynamic_j: accelerator(cost.accelerator_dynamic, "energy.accelerator_dynamic_j"),
+            accelerator_base_j: accelerator(cost.accelerator_base, "energy.accelerator_base_j"),
+            host_j: Some(joules(cost.host)),
+            platform_j: Some(joules(cost.platform)),
+            dedicated_idle_j: Some(joules(cost.dedicated_idle)),
+            pool_idle_j: Some(joules(cost.pool_idle)),
+            overhead_j: Some(facility - joules(cost.with_idle())),
+            total_j: by_level_j.get(self.question.level.name()).copied(),
+            method: method_name(&parts.nodes.iter().flat_map(|node| methods(&node.cell)).collect()),
+            by_level_j: BTreeMap::new(),
+        };
+        if !parts.has_accelerator {
+            by_level_j.remove(Level::Accelerator.name());
+            missing.note("energy.by_level_j.accelerator", no_accelerator);
+        }
+        let no_level = self.question.level == Level::Accelerator && !parts.has_accelerator;
+        if no_level {
+            missing.note("energy.total_j", no_accelerator);
+        }
+        wire::Energy { by_level_j, total_j: energy.total_j.filter(|_| !no_level), ..energy }
+    }
+
+    pub(super) fn idle(&self, parts: &Parts<'_>) -> wire::Idle {
+        let unallocated: u64 = parts.nodes.iter().map(|node| node.ledger.unallocated_idle).sum();
+        let scope = |scope: &IdleScope| match scope {
+            IdleScope::Node => "node",
+            IdleScope::Pool => "pool",
+            IdleScope::Cluster => "cluster",
+        };
+        wire::Idle {
+            policy: policy_name(self.question.policy).to_owned(),
+            scopes: parts.totals.scopes.iter().map(|found| scope(found).to_owned()).collect(),
+            unallocated_j: Microjoules(unallocated).to_joules().0,
+        }
+    }
+
+    pub(super) fn embodied(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Embodied {
+        let mut te_g: BTreeMap<String, f64> = BTreeMap::new();
+        for (part, grams) in parts.members.iter().flat_map(|member| &member.embodied.parts) {
+            *te_g.entry(part.clone()).or_default() += grams.0;
+        }
+        let sources: BTreeSet<String> =
+            parts.members.iter().map(|member| member.embodied.te_source.to_string()).collect();
+        let inside = self.question.level == Level::Facility;
+        let outside = "embodied carbon is outside the asked level";
+        let unallocated: f64 = parts.nodes.iter().map(|node| node.embodied_unallocated_g.get()).sum();
+        wire::Embodied {
+            te_source: sources.into_iter().collect::<Vec<_>>().join(" + "),
+            el_h: parts
+                .members
+                .first()
+                .map_or(joulebook_sci::embodied::DEFAULT_LIFESPAN_HOURS, |member| member.embodied.lifespan_hours),
+            age_policy: "stop_at_el".to_owned(),
+            rs_rule: "reserved CPU capacity over the node's; unreserved follows the idle policy".to_owned(),
+            m_g: missing.or_note(inside.then(|| parts.totals.carbon.embodied.get()), "embodied.m_g", outside),
+            unallocated_g: missing.or_note(inside.then_some(unallocated), "embodied.unallocated_g", outside),
+            te_g,
+        }
+    }
+
+    pub(super) fn carbon(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Carbon {
+        let carbon = &parts.totals.carbon;
+        let known = self.question.level != Level::Accelerator || parts.has_accelerator;
+        let embodied = (self.question.level == Level::Facility).then(|| carbon.embodied.get());
+        missing.note("carbon.market_based_o_g", "no contractual factor is configured");
+        let no_accelerator = "no accelerator is metered on the nodes that served it";
+        wire::Carbon {
+            o_g: missing.or_note(known.then(|| carbon.operational.get()), "carbon.o_g", no_accelerator),
+            m_g: missing.or_note(embodied, "carbon.m_g", "embodied carbon is outside the asked level"),
+            total_g: missing.or_note(
+                known.then(|| carbon.operational.get() + carbon.embodied.get()),
+                "carbon.total_g",
+                no_accelerator,
+            ),
+            market_based_o_g: None,
+        }
+    }
+
+    pub(super) fn sci(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Sci {
+        let carbon = &parts.totals.carbon;
+        let units = parts.unit.count(&parts.totals.cost.used);
+        let scored = match self.question.level == Level::Accelerator && !parts.has_accelerator {
+            true => Err("no accelerator is metered on the nodes that served it".to_owned()),
+            false => score(GramsCo2e(carbon.joint.get()), parts.unit, units).map_err(|reason| reason.to_string()),
+        };
+        let (low, high) = carbon.deviations.interval(carbon.joint.get(), 0.0, carbon.gap_high.get());
+        let ends = scored.as_ref().ok().and(units).map(|units| (low / units, high / units));
+        let mut sci = wire::Sci {
+            value: scored.as_ref().ok().copied(),
+            unit: format!("gCO2e/{}", parts.unit.name()),
+            null_reason: scored.err(),
+            low: ends.map(|(low, _)| low),
+            high: ends.map(|(_, high)| high),
+            uncertainty_profile: PROFILE.to_owned(),
+        };
+        match &mut sci {
+            wire::Sci { null_reason: Some(reason), .. } => {
+                for field in ["value", "low", "high"] {
+                    missing.note(&format!("sci.{field}"), reason);
+                }
+            }
+            _ => missing.note("sci.null_reason", "there is a value"),
+        }
+        sci
+    }
+}
+
+pub(super) fn conservation(parts: &Parts<'_>) -> wire::Conservation {
+    let sum = |part: fn(&NodeTotals) -> u64| parts.nodes.iter().map(|node| part(node)).fold(0u64, u64::saturating_add);
+    let residual: i128 = parts.nodes.iter().map(|node| node.residual()).sum();
+    wire::Conservation {
+        wall_uj: sum(NodeTotals::input),
+        wall_estimated: parts.nodes.iter().any(|node| node.cell.flags.contains(Flags::PSU_ESTIMATED)),
+        allocated_uj: sum(|node| node.allocated),
+        ledger_uj: sum(|node| node.ledger.total()),
+        overcount_uj: sum(|node| node.cell.overcount_microjoules),
+        residual_uj: i64::try_from(residual).unwrap_or(i64::MAX),
+    }
+}
+
+pub(super) fn tokens(parts: &Parts<'_>, missing: &mut Missing) -> wire::Tokens {
+    let mut count = |kind: CountKind, path: &str| {
+        missing.or_note(parts.totals.cost.used.counts.get(&kind).copied(), path, "the engine does not tell")
+    };
+    wire::Tokens {
+        input: count(CountKind::InputTokens, "tokens.input"),
+        cached: count(CountKind::CachedTokens, "tokens.cached"),
+        output: count(CountKind::OutputTokens, "tokens.output"),
+        reasoning: count(CountKind::ReasoningTokens, "tokens.reasoning"),
+    }
+}

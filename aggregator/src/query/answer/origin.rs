@@ -1,0 +1,181 @@
+//! What an answer was made from: factors, sensors, hardware, conditions, declarations.
+
+use super::*;
+
+impl Context<'_> {
+    /// Intensity cells of the sites of the nodes concerned.
+    pub(super) fn intensities(&self, parts: &Parts<'_>) -> Vec<&crate::factor::IntensityCell> {
+        let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
+        sites
+            .iter()
+            .filter_map(|site| self.computed.gathered.sites.get(site))
+            .flat_map(|site| &site.intensity)
+            .collect()
+    }
+
+    pub(super) fn intensity(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Intensity {
+        let cells = self.intensities(parts);
+        let each = |part: fn(&crate::factor::IntensityProvenance) -> String| {
+            let values: BTreeSet<String> = cells.iter().map(|cell| part(&cell.provenance)).collect();
+            values.into_iter().collect::<Vec<_>>().join(" + ")
+        };
+        let carbon = GramsCo2e(parts.totals.carbon.operational.get());
+        let weighed = match self.question.level {
+            Level::Facility => Joules(parts.totals.facility_j.get()),
+            level => Microjoules(level.energy(&parts.totals.cost)).to_joules(),
+        };
+        let year = cells.iter().filter_map(|cell| cell.provenance.year).max().map(u32::from);
+        let actual = cells.iter().all(|cell| cell.provenance.granularity == "hour");
+        wire::Intensity {
+            kind: each(|provenance| provenance.kind.to_string()),
+            basis: each(|provenance| provenance.basis.to_string()),
+            status: each(|provenance| provenance.status.to_string()),
+            source: each(|provenance| provenance.source.to_string()),
+            zone: each(|provenance| provenance.zone.to_string()),
+            granularity: each(|provenance| provenance.granularity.to_string()),
+            effective_g_per_kwh: missing.or_note(
+                effective_intensity(carbon, weighed),
+                "intensity.effective_g_per_kwh",
+                "no energy was charged",
+            ),
+            actual_fraction: Some(if actual { 1.0 } else { 0.0 }),
+            year: missing.or_note(year, "intensity.year", "the intensity is not of a year"),
+        }
+    }
+
+    pub(super) fn pue(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::PueUse {
+        let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
+        let cells: Vec<_> =
+            sites.iter().filter_map(|site| self.computed.gathered.sites.get(site)).flat_map(|site| &site.pue).collect();
+        let each = |part: fn(&crate::factor::PueCell) -> String| {
+            cells.iter().map(|cell| part(cell)).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" + ")
+        };
+        let effective = effective_pue(Joules(parts.totals.facility_j.get()), parts.totals.it_j());
+        wire::PueUse {
+            source: each(|cell| cell.source.to_string()),
+            granularity: each(|cell| cell.granularity.to_string()),
+            effective: missing.or_note(effective, "pue.effective", "no energy was charged"),
+        }
+    }
+
+    pub(super) fn provenance(&self, parts: &Parts<'_>) -> wire::Provenance {
+        let datasets = self.factors.datasets().into_iter();
+        let versions: BTreeSet<String> =
+            parts.members.iter().map(|member| member.record.inventory.agent_version.clone()).collect();
+        let skew = parts.members.iter().map(|member| member.record.clock_skew_nanos.unsigned_abs()).max();
+        wire::Provenance {
+            datasets: datasets
+                .map(|set| wire::Dataset {
+                    name: set.name.to_owned(),
+                    version: set.version.to_owned(),
+                    licence: set.licence.to_owned(),
+                })
+                .collect(),
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_versions: versions.into_iter().collect(),
+            clock_skew_max_s: skew.map(|nanos| std::time::Duration::from_nanos(nanos).as_secs_f64()),
+        }
+    }
+
+    /// Sensors of the nodes, each with the part of their energy that it gave.
+    #[allow(clippy::cast_precision_loss, reason = "ratios")]
+    pub(super) fn instruments(&self, parts: &Parts<'_>, missing: &mut Missing) -> Vec<wire::Instrument> {
+        let total: u64 = parts.nodes.iter().map(|node| node.cell.component_microjoules()).sum();
+        let mut sums: BTreeMap<&SourceKey, u64> = BTreeMap::new();
+        for (key, source) in parts.nodes.iter().flat_map(|node| &node.cell.sources) {
+            *sums.entry(key).or_default() += source.microjoules;
+        }
+        let states = || parts.members.iter().flat_map(|member| &member.record.inventory.sources);
+        let mut instruments = Vec::new();
+        for (index, (key, energy)) in sums.into_iter().enumerate() {
+            let basis = states().find(|state| state.source.id == key.id).map(|state| state.source.basis.clone());
+            missing
+                .note(&format!("instruments.{index}.period_s"), "the sampling period is not part of the inventory yet");
+            instruments.push(wire::Instrument {
+                collector: format!("{} ({})", key.collector, key.id),
+                method: method_name(&BTreeSet::from([key.method])),
+                period_s: None,
+                energy_fraction: if total > 0 { energy as f64 / total as f64 } else { 0.0 },
+                basis: basis.unwrap_or_default(),
+            });
+        }
+        instruments
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "ratios")]
+    pub(super) fn operating(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Operating {
+        let used = &parts.totals.cost.used;
+        let length = seconds(self.computed.gathered.window);
+        let busy = used.counts.get(&CountKind::BusyNanos);
+        let concurrency =
+            busy.filter(|_| used.executing_nanos > 0).map(|busy| *busy as f64 / used.executing_nanos as f64);
+        let rate = used.counts.get(&CountKind::RequestsOk).filter(|_| length > 0.0).map(|ok| *ok as f64 / length);
+        let utilisation = (used.resident_nanos > 0).then(|| used.executing_nanos as f64 / used.resident_nanos as f64);
+        for (field, reason) in [
+            ("latency_target_s", "no latency target is declared"),
+            ("quantisation", "the serving configuration is not read yet"),
+            ("serving_configuration", "the serving configuration is not read yet"),
+        ] {
+            missing.note(&format!("operating.{field}"), reason);
+        }
+        wire::Operating {
+            concurrency: missing.or_note(
+                concurrency,
+                "operating.concurrency",
+                "the engine does not tell its busy time",
+            ),
+            rate_per_s: missing.or_note(rate, "operating.rate_per_s", "the engine does not tell its requests"),
+            utilisation: missing.or_note(utilisation, "operating.utilisation", "the version was not resident"),
+            ..wire::Operating::default()
+        }
+    }
+
+    /// Fields that only a declaration can fill.
+    pub(super) fn declared(&self, parts: &Parts<'_>, answer: &mut SciAnswer, missing: &mut Missing) {
+        let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
+        let deployments: BTreeSet<String> = sites
+            .iter()
+            .filter_map(|site| self.factors.deployment((!site.is_empty()).then_some(site.as_str())))
+            .map(|deployment| deployment.as_str().to_owned())
+            .collect();
+        let deployment = (!deployments.is_empty()).then(|| deployments.into_iter().collect::<Vec<_>>().join(" + "));
+        let token =
+            matches!(parts.unit, FunctionalUnit::InputToken | FunctionalUnit::OutputToken | FunctionalUnit::TotalToken);
+        answer.task = missing.or_note(token.then(|| "text-generation".to_owned()), "task", "no task is declared");
+        answer.modality = missing.or_note(token.then(|| "text".to_owned()), "modality", "no modality is declared");
+        answer.deployment = missing.or_note(deployment, "deployment", "no deployment is declared for the site");
+        answer.accountable_contact = missing.or_note(
+            self.factors.accountable_contact().map(str::to_owned),
+            "accountable_contact",
+            "no accountable contact is configured",
+        );
+        answer.ghg_scope =
+            missing.or_note(self.factors.ghg_scope().map(str::to_owned), "ghg_scope", "no GHG role is configured");
+    }
+}
+
+pub(super) fn hardware(parts: &Parts<'_>, missing: &mut Missing) -> Vec<wire::HardwareUse> {
+    let mut found: BTreeMap<(&str, Option<String>, Option<String>), f64> = BTreeMap::new();
+    for hardware in parts.members.iter().map(|member| &member.record.inventory.hardware) {
+        *found.entry((component_name(Component::Cpu), hardware.cpu_model.clone(), None)).or_default() +=
+            f64::from(hardware.sockets.unwrap_or(1));
+        for accelerator in &hardware.accelerators {
+            let key =
+                (component_name(Component::Accelerator), Some(accelerator.model.clone()), accelerator.driver.clone());
+            *found.entry(key).or_default() += 1.0;
+        }
+    }
+    let mut list = Vec::new();
+    for (index, ((component, model, driver), count)) in found.into_iter().enumerate() {
+        let path = |field: &str| format!("hardware.{index}.{field}");
+        let driver_reason =
+            if component == "cpu" { "a CPU has no driver" } else { "the driver's version was not read" };
+        list.push(wire::HardwareUse {
+            component: component.to_owned(),
+            model: missing.or_note(model, &path("model"), "the hardware does not name itself"),
+            count: Some(count),
+            driver: missing.or_note(driver, &path("driver"), driver_reason),
+        });
+    }
+    list
+}

@@ -1,0 +1,81 @@
+//! How good an answer is, and which norms it meets.
+
+use super::*;
+
+impl Context<'_> {
+    #[allow(clippy::cast_precision_loss, reason = "ratios")]
+    pub(super) fn quality(&self, parts: &Parts<'_>, world: bool, missing: &mut Missing) -> wire::Quality {
+        let used = &parts.totals.cost.used;
+        let time = covered_fraction(parts.nodes.iter().map(|node| &node.cell));
+        let measured = time.map(|fraction| fraction * read_fraction(&parts.members));
+        let joint = parts.totals.cost.joint_share();
+        let counted =
+            (used.resident_nanos > 0).then(|| (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0));
+        let flags = parts.totals.flags;
+        let named = [
+            (Flags::WRAP_AMBIGUOUS, "wrap_ambiguous"),
+            (Flags::RESET, "reset"),
+            (Flags::COARSE, "coarse"),
+            (Flags::OVERCOUNT, "overcount"),
+            (Flags::PSU_ESTIMATED, "psu_estimated"),
+            (Flags::INTERPOLATED, "interpolated"),
+            (Flags::ESTIMATED, "estimated"),
+            (Flags::RECORDS_LOST, "records_lost"),
+            (Flags::GAP, "gap"),
+        ];
+        let mut names: Vec<String> =
+            named.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| (*name).to_owned()).collect();
+        if world {
+            names.push("world_intensity".to_owned());
+        }
+        if self.question.policy == IdlePolicy::Unallocated {
+            names.push("idle_excluded".to_owned());
+        }
+        let low = [measured, joint].into_iter().flatten().any(|fraction| fraction < LOW_QUALITY_BELOW);
+        wire::Quality {
+            energy_measured_fraction: missing.or_note(
+                measured,
+                "quality.energy_measured_fraction",
+                "no row of the nodes lies in the window",
+            ),
+            joint_coverage: missing.or_note(joint, "quality.joint_coverage", "the version used no energy of its own"),
+            count_fraction: missing.or_note(counted, "quality.count_fraction", "the version was not resident"),
+            quality: if low { "low" } else { "good" }.to_owned(),
+            flags: names,
+        }
+    }
+
+    pub(super) fn conformance(&self, parts: &Parts<'_>, world: bool, quality: &wire::Quality) -> wire::Conformance {
+        let mut reasons = Vec::new();
+        if self.question.level != Level::Facility {
+            reasons.push(format!("sci_1_1: the level is {}, not facility", self.question.level.name()));
+        }
+        if self.question.policy == IdlePolicy::Unallocated {
+            reasons.push("sci_1_1: idle capacity is left out".to_owned());
+        }
+        if world {
+            reasons.push("sci_1_1: a world average is coarser than the standard accepts".to_owned());
+        }
+        let sci = reasons.is_empty();
+        reasons.push("iso_21031_2024: intensity is average, the standard's first edition asks for marginal".to_owned());
+        let consumer_unit = !matches!(parts.unit, FunctionalUnit::Item | FunctionalUnit::InferenceSecond);
+        if !consumer_unit {
+            reasons.push("sci_ai_consumer: the functional unit is not in the consumer's list".to_owned());
+        }
+        if quality.quality == "low" {
+            reasons.push("coverage is low: see quality".to_owned());
+        }
+        wire::Conformance { sci_1_1: sci, iso_21031_2024: false, sci_ai_consumer: sci && consumer_unit, reasons }
+    }
+}
+
+/// Part of the component sources seen on the nodes that is read: hardware that is seen and not read lowers coverage.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+fn read_fraction(members: &[&Member]) -> f64 {
+    let states = members.iter().flat_map(|member| &member.record.inventory.sources);
+    let counted =
+        states.filter(|state| state.source.contained_in.is_none() && state.source.component != Component::Wall);
+    let (read, seen) =
+        counted.fold((0u32, 0u32), |(read, seen), state| (read + u32::from(state.unavailable.is_none()), seen + 1));
+    if seen == 0 { 0.0 } else { f64::from(read) / f64::from(seen) }
+}
