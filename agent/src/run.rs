@@ -138,6 +138,7 @@ async fn sample(
     // A late row is simply longer; rows that were missed are not made up.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut ready = Some(tick);
     loop {
         tokio::select! {
             biased;
@@ -149,6 +150,10 @@ async fn sample(
                 // The writer has ended with an error, which the caller reports.
                 std::future::pending::<()>().await;
             }
+        }
+        // Said once the first row exists: what starts from now on is seen from its start.
+        if let Some(tick) = ready.take() {
+            tracing::info!("sampling every {}", humantime::format_duration(tick));
         }
     }
     let scraped = timeout(LAST_SCRAPE, scraper.scrape_now()).await;

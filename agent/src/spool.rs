@@ -287,11 +287,21 @@ fn serve(mut queue: Queue, mut waiting: mpsc::Receiver<Request>, counters: &watc
     while let Some(request) = waiting.blocking_recv() {
         let alive = match request {
             Request::Append { batch, local, new_series, reply } => {
-                answer(reply, queue.append(&batch, &local, &new_series))
+                let result = queue.append(&batch, &local, &new_series);
+                answer(reply, result, &queue, counters)
             }
-            Request::NextAfter { sequence, reply } => answer(reply, queue.next_after(sequence)),
-            Request::Acked { sequence, reply } => answer(reply, queue.acked(sequence)),
-            Request::DefinitionsFrom { index, reply } => answer(reply, Ok(queue.definitions_from(index))),
+            Request::NextAfter { sequence, reply } => {
+                let result = queue.next_after(sequence);
+                answer(reply, result, &queue, counters)
+            }
+            Request::Acked { sequence, reply } => {
+                let result = queue.acked(sequence);
+                answer(reply, result, &queue, counters)
+            }
+            Request::DefinitionsFrom { index, reply } => {
+                let result = Ok(queue.definitions_from(index));
+                answer(reply, result, &queue, counters)
+            }
             Request::Close { reply } => {
                 let result = queue.save_cursor();
                 drop(queue);
@@ -299,7 +309,6 @@ fn serve(mut queue: Queue, mut waiting: mpsc::Receiver<Request>, counters: &watc
                 return;
             }
         };
-        counters.send_replace(queue.counters());
         if !alive {
             return;
         }
@@ -309,8 +318,15 @@ fn serve(mut queue: Queue, mut waiting: mpsc::Receiver<Request>, counters: &watc
     }
 }
 
-/// Sends the result; false if the spool must stop.
-fn answer<T>(reply: Reply<T>, result: Result<T, SpoolError>) -> bool {
+/// Shows the counters if they changed (who watches them would else wake for its own questions), then sends the result;
+/// false if the spool must stop.
+fn answer<T>(
+    reply: Reply<T>,
+    result: Result<T, SpoolError>,
+    queue: &Queue,
+    counters: &watch::Sender<Counters>,
+) -> bool {
+    counters.send_if_modified(|shown| std::mem::replace(shown, queue.counters()) != queue.counters());
     let alive = !result.as_ref().is_err_and(SpoolError::is_fatal);
     // An asker that went away does not need the answer; the work is done.
     let _ = reply.send(result);
