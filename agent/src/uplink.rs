@@ -1,1 +1,199 @@
-//! uplink
+//! Spool → aggregator: one session after another, for ever. Acknowledgements move the spool's cursor.
+//!
+//! The aggregator's mark decides where a session begins. Records go in order, at most 64 unacknowledged and only while
+//! credits last; a number that the spool does not have goes as a declared gap.
+
+mod session;
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Clock;
+use crate::spool::{SpoolError, SpoolHandle};
+use joulebook_proto::telemetry::NodeDirectory;
+use joulebook_units::{BootId, Inventory, RejectReason};
+use session::{End, Session};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Longest first wait before connecting again.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// Longest wait before connecting again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long the uplink goes on sending after it was told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that vanished without a word is noticed after this and as much again.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Where records go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UplinkConfig {
+    /// URL of the aggregator, for example `http://127.0.0.1:7443`.
+    pub endpoint: String,
+    /// Whether plaintext to a loopback address is allowed.
+    pub insecure_loopback: bool,
+    /// The boot the agent runs in.
+    pub boot: BootId,
+}
+
+/// Why the uplink cannot go on. A peer that is not there is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The configured address cannot be used.
+    #[error("aggregator `{endpoint}` cannot be used: {why}")]
+    Endpoint {
+        /// As configured.
+        endpoint: String,
+        /// What to change.
+        why: &'static str,
+    },
+    /// The spool stopped.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
+impl UplinkError {
+    /// The exit code of an agent that cannot go on because of this.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Endpoint { .. } => 78,
+            Self::Spool(error) => error.exit_code(),
+        }
+    }
+}
+
+/// What the uplink met.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UplinkCounters {
+    /// Sessions that the aggregator answered.
+    pub sessions: u64,
+    /// Sessions that began below what was acknowledged: the aggregator lost data.
+    pub ack_regressions: u64,
+    /// Values refused by the aggregator, by reason; `None` is a reason this build does not know.
+    pub rejected: BTreeMap<Option<RejectReason>, u64>,
+    /// Whether a session is open.
+    pub connected: bool,
+}
+
+/// The task that sends.
+pub struct Uplink {
+    config: UplinkConfig,
+    spool: SpoolHandle,
+    inventory: watch::Receiver<Inventory>,
+    clock: Arc<dyn Clock>,
+    counters: watch::Sender<UplinkCounters>,
+    directory: watch::Sender<Option<NodeDirectory>>,
+}
+
+impl Uplink {
+    /// An uplink that does nothing until it is run.
+    pub fn new(
+        config: UplinkConfig,
+        spool: SpoolHandle,
+        inventory: watch::Receiver<Inventory>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (counters, directory) = (watch::Sender::default(), watch::Sender::default());
+        Self { config, spool, inventory, clock, counters, directory }
+    }
+
+    /// The uplink's counters, whenever they change.
+    pub fn counters(&self) -> watch::Receiver<UplinkCounters> {
+        self.counters.subscribe()
+    }
+
+    /// The pods of the node as the aggregator last told them; none before it did.
+    pub fn node_directory(&self) -> watch::Receiver<Option<NodeDirectory>> {
+        self.directory.subscribe()
+    }
+
+    /// Sends until `shutdown` turns true (or its sender is gone), then until everything is acknowledged, at most 10 s.
+    ///
+    /// # Errors
+    /// An address that cannot be used (at once, nothing is sent), or the spool's end.
+    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), UplinkError> {
+        let endpoint = endpoint(&self.config)?;
+        let mut stop = shutdown.clone();
+        let stopped = async {
+            let _ = stop.wait_for(|stop| *stop).await;
+            self.spool.drained(DRAIN).await
+        };
+        tokio::select! {
+            result = self.sessions(&endpoint, shutdown) => result,
+            drained = stopped => {
+                if !drained {
+                    tracing::warn!("stopping with records unacknowledged: they stay in the spool and are sent later");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One session after another. Returns only when the spool has ended.
+    async fn sessions(&self, endpoint: &Endpoint, mut shutdown: watch::Receiver<bool>) -> Result<(), UplinkError> {
+        let mut longest = FIRST_WAIT;
+        loop {
+            let answered = self.counters.borrow().sessions;
+            let end = match endpoint.connect().await {
+                Ok(channel) => self.session(channel).await,
+                Err(error) => End::Unreachable(error),
+            };
+            self.counters.send_if_modified(|counters| std::mem::take(&mut counters.connected));
+            if self.counters.borrow().sessions > answered {
+                longest = FIRST_WAIT;
+            }
+            let wait = match end {
+                End::Spool(error) => return Err(error.into()),
+                End::InventoryChanged => continue,
+                End::RetryAfter(wait) => wait.min(LONGEST_WAIT),
+                end => {
+                    let wait = jittered(longest);
+                    let endpoint = self.config.endpoint.as_str();
+                    tracing::warn!(endpoint, reason = %end, retry_in = ?wait, "the session ended; records stay in the spool");
+                    longest = (longest * 2).min(LONGEST_WAIT);
+                    wait
+                }
+            };
+            let stopping = *shutdown.borrow();
+            tokio::select! {
+                () = tokio::time::sleep(if stopping { wait.min(FIRST_WAIT) } else { wait }) => {}
+                // Ten seconds are left then: too short for a long wait.
+                _ = shutdown.wait_for(|stop| *stop), if !stopping => {}
+            }
+        }
+    }
+
+    async fn session(&self, channel: Channel) -> End {
+        let mut inventory = self.inventory.clone();
+        let hello = session::hello(&inventory.borrow_and_update(), &self.spool, &self.config, self.clock.as_ref());
+        match Session::open(channel, hello, self).await {
+            Ok(session) => session.run(inventory).await,
+            Err(end) => end,
+        }
+    }
+}
+
+/// A random wait up to `longest`: full jitter, so that a fleet does not come back all at once.
+fn jittered(longest: Duration) -> Duration {
+    // Without randomness the longest wait is the safe one.
+    getrandom::u32().map_or(longest, |random| longest.mul_f64(f64::from(random) / f64::from(u32::MAX)))
+}
+
+/// The address, if plaintext to it is allowed: TLS does not exist yet.
+fn endpoint(config: &UplinkConfig) -> Result<Endpoint, UplinkError> {
+    let refuse = |why| UplinkError::Endpoint { endpoint: config.endpoint.clone(), why };
+    let uri: Uri = config.endpoint.parse().map_err(|_| refuse("it is not a URL: use http://127.0.0.1:7443"))?;
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if uri.scheme_str() != Some("http") || !is_loopback || !config.insecure_loopback {
+        return Err(refuse(
+            "TLS is not available yet: use --insecure-loopback with an http:// address of 127.0.0.1 or [::1]",
+        ));
+    }
+    let endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true))
+}

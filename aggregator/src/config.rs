@@ -1,1 +1,201 @@
-//! config
+//! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
+
+use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The complete example that `--print-default-config` prints: every key with its default.
+pub const EXAMPLE: &str = include_str!("config/example.toml");
+
+/// Configuration of an aggregator. Field names are the keys of the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address to listen on. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Folder of the database; made if its parent exists.
+    pub data_dir: PathBuf,
+    /// Whether plaintext on a loopback address is allowed.
+    pub insecure_loopback: bool,
+    /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
+    pub site: BTreeMap<String, SiteConfig>,
+    /// `[embodied]`: what the hosts are made of.
+    pub embodied: EmbodiedConfig,
+    /// Who answers for the figures.
+    pub accountable_contact: Option<String>,
+    /// Role of the reporting organisation: `operator` or `consumer`.
+    pub ghg_role: Option<GhgRole>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
+            data_dir: PathBuf::from("/var/lib/joulebook"),
+            insecure_loopback: false,
+            site: BTreeMap::new(),
+            embodied: EmbodiedConfig::default(),
+            accountable_contact: None,
+            ghg_role: None,
+        }
+    }
+}
+
+/// A configuration that no aggregator may start with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("reading configuration {path}: {source}; name an existing file with --config")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not UTF-8, not TOML, an unknown key or a value of the wrong type.
+    #[error("{path}:{line}: {what}{hint}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        what: String,
+        /// The nearest valid key, where there is one.
+        hint: String,
+    },
+    /// Plaintext was not allowed, and there is nothing else yet.
+    #[error("TLS is not available yet; use --insecure-loopback with --listen 127.0.0.1:7443")]
+    NoTls,
+    /// A site or an embodied value that is not valid.
+    #[error("configuration: {0}")]
+    Factor(#[from] FactorError),
+    /// Plaintext on an address that others can reach.
+    #[error("--insecure-loopback with listen = \"{listen}\": plaintext is allowed on 127.0.0.1 and ::1 only")]
+    NotLoopback {
+        /// The address.
+        listen: SocketAddr,
+    },
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = fs::read(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
+            let what = "not UTF-8; save the file as UTF-8".to_owned();
+            ConfigError::Syntax { path: path.to_owned(), line, what, hint: String::new() }
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a file; `path` is for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            line: line_of(text.as_bytes(), error.span().map_or(0, |span| span.start)),
+            what: error.message().lines().next().unwrap_or_default().to_owned(),
+            hint: nearest_key(error.message()),
+        })
+    }
+
+    /// The part that factors are made of.
+    pub fn factors(&self) -> FactorConfig {
+        FactorConfig {
+            site: self.site.clone(),
+            embodied: self.embodied.clone(),
+            accountable_contact: self.accountable_contact.clone(),
+            ghg_role: self.ghg_role,
+        }
+    }
+
+    /// Refuses what cannot be served safely, and factors that nobody knows; gives those that are.
+    pub fn check(&self) -> Result<Factors, ConfigError> {
+        if !self.insecure_loopback {
+            return Err(ConfigError::NoTls);
+        }
+        if !self.listen.ip().is_loopback() {
+            return Err(ConfigError::NotLoopback { listen: self.listen });
+        }
+        Ok(Factors::new(&self.factors())?)
+    }
+}
+
+fn line_of(text: &[u8], offset: usize) -> usize {
+    text.iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// From "unknown field `x`, expected one of `a`, `b`", the field nearest to x.
+fn nearest_key(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let (true, Some(wrong)) = (message.starts_with("unknown field"), quoted.next()) else {
+        return String::new();
+    };
+    let nearest = quoted.map(|key| (strsim::damerau_levenshtein(wrong, key), key)).min();
+    nearest.map(|(_, key)| format!("; did you mean `{key}`?")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        Config::parse(text, Path::new("aggregator.toml")).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn the_printed_example_holds_exactly_the_defaults() {
+        let example = Config::parse(EXAMPLE, Path::new("example")).expect("valid");
+        assert_eq!(format!("{example:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn b61_an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
+        let text = "\nlistn = \"127.0.0.1:1\"\n";
+        let found = message(text);
+        assert!(found.starts_with("aggregator.toml:2: unknown field `listn`"), "{found}");
+        assert!(found.ends_with("did you mean `listen`?"), "{found}");
+        assert!(message("listen = 5").starts_with("aggregator.toml:1: "));
+        assert!(message("data_dir = \"a\"\ndata_dir = \"b\"").starts_with("aggregator.toml:2: "));
+    }
+
+    #[test]
+    fn every_commented_key_of_the_example_is_one() {
+        let key =
+            |line: &str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let uncomment = |line: &'static str| line.strip_prefix("# ").filter(|line| key(line)).unwrap_or(line);
+        let text: Vec<&str> = EXAMPLE.lines().map(uncomment).collect();
+        let config = Config::parse(&text.join("\n"), Path::new("example")).expect("valid");
+        assert_eq!(config.site.len(), 1);
+        assert!(config.embodied.guest_kg_per_vcpu.is_some() && config.ghg_role.is_some());
+        let config = Config { insecure_loopback: true, ..config };
+        config.check().expect("the example's values are valid");
+    }
+
+    #[test]
+    fn an_unknown_zone_is_a_configuration_error() {
+        let text = "insecure_loopback = true\n[site.default]\nzone = \"FRX\"\n";
+        let config = Config::parse(text, Path::new("aggregator.toml")).expect("syntax");
+        let refused = config.check().expect_err("no such zone").to_string();
+        assert!(refused.contains("FRX"), "{refused}");
+        let found = message("[site.default]\npu = 1.2");
+        assert!(found.starts_with("aggregator.toml:2: ") && found.ends_with("did you mean `pue`?"), "{found}");
+    }
+
+    #[test]
+    fn plaintext_needs_the_flag_and_a_loopback_address() {
+        let config = |listen: &str, insecure_loopback| Config {
+            listen: listen.parse().expect("address"),
+            insecure_loopback,
+            ..Config::default()
+        };
+        assert!(matches!(config("127.0.0.1:0", false).check(), Err(ConfigError::NoTls)));
+        assert!(matches!(config("0.0.0.0:0", true).check(), Err(ConfigError::NotLoopback { .. })));
+        assert!(config("[::1]:0", true).check().is_ok());
+    }
+}

@@ -1,1 +1,386 @@
-//! factor
+//! Factors: carbon intensity, PUE and embodied carbon as versioned series with source, kind and revision.
+//!
+//! The seam for providers is [`IntensitySource`]: one file each, one line in [`Factors::intensity`]. The chain goes from
+//! fine to coarse (configured, cloud region, country, world) and records every step it took.
+
+mod config;
+mod embodied;
+mod fixed;
+mod table;
+
+pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, SiteConfig};
+pub use embodied::EmbodiedFacts;
+
+use joulebook_units::{GramsCo2ePerKwh, Hardware, Pue, Window};
+use std::collections::BTreeMap;
+use table::Tables;
+
+/// Name of the site of nodes that state none.
+pub const DEFAULT_SITE: &str = "default";
+/// Mean PUE of data centres (Uptime Institute Global Survey 2024).
+const DEFAULT_PUE: f64 = 1.56;
+/// Half-width of the default PUE (methodology C).
+const DEFAULT_PUE_UNCERTAINTY: f64 = 0.20;
+/// Half-width of a site's annual PUE (methodology C).
+const ANNUAL_PUE_UNCERTAINTY: f64 = 0.08;
+
+/// A factor that cannot be used. All of them are configuration errors (exit 78) but a damaged table.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FactorError {
+    /// A name that no table has.
+    #[error("`{key} = \"{value}\"` is not known: the nearest are {}; correct it or remove it", nearest.join(", "))]
+    UnknownName {
+        /// The key in the configuration file.
+        key: String,
+        /// Its value.
+        value: String,
+        /// The nearest valid values, best first.
+        nearest: Vec<String>,
+    },
+    /// A number outside its range.
+    #[error("`{key} = {value}` is refused: it must be {rule}")]
+    OutOfRange {
+        /// The key in the configuration file.
+        key: String,
+        /// Its value.
+        value: f64,
+        /// What it must satisfy.
+        rule: &'static str,
+    },
+    /// Two keys that do not go together.
+    #[error("`{key}` is refused: {rule}")]
+    Contradiction {
+        /// The key in the configuration file.
+        key: String,
+        /// What it must satisfy.
+        rule: String,
+    },
+    /// An embedded table is damaged: the build is.
+    #[error("embedded table {table}, line {line}: `{column}` cannot be read; reinstall this build")]
+    DamagedTable {
+        /// Table.
+        table: &'static str,
+        /// Line, from 1.
+        line: u64,
+        /// Column.
+        column: &'static str,
+    },
+}
+
+/// Intensity over one stretch of time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntensityCell {
+    /// When it holds.
+    pub window: Window,
+    /// The value in g/kWh.
+    pub value: GramsCo2ePerKwh,
+    /// Where it comes from.
+    pub provenance: IntensityProvenance,
+}
+
+/// Origin of an intensity, in the words of the contract.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntensityProvenance {
+    /// average_consumption or average_production.
+    pub kind: &'static str,
+    /// lifecycle or direct.
+    pub basis: &'static str,
+    /// measured, estimated or forecast.
+    pub status: &'static str,
+    /// Data set.
+    pub source: String,
+    /// Country (alpha-3), cloud region, site of a fixed value, or WORLD.
+    pub zone: String,
+    /// year, world or fixed.
+    pub granularity: &'static str,
+    /// Year of the data, where the data set says.
+    pub year: Option<u16>,
+    /// Whether it is the world's mean: answers carry the flag `world_intensity`.
+    pub world: bool,
+    /// Revision of all factors ([`Factors::revision`]).
+    pub revision: u64,
+    /// Half-width of the 95 % interval as a share of the value.
+    pub uncertainty: f64,
+    /// Every step of the chain that led here, in order.
+    pub steps: Vec<String>,
+}
+
+/// PUE over one stretch of time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PueCell {
+    /// When it holds.
+    pub window: Window,
+    /// The value.
+    pub value: Pue,
+    /// Where it comes from.
+    pub source: String,
+    /// annual or default.
+    pub granularity: &'static str,
+    /// Half-width of the 95 % interval as a share of the value.
+    pub uncertainty: f64,
+}
+
+/// A data set that factors come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// Name.
+    pub name: &'static str,
+    /// Version.
+    pub version: &'static str,
+    /// Licence.
+    pub licence: &'static str,
+}
+
+/// Where a site stands, its names resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    name: String,
+    country: Option<String>,
+    region: Option<String>,
+    fixed: Option<(GramsCo2ePerKwh, String)>,
+    pue: Option<Pue>,
+    deployment: Option<Deployment>,
+}
+
+/// What a provider knows of a site.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntensityFact {
+    value: GramsCo2ePerKwh,
+    kind: &'static str,
+    source: String,
+    zone: String,
+    granularity: &'static str,
+    year: Option<u16>,
+    world: bool,
+    uncertainty: f64,
+}
+
+/// A provider of intensity.
+pub trait IntensitySource {
+    /// The value for `site`, or why there is none (which becomes a step of the chain).
+    fn find(&self, site: &Site) -> Result<IntensityFact, String>;
+}
+
+/// Every factor, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factors {
+    tables: Tables,
+    sites: BTreeMap<String, Site>,
+    default_site: Site,
+    embodied: EmbodiedConfig,
+    accountable_contact: Option<String>,
+    ghg_role: Option<GhgRole>,
+    revision: u64,
+}
+
+impl Factors {
+    /// Checks the configuration against the embedded tables. Errors name the key and the nearest valid names.
+    pub fn new(config: &FactorConfig) -> Result<Self, FactorError> {
+        let tables = Tables::embedded()?;
+        let mut sites = BTreeMap::new();
+        for (name, site) in &config.site {
+            sites.insert(name.clone(), resolve(&tables, name, site)?);
+        }
+        embodied::check(&config.embodied)?;
+        let nowhere = || resolve(&tables, DEFAULT_SITE, &SiteConfig::default());
+        let default_site = sites.get(DEFAULT_SITE).cloned().map_or_else(nowhere, Ok)?;
+        Ok(Self {
+            sites,
+            default_site,
+            embodied: config.embodied.clone(),
+            accountable_contact: config.accountable_contact.clone(),
+            ghg_role: config.ghg_role,
+            revision: revision(config),
+            tables,
+        })
+    }
+
+    /// Intensity of `site` over `at`: cells in order, without hole or overlap. Empty only for an empty window.
+    pub fn intensity(&self, site: Option<&str>, at: Window) -> Vec<IntensityCell> {
+        if at.is_empty() {
+            return Vec::new();
+        }
+        let (site, mut steps) = self.site(site);
+        let chain: [(&str, &dyn IntensitySource); 4] = [
+            ("configured", &fixed::Configured),
+            ("cloud region", &table::RegionTable(&self.tables)),
+            ("country", &table::CountryTable(&self.tables)),
+            ("world", &fixed::World),
+        ];
+        for (name, source) in chain {
+            let fact = match source.find(site) {
+                Ok(fact) => fact,
+                Err(reason) => {
+                    steps.push(format!("{name}: {reason}"));
+                    continue;
+                }
+            };
+            steps.push(format!("{name}: {} g/kWh for {} from {}", fact.value.get(), fact.zone, fact.source));
+            let provenance = IntensityProvenance {
+                kind: fact.kind,
+                basis: "lifecycle",
+                status: "estimated",
+                source: fact.source,
+                zone: fact.zone,
+                granularity: fact.granularity,
+                year: fact.year,
+                world: fact.world,
+                revision: self.revision,
+                uncertainty: fact.uncertainty,
+                steps,
+            };
+            return vec![IntensityCell { window: at, value: fact.value, provenance }];
+        }
+        Vec::new()
+    }
+
+    /// PUE of `site` over `at`: cells in order, without hole or overlap. Empty only for an empty window.
+    pub fn pue(&self, site: Option<&str>, at: Window) -> Vec<PueCell> {
+        if at.is_empty() {
+            return Vec::new();
+        }
+        let (site, _) = self.site(site);
+        let cell = match (site.pue, Pue::new(DEFAULT_PUE)) {
+            (Some(value), _) => PueCell {
+                window: at,
+                value,
+                source: format!("configuration, site {}", site.name),
+                granularity: "annual",
+                uncertainty: ANNUAL_PUE_UNCERTAINTY,
+            },
+            (None, Ok(value)) => PueCell {
+                window: at,
+                value,
+                source: "Uptime Institute Global Survey 2024, mean".to_owned(),
+                granularity: "default",
+                uncertainty: DEFAULT_PUE_UNCERTAINTY,
+            },
+            (None, Err(_)) => return Vec::new(),
+        };
+        vec![cell]
+    }
+
+    /// Embodied carbon of a whole host, or of a guest's share of its host, by part.
+    pub fn embodied(&self, hardware: &Hardware) -> EmbodiedFacts {
+        embodied::facts(&self.embodied, hardware)
+    }
+
+    /// Kind of deployment of `site`, as configured.
+    pub fn deployment(&self, site: Option<&str>) -> Option<Deployment> {
+        self.site(site).0.deployment
+    }
+
+    /// Who answers for the figures, as configured.
+    pub fn accountable_contact(&self) -> Option<&str> {
+        self.accountable_contact.as_deref()
+    }
+
+    /// GHG Protocol scope of the operational part, by the configured role.
+    pub fn ghg_scope(&self) -> Option<&'static str> {
+        self.ghg_role.map(GhgRole::operational_scope)
+    }
+
+    /// The data sets that factors come from, with licences.
+    pub fn datasets(&self) -> Vec<Dataset> {
+        vec![
+            Dataset {
+                name: "Ember; Energy Institute; processed by Our World in Data: carbon intensity of electricity",
+                version: "codecarbon 3.3.2 global_energy_mix.json",
+                licence: "CC BY 4.0",
+            },
+            Dataset {
+                name: "Google Cloud region carbon data",
+                version: "codecarbon 3.3.2 cloud/impact.csv",
+                licence: "MIT",
+            },
+            Dataset { name: "International Energy Agency: world mean intensity", version: "2019", licence: "fact" },
+            Dataset { name: "Uptime Institute Global Survey: mean PUE", version: "2024", licence: "fact" },
+            Dataset { name: "Cloud Carbon Footprint: embodied defaults", version: "ccf-coefficients", licence: "fact" },
+        ]
+    }
+
+    /// Identity of everything above: a hash of tables and configuration. Not ordered: unequal means changed.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The site by name, and the steps that led to it.
+    fn site(&self, name: Option<&str>) -> (&Site, Vec<String>) {
+        match name {
+            None => (&self.default_site, vec!["the node states no site: default".to_owned()]),
+            Some(name) => match self.sites.get(name) {
+                Some(site) => (site, Vec::new()),
+                None if name == DEFAULT_SITE => (&self.default_site, Vec::new()),
+                None => (&self.default_site, vec![format!("site {name} is not configured: default")]),
+            },
+        }
+    }
+}
+
+fn resolve(tables: &Tables, name: &str, config: &SiteConfig) -> Result<Site, FactorError> {
+    let key = |field: &str| format!("site.{name}.{field}");
+    let unknown = |field: &str, value: &str, nearest: Vec<String>| FactorError::UnknownName {
+        key: key(field),
+        value: value.to_owned(),
+        nearest,
+    };
+    let region = match &config.region {
+        Some(text) => Some(tables.region_name(text).map_err(|near| unknown("region", text, near))?),
+        None => None,
+    };
+    let zone = match &config.zone {
+        Some(text) => Some(tables.country_code(text).map_err(|near| unknown("zone", text, near))?),
+        None => None,
+    };
+    let around = region.as_deref().and_then(|region| tables.country_of(region)).map(str::to_owned);
+    if let (Some(zone), Some(around)) = (&zone, &around)
+        && zone != around
+    {
+        return Err(FactorError::Contradiction {
+            key: key("zone"),
+            rule: format!("the region stands in {around}, not in {zone}; correct one or remove `zone`"),
+        });
+    }
+    let refused = |field: &str, value: f64, rule| FactorError::OutOfRange { key: key(field), value, rule };
+    let fixed = match config.intensity_g_per_kwh {
+        Some(value) => {
+            let rule = "0 to 2000 g/kWh";
+            let grams = GramsCo2ePerKwh::new(value).map_err(|_| refused("intensity_g_per_kwh", value, rule))?;
+            Some((grams, config.intensity_source.clone().unwrap_or_else(|| "configuration".to_owned())))
+        }
+        None if config.intensity_source.is_some() => {
+            let rule = "it needs `intensity_g_per_kwh` beside it".to_owned();
+            return Err(FactorError::Contradiction { key: key("intensity_source"), rule });
+        }
+        None => None,
+    };
+    let pue = match config.pue {
+        Some(value) => Some(Pue::new(value).map_err(|_| refused("pue", value, "1 to 10"))?),
+        None => None,
+    };
+    Ok(Site { name: name.to_owned(), country: zone.or(around), region, fixed, pue, deployment: config.deployment })
+}
+
+/// The first eight bytes of a hash over the tables and the configuration as debug text, which names every field.
+fn revision(config: &FactorConfig) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for part in [table::COUNTRIES, table::REGIONS, &format!("{config:?}"), embodied::REVISION] {
+        hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.update(&fixed::WORLD_G_PER_KWH.to_le_bytes());
+    hasher.update(&DEFAULT_PUE.to_le_bytes());
+    let mut first = [0u8; 8];
+    hasher.finalize_xof().fill(&mut first);
+    u64::from_le_bytes(first)
+}
+
+/// The three names nearest to `text`, best first.
+fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut scored: Vec<(usize, &str)> = known.map(|name| (strsim::damerau_levenshtein(text, name), name)).collect();
+    scored.sort_unstable();
+    scored.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests;

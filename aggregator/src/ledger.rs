@@ -1,1 +1,172 @@
-//! ledger
+//! Keeps the book: turns rows into cells, cell by cell, whenever rows under a cell change.
+//!
+//! A cell is always recomputed from rows and overwritten, never added to: late rows and replays cannot distort it. What a
+//! cell depends on lies within one minute around it, which is why a change marks its neighbours dirty as well.
+
+use crate::clock::Clock;
+use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution, StoreError, StoredGap};
+use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
+use joulebook_units::{Subject, UnixNanos, Window};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A cell is closed this long after its end: the rows of a batch of 5 s and of its neighbour's first batch are in.
+const CLOSED_AFTER_SECONDS: i64 = 10;
+/// Cells settled in one pass, so that a pass after a long outage does not hold memory without bound.
+const CELLS_PER_PASS: usize = 4096;
+const PASS_EVERY: Duration = Duration::from_secs(5);
+
+/// The task that settles dirty cells.
+pub struct Ledger {
+    book: Arc<Book>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Ledger {
+    /// A ledger over a book.
+    pub fn new(book: Arc<Book>, clock: Arc<dyn Clock>) -> Self {
+        Self { book, clock }
+    }
+
+    /// Settles closed dirty cells every 5 s until `shutdown` is true or its sender is gone.
+    ///
+    /// # Errors
+    /// The store's: the process must stop, since a book that cannot be kept must not go on acknowledging.
+    pub async fn run(self, mut shutdown: tokio::sync::watch::Receiver<bool>) -> Result<(), StoreError> {
+        let ledger = Arc::new(self);
+        loop {
+            tokio::select! {
+                stopped = shutdown.wait_for(|stop| *stop) => {
+                    // An error means that the other end is gone: time to stop, too.
+                    let _ = stopped;
+                    return Ok(());
+                }
+                () = tokio::time::sleep(PASS_EVERY) => {}
+            }
+            let (this, now) = (Arc::clone(&ledger), ledger.clock.unix());
+            let passes = tokio::task::spawn_blocking(move || {
+                while this.pass(now)? == CELLS_PER_PASS {}
+                Ok::<_, StoreError>(())
+            });
+            match passes.await {
+                Ok(result) => result?,
+                // A panic in a pass is a bug; the next pass starts from the marks again.
+                Err(error) => tracing::error!(%error, "settling cells failed"),
+            }
+        }
+    }
+
+    /// Settles up to 4,096 closed dirty cells and returns how many it did.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn pass(&self, now: UnixNanos) -> Result<usize, StoreError> {
+        let closed = now.plus_seconds(-CLOSED_AFTER_SECONDS - Resolution::Minute.seconds());
+        let mut by_node: BTreeMap<u32, Vec<(UnixNanos, u64)>> = BTreeMap::new();
+        let marks = self.book.dirty(usize::MAX).into_iter().filter(|(_, start, _)| *start <= closed);
+        for (node, start, generation) in marks.take(CELLS_PER_PASS) {
+            by_node.entry(node).or_default().push((start, generation));
+        }
+        let nodes = self.book.nodes();
+        let mut done = 0;
+        for (number, marks) in by_node {
+            if let Some(node) = nodes.iter().find(|node| node.number == number) {
+                self.settle_node(node, &marks)?;
+            }
+            done += marks.len();
+        }
+        Ok(done)
+    }
+
+    /// Recomputes the marked minutes of a node and every sum that holds one, in one commit.
+    fn settle_node(&self, node: &NodeRecord, marks: &[(UnixNanos, u64)]) -> Result<(), StoreError> {
+        let mut minutes: BTreeMap<UnixNanos, Cell> = BTreeMap::new();
+        for (start, _) in marks {
+            if let Some(window) = Window::new(*start, start.plus_seconds(Resolution::Minute.seconds())) {
+                minutes.insert(*start, cell_from_rows(&self.book, node, window)?);
+            }
+        }
+        let settled = self.sums(node, Resolution::Settled, Resolution::Minute, &minutes)?;
+        let hours = self.sums(node, Resolution::Hour, Resolution::Settled, &settled)?;
+        let tagged = |resolution, cells: BTreeMap<UnixNanos, Cell>| {
+            cells.into_iter().map(move |(start, cell)| (resolution, start, cell))
+        };
+        let cells = tagged(Resolution::Minute, minutes)
+            .chain(tagged(Resolution::Settled, settled))
+            .chain(tagged(Resolution::Hour, hours))
+            .collect::<Vec<_>>();
+        self.book.settle(node.number, &cells, marks)
+    }
+
+    /// Sums of `fine` cells over the `coarse` slots that hold a changed one; unchanged parts come from the store.
+    fn sums(
+        &self,
+        node: &NodeRecord,
+        coarse: Resolution,
+        fine: Resolution,
+        changed: &BTreeMap<UnixNanos, Cell>,
+    ) -> Result<BTreeMap<UnixNanos, Cell>, StoreError> {
+        let starts: BTreeSet<UnixNanos> = changed.keys().map(|start| start.floor_to(coarse.seconds())).collect();
+        let mut sums = BTreeMap::new();
+        for start in starts {
+            let Some(window) = Window::new(start, start.plus_seconds(coarse.seconds())) else { continue };
+            let mut sum = Cell::default();
+            for part in window.slots(fine.seconds()) {
+                match changed.get(&part.start()) {
+                    Some(cell) => sum.merge(cell),
+                    None => {
+                        if let Some(cell) = self.book.cell(node.number, fine, part.start())? {
+                            sum.merge(&cell);
+                        }
+                    }
+                }
+            }
+            sums.insert(start, sum);
+        }
+        Ok(sums)
+    }
+}
+
+/// The cell of any window of whole seconds, from rows. Works minute by minute with the same surroundings as the ledger,
+/// so that parts of a minute add up to its cell.
+///
+/// # Errors
+/// The store's.
+pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<Cell, StoreError> {
+    let mut cell = Cell::default();
+    for part in window.slots(Resolution::Minute.seconds()) {
+        let minute = part.start().floor_to(Resolution::Minute.seconds());
+        let around = Window::new(
+            minute.plus_seconds(-CELL_SURROUNDINGS_SECONDS),
+            minute.plus_seconds(Resolution::Minute.seconds() + CELL_SURROUNDINGS_SECONDS),
+        );
+        if let Some(around) = around {
+            cell.merge(&settle(&series(book, node, around)?, part));
+        }
+    }
+    Ok(cell)
+}
+
+/// What is stored of a node around a window, as the pure crate takes it.
+fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, StoreError> {
+    let inventory = &node.inventory;
+    let runs = book.runs(node.number, window)?;
+    let (gaps, lost) = book.gaps(node.number, window)?;
+    let gap = |gap: StoredGap| match &*gap.subject {
+        Subject::Energy(source) => {
+            Some(Gap { source: source.clone(), window: gap.window, reason: gap.reason, low: gap.low, high: gap.high })
+        }
+        // Only energy has declared gaps.
+        _ => None,
+    };
+    let readable = inventory.sources.iter().filter(|state| state.unavailable.is_none());
+    Ok(NodeSeries {
+        threads: inventory.hardware.threads,
+        memory_bytes: inventory.hardware.memory_bytes,
+        expected_sources: readable.map(|state| state.source.id.clone()).collect(),
+        runs: runs.into_iter().map(|run| Run { subject: run.subject, points: run.points }).collect(),
+        gaps: gaps.into_iter().filter_map(gap).collect(),
+        lost: lost.into_iter().map(|lost| lost.window).collect(),
+    })
+}

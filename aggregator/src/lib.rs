@@ -2,6 +2,7 @@
 //!
 //! A record goes one way: [`ingest`] → [`store`] → [`ledger`] → [`query`].
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod exit;

@@ -1,1 +1,85 @@
-fn main() {}
+//! `joulebook-aggregator`: arguments → configuration → run → exit code.
+
+use clap::Parser;
+use joulebook_aggregator::clock::SystemClock;
+use joulebook_aggregator::config::{Config, EXAMPLE};
+use joulebook_aggregator::exit;
+use joulebook_aggregator::run::{RunError, run};
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Stores telemetry of Joulebook's agents, attributes every joule and answers what a model version costs.
+#[derive(Debug, Parser)]
+#[command(name = "joulebook-aggregator", version)]
+struct Arguments {
+    /// Configuration file (TOML); the defaults hold without one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:7443]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Folder of the database [default: /var/lib/joulebook]
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// Serve plaintext, on a loopback address only
+    #[arg(long)]
+    insecure_loopback: bool,
+    /// Print a complete configuration file with every default and exit
+    #[arg(long)]
+    print_default_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; a closed pipe is none either.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    if arguments.print_default_config {
+        // A closed pipe: whoever reads has read enough.
+        let _ = io::stdout().write_all(EXAMPLE.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "joulebook-aggregator: {error}");
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<(), RunError> {
+    let mut config = match &arguments.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    config.listen = arguments.listen.unwrap_or(config.listen);
+    config.data_dir = arguments.data_dir.unwrap_or(config.data_dir);
+    config.insecure_loopback |= arguments.insecure_loopback;
+    let runtime = tokio::runtime::Runtime::new().map_err(|_| RunError::Stuck)?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            _ => return Err(RunError::Stuck),
+        };
+        let stopped = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        run(config, Arc::new(SystemClock), tokio::sync::oneshot::channel().0, stopped).await
+    })
+}

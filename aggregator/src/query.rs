@@ -1,1 +1,213 @@
-//! query
+//! Answers: question → cells of every node → allocated slots × factors → an answer with everything it stands on.
+//!
+//! Nothing is stored as an answer. Policy, level and unit are chosen by the question, factors by the configuration of the
+//! moment; the same rows give the same answer.
+
+mod answer;
+mod energy;
+mod explain;
+mod gather;
+mod question;
+
+use crate::clock::Clock;
+use crate::factor::Factors;
+use crate::store::{Book, StoreError};
+use gather::Gathered;
+use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
+use joulebook_proto::query::{
+    ExplainRequest, ExplainResponse, GetEnergyRequest, GetEnergyResponse, GetSciRequest, GetSciResponse,
+};
+use joulebook_sci::{ModelVersion, SlotTerm, Totals};
+use joulebook_units::Window;
+use question::Question;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Largest answer in bytes: the terms of a year of slots.
+pub const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The question is malformed.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nothing of the kind was seen in the window.
+    #[error("{0}")]
+    NotFound(String),
+    /// A factor is missing.
+    #[error("{0}")]
+    Factor(String),
+    /// The store cannot answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<QueryError> for Status {
+    fn from(error: QueryError) -> Self {
+        let message = error.to_string();
+        match error {
+            QueryError::Invalid(_) => Self::invalid_argument(message),
+            QueryError::NotFound(_) => Self::not_found(message),
+            QueryError::Factor(_) => Self::failed_precondition(message),
+            QueryError::Store(_) => Self::data_loss(message),
+        }
+    }
+}
+
+/// A computed question: totals and, when asked for, every term that entered them.
+struct Computed<'a> {
+    gathered: Gathered<'a>,
+    totals: Totals,
+    terms: Vec<Terms>,
+}
+
+/// The terms of one slot.
+struct Terms {
+    slot: gather::Slot,
+    by_version: BTreeMap<ModelVersion, Vec<SlotTerm>>,
+}
+
+/// The query service.
+pub struct Query {
+    book: Arc<Book>,
+    factors: Arc<Factors>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Query {
+    /// A service over a book.
+    pub fn new(book: Arc<Book>, factors: Arc<Factors>, clock: Arc<dyn Clock>) -> Self {
+        Self { book, factors, clock }
+    }
+
+    /// The service, ready to be added to a server.
+    pub fn into_server(self) -> QueryServiceServer<Answering> {
+        QueryServiceServer::new(Answering(Arc::new(self))).max_encoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// SCI of every selected model version.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn sci(&self, request: &GetSciRequest) -> Result<GetSciResponse, QueryError> {
+        let question = Question::parse(request)?;
+        let computed = self.compute(&question, false)?;
+        let selected = question.select(&computed.totals)?;
+        let generated_at = self.clock.unix();
+        let context = answer::Context {
+            computed: &computed,
+            question: &question,
+            factors: &self.factors,
+            book: &self.book,
+            generated_at,
+        };
+        let answers =
+            selected.into_iter().map(|(version, totals)| context.answer(version, totals)).collect::<Result<_, _>>()?;
+        Ok(GetSciResponse { answers })
+    }
+
+    /// Energy by something.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn energy(&self, request: &GetEnergyRequest) -> Result<GetEnergyResponse, QueryError> {
+        let question = Question::parse_energy(request)?;
+        let computed = self.compute(&question, false)?;
+        energy::rows(&computed, &question, request)
+    }
+
+    /// The terms of one answer.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn explain(&self, request: &ExplainRequest) -> Result<ExplainResponse, QueryError> {
+        let asked =
+            request.question.as_ref().ok_or_else(|| QueryError::Invalid("explain needs a question".to_owned()))?;
+        let question = Question::parse(asked)?;
+        let computed = self.compute(&question, true)?;
+        let selected = question.select(&computed.totals)?;
+        let [(version, totals)] = selected.as_slice() else {
+            let names: Vec<String> = selected.iter().map(|(version, _)| question::version_name(version)).collect();
+            return Err(QueryError::Invalid(format!(
+                "explain takes one model version; name one of: {}",
+                names.join(", ")
+            )));
+        };
+        let generated_at = self.clock.unix();
+        let context = answer::Context {
+            computed: &computed,
+            question: &question,
+            factors: &self.factors,
+            book: &self.book,
+            generated_at,
+        };
+        let answer = context.answer(version, totals)?;
+        Ok(explain::explain(&computed, version, totals, answer))
+    }
+
+    fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
+        let gathered = Gathered::new(&self.book, &self.factors, question.window, self.clock.unix())?;
+        let mut totals = Totals::new(question.level, question.policy);
+        let mut terms = Vec::new();
+        for window in gathered.windows() {
+            let slot = gathered.slot(window)?;
+            if slot.nodes.is_empty() {
+                continue;
+            }
+            let by_version = totals.add(&slot.nodes, &slot.factors);
+            if keep_terms {
+                terms.push(Terms { slot, by_version });
+            }
+        }
+        Ok(Computed { gathered, totals, terms })
+    }
+}
+
+/// Answers over gRPC, beside the runtime: questions read the store and compute.
+pub struct Answering(Arc<Query>);
+
+impl Answering {
+    async fn ask<Q, A>(
+        &self,
+        request: Request<Q>,
+        answer: fn(&Query, &Q) -> Result<A, QueryError>,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+    {
+        let query = Arc::clone(&self.0);
+        let question = request.into_inner();
+        let answered = tokio::task::spawn_blocking(move || answer(&query, &question)).await;
+        let answered = answered.map_err(|_| Status::internal("answering failed; see the aggregator's log"))?;
+        Ok(Response::new(answered?))
+    }
+}
+
+#[tonic::async_trait]
+impl QueryService for Answering {
+    async fn get_sci(&self, request: Request<GetSciRequest>) -> Result<Response<GetSciResponse>, Status> {
+        self.ask(request, Query::sci).await
+    }
+
+    async fn get_energy(&self, request: Request<GetEnergyRequest>) -> Result<Response<GetEnergyResponse>, Status> {
+        self.ask(request, Query::energy).await
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        self.ask(request, Query::explain).await
+    }
+}
+
+/// A window as RFC 3339 UTC.
+fn rfc3339(at: joulebook_units::UnixNanos) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(at.0)).map_or_else(|_| String::new(), |time| time.to_string())
+}
+
+/// Seconds of a window.
+#[allow(clippy::cast_precision_loss, reason = "a derived value")]
+fn seconds(window: Window) -> f64 {
+    window.nanos() as f64 / 1e9
+}

@@ -1,1 +1,157 @@
-//! run
+//! The aggregator as a whole: opens the database, starts every task, stops them in order.
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::ingest::{self, Counters, Intake};
+use crate::ledger::Ledger;
+use crate::query::Query;
+use crate::server::{self, ServeError};
+use crate::store::rocks::RocksStore;
+use crate::store::{Book, StoreError, retention};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// How long sessions, calls and tasks may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+const BACKLOG: u32 = 1024;
+
+/// Why an aggregator does not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error("listening on {listen}: {source}; stop what uses the port or set --listen")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be opened or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A task ended by itself.
+    #[error("a task of the aggregator ended unexpectedly; start it again and report its log")]
+    Stuck,
+}
+
+impl From<JoinError> for RunError {
+    fn from(_: JoinError) -> Self {
+        Self::Stuck
+    }
+}
+
+/// Runs until `shutdown` ends or something fails. `ready` gets the address that is listened on. When it returns,
+/// everything acknowledged is durable and the database is closed.
+pub async fn run(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ready: oneshot::Sender<SocketAddr>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let factors = config.check()?;
+    // Bound before the database is opened, so that a taken port changes no file; listened on after it.
+    let socket = bind(config.listen).map_err(|source| RunError::Listen { listen: config.listen, source })?;
+    let book = open(&config)?;
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
+
+    let counters = Arc::new(Counters::default());
+    let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
+    let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&clock), stopping.clone());
+    let commit_clock = Arc::clone(&clock);
+    tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
+    tasks.spawn(retain(Arc::clone(&book), Arc::clone(&clock), stopping.clone()));
+    let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock));
+    let ledger_stops = stopping.clone();
+    tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
+
+    let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
+    let router = server::services(telemetry, Admin::new(Arc::clone(&book), counters), query).await?;
+    let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: config.listen, source })?;
+    tracing::info!("listening on {address}");
+    // Nobody waits for the address outside tests.
+    let _ = ready.send(address);
+    tasks.spawn(async move { Ok(server::serve(router, listener, stopping).await?) });
+
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        Some(ended) = tasks.join_next() => ended.map_err(RunError::from).and_then(|ended| ended).and(Err(RunError::Stuck)),
+    };
+    tracing::info!("stopping");
+    // Fails only if every task is gone already.
+    let _ = stop.send(true);
+    let finished = finish(tasks).await;
+    drop(book);
+    // What ended it is the cause; what the others say after it is not.
+    ended.and(finished)
+}
+
+fn open(config: &Config) -> Result<Arc<Book>, RunError> {
+    let store = RocksStore::open(&config.data_dir)?;
+    Ok(Arc::new(Book::open(Arc::new(store))?))
+}
+
+/// Waits for every task; those that take too long are dropped: what they had acknowledged is durable.
+async fn finish(mut tasks: JoinSet<Result<(), RunError>>) -> Result<(), RunError> {
+    let all = async {
+        let mut result = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            result = result.and(ended.map_err(RunError::from).and_then(|ended| ended));
+        }
+        result
+    };
+    if let Ok(result) = timeout(STOP_TIMEOUT, all).await {
+        return result;
+    }
+    tracing::warn!("calls are still open; they are cut");
+    tasks.shutdown().await;
+    Ok(())
+}
+
+async fn retain(book: Arc<Book>, clock: Arc<dyn Clock>, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
+    let mut ticks = interval(RETENTION_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let (book, now) = (Arc::clone(&book), clock.unix());
+                tokio::task::spawn_blocking(move || retention::apply(&book, now)).await??;
+            }
+            () = stopped(&mut stopping) => return Ok(()),
+        }
+    }
+}
+
+/// Ends when the aggregator stops.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the other end is gone: time to stop, too.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+fn listen(socket: TcpSocket) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = socket.listen(BACKLOG)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}

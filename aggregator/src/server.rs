@@ -1,1 +1,69 @@
-//! server
+//! The gRPC server: every service on one port.
+
+use crate::admin::Admin;
+use crate::ingest::Telemetry;
+use joulebook_proto::DESCRIPTORS;
+use crate::query::{Answering, Query};
+use joulebook_proto::admin::admin_service_server::AdminServiceServer;
+use joulebook_proto::query::query_service_server::QueryServiceServer;
+use joulebook_proto::telemetry::telemetry_service_server::TelemetryServiceServer;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+
+/// A peer that does not answer within the second is gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const STREAMS_PER_CONNECTION: u32 = 32;
+const HEADER_BYTES: u32 = 8 * 1024;
+const PENDING_RESETS: usize = 20;
+
+/// Why serving ends badly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error("serving: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The contract's descriptors cannot be read: a fault of this build.
+    #[error("preparing gRPC reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Every service: health, reflection, telemetry, queries and administration.
+pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Result<Router, ServeError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
+    reporter.set_serving::<AdminServiceServer<Admin>>().await;
+    reporter.set_serving::<QueryServiceServer<Answering>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok(Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION))
+        .http2_max_header_list_size(Some(HEADER_BYTES))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(telemetry.server())
+        .add_service(query.into_server())
+        .add_service(AdminServiceServer::new(admin)))
+}
+
+/// Serves until `shutdown` turns true and every call has ended.
+pub async fn serve(
+    router: Router,
+    listener: TcpListener,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    // An error means that the other end is gone: time to stop, too.
+    let stopped = async move {
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    };
+    Ok(router.serve_with_incoming_shutdown(incoming, stopped).await?)
+}

@@ -11,8 +11,8 @@ mod series;
 pub use batch::{MAX_PAYLOAD_BYTES, Payload, decode_batch, encode_batch, payload_hash};
 pub use node::{hello_to_inventory, inventory_to_hello};
 pub use series::{
-    series_from_wire, series_to_wire, service_from_wire, service_to_wire, source_from_wire, source_to_wire,
-    workload_from_wire, workload_to_wire,
+    decode_definitions, encode_definitions, series_from_wire, series_to_wire, service_from_wire, service_to_wire,
+    source_from_wire, source_to_wire, workload_from_wire, workload_to_wire,
 };
 
 use crate::telemetry;

@@ -1,1 +1,10 @@
-//! Harness of the tests: processes, fake hardware, loads.
+//! Harness of the tests: the programs as processes, a fake power meter, a real inference server, and the machine's own
+//! accounts to hold results against.
+//!
+//! Nothing here waits a fixed time: a process is ready when it says so, and everything that is started ends with its value.
+
+pub mod cpu_time;
+pub mod engine;
+pub mod installation;
+pub mod powercap;
+pub mod program;

@@ -6,7 +6,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
-use joulebook_units::{Component, CountKind, Method, Service, Workload};
+use joulebook_units::{Component, CountKind, Method, Service, UnixNanos, Window, Workload};
 
 /// Who a part of the energy belongs to before any allocation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,7 +159,8 @@ pub struct Cell {
     pub overcount_microjoules: u64,
     /// Capacity of the node: CPU threads × time in core-nanoseconds; 0 if the number of threads is not known.
     pub capacity_core_nanos: u64,
-    /// Nanoseconds of the slot since the node's first row.
+    /// Nanoseconds of the slot since the node's first row. Not part of a stored cell, since older rows may yet come: set
+    /// by [`Cell::expect`] when a question is answered.
     pub expected_nanos: u64,
     /// Nanoseconds of them in which every uncontained component source is known.
     pub covered_nanos: u64,
@@ -213,14 +214,20 @@ impl Cell {
         components.fold(0, |sum, (_, source)| sum.saturating_add(source.microjoules))
     }
 
-    /// Whether nothing is known of the slot.
+    /// Sets what of the cell's `window` was to be covered: time since the node's first row.
+    pub fn expect(&mut self, window: Window, first_row: Option<UnixNanos>) {
+        self.expected_nanos = first_row.map_or(0, |first| window.end().nanos_since(window.start().max(first)));
+    }
+
+    /// Whether nothing is known of the slot and nothing was to be.
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty() && self.services.is_empty() && self.workloads.is_empty() && self.expected_nanos == 0
     }
 }
 
 impl ServiceUse {
-    fn merge(&mut self, other: &Self) {
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
         for (kind, count) in &other.counts {
             let mine = self.counts.entry(*kind).or_default();
             *mine = mine.saturating_add(*count);

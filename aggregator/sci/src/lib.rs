@@ -6,6 +6,20 @@
 
 extern crate alloc;
 
+pub mod allocate;
+pub mod attribution;
 pub mod cell;
+pub mod embodied;
+pub mod operational;
+pub mod score;
+pub mod settle;
+pub mod share;
+pub mod spread;
+pub mod totals;
+pub mod uncertainty;
 
+pub use allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, VersionCost};
 pub use cell::{Account, Cell, EntryKey, Flags, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
+pub use score::{FunctionalUnit, NoScore, score};
+pub use settle::{Gap, NodeSeries, Run, settle};
+pub use totals::{Level, SiteFactors, SlotTerm, Totals, VersionTotals};

@@ -9,6 +9,7 @@ use joulebook_units::{
     Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Milliwatts, Service, Source, Subject, VersionSource,
     Workload, WorkloadKind,
 };
+use prost::Message;
 
 enum_both_ways!(
     component_to_wire,
@@ -202,6 +203,17 @@ pub fn series_from_wire(series: telemetry::Series) -> Result<(u32, Subject), Con
         ),
     };
     Ok((series.series_id, subject))
+}
+
+/// Definitions of series, serialized for a place that keeps them (the spool).
+pub fn encode_definitions<'a>(definitions: impl IntoIterator<Item = (u32, &'a Subject)>) -> Vec<u8> {
+    let series = definitions.into_iter().map(|(number, subject)| series_to_wire(number, subject)).collect();
+    telemetry::Dictionary { stream_id: Vec::new(), series }.encode_to_vec()
+}
+
+/// Reads what [`encode_definitions`] made. Fails where [`series_from_wire`] does.
+pub fn decode_definitions(bytes: &[u8]) -> Result<Vec<(u32, Subject)>, ConvertError> {
+    telemetry::Dictionary::decode(bytes)?.series.into_iter().map(series_from_wire).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything is built outside the checkout, in one cache folder.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/joulebook
+CARGO_TARGET_DIR ?= $(CACHE)/target
+JOULEBOOK_ENGINE ?= $(CACHE)/engines/llamacpp/bin/python
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE
+CARGO := .ci/cargo
+
+DEMO_SECONDS ?= 60
+export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
+
+.PHONY: help setup build demo test test-rigs lint clean-demo
+
+help: ## Lists the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Installs what is missing: libclang, RocksDB as a library, the demo's inference server, the contract's linter.
+	.ci/setup libclang rocksdb engine buf
+
+build: ## Builds the three programs, optimised.
+	.ci/setup libclang rocksdb
+	$(CARGO) build --release --locked --bins -p joulebook-agent -p joulebook-aggregator -p joulebook
+
+demo: ## Grams per token of two model versions served on this machine. [DEMO_SECONDS=60] [KEEP=1] [DEMO_REGION=… | DEMO_ZONE=…] [DEMO_NEIGHBOUR=1]
+	.ci/setup engine
+	$(MAKE) --no-print-directory build
+	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
+
+test: lint ## Runs every test that needs no privilege, and the linters before.
+	.ci/setup engine
+	.ci/test --workspace
+
+test-rigs: ## Runs the tests that need root; fails where it cannot run them.
+	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users" >&2; exit 77; }
+	.ci/setup libclang rocksdb
+	.ci/test -p joulebook-tests --features rigs --test rigs
+
+lint: ## Format, clippy and the contract's linter; warnings are errors.
+	.ci/setup libclang rocksdb buf
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --features joulebook-tests/rigs --locked -- -D warnings
+	.ci/buf/lint
+
+clean-demo: ## Removes what interrupted or kept demos left in the temporary folder.
+	rm -rf -- "$${TMPDIR:-/tmp}"/joulebook-demo-*

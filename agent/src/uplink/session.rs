@@ -1,0 +1,330 @@
+//! One session: Hello, the aggregator's mark, then records up and acknowledgements down until either side ends it.
+
+use super::{Uplink, UplinkConfig};
+use crate::clock::Clock;
+use crate::spool::{Item, SpoolError, SpoolHandle};
+use joulebook_proto::convert;
+use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient;
+use joulebook_proto::telemetry::{
+    Ack, Credit, Dictionary, Hello, HelloReply, NodeDirectory, OpenStream, Record, StreamRequest, StreamResponse,
+    stream_request, stream_response,
+};
+use joulebook_units::{BootNanos, Inventory, StreamId, Subject};
+use prost::Message;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+/// Most records sent and not acknowledged.
+const WINDOW: usize = 64;
+/// Messages that wait between this task and the connection.
+const WAITING_MESSAGES: usize = 4;
+/// Most definitions in one message, and most bytes of them: a message must stay below 1 MiB.
+const DEFINITIONS_A_MESSAGE: usize = 512;
+const DEFINITION_BYTES_A_MESSAGE: usize = 512 << 10;
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// Rejections are logged at most this often; they are counted always.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// No connection.
+    #[error("no connection ({}): is the aggregator running there?", causes(.0))]
+    Unreachable(tonic::transport::Error),
+    /// The aggregator ended it.
+    #[error("the aggregator answered {:?}: {}", .0.code(), .0.message())]
+    Status(Box<Status>),
+    /// The aggregator hung up.
+    #[error("the aggregator closed the session")]
+    Closed,
+    /// The aggregator broke the contract.
+    #[error("the aggregator broke the contract: {0}")]
+    Contract(&'static str),
+    /// It did not answer Hello.
+    #[error("the aggregator did not answer within 30 s")]
+    NoAnswer,
+    /// The aggregator asks to come again later.
+    #[error("the aggregator asks to come again in {0:?}")]
+    RetryAfter(Duration),
+    /// What the agent says of itself changed: it says so in a new session.
+    #[error("the inventory changed")]
+    InventoryChanged,
+    /// The spool ended.
+    #[error("the spool ended: {0}")]
+    Spool(#[from] SpoolError),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// An error with what caused it, which tonic's own message leaves out.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// The first message.
+pub fn hello(inventory: &Inventory, spool: &SpoolHandle, config: &UplinkConfig, clock: &dyn Clock) -> Hello {
+    let stream = OpenStream { stream_id: spool.stream().0.to_vec(), highest_sequence: spool.counters().highest };
+    Hello {
+        streams: vec![stream],
+        session_epoch: spool.session_epoch(),
+        boot_id: config.boot.0.to_vec(),
+        boot_time_nanos: clock.boot().0,
+        wall_time_unix_nanos: clock.wall().0,
+        ..convert::inventory_to_hello(inventory)
+    }
+}
+
+/// An open session.
+pub struct Session<'a> {
+    uplink: &'a Uplink,
+    stream: StreamId,
+    outbound: mpsc::Sender<StreamRequest>,
+    inbound: Streaming<StreamResponse>,
+    /// Messages to be sent next.
+    pending: VecDeque<StreamRequest>,
+    /// Highest number sent or declared lost.
+    position: u64,
+    /// Numbers of the records sent and not acknowledged.
+    unacknowledged: VecDeque<u64>,
+    /// Definitions sent.
+    defined: usize,
+    /// Records that may be sent.
+    credits: u64,
+    logged: Option<BootNanos>,
+}
+
+impl<'a> Session<'a> {
+    /// Says Hello and takes the mark.
+    pub async fn open(channel: Channel, hello: Hello, uplink: &'a Uplink) -> Result<Self, End> {
+        let (outbound, requests) = mpsc::channel(WAITING_MESSAGES);
+        let hello = StreamRequest { message: Some(stream_request::Message::Hello(hello)) };
+        outbound.try_send(hello).map_err(|_| End::Closed)?;
+        let mut client = TelemetryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let answer = async {
+            let mut inbound = client.stream(ReceiverStream::new(requests)).await?.into_inner();
+            Ok::<_, End>((inbound.message().await?.ok_or(End::Closed)?, inbound))
+        };
+        let (first, inbound) = tokio::time::timeout(HELLO_TIMEOUT, answer).await.map_err(|_| End::NoAnswer)??;
+        let Some(stream_response::Message::HelloReply(reply)) = first.message else {
+            return Err(End::Contract("its first message is not HelloReply"));
+        };
+        let stream = uplink.spool.stream();
+        let mut session = Self {
+            uplink,
+            stream,
+            outbound,
+            inbound,
+            pending: VecDeque::new(),
+            position: 0,
+            unacknowledged: VecDeque::new(),
+            defined: 0,
+            credits: 0,
+            logged: None,
+        };
+        session.begin(&reply).await?;
+        Ok(session)
+    }
+
+    async fn begin(&mut self, reply: &HelloReply) -> Result<(), End> {
+        let mark = reply.marks.iter().find(|mark| mark.stream_id == self.stream.0);
+        let mark = mark.ok_or(End::Contract("HelloReply has no mark for the stream"))?.acked_sequence;
+        if mark >= 1 << 63 {
+            return Err(End::Contract("a mark is 2^63 or above"));
+        }
+        let acked = self.uplink.spool.counters().acked;
+        self.uplink.counters.send_modify(|counters| {
+            counters.sessions += 1;
+            counters.connected = true;
+            counters.ack_regressions += u64::from(mark < acked);
+        });
+        if mark < acked {
+            tracing::error!(mark, acked, "the aggregator lost acknowledged records: what is still held is sent again");
+        }
+        self.uplink.spool.acked(mark).await?;
+        self.position = mark;
+        if let Some(credit) = &reply.credit {
+            self.grant(credit)?;
+        }
+        tracing::info!(aggregator = %self.uplink.config.endpoint, mark, credits = self.credits, "session open");
+        self.define().await
+    }
+
+    /// Runs until the session ends.
+    pub async fn run(mut self, mut inventory: watch::Receiver<Inventory>) -> End {
+        let mut appended = self.uplink.spool.watch();
+        let mut inventory_lives = true;
+        loop {
+            appended.mark_unchanged();
+            if let Err(end) = self.fill().await {
+                return end;
+            }
+            let received = tokio::select! {
+                permit = self.outbound.reserve(), if !self.pending.is_empty() => {
+                    match (permit, self.pending.pop_front()) {
+                        (Ok(permit), Some(message)) => permit.send(message),
+                        // The connection is gone; the other direction tells why.
+                        _ => return self.inbound.message().await.map_or_else(End::from, |_| End::Closed),
+                    }
+                    None
+                }
+                received = self.inbound.message() => Some(received),
+                changed = appended.changed() => match changed {
+                    Ok(()) => None,
+                    Err(_) => return SpoolError::Closed.into(),
+                },
+                changed = inventory.changed(), if inventory_lives => match changed {
+                    Ok(()) => return End::InventoryChanged,
+                    Err(_) => {
+                        inventory_lives = false;
+                        None
+                    }
+                },
+            };
+            let handled = match received {
+                None => continue,
+                Some(Ok(Some(message))) => self.receive(message).await,
+                Some(Ok(None)) => Err(End::Closed),
+                Some(Err(status)) => Err(status.into()),
+            };
+            if let Err(end) = handled {
+                return end;
+            }
+        }
+    }
+
+    /// Makes the next message, if one may be sent and none waits.
+    async fn fill(&mut self) -> Result<(), End> {
+        if !self.pending.is_empty() || self.credits == 0 || self.unacknowledged.len() >= WINDOW {
+            return Ok(());
+        }
+        match self.uplink.spool.next_after(self.position).await? {
+            Item::None => {}
+            Item::Gap(gap) => {
+                tracing::warn!(from = gap.from, to = gap.to, reason = ?gap.reason, "declaring lost records");
+                self.position = gap.to;
+                self.push(stream_request::Message::Gap(convert::stream_gap_to_wire(self.stream, &gap)));
+            }
+            Item::Record { sequence, payload, hash, dictionary_upto, .. } => {
+                if dictionary_upto > self.defined {
+                    self.define().await?;
+                }
+                self.position = sequence;
+                self.credits -= 1;
+                self.unacknowledged.push_back(sequence);
+                let (stream_id, payload_hash) = (self.stream.0.to_vec(), hash.to_vec());
+                self.push(stream_request::Message::Record(Record { stream_id, sequence, payload_hash, payload }));
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, message: stream_request::Message) {
+        self.pending.push_back(StreamRequest { message: Some(message) });
+    }
+
+    /// Queues the definitions that were not sent yet.
+    async fn define(&mut self) -> Result<(), End> {
+        let new = self.uplink.spool.definitions_from(self.defined).await?;
+        self.defined += new.len();
+        for message in dictionaries(self.stream, &new) {
+            self.push(stream_request::Message::Dictionary(message));
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, response: StreamResponse) -> Result<(), End> {
+        match response.message {
+            Some(stream_response::Message::Ack(ack)) => self.acknowledge(&ack).await,
+            Some(stream_response::Message::Credit(credit)) => self.grant(&credit),
+            Some(stream_response::Message::NodeDirectory(directory)) => {
+                self.uplink.directory.send_if_modified(|known| replace_directory(known, directory));
+                Ok(())
+            }
+            Some(stream_response::Message::HelloReply(_)) => Err(End::Contract("a second HelloReply")),
+            // Later versions may say more.
+            None => Ok(()),
+        }
+    }
+
+    async fn acknowledge(&mut self, ack: &Ack) -> Result<(), End> {
+        if ack.stream_id != self.stream.0 {
+            return Err(End::Contract("an acknowledgement of a stream that was not opened"));
+        }
+        if ack.acked_sequence > self.position {
+            return Err(End::Contract("an acknowledgement of records that were not sent"));
+        }
+        while self.unacknowledged.front().is_some_and(|sequence| *sequence <= ack.acked_sequence) {
+            self.unacknowledged.pop_front();
+        }
+        self.uplink.spool.acked(ack.acked_sequence).await?;
+        if !ack.rejections.is_empty() {
+            self.count_rejections(ack);
+        }
+        Ok(())
+    }
+
+    fn count_rejections(&mut self, ack: &Ack) {
+        self.uplink.counters.send_modify(|counters| {
+            for rejection in &ack.rejections {
+                let reason = convert::reject_reason_from_wire(rejection.reason).ok();
+                let count = counters.rejected.entry(reason).or_default();
+                *count = count.saturating_add(rejection.count);
+            }
+        });
+        let now = self.uplink.clock.boot();
+        if self.logged.is_none_or(|logged| now.since(logged) >= LOG_EVERY) {
+            self.logged = Some(now);
+            let rejected = &self.uplink.counters.borrow().rejected;
+            tracing::error!(?rejected, "the aggregator refused values (counted since start, by reason)");
+        }
+    }
+
+    fn grant(&mut self, credit: &Credit) -> Result<(), End> {
+        match credit.retry_after_milliseconds {
+            Some(wait) if credit.records == 0 => Err(End::RetryAfter(Duration::from_millis(wait.into()))),
+            _ => {
+                self.credits = self.credits.saturating_add(credit.records.into());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Takes a newer directory; true if it was taken.
+fn replace_directory(known: &mut Option<NodeDirectory>, directory: NodeDirectory) -> bool {
+    let newer = known.as_ref().is_none_or(|known| known.revision <= directory.revision);
+    if newer {
+        *known = Some(directory);
+    }
+    newer
+}
+
+/// The messages that carry definitions.
+fn dictionaries(stream: StreamId, definitions: &[(u32, Subject)]) -> Vec<Dictionary> {
+    let mut messages: Vec<Dictionary> = Vec::new();
+    let mut bytes = 0;
+    for (number, subject) in definitions {
+        let series = convert::series_to_wire(*number, subject);
+        bytes += series.encoded_len() + 8;
+        match messages.last_mut() {
+            Some(last) if last.series.len() < DEFINITIONS_A_MESSAGE && bytes <= DEFINITION_BYTES_A_MESSAGE => {
+                last.series.push(series);
+            }
+            _ => {
+                bytes = series.encoded_len() + 8;
+                messages.push(Dictionary { stream_id: stream.0.to_vec(), series: vec![series] });
+            }
+        }
+    }
+    messages
+}

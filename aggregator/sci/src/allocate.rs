@@ -1,0 +1,290 @@
+//! From cells to costs: levels, platform and idle capacity, by a policy that is chosen when the question is asked.
+//!
+//! Works on the cells of all nodes in one slot of 300 s. Everything is split exactly: for every node
+//! input = Σ model versions + other workloads + system + unallocated idle + unattributed.
+
+use crate::cell::{Account, Cell, Purpose, ServiceUse};
+use crate::share::largest_remainder;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use joulebook_units::{Component, CountKind, Service};
+
+/// How pool idle is charged (methodology A.6, I3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IdlePolicy {
+    /// Weight: reserved capacity × time.
+    ReservedCapacityTime,
+    /// Weight: active energy (L1).
+    ActiveEnergy,
+    /// Weight: successful requests.
+    Requests,
+    /// Weight: busy time of the CPU, or of the accelerator where there is one.
+    UsageTime,
+    /// Weight: resident units × time.
+    Equal,
+    /// Nothing is charged: it stays in the ledger.
+    Unallocated,
+}
+
+/// Where idle capacity found someone to be charged to; a scope without weight passes it on to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IdleScope {
+    /// Versions on the same node.
+    Node,
+    /// Versions in the same pool.
+    Pool,
+    /// Versions anywhere.
+    Cluster,
+}
+
+/// A model version: the subject of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelVersion {
+    /// Name as served; absent if nothing names it.
+    pub model: Option<String>,
+    /// Version; absent if unresolved.
+    pub version: Option<String>,
+}
+
+impl ModelVersion {
+    /// The version that a service serves.
+    pub fn of(service: &Service) -> Self {
+        Self { model: service.model.clone(), version: service.version.clone() }
+    }
+}
+
+/// A node's part of a slot.
+#[derive(Debug, Clone)]
+pub struct NodeSlot {
+    /// The node.
+    pub node: String,
+    /// Its serving pool.
+    pub pool: String,
+    /// Its cell.
+    pub cell: Cell,
+    /// Embodied carbon that its devices accrue in the slot, in grams.
+    pub embodied_g: f64,
+}
+
+/// What one model version cost on one node in one slot. Energies in µJ at the IT boundary.
+#[derive(Debug, Clone, Default)]
+pub struct VersionCost {
+    /// Accelerator energy above idle, while executing.
+    pub accelerator_dynamic: u64,
+    /// Idle power of reserved accelerators, while executing.
+    pub accelerator_base: u64,
+    /// CPU, memory and other component energy while executing.
+    pub host: u64,
+    /// Of it the CPU's.
+    pub cpu: u64,
+    /// Platform's share of the above.
+    pub platform: u64,
+    /// Idle of the version's own reservation, its platform share included.
+    pub dedicated_idle: u64,
+    /// Allocated pool idle, its platform share included.
+    pub pool_idle: u64,
+    /// Embodied carbon of the reservation, in grams.
+    pub embodied_g: f64,
+    /// Embodied carbon of allocated pool idle, in grams.
+    pub embodied_idle_g: f64,
+    /// What the services of the version did.
+    pub used: ServiceUse,
+    /// Component energy of the version (without platform and pool idle), the base of its joint coverage.
+    pub direct: u64,
+}
+
+impl VersionCost {
+    /// L0 in µJ: accelerators while executing.
+    pub fn accelerator(&self) -> u64 {
+        self.accelerator_dynamic.saturating_add(self.accelerator_base)
+    }
+
+    /// L1 in µJ: with host and platform.
+    pub fn active(&self) -> u64 {
+        self.accelerator().saturating_add(self.host).saturating_add(self.platform)
+    }
+
+    /// L2 in µJ: with dedicated and allocated pool idle.
+    pub fn with_idle(&self) -> u64 {
+        self.active().saturating_add(self.dedicated_idle).saturating_add(self.pool_idle)
+    }
+
+    /// Part of the version's own energy for which counts are known, 0 … 1; `None` if it used none.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+    pub fn joint_share(&self) -> Option<f64> {
+        (self.direct > 0).then(|| (self.used.joint_microjoules as f64 / self.direct as f64).min(1.0))
+    }
+}
+
+/// What is charged to no version, on one node in one slot. Energies in µJ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ledger {
+    /// Workloads that serve no known model, their platform share included.
+    pub workloads: u64,
+    /// The kernel, its platform share included.
+    pub system: u64,
+    /// Pool idle that no version is charged with, its platform share included.
+    pub unallocated_idle: u64,
+    /// Known energy of nobody, its platform share included.
+    pub unattributed: u64,
+}
+
+impl Ledger {
+    /// Everything in µJ.
+    pub fn total(&self) -> u64 {
+        [self.workloads, self.system, self.unallocated_idle, self.unattributed]
+            .iter()
+            .fold(0, |a, b| a.saturating_add(*b))
+    }
+}
+
+/// A slot after allocation.
+#[derive(Debug, Clone, Default)]
+pub struct SlotCosts {
+    /// Costs by node (index into the slot's nodes) and version. A version may be charged on nodes it never ran on.
+    pub versions: BTreeMap<(usize, ModelVersion), VersionCost>,
+    /// Ledger of each node.
+    pub ledgers: Vec<Ledger>,
+    /// Embodied grams of idle capacity of each node that no version is charged with.
+    pub embodied_unallocated_g: Vec<f64>,
+    /// Scopes at which idle was allocated.
+    pub scopes: BTreeSet<IdleScope>,
+}
+
+/// Allocates one slot.
+pub fn allocate(nodes: &[NodeSlot], policy: IdlePolicy) -> SlotCosts {
+    let mut costs = SlotCosts {
+        ledgers: vec![Ledger::default(); nodes.len()],
+        embodied_unallocated_g: vec![0.0; nodes.len()],
+        ..SlotCosts::default()
+    };
+    let idle: Vec<u64> = nodes.iter().enumerate().map(|(index, node)| book_direct(index, node, &mut costs)).collect();
+    let idle_g: Vec<f64> =
+        nodes.iter().enumerate().map(|(index, node)| book_embodied(index, node, &mut costs)).collect();
+    for (index, (idle, idle_g)) in idle.into_iter().zip(idle_g).enumerate() {
+        book_idle(index, nodes, idle, idle_g, policy, &mut costs);
+    }
+    costs
+}
+
+/// Books a node's own entries with their platform shares, and returns its pool idle in µJ.
+fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> u64 {
+    let components: Vec<_> = node.cell.entries.iter().filter(|(key, _)| key.account != Account::Platform).collect();
+    let platform: u64 =
+        node.cell.entries.iter().filter(|(key, _)| key.account == Account::Platform).map(|(_, e)| *e).sum();
+    let weights: Vec<u128> = components.iter().map(|(_, energy)| u128::from(**energy)).collect();
+    let shares = largest_remainder(platform, &weights).unwrap_or_else(|| vec![0; components.len()]);
+    let mut idle: u64 = 0;
+    let mut booked: u64 = 0;
+    for ((key, energy), share) in components.iter().zip(shares) {
+        let whole = energy.saturating_add(share);
+        booked = booked.saturating_add(share);
+        let Some(ledger) = costs.ledgers.get_mut(index) else { continue };
+        match &key.account {
+            Account::Service(service) => {
+                let cost = costs.versions.entry((index, ModelVersion::of(service))).or_default();
+                cost.direct = cost.direct.saturating_add(**energy);
+                match (key.purpose, key.component) {
+                    (Purpose::DedicatedIdle, _) => cost.dedicated_idle = cost.dedicated_idle.saturating_add(whole),
+                    (purpose, component) => {
+                        cost.platform = cost.platform.saturating_add(share);
+                        let part = match (component, purpose) {
+                            (Component::Accelerator, Purpose::Base) => &mut cost.accelerator_base,
+                            (Component::Accelerator, _) => &mut cost.accelerator_dynamic,
+                            _ => &mut cost.host,
+                        };
+                        *part = part.saturating_add(**energy);
+                        if component == Component::Cpu {
+                            cost.cpu = cost.cpu.saturating_add(**energy);
+                        }
+                    }
+                }
+            }
+            Account::Workload(_) => ledger.workloads = ledger.workloads.saturating_add(whole),
+            Account::System => ledger.system = ledger.system.saturating_add(whole),
+            Account::PoolIdle => idle = idle.saturating_add(whole),
+            Account::Unattributed | Account::Platform => {
+                ledger.unattributed = ledger.unattributed.saturating_add(whole)
+            }
+        }
+    }
+    // A platform without any component: known energy of nobody.
+    if let Some(ledger) = costs.ledgers.get_mut(index) {
+        ledger.unattributed = ledger.unattributed.saturating_add(platform - booked);
+    }
+    for (service, used) in &node.cell.services {
+        costs.versions.entry((index, ModelVersion::of(service))).or_default().used.merge(used);
+    }
+    idle
+}
+
+/// Books embodied carbon by reserved capacity and returns the unreserved grams. A node whose capacity is not known, or
+/// where nothing is reserved, has nothing but unreserved grams.
+#[allow(clippy::cast_precision_loss, reason = "shares of capacity are ratios")]
+fn book_embodied(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> f64 {
+    let reserved: u64 = node.cell.services.values().map(|used| used.reserved_core_nanos).sum();
+    let capacity = node.cell.capacity_core_nanos.max(reserved);
+    if capacity == 0 {
+        return node.embodied_g;
+    }
+    for (service, used) in &node.cell.services {
+        let share = used.reserved_core_nanos as f64 / capacity as f64;
+        costs.versions.entry((index, ModelVersion::of(service))).or_default().embodied_g += node.embodied_g * share;
+    }
+    node.embodied_g * ((capacity - reserved) as f64 / capacity as f64)
+}
+
+/// Charges a node's pool idle to the first scope that has a weight; else it stays in the ledger.
+#[allow(clippy::cast_precision_loss, reason = "shares of grams are ratios")]
+fn book_idle(index: usize, nodes: &[NodeSlot], idle: u64, idle_g: f64, policy: IdlePolicy, costs: &mut SlotCosts) {
+    let pool = nodes.get(index).map(|node| node.pool.as_str());
+    let same_pool = |other: usize| nodes.get(other).map(|node| node.pool.as_str()) == pool;
+    for scope in [IdleScope::Node, IdleScope::Pool, IdleScope::Cluster] {
+        let inside = |other: usize| match scope {
+            IdleScope::Node => other == index,
+            IdleScope::Pool => same_pool(other),
+            IdleScope::Cluster => true,
+        };
+        let mut weights: BTreeMap<ModelVersion, u128> = BTreeMap::new();
+        for ((other, version), cost) in &costs.versions {
+            if inside(*other) {
+                *weights.entry(version.clone()).or_default() += weight(cost, policy);
+            }
+        }
+        let values: Vec<u128> = weights.values().copied().collect();
+        let Some(parts) = largest_remainder(idle, &values) else { continue };
+        let sum: u128 = values.iter().sum();
+        for ((version, weight), part) in weights.into_iter().zip(parts) {
+            let cost = costs.versions.entry((index, version)).or_default();
+            cost.pool_idle = cost.pool_idle.saturating_add(part);
+            cost.embodied_idle_g += idle_g * (weight as f64 / sum as f64);
+        }
+        costs.scopes.insert(scope);
+        return;
+    }
+    if let Some(ledger) = costs.ledgers.get_mut(index) {
+        ledger.unallocated_idle = ledger.unallocated_idle.saturating_add(idle);
+    }
+    if let Some(grams) = costs.embodied_unallocated_g.get_mut(index) {
+        *grams += idle_g;
+    }
+}
+
+/// A version's weight under a policy. Energy that was charged as idle is no weight for further idle.
+fn weight(cost: &VersionCost, policy: IdlePolicy) -> u128 {
+    let used = &cost.used;
+    u128::from(match policy {
+        IdlePolicy::ReservedCapacityTime if used.reserved_device_nanos > 0 => used.reserved_device_nanos,
+        IdlePolicy::ReservedCapacityTime => used.reserved_core_nanos,
+        IdlePolicy::ActiveEnergy => cost.active(),
+        IdlePolicy::Requests => used.counts.get(&CountKind::RequestsOk).copied().unwrap_or(0),
+        IdlePolicy::UsageTime => used.cpu_nanos,
+        IdlePolicy::Equal => used.resident_nanos,
+        IdlePolicy::Unallocated => 0,
+    })
+}
+
+#[cfg(test)]
+mod tests;

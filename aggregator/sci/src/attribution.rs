@@ -1,0 +1,119 @@
+//! Who used the energy of one slot: dynamic energy by activity, base energy by reservation, memory by residence.
+//!
+//! Every function splits an integer exactly; what nobody can be named for is named so.
+
+use crate::share::largest_remainder;
+use alloc::vec::Vec;
+use joulebook_units::{CountKind, Microjoules, Milliwatts};
+
+/// Base (idle power × time, at most everything) and dynamic energy (the rest) of a device over `nanos` nanoseconds.
+pub fn base_and_dynamic(energy: Microjoules, idle: Milliwatts, nanos: u64) -> (Microjoules, Microjoules) {
+    let base = energy.min(idle.over_nanos(nanos));
+    (base, Microjoules(energy.0 - base.0))
+}
+
+/// What a split gave: a part for each asked, and what is left for nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Parts in the order asked.
+    pub parts: Vec<u64>,
+    /// The rest: Σ parts + rest = the energy.
+    pub rest: u64,
+}
+
+/// Splits dynamic energy by CPU time. With no CPU time at all nothing can be named: everything is rest.
+pub fn by_activity(energy: u64, cpu_nanos: &[u64]) -> Split {
+    let weights: Vec<u128> = cpu_nanos.iter().map(|nanos| u128::from(*nanos)).collect();
+    largest_remainder(energy, &weights).map_or_else(
+        || Split { parts: alloc::vec![0; cpu_nanos.len()], rest: energy },
+        |parts| Split { parts, rest: 0 },
+    )
+}
+
+/// Splits energy of a capacity (base energy of cores, energy of memory) by what is held of it. `held` and `capacity`
+/// share a unit; what is not held is the rest. Holders of more than there is share it all in proportion.
+pub fn by_reservation(energy: u64, held: &[u128], capacity: u128) -> Split {
+    let sum = held.iter().fold(0u128, |sum, part| sum.saturating_add(*part));
+    let mut weights = held.to_vec();
+    weights.push(capacity.saturating_sub(sum));
+    largest_remainder(energy, &weights).map_or_else(
+        || Split { parts: alloc::vec![0; held.len()], rest: energy },
+        |mut parts| {
+            let rest = parts.pop().unwrap_or(0);
+            Split { parts, rest }
+        },
+    )
+}
+
+/// Activity of one service in a slot, for sharing a process group among several. Weights are comparable within one kind.
+#[derive(Debug, Clone, Default)]
+pub struct Activity {
+    /// Weight by kind of count; a kind that is absent is not known.
+    pub weights: alloc::collections::BTreeMap<CountKind, u128>,
+}
+
+/// Shares of several services of one process group: by busy time, else tokens (uncached input + output), else requests,
+/// else in equal parts; the first measure that every service knows and that is not 0 for all. One service takes all.
+pub fn among_services(energy: u64, services: &[Activity]) -> Vec<u64> {
+    let measures: [fn(&Activity) -> Option<u128>; 3] = [
+        |service| service.weights.get(&CountKind::BusyNanos).copied(),
+        |service| {
+            let input = service.weights.get(&CountKind::InputTokens)?;
+            let cached = service.weights.get(&CountKind::CachedTokens).copied().unwrap_or(0);
+            let output = service.weights.get(&CountKind::OutputTokens)?;
+            Some(input.saturating_sub(cached).saturating_add(*output))
+        },
+        |service| service.weights.get(&CountKind::RequestsOk).copied(),
+    ];
+    let by_measure = measures.iter().find_map(|measure| {
+        let weights: Option<Vec<u128>> = services.iter().map(measure).collect();
+        weights.and_then(|weights| largest_remainder(energy, &weights))
+    });
+    by_measure.or_else(|| largest_remainder(energy, &alloc::vec![1; services.len()])).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_split_makes_or_loses_a_microjoule(
+            energy in any::<u64>(),
+            held in prop::collection::vec(0u128..1 << 50, 0..9),
+            capacity in 0u128..1 << 50,
+        ) {
+            let split = by_reservation(energy, &held, capacity);
+            prop_assert_eq!(split.parts.iter().map(|p| u128::from(*p)).sum::<u128>() + u128::from(split.rest), u128::from(energy));
+            let nanos: Vec<u64> = held.iter().map(|part| u64::try_from(*part).unwrap_or(0)).collect();
+            let split = by_activity(energy, &nanos);
+            prop_assert_eq!(split.parts.iter().map(|p| u128::from(*p)).sum::<u128>() + u128::from(split.rest), u128::from(energy));
+        }
+    }
+
+    #[test]
+    fn base_is_idle_power_and_never_more_than_the_energy() {
+        let (base, dynamic) = base_and_dynamic(Microjoules(5_000_000), Milliwatts(2_000), 1_000_000_000);
+        assert_eq!((base.0, dynamic.0), (2_000_000, 3_000_000));
+        let (base, dynamic) = base_and_dynamic(Microjoules(1_000_000), Milliwatts(2_000), 1_000_000_000);
+        assert_eq!((base.0, dynamic.0), (1_000_000, 0));
+    }
+
+    #[test]
+    fn half_a_core_of_two_holds_a_quarter_of_the_base() {
+        let split = by_reservation(1_000, &[500], 2_000);
+        assert_eq!(split, Split { parts: alloc::vec![250], rest: 750 });
+    }
+
+    #[test]
+    fn services_of_one_process_share_by_the_best_measure_all_of_them_know() {
+        let busy = |nanos: u128, tokens: u128| Activity {
+            weights: [(CountKind::BusyNanos, nanos), (CountKind::InputTokens, 0), (CountKind::OutputTokens, tokens)]
+                .into(),
+        };
+        assert_eq!(among_services(100, &[busy(3, 1), busy(1, 1)]), [75, 25]);
+        assert_eq!(among_services(100, &[busy(0, 1), busy(0, 1)]), [50, 50]);
+        assert_eq!(among_services(101, &[Activity::default(), Activity::default()]), [51, 50]);
+    }
+}

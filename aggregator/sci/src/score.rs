@@ -1,0 +1,94 @@
+//! The score: carbon per functional unit. Ratio of sums, never a mean of ratios.
+
+use joulebook_units::{CountKind, GramsCo2e};
+
+use crate::cell::ServiceUse;
+
+/// Functional unit R (methodology A.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FunctionalUnit {
+    /// Successful request.
+    Request,
+    /// Prompt token, cached ones included.
+    InputToken,
+    /// Generated token.
+    OutputToken,
+    /// Prompt and generated token.
+    TotalToken,
+    /// Model evaluation.
+    Item,
+    /// Second of inference.
+    InferenceSecond,
+}
+
+impl FunctionalUnit {
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::InputToken => "input_token",
+            Self::OutputToken => "output_token",
+            Self::TotalToken => "total_token",
+            Self::Item => "item",
+            Self::InferenceSecond => "inference_second",
+        }
+    }
+
+    /// How many of them a service delivered; `None` if the engine does not tell.
+    #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn count(self, used: &ServiceUse) -> Option<f64> {
+        let get = |kind| used.counts.get(&kind).copied();
+        match self {
+            Self::Request => get(CountKind::RequestsOk).map(|n| n as f64),
+            Self::InputToken => get(CountKind::InputTokens).map(|n| n as f64),
+            Self::OutputToken => get(CountKind::OutputTokens).map(|n| n as f64),
+            Self::TotalToken => {
+                let (input, output) = (get(CountKind::InputTokens)?, get(CountKind::OutputTokens)?);
+                Some(input.saturating_add(output) as f64)
+            }
+            Self::Item => get(CountKind::Items).map(|n| n as f64),
+            Self::InferenceSecond => get(CountKind::BusyNanos).map(|n| n as f64 / 1e9),
+        }
+    }
+}
+
+/// Why there is no score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoScore {
+    /// The engine does not tell this unit.
+    #[error("the engine does not tell how many {0} it served")]
+    UnitUnknown(&'static str),
+    /// Nothing was delivered: the carbon stands in the ledger as overhead without output.
+    #[error("no {0} was delivered; the carbon is overhead without output")]
+    NoOutput(&'static str),
+}
+
+/// Carbon per functional unit in grams. R = 0 has no score: the carbon stands, the ratio does not exist.
+pub fn score(carbon: GramsCo2e, unit: FunctionalUnit, units: Option<f64>) -> Result<f64, NoScore> {
+    match units {
+        None => Err(NoScore::UnitUnknown(unit.name())),
+        Some(units) if units > 0.0 => Ok(carbon.0 / units),
+        Some(_) => Err(NoScore::NoOutput(unit.name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_output_is_no_score_and_unknown_output_is_another_reason() {
+        assert!(matches!(score(GramsCo2e(4.0), FunctionalUnit::Request, Some(2.0)), Ok(v) if (v - 2.0).abs() < 1e-12));
+        assert_eq!(score(GramsCo2e(4.0), FunctionalUnit::Request, Some(0.0)), Err(NoScore::NoOutput("request")));
+        assert_eq!(score(GramsCo2e(4.0), FunctionalUnit::Request, None), Err(NoScore::UnitUnknown("request")));
+    }
+
+    #[test]
+    fn total_tokens_are_unknown_when_either_half_is() {
+        let mut used = ServiceUse::default();
+        used.counts.insert(CountKind::InputTokens, 5);
+        assert_eq!(FunctionalUnit::TotalToken.count(&used), None);
+        used.counts.insert(CountKind::OutputTokens, 7);
+        assert!(FunctionalUnit::TotalToken.count(&used).is_some_and(|n| (n - 12.0).abs() < 1e-12));
+    }
+}

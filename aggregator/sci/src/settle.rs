@@ -1,0 +1,431 @@
+//! From a node's stored series to its cell: join on one-second slots, attribute each slot, add up.
+//!
+//! The cell of a slot depends on the series of that slot alone, so cells of any windows add up to the cell of their
+//! union, whatever the order in which rows arrived.
+
+use crate::attribution::{Activity, among_services, base_and_dynamic, by_activity, by_reservation};
+use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
+use crate::share::portion;
+use crate::spread::{At, Grid, Held, Spread};
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use joulebook_units::{
+    Component, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos, Window,
+    Workload, WorkloadKind,
+};
+
+/// Power supply efficiency assumed where no meter stands at the input, in hundredths (methodology A.3).
+pub const PSU_EFFICIENCY_PERCENT: u64 = 94;
+/// An energy interval longer than this has lost its resolution in time (`coarse`).
+const COARSE_NANOS: u64 = 30_000_000_000;
+/// A count interval longer than this is spread over more than a few scrapes (`interpolated`).
+const INTERPOLATED_NANOS: u64 = 60_000_000_000;
+
+/// An unbroken run of a stored series.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What it measures.
+    pub subject: Arc<Subject>,
+    /// Points, ascending.
+    pub points: Vec<At>,
+}
+
+/// Energy of a source that is declared unknown.
+#[derive(Debug, Clone)]
+pub struct Gap {
+    /// The source.
+    pub source: Source,
+    /// When.
+    pub window: Window,
+    /// Why.
+    pub reason: GapReason,
+    /// Least energy.
+    pub low: Microjoules,
+    /// Most energy.
+    pub high: Microjoules,
+}
+
+/// Everything known of a node around a window.
+#[derive(Debug, Clone, Default)]
+pub struct NodeSeries {
+    /// Hardware threads; absent if not known.
+    pub threads: Option<u32>,
+    /// Memory in bytes; absent if not known.
+    pub memory_bytes: Option<u64>,
+    /// Ids of the sources that can be read now.
+    pub expected_sources: Vec<String>,
+    /// Runs that intersect the window (others do no harm).
+    pub runs: Vec<Run>,
+    /// Gaps that intersect the window.
+    pub gaps: Vec<Gap>,
+    /// Windows of lost records.
+    pub lost: Vec<Window>,
+}
+
+/// The cell of `window`, whose edges should be whole seconds.
+pub fn settle(node: &NodeSeries, window: Window) -> Cell {
+    let joined = Joined::new(node, window);
+    let mut cell = Cell::default();
+    for slot in 0..joined.grid.len() {
+        joined.attribute(slot, &mut cell);
+    }
+    joined.describe(node, &mut cell);
+    cell
+}
+
+/// Σ components ÷ power supply efficiency, rounded to the nearest µJ: the input where none is metered.
+pub fn input_from_components(components: u64) -> u64 {
+    let input =
+        (u128::from(components) * 100 + u128::from(PSU_EFFICIENCY_PERCENT) / 2) / u128::from(PSU_EFFICIENCY_PERCENT);
+    u64::try_from(input).unwrap_or(u64::MAX)
+}
+
+/// The series of a node on one grid.
+struct Joined {
+    grid: Grid,
+    sources: BTreeMap<Source, Spread>,
+    idle: BTreeMap<String, Held>,
+    cpu: BTreeMap<Arc<Workload>, Spread>,
+    memory: BTreeMap<String, Held>,
+    memory_used: Held,
+    counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
+    capacity_millicores: Option<u64>,
+    memory_bytes: Option<u64>,
+    covered: Vec<u64>,
+}
+
+impl Joined {
+    fn new(node: &NodeSeries, window: Window) -> Self {
+        let grid = Grid::new(window);
+        let slots = grid.len();
+        let mut joined = Self {
+            sources: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            cpu: BTreeMap::new(),
+            memory: BTreeMap::new(),
+            memory_used: Held::new(slots),
+            counts: BTreeMap::new(),
+            capacity_millicores: node.threads.map(|threads| u64::from(threads) * 1000),
+            memory_bytes: node.memory_bytes,
+            covered: Vec::new(),
+            grid,
+        };
+        for run in &node.runs {
+            joined.add(run);
+        }
+        joined.covered = joined.covered_nanos(&node.expected_sources);
+        joined
+    }
+
+    fn add(&mut self, run: &Run) {
+        let (grid, slots) = (&self.grid, self.grid.len());
+        match &*run.subject {
+            Subject::Energy(source) => {
+                self.sources.entry(source.clone()).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
+            }
+            Subject::IdlePower { source, .. } => {
+                self.idle.entry(source.clone()).or_insert_with(|| Held::new(slots)).add(grid, &run.points);
+            }
+            Subject::CpuTime(workload) => {
+                let spread = self.cpu.entry(Arc::new(workload.clone())).or_insert_with(|| Spread::new(slots));
+                spread.add(grid, &run.points);
+            }
+            Subject::Memory { workload } => {
+                self.memory.entry(workload.clone()).or_insert_with(|| Held::new(slots)).add(grid, &run.points);
+            }
+            Subject::NodeMemoryUsed => self.memory_used.add(grid, &run.points),
+            Subject::Count(service, kind) => {
+                let counts = self.counts.entry(Arc::new(service.clone())).or_default();
+                counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
+            }
+        }
+    }
+
+    /// Nanoseconds of each slot in which every expected component source is known.
+    fn covered_nanos(&self, expected_sources: &[String]) -> Vec<u64> {
+        let components: Vec<Option<&Spread>> = expected_sources
+            .iter()
+            .filter(|id| self.sources.keys().all(|source| source.id != **id || is_component(source)))
+            .map(|id| self.sources.iter().find(|(source, _)| source.id == *id).map(|(_, spread)| spread))
+            .collect();
+        let covered = |slot: usize| {
+            let known = components.iter().map(|spread| spread.and_then(|s| s.covered.get(slot)).copied().unwrap_or(0));
+            known.min().unwrap_or(0).min(self.length(slot))
+        };
+        (0..self.grid.len()).map(covered).collect()
+    }
+
+    /// Nanoseconds of a slot.
+    fn length(&self, slot: usize) -> u64 {
+        self.grid.slots().get(slot).map_or(0, |slot| slot.nanos())
+    }
+
+    /// Gives every microjoule of one slot to an account.
+    fn attribute(&self, slot: usize, cell: &mut Cell) {
+        let holders = self.holders(slot);
+        let mut components: u64 = 0;
+        let (mut base, mut dynamic, mut dram) = (0u64, 0u64, 0u64);
+        for (source, spread) in self.sources.iter().filter(|(source, _)| is_component(source)) {
+            let (energy, nanos) = (at(&spread.amounts, slot), at(&spread.covered, slot));
+            components = components.saturating_add(energy);
+            match source.component {
+                Component::Cpu => {
+                    let idle = self.idle.get(&source.id).and_then(|held| held.mean(slot)).unwrap_or(0);
+                    let (low, high) = base_and_dynamic(Microjoules(energy), Milliwatts(idle), nanos);
+                    base = base.saturating_add(low.0);
+                    dynamic = dynamic.saturating_add(high.0);
+                }
+                Component::Dram => dram = dram.saturating_add(energy),
+                // No collector meters these yet whose energy could be attributed: it is known and nobody's.
+                Component::Accelerator | Component::Other | Component::Wall => {
+                    cell.add(entry(Account::Unattributed, source.component, Purpose::Dynamic), energy);
+                }
+            }
+        }
+        self.attribute_cpu(slot, &holders, base, dynamic, cell);
+        self.attribute_dram(slot, &holders, dram, cell);
+        for holder in &holders {
+            holder.describe(cell);
+        }
+        let platform = input_from_components(components) - components;
+        cell.add(entry(Account::Platform, Component::Other, Purpose::Residual), platform);
+    }
+
+    /// The workloads of a slot with the services that they run.
+    fn holders(&self, slot: usize) -> Vec<Holder<'_>> {
+        let resident = self.cpu.iter().filter(|(_, spread)| at(&spread.covered, slot) > 0);
+        resident
+            .map(|(workload, spread)| Holder {
+                workload,
+                nanos: self.length(slot),
+                cpu_nanos: at(&spread.amounts, slot),
+                resident_nanos: at(&spread.covered, slot),
+                services: self.served(workload, slot),
+            })
+            .collect()
+    }
+
+    /// The services of a workload: those whose counts are known in the slot, else all that the workload runs nearby
+    /// (a server that was not scraped yet, or not any more).
+    fn served(&self, workload: &Workload, slot: usize) -> Vec<Served<'_>> {
+        let own = self.counts.iter().filter(|(service, _)| service.workload.as_deref() == Some(&workload.id));
+        let all: Vec<Served<'_>> = own.map(|(service, counts)| Served::new(service, counts, slot)).collect();
+        if all.iter().any(|served| served.counted > 0) {
+            return all.into_iter().filter(|served| served.counted > 0).collect();
+        }
+        all
+    }
+
+    fn attribute_cpu(&self, slot: usize, holders: &[Holder<'_>], base: u64, dynamic: u64, cell: &mut Cell) {
+        let cpu: Vec<u64> = holders.iter().map(|holder| holder.cpu_nanos).collect();
+        let reserved: Vec<u128> = holders.iter().map(Holder::reserved_millicore_nanos).collect();
+        let length = self.length(slot);
+        let capacity = self.capacity_millicores.map_or(0, |millicores| u128::from(millicores) * u128::from(length));
+        let by_time = by_activity(dynamic, &cpu);
+        let by_holding = by_reservation(base, &reserved, capacity);
+        cell.add(entry(Account::Unattributed, Component::Cpu, Purpose::Dynamic), by_time.rest);
+        cell.add(entry(Account::PoolIdle, Component::Cpu, Purpose::PoolIdle), by_holding.rest);
+        for ((holder, dynamic), base) in holders.iter().zip(by_time.parts).zip(by_holding.parts) {
+            holder.charge(Component::Cpu, Purpose::Dynamic, dynamic, cell);
+            holder.charge(Component::Cpu, Purpose::Base, base, cell);
+        }
+    }
+
+    /// Memory in use belongs to whoever holds it, free memory to nobody: it is idle capacity.
+    fn attribute_dram(&self, slot: usize, holders: &[Holder<'_>], dram: u64, cell: &mut Cell) {
+        let resident = |holder: &Holder<'_>| self.memory.get(&holder.workload.id).and_then(|held| held.mean(slot));
+        let held: Vec<u128> = holders.iter().map(|holder| u128::from(resident(holder).unwrap_or(0))).collect();
+        let listed: u128 = held.iter().sum();
+        let Some(used) = self.memory_used.mean(slot).map(u128::from).or((listed > 0).then_some(listed)) else {
+            cell.add(entry(Account::Unattributed, Component::Dram, Purpose::Base), dram);
+            return;
+        };
+        // Shared pages are counted once a process, so Σ listed may exceed what is in use: then it is the whole.
+        let used = used.max(listed);
+        let capacity = self.memory_bytes.map_or(used, u128::from).max(used);
+        let in_use = by_reservation(dram, &[used], capacity);
+        cell.add(entry(Account::PoolIdle, Component::Dram, Purpose::PoolIdle), in_use.rest);
+        let split = by_reservation(in_use.parts.first().copied().unwrap_or(0), &held, used);
+        match holders.iter().find(|holder| holder.workload.kind == WorkloadKind::Remainder) {
+            Some(holder) => holder.charge(Component::Dram, Purpose::Base, split.rest, cell),
+            None => cell.add(entry(Account::Unattributed, Component::Dram, Purpose::Base), split.rest),
+        }
+        for (holder, energy) in holders.iter().zip(split.parts) {
+            holder.charge(Component::Dram, Purpose::Base, energy, cell);
+        }
+    }
+
+    /// What is known of the window besides energy by account.
+    fn describe(&self, node: &NodeSeries, cell: &mut Cell) {
+        for (source, spread) in &self.sources {
+            let mine = cell.sources.entry(source_key(source)).or_default();
+            mine.microjoules = mine.microjoules.saturating_add(spread.amounts.iter().sum());
+            mine.covered_nanos = mine.covered_nanos.saturating_add(spread.covered.iter().sum());
+            if spread.longest.iter().any(|nanos| *nanos > COARSE_NANOS) {
+                cell.flags.insert(Flags::COARSE);
+            }
+            if is_component(source) && source.method == Method::Estimated {
+                cell.flags.insert(Flags::ESTIMATED);
+            }
+        }
+        for (service, counts) in &self.counts {
+            let mine = cell.services.entry(Arc::clone(service)).or_default();
+            for (kind, spread) in counts.iter().filter(|(_, spread)| spread.covered.iter().any(|nanos| *nanos > 0)) {
+                let count = mine.counts.entry(*kind).or_default();
+                *count = count.saturating_add(spread.amounts.iter().sum());
+                if spread.longest.iter().any(|nanos| *nanos > INTERPOLATED_NANOS) {
+                    cell.flags.insert(Flags::INTERPOLATED);
+                }
+            }
+        }
+        if cell.sources.values().any(|source| source.microjoules > 0) {
+            cell.flags.insert(Flags::PSU_ESTIMATED);
+        }
+        for gap in &node.gaps {
+            self.describe_gap(gap, cell);
+        }
+        let window = self.grid.slots().first().zip(self.grid.slots().last());
+        let window = window.and_then(|(first, last)| Window::new(first.start(), last.end()));
+        if node.lost.iter().any(|lost| window.is_some_and(|window| window.intersect(*lost).is_some())) {
+            cell.flags.insert(Flags::RECORDS_LOST);
+        }
+        let length: u64 = self.grid.slots().iter().map(|slot| slot.nanos()).sum();
+        cell.capacity_core_nanos =
+            self.capacity_millicores.map_or(0, |millicores| millicores.saturating_mul(length) / 1000);
+        cell.covered_nanos = self.covered.iter().sum();
+    }
+
+    fn describe_gap(&self, gap: &Gap, cell: &mut Cell) {
+        let mut touched = false;
+        let mine = cell.sources.entry(source_key(&gap.source)).or_default();
+        for part in self.grid.slots().iter().filter_map(|slot| slot.intersect(gap.window)) {
+            touched = true;
+            let bound = |energy: Microjoules, edge: UnixNanos| {
+                portion(energy.0, edge.nanos_since(gap.window.start()), gap.window.nanos())
+            };
+            mine.gap_low_microjoules += bound(gap.low, part.end()) - bound(gap.low, part.start());
+            mine.gap_high_microjoules += bound(gap.high, part.end()) - bound(gap.high, part.start());
+        }
+        if touched {
+            cell.flags.insert(match gap.reason {
+                GapReason::CounterReset | GapReason::Reboot => Flags::RESET,
+                GapReason::AmbiguousWrap => Flags::WRAP_AMBIGUOUS,
+                GapReason::WrapUnknownRange
+                | GapReason::SourceLost
+                | GapReason::Implausible
+                | GapReason::UnstableCounter
+                | GapReason::CounterStuck => Flags::GAP,
+            });
+        }
+    }
+}
+
+/// A workload in one slot.
+struct Holder<'a> {
+    workload: &'a Arc<Workload>,
+    nanos: u64,
+    cpu_nanos: u64,
+    resident_nanos: u64,
+    services: Vec<Served<'a>>,
+}
+
+/// A service in one slot.
+struct Served<'a> {
+    service: &'a Arc<Service>,
+    activity: Activity,
+    counted: u64,
+    moving: u64,
+}
+
+impl<'a> Served<'a> {
+    fn new(service: &'a Arc<Service>, counts: &BTreeMap<CountKind, Spread>, slot: usize) -> Self {
+        let longest =
+            |values: fn(&Spread) -> &Vec<u64>| counts.values().map(|s| at(values(s), slot)).max().unwrap_or(0);
+        let weight = |spread: &Spread| spread.weights.get(slot).copied().unwrap_or(0);
+        Self {
+            service,
+            activity: Activity { weights: counts.iter().map(|(kind, spread)| (*kind, weight(spread))).collect() },
+            counted: longest(|spread| &spread.covered),
+            moving: longest(|spread| &spread.moving),
+        }
+    }
+}
+
+impl Holder<'_> {
+    /// Reserved thousandths of a core × nanoseconds of residence.
+    fn reserved_millicore_nanos(&self) -> u128 {
+        u128::from(self.workload.reserved_millicores.unwrap_or(0)) * u128::from(self.resident_nanos)
+    }
+
+    /// Books energy of this workload on its services, or on the account of its kind.
+    fn charge(&self, component: Component, purpose: Purpose, energy: u64, cell: &mut Cell) {
+        if self.services.is_empty() {
+            let account = match self.workload.kind {
+                WorkloadKind::Kernel => Account::System,
+                _ => Account::Workload(Arc::clone(self.workload)),
+            };
+            cell.add(entry(account, component, purpose), energy);
+            return;
+        }
+        let activities: Vec<Activity> = self.services.iter().map(|served| served.activity.clone()).collect();
+        for (served, energy) in self.services.iter().zip(among_services(energy, &activities)) {
+            // Counts that stand still prove idleness; counts that are not known prove nothing.
+            let idle = portion(energy, served.counted.saturating_sub(served.moving), self.nanos.max(1));
+            let account = || Account::Service(Arc::clone(served.service));
+            cell.add(entry(account(), component, purpose), energy - idle);
+            cell.add(entry(account(), component, Purpose::DedicatedIdle), idle);
+            let mine = cell.services.entry(Arc::clone(served.service)).or_default();
+            mine.joint_microjoules =
+                mine.joint_microjoules.saturating_add(portion(energy, served.counted, self.nanos.max(1)));
+        }
+    }
+
+    /// Books time: CPU, residence, execution, reservation.
+    fn describe(&self, cell: &mut Cell) {
+        if self.services.is_empty() {
+            let mine = cell.workloads.entry(Arc::clone(self.workload)).or_default();
+            mine.cpu_nanos = mine.cpu_nanos.saturating_add(self.cpu_nanos);
+            return;
+        }
+        let activities: Vec<Activity> = self.services.iter().map(|served| served.activity.clone()).collect();
+        let reserved = u64::try_from(self.reserved_millicore_nanos() / 1000).unwrap_or(u64::MAX);
+        let (cpu, reserved) = (among_services(self.cpu_nanos, &activities), among_services(reserved, &activities));
+        for ((served, cpu), reserved) in self.services.iter().zip(cpu).zip(reserved) {
+            let mine = cell.services.entry(Arc::clone(served.service)).or_default();
+            mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);
+            mine.reserved_core_nanos = mine.reserved_core_nanos.saturating_add(reserved);
+            mine.resident_nanos = mine.resident_nanos.saturating_add(self.resident_nanos);
+            mine.counted_nanos = mine.counted_nanos.saturating_add(served.counted.min(self.nanos));
+            mine.executing_nanos = mine.executing_nanos.saturating_add(served.moving.min(self.nanos));
+        }
+    }
+}
+
+/// Whether a source's energy is added: neither the whole node nor a part of another source.
+fn is_component(source: &Source) -> bool {
+    source.contained_in.is_none() && source.component != Component::Wall
+}
+
+fn source_key(source: &Source) -> SourceKey {
+    SourceKey {
+        id: source.id.clone(),
+        component: source.component,
+        method: source.method,
+        collector: source.collector.clone(),
+        uncertainty_permille: source.uncertainty_permille,
+        contained: source.contained_in.is_some(),
+    }
+}
+
+fn entry(account: Account, component: Component, purpose: Purpose) -> EntryKey {
+    EntryKey { account, component, purpose }
+}
+
+fn at(values: &[u64], index: usize) -> u64 {
+    values.get(index).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+use super::*;
+use alloc::string::ToString;
+use alloc::{format, vec};
+use joulebook_units::{CpuTimeMethod, IdleOrigin, VersionSource};
+use proptest::prelude::*;
+
+const SECOND: i64 = 1_000_000_000;
+
+fn source(id: &str, component: Component) -> Source {
+    Source {
+        id: id.to_string(),
+        component,
+        socket: None,
+        device: None,
+        collector: "rapl".to_string(),
+        method: Method::Counter,
+        unit_nanojoules: None,
+        ceiling: Milliwatts(1_500_000),
+        uncertainty_permille: 50,
+        contained_in: None,
+        basis: String::new(),
+    }
+}
+
+fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
+    Workload {
+        id: id.to_string(),
+        kind,
+        name: id.to_string(),
+        cgroup: None,
+        container_id: None,
+        pod_uid: None,
+        cpu_time_method: CpuTimeMethod::ProcessTime,
+        reserved_millicores: reserved,
+        reservation_origin: None,
+    }
+}
+
+fn service(workload: &str) -> Service {
+    Service {
+        model: Some("tiny".to_string()),
+        version: Some(workload.to_string()),
+        version_source: VersionSource::Config,
+        fingerprint: None,
+        adapter: None,
+        engine: "custom".to_string(),
+        target: format!("http://{workload}/"),
+        workload: Some(workload.to_string()),
+        tokenizer: None,
+    }
+}
+
+fn run(subject: Subject, points: &[(i64, u64)]) -> Run {
+    Run { subject: Arc::new(subject), points: points.iter().map(|(at, value)| (UnixNanos(*at), *value)).collect() }
+}
+
+fn window(start: i64, end: i64) -> Window {
+    Window::new(UnixNanos(start), UnixNanos(end)).expect("ordered")
+}
+
+/// Two sources, one idle power, three workloads of which two serve, counts each 3 s; steps are (ns, µJ, CPU ns).
+fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
+    let mut at = 0i64;
+    let (mut energy, mut dram, mut cpu, mut tokens) = (vec![(0, 0)], vec![(0, 0)], vec![(0, 0)], vec![(0, 0)]);
+    for (index, (time, amount, nanos)) in steps.iter().enumerate() {
+        at += time;
+        let next = |points: &[(i64, u64)], more: u64| (at, points.last().expect("a first point").1 + more);
+        energy.push(next(&energy, *amount));
+        dram.push(next(&dram, amount / 7));
+        cpu.push(next(&cpu, *nanos));
+        if index % 3 == 2 {
+            tokens.push(next(&tokens, nanos / 1000));
+        }
+    }
+    let held = |value: u64| -> Vec<(i64, u64)> { energy.iter().map(|(at, _)| (*at, value)).collect() };
+    NodeSeries {
+        threads: Some(4),
+        memory_bytes: Some(1 << 34),
+        expected_sources: vec!["cpu".to_string(), "dram".to_string()],
+        runs: vec![
+            run(Subject::Energy(source("cpu", Component::Cpu)), &energy),
+            run(Subject::Energy(source("dram", Component::Dram)), &dram),
+            run(Subject::IdlePower { source: "cpu".to_string(), origin: IdleOrigin::Configured }, &held(20_000)),
+            run(Subject::CpuTime(workload("a", WorkloadKind::ProcessTree, Some(500))), &cpu),
+            run(Subject::CpuTime(workload("b", WorkloadKind::ProcessTree, Some(500))), &cpu),
+            run(Subject::CpuTime(workload("rest", WorkloadKind::Remainder, None)), &cpu),
+            run(Subject::Memory { workload: "a".to_string() }, &held(1 << 30)),
+            run(Subject::NodeMemoryUsed, &held(3 << 30)),
+            run(Subject::Count(service("a"), CountKind::OutputTokens), &tokens),
+            run(Subject::Count(service("b"), CountKind::OutputTokens), &tokens),
+        ],
+        gaps: vec![],
+        lost: vec![],
+    }
+}
+
+proptest! {
+    #[test]
+    fn entries_are_the_measured_energy_and_cells_of_parts_add_up_to_the_cell_of_the_whole(
+        steps in prop::collection::vec((1i64..12 * SECOND, 0u64..1 << 36, 0u64..1 << 33), 1..30),
+        cut in 1i64..60,
+    ) {
+        let node = node(&steps);
+        let end = UnixNanos(steps.iter().map(|step| step.0).sum()).ceil_to(1);
+        let whole = settle(&node, window(0, end.0));
+        let measured: u64 = steps.iter().map(|step| step.1 + step.1 / 7).sum();
+        prop_assert_eq!(whole.component_microjoules(), measured);
+        let platform: u64 = whole.entries.iter().filter(|(k, _)| k.account == Account::Platform).map(|(_, e)| *e).sum();
+        prop_assert_eq!(whole.total_microjoules(), measured + platform);
+        let middle = UnixNanos(cut * SECOND).min(end);
+        let mut parts = settle(&node, window(0, middle.0));
+        parts.merge(&settle(&node, window(middle.0, end.0)));
+        prop_assert_eq!(parts, whole);
+    }
+}
+
+#[test]
+fn energy_that_no_reading_covers_is_not_covered_and_not_zero() {
+    let mut cell = settle(&node(&[(2 * SECOND, 100, 1)]), window(0, 10 * SECOND));
+    cell.expect(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)));
+    assert_eq!(cell.expected_nanos, 10_000_000_000);
+    assert_eq!(cell.covered_nanos, 2_000_000_000);
+    let mut nothing = settle(&NodeSeries::default(), window(0, 10 * SECOND));
+    nothing.expect(window(0, 10 * SECOND), None);
+    assert!(nothing.sources.is_empty() && nothing.entries.is_empty());
+    assert_eq!(nothing.expected_nanos, 0);
+}
+
+#[test]
+fn base_follows_reservations_and_dynamic_follows_cpu_time() {
+    // 100 W for 3 s: 20 W idle; a and b reserve half a core of four each, all three use equal time.
+    let cell = settle(
+        &node(&[(SECOND, 100_000_000, 9), (SECOND, 100_000_000, 9), (SECOND, 100_000_000, 9_000)]),
+        window(0, 3 * SECOND),
+    );
+    let sum = |account: &dyn Fn(&Account) -> bool, purpose: Purpose| -> u64 {
+        let mine = cell.entries.iter().filter(|(k, _)| k.component == Component::Cpu && k.purpose == purpose);
+        mine.filter(|(k, _)| account(&k.account)).map(|(_, e)| *e).sum()
+    };
+    let serves = |name: &'static str| move |account: &Account| matches!(account, Account::Service(s) if s.workload.as_deref() == Some(name));
+    assert_eq!(sum(&serves("a"), Purpose::Base), 7_500_000);
+    assert_eq!(sum(&|a| *a == Account::PoolIdle, Purpose::PoolIdle), 45_000_000);
+    assert_eq!(sum(&serves("a"), Purpose::Dynamic), 80_000_001);
+    // 3 × 80 J over three equal users: the odd microjoule of each second goes to the first in order.
+    let rest = sum(&|account| matches!(account, Account::Workload(_)), Purpose::Dynamic);
+    assert_eq!(sum(&serves("a"), Purpose::Dynamic) + sum(&serves("b"), Purpose::Dynamic) + rest, 240_000_000);
+}
+
+#[test]
+fn a_resident_service_whose_counts_stand_still_holds_dedicated_idle() {
+    let mut node = node(&[(SECOND, 100_000_000, 9), (SECOND, 100_000_000, 9), (SECOND, 100_000_000, 9)]);
+    node.runs.retain(|run| !matches!(&*run.subject, Subject::Count(..)));
+    let still = [(0, 5), (3 * SECOND, 5)];
+    node.runs.push(run(Subject::Count(service("a"), CountKind::OutputTokens), &still));
+    let cell = settle(&node, window(0, 3 * SECOND));
+    let mine = cell.entries.iter().filter(|(key, _)| matches!(key.account, Account::Service(_)));
+    assert!(mine.clone().count() > 0);
+    assert!(mine.clone().all(|(key, _)| key.purpose == Purpose::DedicatedIdle));
+    let used = cell.services.values().next().expect("the service");
+    assert_eq!((used.executing_nanos, used.counted_nanos), (0, 3_000_000_000));
+    assert_eq!(used.joint_microjoules, mine.map(|(_, energy)| *energy).sum::<u64>());
+}
+
+#[test]
+fn a_gap_is_spread_with_its_bounds_and_flagged() {
+    let mut node = node(&[(SECOND, 100, 9)]);
+    node.gaps.push(Gap {
+        source: source("cpu", Component::Cpu),
+        window: window(0, 4 * SECOND),
+        reason: GapReason::AmbiguousWrap,
+        low: Microjoules(10),
+        high: Microjoules(401),
+    });
+    let mut sum = settle(&node, window(0, SECOND));
+    sum.merge(&settle(&node, window(SECOND, 4 * SECOND)));
+    let bounds = sum.sources.values().map(|s| (s.gap_low_microjoules, s.gap_high_microjoules)).max().expect("a source");
+    assert_eq!(bounds, (10, 401));
+    assert!(sum.flags.contains(Flags::WRAP_AMBIGUOUS));
+}

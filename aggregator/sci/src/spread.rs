@@ -1,0 +1,205 @@
+//! Joining series that were read at different instants: onto one grid of slots.
+//!
+//! A cumulative series is a function of time that is known at its points and linear between them. What falls into a slot
+//! is the difference of that function, rounded down, at the slot's edges: neighbouring slots telescope, so whatever the
+//! slots, their sum is the difference of the end points exactly.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use joulebook_units::{UnixNanos, Window};
+
+/// A point of a series: when, and the value.
+pub type At = (UnixNanos, u64);
+
+/// Consecutive slots of one second (the first and last may be shorter), aligned to 1970.
+#[derive(Debug, Clone)]
+pub struct Grid {
+    window: Window,
+    slots: Vec<Window>,
+}
+
+impl Grid {
+    /// The grid of a window.
+    pub fn new(window: Window) -> Self {
+        Self { window, slots: window.slots(1).collect() }
+    }
+
+    /// The slots.
+    pub fn slots(&self) -> &[Window] {
+        &self.slots
+    }
+
+    /// Number of slots.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether the window is empty.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Slots that intersect `[start, end)`, each with its index and the part in common.
+    fn touched(&self, start: UnixNanos, end: UnixNanos) -> impl Iterator<Item = (usize, Window)> + '_ {
+        let span = Window::new(start, end).and_then(|span| span.intersect(self.window));
+        let first = span.map_or(0, |span| {
+            let second = span.start().nanos_since(self.window.start().floor_to(1)) / 1_000_000_000;
+            usize::try_from(second).unwrap_or(usize::MAX)
+        });
+        self.slots
+            .iter()
+            .enumerate()
+            .skip(first)
+            .map_while(move |(index, slot)| span.and_then(|span| slot.intersect(span)).map(|part| (index, part)))
+    }
+}
+
+/// A cumulative series on a grid.
+#[derive(Debug, Clone)]
+pub struct Spread {
+    /// Amount in each slot.
+    pub amounts: Vec<u64>,
+    /// Nanoseconds of each slot in which the series is known.
+    pub covered: Vec<u64>,
+    /// Nanoseconds of each slot inside an interval in which the series moved.
+    pub moving: Vec<u64>,
+    /// Amount in each slot without rounding, in units of 2⁻²⁰: a weight for shares.
+    pub weights: Vec<u128>,
+    /// Longest interval that touches each slot, in nanoseconds.
+    pub longest: Vec<u64>,
+}
+
+impl Spread {
+    /// Nothing known on any of `slots` slots.
+    pub fn new(slots: usize) -> Self {
+        Self {
+            amounts: vec![0; slots],
+            covered: vec![0; slots],
+            moving: vec![0; slots],
+            weights: vec![0; slots],
+            longest: vec![0; slots],
+        }
+    }
+
+    /// Adds an unbroken run of points, ascending in time and not falling in value. A fall or a step back in time adds
+    /// nothing between its two points.
+    pub fn add(&mut self, grid: &Grid, points: &[At]) {
+        for pair in points.windows(2) {
+            let [(start, before), (end, after)] = pair else { continue };
+            let Some(amount) = after.checked_sub(*before) else { continue };
+            let length = end.nanos_since(*start);
+            let reached =
+                |at: UnixNanos| u128::from(amount) * u128::from(at.nanos_since(*start)) / u128::from(length.max(1));
+            for (index, part) in grid.touched(*start, *end) {
+                // The difference is at most `amount`, which is a u64.
+                let share = u64::try_from(reached(part.end()) - reached(part.start())).unwrap_or(0);
+                add_at(&mut self.amounts, index, share);
+                add_at(&mut self.covered, index, part.nanos());
+                add_at(&mut self.moving, index, if amount > 0 { part.nanos() } else { 0 });
+                if let Some(weight) = self.weights.get_mut(index) {
+                    *weight +=
+                        (u128::from(amount) << 20).saturating_mul(u128::from(part.nanos())) / u128::from(length.max(1));
+                }
+                if let Some(longest) = self.longest.get_mut(index) {
+                    *longest = length.max(*longest);
+                }
+            }
+        }
+    }
+}
+
+/// A held series on a grid: value × time in each slot, and the time in which it is known.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Value × nanoseconds in each slot.
+    pub value_nanos: Vec<u128>,
+    /// Nanoseconds of each slot in which the value is known.
+    pub covered: Vec<u64>,
+}
+
+impl Held {
+    /// Nothing known on any of `slots` slots.
+    pub fn new(slots: usize) -> Self {
+        Self { value_nanos: vec![0; slots], covered: vec![0; slots] }
+    }
+
+    /// Adds an unbroken run: each value held since the point before it.
+    pub fn add(&mut self, grid: &Grid, points: &[At]) {
+        for pair in points.windows(2) {
+            let [(start, _), (end, value)] = pair else { continue };
+            for (index, part) in grid.touched(*start, *end) {
+                if let Some(sum) = self.value_nanos.get_mut(index) {
+                    *sum += u128::from(*value) * u128::from(part.nanos());
+                }
+                add_at(&mut self.covered, index, part.nanos());
+            }
+        }
+    }
+
+    /// Mean value in a slot while it is known, rounded down; `None` where it is not.
+    pub fn mean(&self, slot: usize) -> Option<u64> {
+        let covered = *self.covered.get(slot)?;
+        let sum = *self.value_nanos.get(slot)?;
+        sum.checked_div(u128::from(covered)).and_then(|mean| u64::try_from(mean).ok())
+    }
+}
+
+fn add_at(values: &mut [u64], index: usize, amount: u64) {
+    if let Some(value) = values.get_mut(index) {
+        *value = value.saturating_add(amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn grid(start: i64, end: i64) -> Grid {
+        Grid::new(Window::new(UnixNanos(start), UnixNanos(end)).expect("ordered"))
+    }
+
+    proptest! {
+        #[test]
+        fn slots_telescope_to_the_difference_of_the_end_points(
+            start in -5_000_000_000i64..5_000_000_000,
+            steps in prop::collection::vec((1i64..20_000_000_000, 0u64..1 << 50), 1..20),
+            cut in 0i64..40_000_000_000,
+        ) {
+            let mut points = vec![(UnixNanos(start), 7u64)];
+            for (time, amount) in &steps {
+                let (at, value) = *points.last().expect("one at least");
+                points.push((UnixNanos(at.0 + time), value + amount));
+            }
+            let end = points.last().expect("one at least").0.0;
+            let middle = (start + cut).min(end);
+            let total: u64 = steps.iter().map(|step| step.1).sum();
+            let sum = |from: i64, to: i64| {
+                let grid = grid(from, to);
+                let mut spread = Spread::new(grid.len());
+                spread.add(&grid, &points);
+                spread.amounts.iter().sum::<u64>()
+            };
+            prop_assert_eq!(sum(start, middle) + sum(middle, end), total);
+            prop_assert_eq!(sum(start - 3_000_000_000, end + 3_000_000_000), total);
+        }
+    }
+
+    #[test]
+    fn a_slot_that_no_interval_covers_is_not_covered() {
+        let grid = grid(0, 4_000_000_000);
+        let mut spread = Spread::new(grid.len());
+        spread.add(&grid, &[(UnixNanos(500_000_000), 0), (UnixNanos(2_000_000_000), 30)]);
+        assert_eq!(spread.amounts, [10, 20, 0, 0]);
+        assert_eq!(spread.covered, [500_000_000, 1_000_000_000, 0, 0]);
+    }
+
+    #[test]
+    fn a_held_value_counts_from_the_point_before() {
+        let grid = grid(0, 2_000_000_000);
+        let mut held = Held::new(grid.len());
+        held.add(&grid, &[(UnixNanos(-1), 9), (UnixNanos(500_000_000), 4), (UnixNanos(1_000_000_000), 8)]);
+        assert_eq!(held.mean(0), Some(6));
+        assert_eq!(held.mean(1), None);
+    }
+}

@@ -1,0 +1,331 @@
+//! Totals of a window: allocated slots × factors, added up per model version and per node.
+
+use crate::allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, SlotCosts, VersionCost, allocate};
+use crate::cell::{Cell, Flags, SourceKey};
+use crate::operational::{CompensatedSum, facility, operational};
+use crate::uncertainty::{Deviations, LIFESPAN, PSU_EFFICIENCY};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use joulebook_units::{GramsCo2ePerKwh, Joules, Method, Microjoules, Pue, Service};
+
+/// Boundary level (methodology A.2); each contains the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// L0.
+    Accelerator,
+    /// L1.
+    Host,
+    /// L2.
+    Idle,
+    /// L3, and with embodied carbon the SCI boundary.
+    Facility,
+}
+
+impl Level {
+    /// All, from the inside out.
+    pub const ALL: [Self; 4] = [Self::Accelerator, Self::Host, Self::Idle, Self::Facility];
+
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accelerator => "accelerator",
+            Self::Host => "host",
+            Self::Idle => "idle",
+            Self::Facility => "facility",
+        }
+    }
+
+    /// Energy of a cost at this level and the IT boundary, in µJ (facility: before PUE).
+    pub fn energy(self, cost: &VersionCost) -> u64 {
+        match self {
+            Self::Accelerator => cost.accelerator(),
+            Self::Host => cost.active(),
+            Self::Idle | Self::Facility => cost.with_idle(),
+        }
+    }
+}
+
+/// Factors that hold at a node's site during a whole slot.
+#[derive(Debug, Clone)]
+pub struct SiteFactors {
+    /// Grid carbon intensity.
+    pub intensity: GramsCo2ePerKwh,
+    /// Its 95 % half-width as a share of the value.
+    pub intensity_half_width: f64,
+    /// Its source of error.
+    pub intensity_source: String,
+    /// PUE.
+    pub pue: Pue,
+    /// Its half-width.
+    pub pue_half_width: f64,
+    /// Its source of error.
+    pub pue_source: String,
+    /// Half-width of the embodied totals.
+    pub embodied_half_width: f64,
+    /// Their source of error.
+    pub embodied_source: String,
+}
+
+/// Grams of one model version at the asked level.
+#[derive(Debug, Clone, Default)]
+pub struct Carbon {
+    /// Operational.
+    pub operational: CompensatedSum,
+    /// Embodied, idle included; only at facility level.
+    pub embodied: CompensatedSum,
+    /// Of both, the part over the time in which counts are known.
+    pub joint: CompensatedSum,
+    /// Grams of the most energy that declared gaps can hold: they widen the interval upwards.
+    pub gap_high: CompensatedSum,
+    /// Deviations by source of error, of the joint part.
+    pub deviations: Deviations,
+}
+
+/// One model version over the window.
+#[derive(Debug, Clone, Default)]
+pub struct VersionTotals {
+    /// Energies and use, added up.
+    pub cost: VersionCost,
+    /// Facility energy in joules.
+    pub facility_j: CompensatedSum,
+    /// Grams.
+    pub carbon: Carbon,
+    /// Services that make up the version.
+    pub services: BTreeSet<Arc<Service>>,
+    /// Nodes that were charged for it.
+    pub nodes: BTreeSet<String>,
+    /// Nodes that ran it.
+    pub served_on: BTreeSet<String>,
+    /// Flags of their cells.
+    pub flags: Flags,
+    /// Scopes at which idle was allocated in its slots.
+    pub scopes: BTreeSet<IdleScope>,
+}
+
+/// One node over the window.
+#[derive(Debug, Clone, Default)]
+pub struct NodeTotals {
+    /// Its cells, added up.
+    pub cell: Cell,
+    /// Its ledger.
+    pub ledger: Ledger,
+    /// Charged to versions in µJ.
+    pub allocated: u64,
+    /// Embodied grams of idle capacity charged to no version.
+    pub embodied_unallocated_g: CompensatedSum,
+}
+
+impl NodeTotals {
+    /// Input in µJ: metered, or estimated from the components.
+    pub fn input(&self) -> u64 {
+        self.cell.total_microjoules().saturating_sub(self.cell.overcount_microjoules)
+    }
+
+    /// input + overcount − charged − ledger in µJ: 0, or the book is wrong.
+    pub fn residual(&self) -> i128 {
+        i128::from(self.input()) + i128::from(self.cell.overcount_microjoules)
+            - i128::from(self.allocated)
+            - i128::from(self.ledger.total())
+    }
+}
+
+/// One slot's contribution to one version: a term of its sum.
+#[derive(Debug, Clone)]
+pub struct SlotTerm {
+    /// Index of the node in the slot.
+    pub node: usize,
+    /// Energy at the asked level and the IT boundary.
+    pub energy: Microjoules,
+    /// Operational grams.
+    pub operational_g: f64,
+    /// Embodied grams.
+    pub embodied_g: f64,
+    /// Part of them over time in which counts are known.
+    pub joint_share: f64,
+}
+
+/// Totals of a window at one level under one policy.
+#[derive(Debug, Clone)]
+pub struct Totals {
+    level: Level,
+    policy: IdlePolicy,
+    /// By version.
+    pub versions: BTreeMap<ModelVersion, VersionTotals>,
+    /// By node.
+    pub nodes: BTreeMap<String, NodeTotals>,
+    /// Slots added.
+    pub slots: u64,
+}
+
+impl Totals {
+    /// Nothing yet.
+    pub fn new(level: Level, policy: IdlePolicy) -> Self {
+        Self { level, policy, versions: BTreeMap::new(), nodes: BTreeMap::new(), slots: 0 }
+    }
+
+    /// Adds a slot. `factors` has one entry a node, in the order of `nodes`. Returns each version's terms.
+    pub fn add(&mut self, nodes: &[NodeSlot], factors: &[SiteFactors]) -> BTreeMap<ModelVersion, Vec<SlotTerm>> {
+        let costs = allocate(nodes, self.policy);
+        self.slots += 1;
+        self.add_nodes(nodes, &costs);
+        let joint = joint_shares(&costs);
+        let mut terms: BTreeMap<ModelVersion, Vec<SlotTerm>> = BTreeMap::new();
+        for ((index, version), cost) in &costs.versions {
+            let (Some(node), Some(site)) = (nodes.get(*index), factors.get(*index)) else { continue };
+            let share = joint.get(version).copied().unwrap_or(1.0);
+            let totals = self.versions.entry(version.clone()).or_default();
+            terms.entry(version.clone()).or_default().push(totals.add(*index, node, site, cost, self.level, share));
+            totals.scopes.extend(costs.scopes.iter().copied());
+        }
+        terms
+    }
+
+    fn add_nodes(&mut self, nodes: &[NodeSlot], costs: &SlotCosts) {
+        for (index, node) in nodes.iter().enumerate() {
+            let totals = self.nodes.entry(node.node.clone()).or_default();
+            totals.cell.merge(&node.cell);
+            totals.embodied_unallocated_g.add(costs.embodied_unallocated_g.get(index).copied().unwrap_or(0.0));
+            if let Some(ledger) = costs.ledgers.get(index) {
+                totals.ledger.workloads = totals.ledger.workloads.saturating_add(ledger.workloads);
+                totals.ledger.system = totals.ledger.system.saturating_add(ledger.system);
+                totals.ledger.unallocated_idle = totals.ledger.unallocated_idle.saturating_add(ledger.unallocated_idle);
+                totals.ledger.unattributed = totals.ledger.unattributed.saturating_add(ledger.unattributed);
+            }
+            let charged = costs.versions.iter().filter(|((other, _), _)| *other == index);
+            for service in node.cell.services.keys() {
+                let version = self.versions.entry(ModelVersion::of(service)).or_default();
+                version.services.insert(Arc::clone(service));
+                version.served_on.insert(node.node.clone());
+            }
+            let totals = self.nodes.entry(node.node.clone()).or_default();
+            totals.allocated = charged.fold(totals.allocated, |sum, (_, cost)| sum.saturating_add(cost.with_idle()));
+        }
+    }
+}
+
+impl VersionTotals {
+    fn add(
+        &mut self,
+        index: usize,
+        node: &NodeSlot,
+        site: &SiteFactors,
+        cost: &VersionCost,
+        level: Level,
+        joint: f64,
+    ) -> SlotTerm {
+        self.cost.merge(cost);
+        self.nodes.insert(node.node.clone());
+        self.flags.insert(node.cell.flags);
+        let energy = Microjoules(level.energy(cost));
+        let whole = facility(Microjoules(cost.with_idle()).to_joules(), site.pue);
+        self.facility_j.add(whole.0);
+        let charged = if level == Level::Facility { whole } else { energy.to_joules() };
+        let grams = operational(charged, site.intensity).0;
+        let embodied = if level == Level::Facility { cost.embodied_g + cost.embodied_idle_g } else { 0.0 };
+        self.carbon.operational.add(grams);
+        self.carbon.embodied.add(embodied);
+        self.carbon.joint.add((grams + embodied) * joint);
+        self.carbon.deviate(node, site, level, grams * joint, embodied * joint);
+        self.carbon.widen(&node.cell, cost, site, level);
+        SlotTerm { node: index, energy, operational_g: grams, embodied_g: embodied, joint_share: joint }
+    }
+}
+
+impl VersionCost {
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.accelerator_dynamic, other.accelerator_dynamic),
+            (&mut self.accelerator_base, other.accelerator_base),
+            (&mut self.host, other.host),
+            (&mut self.cpu, other.cpu),
+            (&mut self.platform, other.platform),
+            (&mut self.dedicated_idle, other.dedicated_idle),
+            (&mut self.pool_idle, other.pool_idle),
+            (&mut self.direct, other.direct),
+        ];
+        for (mine, other) in pairs {
+            *mine = mine.saturating_add(other);
+        }
+        self.embodied_g += other.embodied_g;
+        self.embodied_idle_g += other.embodied_idle_g;
+        self.used.merge(&other.used);
+    }
+}
+
+impl Carbon {
+    /// Books the deviations of one term.
+    fn deviate(&mut self, node: &NodeSlot, site: &SiteFactors, level: Level, operational: f64, embodied: f64) {
+        for (source, share) in energy_shares(&node.cell) {
+            let half_width = f64::from(source.uncertainty_permille) / 1e3;
+            let term = operational * share;
+            if source.method == Method::Estimated {
+                // Every node runs the same model: its error does not average out.
+                self.deviations.add(&format!("model:{}", source.id), term, half_width);
+            } else {
+                // One part of a sensor's error is its own, the other that of its kind; together they are the whole.
+                let half_width = half_width * core::f64::consts::FRAC_1_SQRT_2;
+                self.deviations.add(&format!("sensor:{}:{}", node.node, source.id), term, half_width);
+                self.deviations.add(&format!("sensor-kind:{}", source.collector), term, half_width);
+            }
+        }
+        if level >= Level::Host {
+            self.deviations.add("psu_efficiency", operational, PSU_EFFICIENCY);
+        }
+        if level == Level::Facility {
+            self.deviations.add(&site.pue_source, operational, site.pue_half_width);
+            self.deviations.add(&site.embodied_source, embodied, site.embodied_half_width);
+            self.deviations.add("lifespan", embodied, LIFESPAN);
+        }
+        self.deviations.add(&site.intensity_source, operational, site.intensity_half_width);
+    }
+
+    /// Widens the interval by the node's declared gaps, in proportion to the version's part of the node.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+    fn widen(&mut self, cell: &Cell, cost: &VersionCost, site: &SiteFactors, level: Level) {
+        let total = cell.total_microjoules();
+        let high: u64 = cell.sources.values().map(|source| source.gap_high_microjoules).sum();
+        if total == 0 || high == 0 {
+            return;
+        }
+        let pue = if level == Level::Facility { site.pue.get() } else { 1.0 };
+        let share = level.energy(cost) as f64 / total as f64 * pue;
+        let grams = |energy: u64| operational(Microjoules(energy).to_joules(), site.intensity).0 * share;
+        // None of the unknown energy is in the figure, so that only the upper end moves.
+        self.gap_high.add(grams(high));
+    }
+}
+
+/// Component sources of a cell with their parts of its energy, Σ = 1 where there is any.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+fn energy_shares(cell: &Cell) -> impl Iterator<Item = (&SourceKey, f64)> {
+    let total = cell.component_microjoules().max(1) as f64;
+    let components =
+        cell.sources.iter().filter(|(key, _)| !key.contained && key.component != joulebook_units::Component::Wall);
+    components.map(move |(key, source)| (key, source.microjoules as f64 / total))
+}
+
+/// Part of each version's own energy in a slot for which its counts are known. A version that used none has no entry.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+fn joint_shares(costs: &SlotCosts) -> BTreeMap<ModelVersion, f64> {
+    let mut sums: BTreeMap<&ModelVersion, (u64, u64)> = BTreeMap::new();
+    for ((_, version), cost) in &costs.versions {
+        let sum = sums.entry(version).or_default();
+        *sum = (sum.0.saturating_add(cost.used.joint_microjoules), sum.1.saturating_add(cost.direct));
+    }
+    let known = sums.into_iter().filter(|(_, (_, direct))| *direct > 0);
+    known.map(|(version, (joint, direct))| (version.clone(), (joint as f64 / direct as f64).min(1.0))).collect()
+}
+
+impl VersionTotals {
+    /// IT energy at L2 in joules.
+    pub fn it_j(&self) -> Joules {
+        Microjoules(self.cost.with_idle()).to_joules()
+    }
+}
+
+#[cfg(test)]
+mod tests;

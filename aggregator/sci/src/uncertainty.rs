@@ -1,0 +1,59 @@
+//! First-order uncertainty: linear within a source of error, root of squares between sources (methodology C).
+
+use crate::operational::CompensatedSum;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+/// Name of the table of half-widths that intervals rest on.
+pub const PROFILE: &str = "joulebook-default/1";
+/// Half-width of the assumed power supply efficiency.
+pub const PSU_EFFICIENCY: f64 = 0.04;
+/// Half-width of the expected life: ± 1 year of 4.
+pub const LIFESPAN: f64 = 0.25;
+
+/// Deviations by source of error, in the unit of the total.
+#[derive(Debug, Clone, Default)]
+pub struct Deviations(BTreeMap<String, CompensatedSum>);
+
+impl Deviations {
+    /// Adds a term `value` that a source of error touches with the relative half-width `half_width`.
+    pub fn add(&mut self, source: &str, value: f64, half_width: f64) {
+        if let Some(sum) = self.0.get_mut(source) {
+            sum.add(value * half_width);
+            return;
+        }
+        let mut sum = CompensatedSum::default();
+        sum.add(value * half_width);
+        self.0.insert(String::from(source), sum);
+    }
+
+    /// 95 % interval around `value`; gap bounds widen it linearly, and the lower end is never below 0.
+    pub fn interval(&self, value: f64, gap_low: f64, gap_high: f64) -> (f64, f64) {
+        let squares = self.0.values().fold(0.0, |sum, deviation| sum + deviation.get() * deviation.get());
+        let half = libm::sqrt(squares);
+        ((value - half - gap_low).max(0.0), value + half + gap_high)
+    }
+
+    /// Deviation of each source.
+    pub fn by_source(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(source, deviation)| (source.as_str(), deviation.get()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_source_adds_linearly_and_two_in_quadrature() {
+        let mut same = Deviations::default();
+        same.add("sensor", 10.0, 0.1);
+        same.add("sensor", 10.0, 0.1);
+        assert_eq!(same.interval(20.0, 0.0, 0.0), (18.0, 22.0));
+        let mut two = Deviations::default();
+        two.add("sensor", 30.0, 0.1);
+        two.add("grid", 40.0, 0.1);
+        let (low, high) = two.interval(70.0, 1.0, 2.0);
+        assert!((low - 64.0).abs() < 1e-9 && (high - 77.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,182 @@
+//! Administration: state, and stored rows for audit.
+
+use crate::ingest::Counters;
+use crate::store::retention::ROWS_SECONDS;
+use crate::store::{Book, NodeRecord, Run, StoreError};
+use joulebook_proto::admin::admin_service_server::AdminService;
+use joulebook_proto::admin::{
+    DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse, NodeStatus, SourceStatus, StreamStatus,
+};
+use joulebook_units::{CountKind, NodeName, Service, Subject, UnixNanos, Window};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Rows read at once: a part of the window, so that a long dump takes little memory.
+const DUMP_SECONDS: i64 = 600;
+const DUMP_AHEAD: usize = 64;
+
+/// `joulebook.admin.v1.AdminService`.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    book: Arc<Book>,
+    counters: Arc<Counters>,
+}
+
+impl Admin {
+    /// The service over a database and the counters of its ingest.
+    pub fn new(book: Arc<Book>, counters: Arc<Counters>) -> Self {
+        Self { book, counters }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    type DumpStream = ReceiverStream<Result<DumpResponse, Status>>;
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        let status = self.book.status();
+        let streams = |node: u32| {
+            let own = status.streams.iter().filter(move |stream| stream.node == node);
+            own.map(|stream| StreamStatus {
+                stream_id: stream.id.to_string(),
+                acked_sequence: stream.acked,
+                lost_records: stream.lost_records,
+                rejected_samples: stream.rejected_values,
+            })
+        };
+        let mut nodes: Vec<NodeStatus> =
+            status.nodes.iter().map(|node| node_status(node, streams(node.number).collect())).collect();
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        Ok(Response::new(GetStatusResponse {
+            cluster_id: status.cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            schema_version: status.schema_version,
+            nodes,
+            counters: self.counters.all().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+            dirty_cells: status.dirty_cells,
+        }))
+    }
+
+    async fn dump(&self, request: Request<DumpRequest>) -> Result<Response<Self::DumpStream>, Status> {
+        let request = request.into_inner();
+        let name: NodeName = request.node.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let unknown = || Status::not_found(format!("no node named {name}"));
+        let number = self.book.node(&name).ok_or_else(unknown)?;
+        let node = self.book.nodes().into_iter().find(|node| node.number == number).ok_or_else(unknown)?;
+        let (out, responses) = mpsc::channel(DUMP_AHEAD);
+        // Without any row there is nothing to read.
+        if let (Some(first), Some(last)) = (node.first_row, node.last_row) {
+            let kept = first.max(last.plus_seconds(-ROWS_SECONDS));
+            let start = request.start_unix_nanos.map_or(kept, UnixNanos);
+            let end = request.end_unix_nanos.map_or(UnixNanos(last.0.saturating_add(1)), UnixNanos);
+            let window = Window::new(start, end).ok_or_else(|| Status::invalid_argument("end before start"))?;
+            // What lies beyond both ends holds no row: a window of centuries is not walked through.
+            let edge = Window::new(first.min(start), UnixNanos(last.0.saturating_add(1))).unwrap_or(window);
+            let inside = window.intersect(edge).and_then(|inside| inside.intersect(Window::new(kept, inside.end())?));
+            if let Some(inside) = inside {
+                let book = Arc::clone(&self.book);
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = dump(&book, number, inside, &out) {
+                        let _ = out.blocking_send(Err(Status::data_loss(error.to_string())));
+                    }
+                });
+            }
+        }
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+/// Sends every run that touches the window once, in parts of the window; ends when nobody listens.
+fn dump(
+    book: &Book,
+    node: u32,
+    window: Window,
+    out: &mpsc::Sender<Result<DumpResponse, Status>>,
+) -> Result<(), StoreError> {
+    for part in window.slots(DUMP_SECONDS) {
+        let last_part = part.end() == window.end();
+        for run in book.runs(node, part)? {
+            // A run belongs to the part in which it ends.
+            let ends_later = run.points.last().is_some_and(|(at, _)| *at >= part.end());
+            if ends_later && !last_part {
+                continue;
+            }
+            if out.blocking_send(Ok(response(&run))).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn response(run: &Run) -> DumpResponse {
+    DumpResponse {
+        series: name(&run.subject),
+        unit: unit(&run.subject).to_owned(),
+        cumulative: run.subject.is_cumulative(),
+        stream_id: run.stream.to_string(),
+        sequence: run.sequence,
+        points: run.points.iter().map(|(at, value)| DumpPoint { unix_nanos: at.0, value: *value }).collect(),
+    }
+}
+
+fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
+    let source = |state: &joulebook_units::SourceState| SourceStatus {
+        source_id: state.source.id.clone(),
+        unavailable_reason: state.unavailable.clone().unwrap_or_default(),
+    };
+    NodeStatus {
+        node: node.inventory.node.to_string(),
+        site: node.inventory.placement.site.clone().unwrap_or_default(),
+        pool: node.inventory.placement.pool.clone().unwrap_or_default(),
+        streams,
+        first_row_unix_nanos: node.first_row.map(|at| at.0),
+        last_row_unix_nanos: node.last_row.map(|at| at.0),
+        connected: node.connected,
+        agent_version: node.inventory.agent_version.clone(),
+        sources: node.inventory.sources.iter().map(source).collect(),
+    }
+}
+
+fn unit(subject: &Subject) -> &'static str {
+    match subject {
+        Subject::Energy(_) => "uJ",
+        Subject::IdlePower { .. } => "mW",
+        Subject::CpuTime(_) | Subject::Count(_, CountKind::BusyNanos) => "ns",
+        Subject::Memory { .. } | Subject::NodeMemoryUsed => "bytes",
+        Subject::Count(..) => "1",
+    }
+}
+
+fn name(subject: &Subject) -> String {
+    match subject {
+        Subject::Energy(source) => format!("energy {}", source.id),
+        Subject::IdlePower { source, .. } => format!("idle_power {source}"),
+        Subject::CpuTime(workload) => format!("cpu_time {}", workload.id),
+        Subject::Memory { workload } => format!("memory {workload}"),
+        Subject::NodeMemoryUsed => "node_memory_used".to_owned(),
+        Subject::Count(service, kind) => format!("{} {}", count(*kind), model(service)),
+    }
+}
+
+fn model(service: &Service) -> String {
+    let model = service.model.as_deref().unwrap_or("unknown");
+    let version = service.version.as_deref().unwrap_or("unresolved");
+    format!("{model}@{version} at {}", service.target)
+}
+
+fn count(kind: CountKind) -> &'static str {
+    match kind {
+        CountKind::RequestsOk => "requests_ok",
+        CountKind::RequestsFailed => "requests_failed",
+        CountKind::RequestsAborted => "requests_aborted",
+        CountKind::Items => "items",
+        CountKind::InputTokens => "input_tokens",
+        CountKind::CachedTokens => "cached_tokens",
+        CountKind::OutputTokens => "output_tokens",
+        CountKind::ReasoningTokens => "reasoning_tokens",
+        CountKind::BusyNanos => "busy_nanos",
+    }
+}

@@ -1,0 +1,103 @@
+//! The operator's part of the factors: where sites stand, what they measured themselves, what their hosts are made of.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// Factors as the configuration file gives them. Everything may be left out: every default says that it is one.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FactorConfig {
+    /// `[site.NAME]`: sites by the name that agents state. `default` holds for nodes without a site. Unset: no site, the
+    /// world's intensity and the default PUE.
+    pub site: BTreeMap<String, SiteConfig>,
+    /// `[embodied]`: totals of the hosts' parts. Unset: the defaults.
+    pub embodied: EmbodiedConfig,
+    /// Who answers for the figures. Unset: answers say that nobody was named.
+    pub accountable_contact: Option<String>,
+    /// Role of the reporting organisation, from which the GHG Protocol scope follows. Unset: no scope is stated.
+    pub ghg_role: Option<GhgRole>,
+}
+
+/// `[site.NAME]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SiteConfig {
+    /// Annual power usage effectiveness, 1 … 10. Unset: 1.56 (survey mean), flagged as a default.
+    pub pue: Option<f64>,
+    /// Country, ISO 3166-1 alpha-3 or alpha-2, any case. Unset: the region's country, else the world.
+    pub zone: Option<String>,
+    /// Cloud region, `provider/region`, for example `aws/eu-west-3`. Unset: none.
+    pub region: Option<String>,
+    /// Fixed average carbon intensity in g/kWh, 0 … 2000, taken as life-cycle. Unset: looked up by region, zone, world.
+    pub intensity_g_per_kwh: Option<f64>,
+    /// Where `intensity_g_per_kwh` comes from. Unset: "configuration". Refused without `intensity_g_per_kwh`.
+    pub intensity_source: Option<String>,
+    /// Kind of deployment: edge, on-prem, cloud or remote. Unset: not stated.
+    pub deployment: Option<Deployment>,
+}
+
+/// Kind of deployment of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deployment {
+    /// At the edge.
+    Edge,
+    /// In the operator's own data centre.
+    OnPrem,
+    /// In a public cloud.
+    Cloud,
+    /// With a third party, over the network.
+    Remote,
+}
+
+impl Deployment {
+    /// The word of the contract: edge, on-prem, cloud, remote.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::OnPrem => "on-prem",
+            Self::Cloud => "cloud",
+            Self::Remote => "remote",
+        }
+    }
+}
+
+/// Role of the reporting organisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GhgRole {
+    /// Buys the electricity that the nodes consume: scope 2.
+    Operator,
+    /// Buys inference or machines from whoever buys the electricity: scope 3.
+    Consumer,
+}
+
+impl GhgRole {
+    /// GHG Protocol scope of the operational part.
+    pub fn operational_scope(self) -> &'static str {
+        match self {
+            Self::Operator => "scope 2",
+            Self::Consumer => "scope 3",
+        }
+    }
+}
+
+/// `[embodied]`: each replaces one default. Masses in kg CO2e, at least 0.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmbodiedConfig {
+    /// Whole host without memory beyond 16 GiB, further sockets, disks and accelerators. Unset: 1000.
+    pub host_kg: Option<f64>,
+    /// Each socket after the first. Unset: 100.
+    pub cpu_kg: Option<f64>,
+    /// Each GiB of memory beyond 16. Unset: 533 ÷ 384.
+    pub dram_kg_per_gb: Option<f64>,
+    /// Each disk. Unset: 100 (solid state).
+    pub disk_kg: Option<f64>,
+    /// Each accelerator. Unset: by model, else 150.
+    pub gpu_kg: Option<f64>,
+    /// Expected life in hours, above 0. Unset: 35040 (four years of 365 days).
+    pub lifespan_hours: Option<f64>,
+    /// Share of a virtual machine for each vCPU. Unset: 1610.79 ÷ 96.
+    pub guest_kg_per_vcpu: Option<f64>,
+}

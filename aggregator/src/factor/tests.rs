@@ -1,0 +1,124 @@
+use super::*;
+use joulebook_units::{Accelerator, UnixNanos};
+
+fn window() -> Window {
+    Window::new(UnixNanos::from_seconds(1_795_510_800), UnixNanos::from_seconds(1_795_514_400)).expect("ordered")
+}
+
+fn factors(toml: &str) -> Result<Factors, FactorError> {
+    Factors::new(&toml::from_str(toml).expect("valid configuration"))
+}
+
+fn only(cells: Vec<IntensityCell>) -> IntensityCell {
+    assert_eq!(cells.len(), 1);
+    assert_eq!(cells[0].window, window(), "the window is covered without hole");
+    cells.into_iter().next().expect("one cell")
+}
+
+#[test]
+fn intensity_goes_from_fixed_to_region_to_country_to_world_and_tells_each_step() {
+    let factors = factors(
+        "[site.fixed]\nintensity_g_per_kwh = 12.5\nintensity_source = \"own hydro plant\"\nregion = \"gcp/europe-west9\"\n\
+         [site.region]\nregion = \"GCP/Europe-West9\"\n[site.placed]\nregion = \"aws/eu-west-3\"\n\
+         [site.country]\nzone = \"fr\"\n",
+    )
+    .expect("known names");
+    let of = |site| only(factors.intensity(site, window()));
+    let fixed = of(Some("fixed"));
+    assert!((fixed.value.get() - 12.5).abs() < 1e-12);
+    assert_eq!((fixed.provenance.granularity, fixed.provenance.source.as_str()), ("fixed", "own hydro plant"));
+    assert_eq!(of(Some("region")).provenance.zone, "gcp/europe-west9");
+    let (placed, country) = (of(Some("placed")), of(Some("country")));
+    assert_eq!((placed.provenance.zone.as_str(), placed.value), ("FRA", country.value));
+    assert!(placed.provenance.steps.iter().any(|step| step.contains("no value for cloud region aws/eu-west-3")));
+    assert_eq!(country.provenance.year, Some(2023));
+    assert!((country.value.get() - 56.039).abs() < 1e-9);
+    let world = of(None);
+    assert!(world.provenance.world && (world.value.get() - 475.0).abs() < 1e-9);
+    assert_eq!(world.provenance.steps.len(), 5, "{:?}", world.provenance.steps);
+}
+
+#[test]
+fn a_site_that_is_not_configured_stands_where_the_default_stands_and_says_so() {
+    let factors = factors("[site.default]\nzone = \"DEU\"\npue = 1.2\n").expect("known names");
+    let cell = only(factors.intensity(Some("cellar"), window()));
+    assert_eq!(cell.provenance.zone, "DEU");
+    assert_eq!(cell.provenance.steps[0], "site cellar is not configured: default");
+    let pue = factors.pue(Some("cellar"), window());
+    assert!((pue[0].value.get() - 1.2).abs() < 1e-12);
+    assert_eq!(pue[0].granularity, "annual");
+}
+
+#[test]
+fn an_unknown_name_is_refused_with_its_key_and_the_nearest_names() {
+    let error = factors("[site.paris]\nregion = \"aws/eu-wset-3\"\n").expect_err("unknown region").to_string();
+    assert!(error.contains("site.paris.region") && error.contains("aws/eu-west-3"), "{error}");
+    let error = factors("[site.paris]\nzone = \"FRX\"\n").expect_err("unknown zone").to_string();
+    assert!(error.contains("site.paris.zone") && error.contains("FRA"), "{error}");
+    assert!(factors("[site.a]\nzone = \"DEU\"\nregion = \"aws/eu-west-3\"\n").is_err(), "two places at once");
+}
+
+#[test]
+fn numbers_out_of_range_and_lonely_sources_are_refused() {
+    for toml in [
+        "[site.a]\npue = 0.99",
+        "[site.a]\npue = nan",
+        "[site.a]\nintensity_g_per_kwh = -1.0",
+        "[site.a]\nintensity_g_per_kwh = 2000.5",
+        "[site.a]\nintensity_source = \"x\"",
+        "[embodied]\nhost_kg = -1.0",
+        "[embodied]\nlifespan_hours = 0.0",
+    ] {
+        assert!(factors(toml).is_err(), "{toml}");
+    }
+    assert!(toml::from_str::<FactorConfig>("[site.a]\nregoin = \"x\"").is_err());
+}
+
+#[test]
+fn without_a_site_the_default_pue_is_named_as_one() {
+    let factors = factors("").expect("defaults");
+    let pue = factors.pue(None, window());
+    assert!((pue[0].value.get() - 1.56).abs() < 1e-12 && pue[0].granularity == "default");
+}
+
+#[test]
+fn the_revision_changes_with_the_configuration_and_only_with_it() {
+    let of = |toml| factors(toml).expect("valid").revision();
+    assert_eq!(of("[site.a]\npue = 1.1"), of("[site.a]\npue = 1.1"));
+    assert_ne!(of("[site.a]\npue = 1.1"), of("[site.a]\npue = 1.2"));
+}
+
+#[test]
+fn a_host_is_billed_by_its_parts_and_unknown_parts_are_named_not_zero() {
+    let factors = factors("").expect("defaults");
+    let accelerator = Accelerator { device: None, model: "NVIDIA A100-PCIE-40GB".into(), driver: None };
+    let hardware = Hardware {
+        sockets: Some(2),
+        memory_bytes: Some(400 << 30),
+        disks: None,
+        accelerators: vec![accelerator],
+        guest: Some(false),
+        ..Hardware::default()
+    };
+    let facts = factors.embodied(&hardware);
+    let kg = |part: &str| facts.parts.get(part).map(|grams| (grams.0 / 1e3 * 10.0).round() / 10.0);
+    assert_eq!((kg("base"), kg("cpu"), kg("dram"), kg("gpu")), (Some(1000.0), Some(100.0), Some(533.0), Some(150.0)));
+    assert_eq!(kg("disks"), None);
+    assert!(facts.notes.iter().any(|note| note.contains("disks left out")));
+    assert!((facts.total().0 - 1_783_000.0).abs() < 1e-3);
+    let expected = (1633.0 * 0.5 + 150.0 * 0.85) / 1783.0;
+    assert!((facts.uncertainty - expected).abs() < 1e-9);
+    assert!((facts.lifespan_hours - 35_040.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_guest_has_the_share_of_its_vcpus() {
+    let factors = factors("").expect("defaults");
+    let facts = factors.embodied(&Hardware { threads: Some(4), guest: Some(true), ..Hardware::default() });
+    assert_eq!(facts.parts.keys().collect::<Vec<_>>(), ["guest_share"]);
+    assert!((facts.total().0 - 4.0 * 1_610_790.0 / 96.0).abs() < 1e-6);
+    let own = Factors::new(&toml::from_str("[embodied]\nguest_kg_per_vcpu = 10.0").expect("valid")).expect("valid");
+    let facts = own.embodied(&Hardware { threads: Some(4), guest: Some(true), ..Hardware::default() });
+    assert!((facts.total().0 - 40_000.0).abs() < 1e-6 && (facts.uncertainty - 0.3).abs() < 1e-12);
+    assert_eq!(facts.te_source, "configuration");
+}

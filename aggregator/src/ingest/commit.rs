@@ -1,0 +1,361 @@
+//! The state of ingest: who may send, what a record changes. Owned by one task; applies groups of requests.
+
+mod loss;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use super::Counters;
+use super::validate::{self, Known};
+use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
+use crate::store::block::row::{RowRecord, StampedValue};
+use crate::store::book::{CELL_SECONDS, CELL_SURROUNDINGS_SECONDS, Changes};
+use crate::store::catalog::Catalog;
+use crate::store::key::{self, GapKey, Meta, RowKey};
+use crate::store::retention::ACCEPTED_SECONDS;
+use crate::store::{Book, Durability, StoreError, Table};
+use joulebook_units::{
+    Batch, BootId, BootNanos, EnergyGap, Inventory, RejectReason, StreamGap, StreamId, Subject, UnixNanos,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Most series of a node that have values within [`ACTIVE_SECONDS`].
+pub const ACTIVE_SERIES: usize = 2_048;
+/// How long a series counts as active after its last value.
+pub const ACTIVE_SECONDS: i64 = 600;
+/// Most descriptions a stream may hold in memory that no record has used yet.
+const UNUSED_SERIES: usize = 8_192;
+/// Most streams of a node: each is a spool's whole life.
+const STREAMS: usize = 1_024;
+/// A clock that moves by more than this against ours is measured anew.
+const DRIFT_NANOS: u64 = 1_000_000_000;
+/// A difference of clocks that is worth a warning.
+const SKEW_NANOS: u64 = 2_000_000_000;
+/// Records moved aside in one life of the process: enough to find a fault, too few to fill a disk.
+const QUARANTINED: u64 = 1_000;
+
+/// What opens a session.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Who speaks.
+    pub inventory: Inventory,
+    /// Counts the agent's starts; a higher one fences lower ones.
+    pub epoch: u64,
+    /// The boot the agent runs in.
+    pub boot: BootId,
+    /// The agent's boot clock when it spoke.
+    pub boot_time: BootNanos,
+    /// The agent's wall clock when it spoke.
+    pub wall: UnixNanos,
+    /// Our clock when it was heard.
+    pub received: UnixNanos,
+    /// The streams it may send records of.
+    pub streams: Vec<StreamId>,
+}
+
+/// A request of a session.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// Opens a session under a number that no other session has had.
+    Open(u64, Box<Opening>),
+    /// Announces a further stream.
+    OpenStream(u64, StreamId),
+    /// Describes series of a stream.
+    Define(u64, StreamId, Vec<(u32, Subject)>),
+    /// A record.
+    Record {
+        /// The session.
+        session: u64,
+        /// The stream.
+        stream: StreamId,
+        /// The number, 1 … 2⁶³−1.
+        sequence: u64,
+        /// BLAKE3 of the payload, first 16 bytes.
+        hash: [u8; 16],
+        /// The payload as it came.
+        payload: Vec<u8>,
+        /// What it holds; `None` if it cannot be decoded.
+        batch: Option<Box<Batch>>,
+    },
+    /// Declares records lost.
+    Lost(u64, StreamId, StreamGap),
+    /// The session has ended.
+    Close(u64),
+}
+
+/// Values of one record that are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reject {
+    /// The record.
+    pub sequence: u64,
+    /// Why.
+    pub reason: RejectReason,
+    /// How many values.
+    pub count: u64,
+}
+
+/// Why a request is not carried out. Nothing is stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The stream is bound to another node.
+    #[error("stream {0} belongs to another node; initialise a new spool")]
+    ForeignStream(StreamId),
+    /// The stream was not opened in this session.
+    #[error("stream {0} is not open in this session; announce it first")]
+    ClosedStream(StreamId),
+    /// A session of a higher epoch is open, or a newer session of the node has taken over.
+    #[error("a newer session of this node is open")]
+    Fenced,
+    /// The number is not the next one.
+    #[error("stream {stream}: sequence {sequence} is not the next one, expected {expected}")]
+    OutOfOrder {
+        /// The stream.
+        stream: StreamId,
+        /// What came.
+        sequence: u64,
+        /// What would have been right.
+        expected: u64,
+    },
+    /// The node has opened too many streams.
+    #[error("this node has opened {STREAMS} streams; remove it or keep its spool")]
+    TooManyStreams,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The session is open; marks of its streams, in their order.
+    Opened(Vec<(StreamId, u64)>),
+    /// Everything of the stream up to a number is durable or refused.
+    Ack {
+        /// The stream.
+        stream: StreamId,
+        /// High-water mark.
+        sequence: u64,
+        /// Values of this record that are refused.
+        rejects: Vec<Reject>,
+        /// Whether a record is acknowledged (and not a gap).
+        record: bool,
+    },
+    /// Carried out; nothing to say.
+    Done,
+    /// Not carried out; the session must end.
+    Refused(Refusal),
+}
+
+#[derive(Debug)]
+struct Session {
+    node: u32,
+    streams: HashSet<u32>,
+}
+
+/// What is known of a stream in this life of the process.
+#[derive(Debug, Default)]
+struct Live {
+    /// Last stored point of each series.
+    tails: HashMap<u32, StampedValue>,
+    /// Whether `tails` holds every series the stream ever stored.
+    complete: bool,
+    /// Descriptions that no stored record has used yet.
+    defined: HashMap<u32, Arc<Subject>>,
+    /// Series that were described in two ways.
+    conflicting: HashSet<u32>,
+    /// Hashes of records that may not be on the disk yet.
+    hashes: BTreeMap<u64, [u8; 16]>,
+}
+
+/// The state of ingest.
+#[derive(Debug)]
+pub struct Intake {
+    book: Arc<Book>,
+    counters: Arc<Counters>,
+    sessions: HashMap<u64, Session>,
+    live: HashMap<u32, Live>,
+    active: HashMap<u32, HashMap<(u32, u32), UnixNanos>>,
+    quarantined: u64,
+}
+
+/// One group under way.
+struct Group<'a> {
+    intake: &'a mut Intake,
+    catalog: &'a mut Catalog,
+    changes: &'a mut Changes,
+    now: UnixNanos,
+    book: Arc<Book>,
+    /// Streams and nodes whose records are written at the end, once.
+    streams: BTreeSet<u32>,
+    nodes: BTreeSet<u32>,
+    bridges: BTreeSet<u32>,
+}
+
+impl Intake {
+    /// Ingest into a book; nothing is open yet.
+    pub fn new(book: Arc<Book>, counters: Arc<Counters>) -> Self {
+        Self { book, counters, sessions: HashMap::new(), live: HashMap::new(), active: HashMap::new(), quarantined: 0 }
+    }
+
+    /// Identity of the database.
+    pub fn cluster(&self) -> [u8; 16] {
+        self.book.cluster()
+    }
+
+    /// Carries out requests in their order in one synced commit at `now`, and says what became of each. When it
+    /// returns, everything it acknowledges is durable; when it fails, nothing is, and it never succeeds again.
+    pub fn apply(&mut self, now: UnixNanos, requests: Vec<Request>) -> Result<Vec<Reply>, StoreError> {
+        let book = Arc::clone(&self.book);
+        book.transact(Durability::Synced, |catalog, changes| {
+            let (streams, nodes, bridges) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            let book = Arc::clone(&self.book);
+            let mut group = Group { intake: self, catalog, changes, now, book, streams, nodes, bridges };
+            let replies = requests.into_iter().map(|request| group.apply(request)).collect::<Result<_, _>>()?;
+            group.end();
+            Ok(replies)
+        })
+    }
+}
+
+impl Group<'_> {
+    fn apply(&mut self, request: Request) -> Result<Reply, StoreError> {
+        let refused = match request {
+            Request::Open(session, opening) => self.open(session, *opening),
+            Request::OpenStream(session, stream) => self.open_stream(session, stream),
+            Request::Define(session, stream, series) => self.define(session, stream, series),
+            Request::Close(session) => {
+                self.close(session);
+                Ok(Reply::Done)
+            }
+            Request::Record { session, stream, sequence, hash, payload, batch } => match self.place(session, stream) {
+                Ok(ordinal) => return self.record(ordinal, stream, sequence, hash, &payload, batch),
+                Err(refusal) => Err(refusal),
+            },
+            Request::Lost(session, stream, gap) => match self.place(session, stream) {
+                Ok(ordinal) => return self.lost(ordinal, stream, &gap),
+                Err(refusal) => Err(refusal),
+            },
+        };
+        Ok(refused.unwrap_or_else(Reply::Refused))
+    }
+
+    fn open(&mut self, session: u64, opening: Opening) -> Result<Reply, Refusal> {
+        let known = self.catalog.node(&opening.inventory.node);
+        if let Some(node) = known.and_then(|number| self.catalog.nodes.get(number as usize))
+            && node.session.is_some() && node.fact.epoch > opening.epoch {
+                return Err(Refusal::Fenced);
+            }
+        for stream in &opening.streams {
+            self.may_open(known, *stream)?;
+        }
+        let skew = opening.wall.0.saturating_sub(opening.received.0);
+        if skew.unsigned_abs() > SKEW_NANOS {
+            let node = opening.inventory.node.as_str();
+            tracing::warn!(node, skew_nanos = skew, "the node's wall clock differs from ours; our time is used");
+        }
+        let boot_time = i64::try_from(opening.boot_time.0).unwrap_or(i64::MAX);
+        let offset = opening.received.0.saturating_sub(boot_time);
+        let number = self.catalog.put_node(opening.inventory, opening.epoch, skew, &mut self.changes.writes);
+        if let Some(node) = self.catalog.nodes.get_mut(number as usize)
+            && let Some(older) = node.session.replace(session) {
+                self.intake.sessions.remove(&older);
+            }
+        let before = self.catalog.boots.get(&(number, opening.boot)).copied();
+        if before.is_none_or(|before| before.abs_diff(offset) > DRIFT_NANOS) {
+            if let Some(before) = before {
+                tracing::warn!(node = number, moved_nanos = offset.saturating_sub(before), "a clock was measured anew");
+            }
+            self.catalog.put_boot(number, opening.boot, offset, &mut self.changes.writes);
+        }
+        let ordinals: Vec<u32> = opening.streams.iter().map(|stream| self.bind(number, *stream)).collect();
+        let mark = |(stream, ordinal): (&StreamId, &u32)| (*stream, self.acked(*ordinal));
+        let marks = opening.streams.iter().zip(&ordinals).map(mark).collect();
+        self.intake.sessions.insert(session, Session { node: number, streams: ordinals.into_iter().collect() });
+        self.intake.counters.add("sessions_total", 1);
+        Ok(Reply::Opened(marks))
+    }
+
+    fn open_stream(&mut self, session: u64, stream: StreamId) -> Result<Reply, Refusal> {
+        let node = self.intake.sessions.get(&session).map(|open| open.node).ok_or(Refusal::Fenced)?;
+        self.may_open(Some(node), stream)?;
+        let ordinal = self.bind(node, stream);
+        if let Some(open) = self.intake.sessions.get_mut(&session) {
+            open.streams.insert(ordinal);
+        }
+        Ok(Reply::Ack { stream, sequence: self.acked(ordinal), rejects: Vec::new(), record: false })
+    }
+
+    fn may_open(&self, node: Option<u32>, stream: StreamId) -> Result<(), Refusal> {
+        match self.catalog.stream(stream).and_then(|ordinal| self.catalog.streams.get(ordinal as usize)) {
+            Some(bound) if Some(bound.node) == node => Ok(()),
+            Some(_) => Err(Refusal::ForeignStream(stream)),
+            None if self.catalog.streams.iter().filter(|one| Some(one.node) == node).count() < STREAMS => Ok(()),
+            None => Err(Refusal::TooManyStreams),
+        }
+    }
+
+    fn bind(&mut self, node: u32, stream: StreamId) -> u32 {
+        let ordinal = match self.catalog.stream(stream) {
+            Some(ordinal) => ordinal,
+            None => self.catalog.add_stream(stream, node, &mut self.changes.writes),
+        };
+        let fresh = self.acked(ordinal) == 0;
+        self.intake.live.entry(ordinal).or_insert_with(|| Live { complete: fresh, ..Live::default() });
+        ordinal
+    }
+
+    fn acked(&self, ordinal: u32) -> u64 {
+        self.catalog.streams.get(ordinal as usize).map_or(0, |stream| stream.acked)
+    }
+
+    fn close(&mut self, session: u64) {
+        let Some(closed) = self.intake.sessions.remove(&session) else { return };
+        if let Some(node) = self.catalog.nodes.get_mut(closed.node as usize) {
+            node.session = node.session.filter(|open| *open != session);
+        }
+    }
+
+    /// Ordinal of a stream that the session may send for.
+    fn place(&self, session: u64, stream: StreamId) -> Result<u32, Refusal> {
+        let open = self.intake.sessions.get(&session).ok_or(Refusal::Fenced)?;
+        let ordinal = self.catalog.stream(stream).ok_or(Refusal::ClosedStream(stream))?;
+        if open.streams.contains(&ordinal) {
+            return Ok(ordinal);
+        }
+        let bound = self.catalog.streams.get(ordinal as usize).map(|one| one.node);
+        Err(if bound == Some(open.node) { Refusal::ClosedStream(stream) } else { Refusal::ForeignStream(stream) })
+    }
+
+    fn define(&mut self, session: u64, stream: StreamId, series: Vec<(u32, Subject)>) -> Result<Reply, Refusal> {
+        let ordinal = self.place(session, stream)?;
+        let live = self.intake.live.entry(ordinal).or_default();
+        for (number, subject) in series {
+            match self.catalog.subject(ordinal, number).or_else(|| live.defined.get(&number).cloned()) {
+                Some(known) if *known == subject => {
+                    live.conflicting.remove(&number);
+                }
+                Some(_) => {
+                    live.conflicting.insert(number);
+                }
+                // Further ones are unknown when a record uses them.
+                None if live.defined.len() >= UNUSED_SERIES => {}
+                None => {
+                    live.defined.insert(number, Arc::new(subject));
+                }
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    fn end(self) {
+        for ordinal in self.streams {
+            self.catalog.write_stream(ordinal, &mut self.changes.writes);
+        }
+        for node in self.nodes {
+            self.catalog.write_node(node, &mut self.changes.writes);
+        }
+        for ordinal in self.bridges {
+            let bridges = self.catalog.bridges.remove(&ordinal).unwrap_or_default();
+            self.catalog.put_bridges(ordinal, bridges, &mut self.changes.writes);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! One session of one agent: messages in, requests to the committer, replies out.
+
+use super::commit::{Opening, Refusal, Reject, Reply, Request};
+use super::{Gone, Queue};
+use crate::clock::Clock;
+use joulebook_proto::SCHEMA_VERSION;
+use joulebook_proto::convert::{
+    ConvertError, decode_batch, hello_to_inventory, payload_hash, reject_reason_to_wire, series_from_wire,
+    stream_gap_from_wire,
+};
+use joulebook_proto::telemetry::stream_request::Message as Up;
+use joulebook_proto::telemetry::stream_response::Message as Down;
+use joulebook_proto::telemetry::telemetry_service_server::{TelemetryService, TelemetryServiceServer};
+use joulebook_proto::telemetry::{
+    Ack, Credit, Dictionary, Hello, HelloReply, Record, Rejection, StreamMark, StreamRequest, StreamResponse,
+};
+use joulebook_units::{BootId, BootNanos, InvalidId, StreamId, UnixNanos};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+
+/// Records that may be unacknowledged.
+pub const WINDOW: u32 = 64;
+/// Largest message.
+pub const MESSAGE_BYTES: usize = 1 << 20;
+/// How long a peer may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+const STREAMS: usize = 8;
+const SERIES: usize = 4_096;
+
+/// `joulebook.telemetry.v1.TelemetryService`.
+#[derive(Clone)]
+pub struct Telemetry {
+    queue: Queue,
+    cluster: [u8; 16],
+    clock: Arc<dyn Clock>,
+    shutdown: watch::Receiver<bool>,
+    sessions: Arc<AtomicU64>,
+}
+
+impl Telemetry {
+    pub(super) fn new(queue: Queue, cluster: [u8; 16], clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> Self {
+        Self { queue, cluster, clock, shutdown, sessions: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// The service with its limits.
+    pub fn server(self) -> TelemetryServiceServer<Self> {
+        TelemetryServiceServer::new(self).max_decoding_message_size(MESSAGE_BYTES)
+    }
+}
+
+#[tonic::async_trait]
+impl TelemetryService for Telemetry {
+    type StreamStream = ReceiverStream<Result<StreamResponse, Status>>;
+
+    async fn stream(
+        &self,
+        request: tonic::Request<Streaming<StreamRequest>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let (out, responses) = mpsc::channel(WINDOW as usize);
+        let (reply, replies) = mpsc::unbounded_channel();
+        let session = Session {
+            number: self.sessions.fetch_add(1, Ordering::Relaxed),
+            telemetry: self.clone(),
+            reply,
+            out,
+            credit: 0,
+            waiting: 0,
+        };
+        tokio::spawn(session.run(request.into_inner(), replies));
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+struct Session {
+    number: u64,
+    telemetry: Telemetry,
+    reply: mpsc::UnboundedSender<Reply>,
+    out: mpsc::Sender<Result<StreamResponse, Status>>,
+    /// Records the agent may still send.
+    credit: u32,
+    /// Requests whose replies have not come.
+    waiting: u64,
+}
+
+/// What is sent for one stream after a commit.
+#[derive(Default)]
+struct Merged {
+    sequence: u64,
+    rejects: Vec<Reject>,
+}
+
+impl Session {
+    async fn run(mut self, incoming: Streaming<StreamRequest>, replies: mpsc::UnboundedReceiver<Reply>) {
+        if let Err(status) = self.serve(incoming, replies).await {
+            tracing::info!(session = self.number, code = ?status.code(), reason = status.message(), "session ended");
+            let _ = self.out.send(Err(status)).await;
+        }
+        let _ = self.telemetry.queue.send(Request::Close(self.number), 0, None).await;
+    }
+
+    async fn serve(
+        &mut self,
+        mut incoming: Streaming<StreamRequest>,
+        mut replies: mpsc::UnboundedReceiver<Reply>,
+    ) -> Result<(), Status> {
+        let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
+        let Some(Up::Hello(hello)) = first.and_then(|request| request.message) else {
+            return Err(Status::invalid_argument("the first message must be Hello"));
+        };
+        self.open(&hello, &mut replies).await?;
+
+        let (mut shutdown, queue) = (self.telemetry.shutdown.clone(), self.telemetry.queue.clone());
+        let (mut stopping, mut ended, mut batch) = (*shutdown.borrow_and_update(), false, Vec::new());
+        loop {
+            // What is under way is committed and acknowledged before the end.
+            if self.waiting == 0 && ended {
+                return Ok(());
+            }
+            if self.waiting == 0 && stopping {
+                return Err(Status::unavailable("the aggregator stops; try again"));
+            }
+            tokio::select! {
+                count = replies.recv_many(&mut batch, WINDOW as usize) => {
+                    debug_assert!(count > 0, "this session holds a sender");
+                    self.answer(&mut batch).await?;
+                }
+                message = incoming.message(), if !stopping && !ended => match message? {
+                    Some(request) => self.request(request).await?,
+                    None => ended = true,
+                },
+                () = queue.closed() => return Err(gone(Gone)),
+                changed = shutdown.changed(), if !stopping => stopping = changed.is_err() || *shutdown.borrow(),
+            }
+        }
+    }
+
+    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<(), Status> {
+        let received = self.telemetry.clock.unix();
+        let opening = opening(hello, received)?;
+        self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
+        let marks = match self.wait(replies).await? {
+            Reply::Opened(marks) => marks,
+            Reply::Refused(refusal) => return Err(refuse(&refusal)),
+            Reply::Ack { .. } | Reply::Done => return Err(Status::internal("the session was not opened")),
+        };
+        let mark = |(stream, acked): (StreamId, u64)| StreamMark { stream_id: stream.0.into(), acked_sequence: acked };
+        self.credit = WINDOW;
+        self.down(Down::HelloReply(HelloReply {
+            marks: marks.into_iter().map(mark).collect(),
+            cluster_id: self.telemetry.cluster.to_vec(),
+            received_unix_nanos: received.0,
+            aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
+            credit: Some(Credit { records: WINDOW, retry_after_milliseconds: None }),
+        }))
+        .await
+    }
+
+    /// The reply to the only request under way.
+    async fn wait(&mut self, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<Reply, Status> {
+        // The committer drops what it cannot commit; this session holds a sender of its own, so ask the queue too.
+        tokio::select! {
+            reply = replies.recv() => {
+                self.waiting = self.waiting.saturating_sub(1);
+                reply.ok_or_else(|| gone(Gone))
+            }
+            () = self.telemetry.queue.closed() => Err(gone(Gone)),
+        }
+    }
+
+    async fn request(&mut self, request: StreamRequest) -> Result<(), Status> {
+        match request.message {
+            Some(Up::Record(record)) => self.record(record).await,
+            Some(Up::Dictionary(dictionary)) => self.dictionary(dictionary).await,
+            Some(Up::Gap(gap)) => {
+                let (stream, gap) = stream_gap_from_wire(&gap).map_err(malformed)?;
+                self.send(Request::Lost(self.number, stream, gap), 0).await
+            }
+            Some(Up::OpenStream(open)) => {
+                let stream = StreamId::from_slice(&open.stream_id).map_err(invalid)?;
+                self.send(Request::OpenStream(self.number, stream), 0).await
+            }
+            Some(Up::Hello(_)) => Err(Status::invalid_argument("Hello comes once")),
+            None => Err(Status::invalid_argument("a message without content, or of a newer contract")),
+        }
+    }
+
+    async fn record(&mut self, record: Record) -> Result<(), Status> {
+        self.credit = self.credit.checked_sub(1).ok_or_else(|| {
+            Status::resource_exhausted(format!("more than {WINDOW} records without acknowledgement; wait for Credit"))
+        })?;
+        let stream = StreamId::from_slice(&record.stream_id).map_err(invalid)?;
+        let sequence = record.sequence;
+        if sequence == 0 || sequence >= 1 << 63 {
+            return Err(Status::invalid_argument("Record.sequence must be 1 to 2^63 - 1"));
+        }
+        let hash = payload_hash(&record.payload);
+        if record.payload_hash != hash.as_slice() {
+            return Err(Status::invalid_argument(format!("record {sequence}: payload_hash does not match payload")));
+        }
+        let batch = decode_batch(&record.payload)
+            .inspect_err(|error| tracing::warn!(%stream, sequence, %error, "a record cannot be decoded"));
+        let (batch, payload) = (batch.ok().map(Box::new), record.payload.to_vec());
+        let bytes = payload.len();
+        self.send(Request::Record { session: self.number, stream, sequence, hash, payload, batch }, bytes).await
+    }
+
+    async fn dictionary(&mut self, dictionary: Dictionary) -> Result<(), Status> {
+        if dictionary.series.len() > SERIES {
+            return Err(Status::invalid_argument(format!("Dictionary.series holds more than {SERIES}")));
+        }
+        let stream = StreamId::from_slice(&dictionary.stream_id).map_err(invalid)?;
+        // A description that breaks a rule leaves its series unknown: its values are refused, its neighbours' are not.
+        let series = dictionary.series.into_iter().filter_map(|series| {
+            series_from_wire(series)
+                .inspect_err(|error| tracing::warn!(%stream, %error, "a series cannot be read"))
+                .ok()
+        });
+        let series = series.collect();
+        self.send(Request::Define(self.number, stream, series), 0).await
+    }
+
+    async fn send(&mut self, request: Request, bytes: usize) -> Result<(), Status> {
+        self.telemetry.queue.send(request, bytes, Some(&self.reply)).await.map_err(gone)?;
+        self.waiting += 1;
+        Ok(())
+    }
+
+    /// Sends one acknowledgement a stream, and as much credit as records are done.
+    async fn answer(&mut self, replies: &mut Vec<Reply>) -> Result<(), Status> {
+        let mut merged: BTreeMap<StreamId, Merged> = BTreeMap::new();
+        let mut records = 0;
+        for reply in replies.drain(..) {
+            self.waiting = self.waiting.saturating_sub(1);
+            match reply {
+                Reply::Ack { stream, sequence, rejects, record } => {
+                    let ack = merged.entry(stream).or_default();
+                    ack.sequence = ack.sequence.max(sequence);
+                    ack.rejects.extend(rejects);
+                    records += u32::from(record);
+                }
+                Reply::Refused(refusal) => return Err(refuse(&refusal)),
+                Reply::Opened(_) | Reply::Done => {}
+            }
+        }
+        for (stream, ack) in merged {
+            let rejection = |reject: Reject| Rejection {
+                sequence: reject.sequence,
+                reason: reject_reason_to_wire(reject.reason),
+                count: reject.count,
+            };
+            self.down(Down::Ack(Ack {
+                stream_id: stream.0.into(),
+                acked_sequence: ack.sequence,
+                rejections: ack.rejects.into_iter().map(rejection).collect(),
+            }))
+            .await?;
+        }
+        if records > 0 {
+            self.credit += records;
+            self.down(Down::Credit(Credit { records, retry_after_milliseconds: None })).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, message: Down) -> Result<(), Status> {
+        let response = StreamResponse { message: Some(message) };
+        self.out.send(Ok(response)).await.map_err(|_| Status::cancelled("the agent went away"))
+    }
+}
+
+fn opening(hello: &Hello, received: UnixNanos) -> Result<Opening, Status> {
+    if hello.schema_version != SCHEMA_VERSION {
+        let found = hello.schema_version;
+        return Err(Status::failed_precondition(format!(
+            "data model {found}: this aggregator speaks {SCHEMA_VERSION}"
+        )));
+    }
+    if hello.streams.is_empty() || hello.streams.len() > STREAMS {
+        return Err(Status::invalid_argument(format!("Hello.streams must hold 1 to {STREAMS}")));
+    }
+    let streams: Result<_, _> = hello.streams.iter().map(|open| StreamId::from_slice(&open.stream_id)).collect();
+    Ok(Opening {
+        inventory: hello_to_inventory(hello).map_err(malformed)?,
+        epoch: hello.session_epoch,
+        boot: BootId::from_slice(&hello.boot_id).map_err(invalid)?,
+        boot_time: BootNanos(hello.boot_time_nanos),
+        wall: UnixNanos(hello.wall_time_unix_nanos),
+        received,
+        streams: streams.map_err(invalid)?,
+    })
+}
+
+fn refuse(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::ForeignStream(_) => Status::permission_denied(text),
+        Refusal::Fenced => Status::aborted(text),
+        Refusal::ClosedStream(_) | Refusal::OutOfOrder { .. } => Status::failed_precondition(text),
+        Refusal::TooManyStreams => Status::resource_exhausted(text),
+    }
+}
+
+// By value: these are given to `map_err`.
+#[allow(clippy::needless_pass_by_value, reason = "signature of map_err")]
+fn malformed(error: ConvertError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "signature of map_err")]
+fn invalid(error: InvalidId) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn gone(gone: Gone) -> Status {
+    Status::unavailable(gone.to_string())
+}

@@ -1,0 +1,280 @@
+//! Energy row by row. Rows of a question add up to the energy of the nodes exactly.
+
+use super::gather::Gathered;
+use super::question::{Question, version_name};
+use super::{Computed, QueryError};
+use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
+use joulebook_sci::totals::NodeTotals;
+use joulebook_sci::{Account, Cell, ModelVersion, score};
+use joulebook_units::{Component, GramsCo2e, Method, Microjoules, Workload, WorkloadKind};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Answers an energy question.
+pub fn rows(
+    computed: &Computed<'_>,
+    question: &Question,
+    request: &GetEnergyRequest,
+) -> Result<GetEnergyResponse, QueryError> {
+    let by = EnergyBy::try_from(request.by)
+        .map_err(|_| QueryError::Invalid("the question breaks energy down by something unknown".to_owned()))?;
+    let nodes = &computed.totals.nodes;
+    let rows = match by {
+        EnergyBy::Unspecified | EnergyBy::Model => by_model(computed, question)?,
+        EnergyBy::Workload => by_workload(nodes, |_| true),
+        EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree),
+        EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some()),
+        EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some()),
+        EnergyBy::Gpu => by_source(nodes, |component| component == Component::Accelerator),
+        EnergyBy::Source => by_source(nodes, |_| true),
+        EnergyBy::Component => by_component(nodes),
+        EnergyBy::Node => nodes.iter().map(|(name, node)| node_row(name, node)).collect(),
+    };
+    let total = match by {
+        EnergyBy::Gpu | EnergyBy::Source => {
+            let gpu_only = by == EnergyBy::Gpu;
+            let sources = nodes.values().flat_map(|node| node.cell.sources.iter());
+            let added =
+                sources.filter(|(key, _)| !key.contained && (!gpu_only || key.component == Component::Accelerator));
+            added.map(|(_, source)| source.microjoules).sum()
+        }
+        _ => nodes.values().map(|node| node.cell.total_microjoules()).sum(),
+    };
+    let Gathered { window, resolution_seconds, .. } = computed.gathered;
+    Ok(GetEnergyResponse {
+        rows,
+        total_microjoules: total,
+        resolution_seconds: u64::try_from(resolution_seconds).unwrap_or(1),
+        window: Some(TimeWindow { start_unix_nanos: window.start().0, end_unix_nanos: window.end().0 }),
+        energy_measured_fraction: covered_fraction(nodes.values().map(|node| &node.cell)),
+    })
+}
+
+/// Part of the expected time in which energy is known; `None` where none is expected.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+pub fn covered_fraction<'a>(cells: impl Iterator<Item = &'a Cell>) -> Option<f64> {
+    let (covered, expected) = cells.fold((0u64, 0u64), |(covered, expected), cell| {
+        (covered.saturating_add(cell.covered_nanos), expected.saturating_add(cell.expected_nanos))
+    });
+    (expected > 0).then(|| covered as f64 / expected as f64)
+}
+
+/// Name of a method, or of the mixture of several.
+pub fn method_name(methods: &BTreeSet<Method>) -> String {
+    match methods.iter().collect::<Vec<_>>().as_slice() {
+        [] => "unknown",
+        [Method::Counter] => "counter",
+        [Method::IntegratedPower] => "integrated_power",
+        [Method::Estimated] => "estimated",
+        _ => "mixed",
+    }
+    .to_owned()
+}
+
+/// Methods of the component sources of a cell that gave energy.
+pub fn methods(cell: &Cell) -> BTreeSet<Method> {
+    let sources = cell.sources.iter().filter(|(key, source)| !key.contained && source.microjoules > 0);
+    sources.map(|(key, _)| key.method).collect()
+}
+
+/// Name of a component.
+pub fn component_name(component: Component) -> &'static str {
+    match component {
+        Component::Cpu => "cpu",
+        Component::Dram => "dram",
+        Component::Accelerator => "accelerator",
+        Component::Wall => "wall",
+        Component::Other => "other",
+    }
+}
+
+fn key(parts: &[(&str, &str)]) -> Vec<KeyPart> {
+    parts.iter().map(|(name, value)| KeyPart { name: (*name).to_owned(), value: (*value).to_owned() }).collect()
+}
+
+fn row(key: Vec<KeyPart>, microjoules: u64, parts: BTreeMap<String, u64>, methods: &BTreeSet<Method>) -> EnergyRow {
+    let component_microjoules = parts.into_iter().filter(|(_, energy)| *energy > 0).collect();
+    EnergyRow {
+        key,
+        microjoules: Some(microjoules),
+        component_microjoules,
+        method: method_name(methods),
+        ..EnergyRow::default()
+    }
+}
+
+/// Model versions at the asked level, then what is charged to none of them.
+fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRow>, QueryError> {
+    let totals = &computed.totals;
+    let all: BTreeSet<Method> = totals.nodes.values().flat_map(|node| methods(&node.cell)).collect();
+    let selected: BTreeSet<&ModelVersion> = question.select(totals)?.into_iter().map(|(version, _)| version).collect();
+    let mut rows = Vec::new();
+    let (mut outside, mut others) = (0u64, 0u64);
+    for (version, totals) in &totals.versions {
+        let energy = question.level.energy(&totals.cost);
+        if !selected.contains(version) {
+            others = others.saturating_add(totals.cost.with_idle());
+            continue;
+        }
+        outside = outside.saturating_add(totals.cost.with_idle() - energy);
+        let cost = &totals.cost;
+        let idle = |part: u64| if question.level >= joulebook_sci::Level::Idle { part } else { 0 };
+        let host = |part: u64| if question.level >= joulebook_sci::Level::Host { part } else { 0 };
+        let parts = [
+            ("accelerator", cost.accelerator()),
+            ("cpu", host(cost.cpu)),
+            ("dram", host(cost.host - cost.cpu)),
+            ("platform", host(cost.platform)),
+            ("dedicated_idle", idle(cost.dedicated_idle)),
+            ("pool_idle", idle(cost.pool_idle)),
+        ];
+        let parts = parts.into_iter().map(|(name, energy)| (name.to_owned(), energy)).collect();
+        let name = |part: &Option<String>| part.clone().unwrap_or_else(|| "unresolved".to_owned());
+        let columns = [("account", "model"), ("model", &name(&version.model)), ("version", &name(&version.version))];
+        let mut row = row(key(&columns), energy, parts, &all);
+        row.cpu_seconds = Some(cpu_seconds(cost.used.cpu_nanos));
+        if question.unit.is_some() {
+            ratio(&mut row, question, totals, energy);
+        }
+        rows.push(row);
+    }
+    let ledger = totals.nodes.values().map(|node| node.ledger).fold([0u64; 4], |sum, ledger| {
+        [
+            sum[0] + ledger.workloads,
+            sum[1] + ledger.system,
+            sum[2] + ledger.unallocated_idle,
+            sum[3] + ledger.unattributed,
+        ]
+    });
+    let names = ["other workloads", "system", "unallocated idle", "unattributed"];
+    let rest = names
+        .into_iter()
+        .zip(ledger)
+        .chain([("model versions outside the level", outside), ("other model versions", others)]);
+    for (name, energy) in rest.filter(|(_, energy)| *energy > 0) {
+        rows.push(row(key(&[("account", name), ("model", ""), ("version", "")]), energy, BTreeMap::new(), &all));
+    }
+    Ok(rows)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+fn ratio(row: &mut EnergyRow, question: &Question, totals: &joulebook_sci::VersionTotals, energy: u64) {
+    let unit = question.unit_for(totals);
+    row.units = unit.count(&totals.cost.used);
+    let joint = totals.cost.joint_share().unwrap_or(1.0);
+    // The ratio's arithmetic is that of the score: joules in the place of grams.
+    match score(GramsCo2e(Microjoules(energy).to_joules().0 * joint), unit, row.units) {
+        Ok(value) => row.joules_per_unit = Some(value),
+        Err(reason) => row.per_unit_null_reason = Some(reason.to_string()),
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a derived value")]
+fn cpu_seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+/// Workloads before any allocation, and the accounts beside them. Workloads that are not `shown` are one row together.
+fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -> bool) -> Vec<EnergyRow> {
+    let mut rows = Vec::new();
+    for (name, node) in nodes {
+        let mut sums: BTreeMap<[String; 3], (u64, BTreeMap<String, u64>)> = BTreeMap::new();
+        let mut cpu: BTreeMap<[String; 3], u64> = BTreeMap::new();
+        let named = |kind: &str, name: &str, id: &str| [kind.to_owned(), name.to_owned(), id.to_owned()];
+        let workload_key = |workload: &Workload| match shown(workload) {
+            true => named(kind_name(workload.kind), &workload.name, &workload.id),
+            false => named("not shown", "other workloads", ""),
+        };
+        for (entry, energy) in &node.cell.entries {
+            let key = match &entry.account {
+                Account::Service(service) => service_key(service),
+                Account::Workload(workload) => workload_key(workload),
+                Account::System => named("kernel", "system", ""),
+                Account::PoolIdle => named("idle", "pool idle", ""),
+                Account::Platform => named("platform", "platform", ""),
+                Account::Unattributed => named("unattributed", "unattributed", ""),
+            };
+            let sum = sums.entry(key).or_default();
+            sum.0 = sum.0.saturating_add(*energy);
+            *sum.1.entry(component_name(entry.component).to_owned()).or_default() += energy;
+        }
+        for (workload, used) in &node.cell.workloads {
+            let key = if workload.kind == WorkloadKind::Kernel {
+                named("kernel", "system", "")
+            } else {
+                workload_key(workload)
+            };
+            *cpu.entry(key).or_default() += used.cpu_nanos;
+        }
+        for (service, used) in &node.cell.services {
+            *cpu.entry(service_key(service)).or_default() += used.cpu_nanos;
+        }
+        let methods = methods(&node.cell);
+        for (parts, (energy, components)) in sums {
+            let columns = [("node", name.as_str()), ("kind", &parts[0]), ("name", &parts[1]), ("id", &parts[2])];
+            let mut row = row(key(&columns), energy, components, &methods);
+            row.cpu_seconds = cpu.get(&parts).map(|nanos| cpu_seconds(*nanos));
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+fn service_key(service: &joulebook_units::Service) -> [String; 3] {
+    let id = service.workload.clone().unwrap_or_default();
+    ["model".to_owned(), version_name(&ModelVersion::of(service)), id]
+}
+
+fn kind_name(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::Container => "container",
+        WorkloadKind::Unit => "unit",
+        WorkloadKind::Cgroup => "cgroup",
+        WorkloadKind::ProcessTree => "process",
+        WorkloadKind::Kernel => "kernel",
+        WorkloadKind::Remainder => "remainder",
+    }
+}
+
+fn by_source(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(Component) -> bool) -> Vec<EnergyRow> {
+    let sources = nodes.iter().flat_map(|(node, totals)| totals.cell.sources.iter().map(move |source| (node, source)));
+    sources
+        .filter(|(_, (key, _))| shown(key.component))
+        .map(|(node, (source, used))| {
+            let component = component_name(source.component);
+            let contained = if source.contained { "yes" } else { "" };
+            let columns =
+                [("node", node.as_str()), ("source", &source.id), ("component", component), ("contained", contained)];
+            row(key(&columns), used.microjoules, BTreeMap::new(), &BTreeSet::from([source.method]))
+        })
+        .collect()
+}
+
+fn by_component(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
+    let mut sums: BTreeMap<&str, (u64, BTreeSet<Method>)> = BTreeMap::new();
+    for cell in nodes.values().map(|node| &node.cell) {
+        for (source, used) in
+            cell.sources.iter().filter(|(source, _)| !source.contained && source.component != Component::Wall)
+        {
+            let sum = sums.entry(component_name(source.component)).or_default();
+            sum.0 = sum.0.saturating_add(used.microjoules);
+            sum.1.insert(source.method);
+        }
+        let platform = cell.entries.iter().filter(|(entry, _)| entry.account == Account::Platform);
+        let platform: u64 = platform.map(|(_, energy)| *energy).sum();
+        let sum = sums.entry("platform").or_default();
+        sum.0 = sum.0.saturating_add(platform);
+        sum.1.insert(Method::Estimated);
+    }
+    sums.into_iter()
+        .map(|(name, (energy, methods))| row(key(&[("component", name)]), energy, BTreeMap::new(), &methods))
+        .collect()
+}
+
+fn node_row(name: &str, node: &NodeTotals) -> EnergyRow {
+    let mut parts: BTreeMap<String, u64> = BTreeMap::new();
+    for (entry, energy) in &node.cell.entries {
+        let part = if entry.account == Account::Platform { "platform" } else { component_name(entry.component) };
+        *parts.entry(part.to_owned()).or_default() += energy;
+    }
+    row(key(&[("node", name)]), node.cell.total_microjoules(), parts, &methods(&node.cell))
+}

@@ -1,0 +1,150 @@
+//! One number, term by term, and the balance of every node that it touches.
+
+use super::energy::component_name;
+use super::question::version_name;
+use super::{Computed, rfc3339};
+use joulebook_proto::query::{AccountBalance, ExplainResponse, NodeBalance, SciAnswer, Term};
+use joulebook_sci::totals::NodeTotals;
+use joulebook_sci::{Account, Flags, ModelVersion, Purpose, VersionTotals};
+use joulebook_units::Microjoules;
+use std::collections::BTreeMap;
+
+/// The terms of a version's answer.
+pub fn explain(
+    computed: &Computed<'_>,
+    version: &ModelVersion,
+    totals: &VersionTotals,
+    answer: SciAnswer,
+) -> ExplainResponse {
+    let mut terms = slot_terms(computed, version);
+    terms.extend(sums(totals, &answer));
+    let nodes = computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
+    let balances = nodes.map(|(name, node)| balance(name, node)).collect();
+    ExplainResponse { answer: Some(answer), terms, balances }
+}
+
+/// E, U, I, O and M of each slot and node: Σ O and Σ M are the answer's grams.
+fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
+    let mut terms = Vec::new();
+    for slot in &computed.terms {
+        for part in slot.by_version.get(version).into_iter().flatten() {
+            let (Some(node), Some(site)) = (slot.slot.nodes.get(part.node), slot.slot.factors.get(part.node)) else {
+                continue;
+            };
+            let place = format!("[{}, {}]", rfc3339(slot.slot.window.start()), node.node);
+            let term = |name: &str, formula: &str, value: f64, unit: &str, source: String| Term {
+                name: format!("{name}{place}"),
+                formula: formula.to_owned(),
+                value: Some(value),
+                unit: unit.to_owned(),
+                source,
+                microjoules: None,
+            };
+            let sources: Vec<&str> = node.cell.sources.keys().map(|source| source.id.as_str()).collect();
+            let mut energy =
+                term("E", "Σ entries of the version at the level", part.energy.to_joules().0, "J", sources.join(" + "));
+            energy.microjoules = Some(part.energy.0);
+            terms.push(energy);
+            terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
+            terms.push(term(
+                "I",
+                "intensity of the grid",
+                site.intensity.get(),
+                "gCO2e/kWh",
+                site.intensity_source.clone(),
+            ));
+            terms.push(term(
+                "O",
+                "E × U × I / 3.6e6 (U = 1 below facility level)",
+                part.operational_g,
+                "gCO2e",
+                "computed".to_owned(),
+            ));
+            terms.push(term("M", "TE × time / life × share", part.embodied_g, "gCO2e", site.embodied_source.clone()));
+            terms.push(term(
+                "j",
+                "part of O and M over time in which counts are known",
+                part.joint_share,
+                "1",
+                "counts".to_owned(),
+            ));
+        }
+    }
+    terms
+}
+
+fn sums(totals: &VersionTotals, answer: &SciAnswer) -> Vec<Term> {
+    let carbon = &totals.carbon;
+    let term = |name: &str, formula: &str, value: Option<f64>, unit: &str, source: &str| Term {
+        name: name.to_owned(),
+        formula: formula.to_owned(),
+        value,
+        unit: unit.to_owned(),
+        source: source.to_owned(),
+        microjoules: None,
+    };
+    let sci = answer.sci.clone().unwrap_or_default();
+    let r = answer.r.clone().unwrap_or_default();
+    let mut terms = vec![
+        term("O", "Σ O[…]", Some(carbon.operational.get()), "gCO2e", "computed"),
+        term("M", "Σ M[…]", Some(carbon.embodied.get()), "gCO2e", "computed"),
+        term("C", "Σ (O[…] + M[…]) × j[…]", Some(carbon.joint.get()), "gCO2e", "computed"),
+        term(
+            "R",
+            "Σ counts of the servers",
+            r.value,
+            &r.kind,
+            &if r.value.is_some() {
+                totals.services.iter().map(|service| service.target.as_str()).collect::<Vec<_>>().join(" + ")
+            } else {
+                sci.null_reason.clone().unwrap_or_default()
+            },
+        ),
+        term("SCI", "C / R", sci.value, &sci.unit, &sci.null_reason.clone().unwrap_or_else(|| "computed".to_owned())),
+    ];
+    terms.extend(carbon.deviations.by_source().map(|(source, deviation)| {
+        term("δ", "Σ terms × half-width; sources of error add in quadrature", Some(deviation), "gCO2e", source)
+    }));
+    terms
+}
+
+/// Every joule of a node: input + overcount = Σ accounts.
+fn balance(name: &str, node: &NodeTotals) -> NodeBalance {
+    let mut accounts: BTreeMap<(String, String), AccountBalance> = BTreeMap::new();
+    for (entry, energy) in &node.cell.entries {
+        let (account, owner) = match &entry.account {
+            Account::Service(service) => ("model", version_name(&ModelVersion::of(service))),
+            Account::Workload(workload) => ("workload", format!("{} {}", workload.name, workload.id)),
+            Account::System => ("system", String::new()),
+            Account::PoolIdle => ("pool_idle", String::new()),
+            Account::Platform => ("platform", String::new()),
+            Account::Unattributed => ("unattributed", String::new()),
+        };
+        let purpose = match entry.purpose {
+            Purpose::Dynamic => "dynamic",
+            Purpose::Base => "base",
+            Purpose::DedicatedIdle => "dedicated_idle",
+            Purpose::PoolIdle => "idle",
+            Purpose::Residual => "residual",
+        };
+        let balance = accounts.entry((account.to_owned(), owner.clone())).or_insert_with(|| AccountBalance {
+            account: account.to_owned(),
+            name: owner,
+            ..AccountBalance::default()
+        });
+        balance.microjoules = balance.microjoules.saturating_add(*energy);
+        *balance.parts.entry(format!("{}_{purpose}", component_name(entry.component))).or_default() += energy;
+    }
+    let booked: i128 = accounts.values().map(|account| i128::from(account.microjoules)).sum();
+    let residual = i128::from(node.input()) + i128::from(node.cell.overcount_microjoules) - booked;
+    let sources = node.cell.sources.iter().filter(|(key, _)| !key.contained);
+    NodeBalance {
+        node: name.to_owned(),
+        input_microjoules: node.input(),
+        input_estimated: node.cell.flags.contains(Flags::PSU_ESTIMATED),
+        overcount_microjoules: node.cell.overcount_microjoules,
+        accounts: accounts.into_values().collect(),
+        residual_microjoules: i64::try_from(residual).unwrap_or(i64::MAX),
+        source_microjoules: sources.map(|(key, used)| (key.id.clone(), Microjoules(used.microjoules).0)).collect(),
+    }
+}

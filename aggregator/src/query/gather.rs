@@ -1,0 +1,193 @@
+//! From a window to allocated slots: settled cells where they are clean and whole, rows everywhere else.
+
+use super::QueryError;
+use crate::factor::{EmbodiedFacts, Factors, IntensityCell, PueCell};
+use crate::ledger::cell_from_rows;
+use crate::store::{Book, NodeRecord, Resolution};
+use joulebook_sci::embodied::accrued;
+use joulebook_sci::{Cell, NodeSlot, SiteFactors};
+use joulebook_units::{GramsCo2e, UnixNanos, Window};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rows are held this long: younger windows are answered to the second.
+pub const ROWS_HELD_SECONDS: i64 = 7 * 86_400;
+/// Minute cells are held this long.
+const MINUTES_HELD_SECONDS: i64 = 90 * 86_400;
+/// The pool of nodes whose configuration names none.
+const DEFAULT_POOL: &str = "default";
+
+/// Factors of one site over a window.
+pub struct Site {
+    /// Intensity, cell by cell, without hole.
+    pub intensity: Vec<IntensityCell>,
+    /// PUE, cell by cell, without hole.
+    pub pue: Vec<PueCell>,
+}
+
+/// A node and what its making cost.
+pub struct Member {
+    /// The node.
+    pub record: NodeRecord,
+    /// Embodied carbon of its parts.
+    pub embodied: EmbodiedFacts,
+}
+
+/// One slot, ready for allocation.
+pub struct Slot {
+    /// When.
+    pub window: Window,
+    /// The nodes' cells.
+    pub nodes: Vec<NodeSlot>,
+    /// Their factors, in the same order.
+    pub factors: Vec<SiteFactors>,
+}
+
+/// A question's material: nodes, factors and the window as it can be answered.
+pub struct Gathered<'a> {
+    book: &'a Book,
+    /// The window, cut to what is held.
+    pub window: Window,
+    /// Seconds to which it was cut.
+    pub resolution_seconds: i64,
+    /// The nodes.
+    pub members: Vec<Member>,
+    /// Factors by site name; nodes without a site have "".
+    pub sites: BTreeMap<String, Site>,
+    dirty: BTreeMap<u32, BTreeSet<UnixNanos>>,
+}
+
+impl<'a> Gathered<'a> {
+    /// Gathers a window that was asked at `now`.
+    ///
+    /// # Errors
+    /// The store's; [`QueryError::Factor`] when a factor is missing.
+    pub fn new(book: &'a Book, factors: &Factors, asked: Window, now: UnixNanos) -> Result<Self, QueryError> {
+        let age = now.nanos_since(asked.start());
+        let older_than = |seconds: i64| age > u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000);
+        let resolution_seconds = match () {
+            () if older_than(MINUTES_HELD_SECONDS) => Resolution::Settled.seconds(),
+            () if older_than(ROWS_HELD_SECONDS) => Resolution::Minute.seconds(),
+            () => 1,
+        };
+        let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
+        let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
+        let mut gathered =
+            Self { book, window, resolution_seconds, members: vec![], sites: BTreeMap::new(), dirty: BTreeMap::new() };
+        for record in book.nodes() {
+            let site = site_name(&record);
+            if !gathered.sites.contains_key(&site) {
+                let name = (!site.is_empty()).then_some(site.as_str());
+                let found = Site { intensity: factors.intensity(name, window), pue: factors.pue(name, window) };
+                gathered.sites.insert(site, found);
+            }
+            gathered.dirty.insert(record.number, book.is_dirty(record.number, window));
+            let embodied = factors.embodied(&record.inventory.hardware);
+            gathered.members.push(Member { record, embodied });
+        }
+        Ok(gathered)
+    }
+
+    /// The slots of the window: 300 s, cut at its edges and wherever a factor changes.
+    pub fn windows(&self) -> Vec<Window> {
+        let edges = self.sites.values().flat_map(|site| {
+            let intensity = site.intensity.iter().map(|cell| cell.window);
+            intensity.chain(site.pue.iter().map(|cell| cell.window)).flat_map(|w| [w.start(), w.end()])
+        });
+        let edges: BTreeSet<UnixNanos> = edges.map(|edge| edge.floor_to(1)).collect();
+        let mut windows = Vec::new();
+        for slot in self.window.slots(Resolution::Settled.seconds()) {
+            let mut start = slot.start();
+            for edge in edges.range(slot.start()..slot.end()).copied().chain([slot.end()]) {
+                if let Some(part) = Window::new(start, edge).filter(|part| !part.is_empty()) {
+                    windows.push(part);
+                }
+                start = edge;
+            }
+        }
+        windows
+    }
+
+    /// One slot. Nodes of which nothing is known in it are left out.
+    ///
+    /// # Errors
+    /// The store's; [`QueryError::Factor`] when a factor does not cover the slot.
+    pub fn slot(&self, window: Window) -> Result<Slot, QueryError> {
+        let mut slot = Slot { window, nodes: vec![], factors: vec![] };
+        for member in &self.members {
+            let mut cell = self.cell(&member.record, window)?;
+            cell.expect(window, member.record.first_row);
+            if cell.is_empty() {
+                continue;
+            }
+            slot.factors.push(self.factors(member, window)?);
+            let total: f64 = member.embodied.parts.values().map(|part| part.0).sum();
+            let grams = accrued(GramsCo2e(total), cell.expected_nanos, member.embodied.lifespan_hours);
+            slot.nodes.push(NodeSlot {
+                node: member.record.inventory.node.to_string(),
+                pool: pool_name(&member.record),
+                cell,
+                embodied_g: grams.map_or(0.0, |grams| grams.0),
+            });
+        }
+        Ok(slot)
+    }
+
+    /// A node's cell of any window: stored sums where nothing under them is open or dirty, else rows.
+    fn cell(&self, node: &NodeRecord, window: Window) -> Result<Cell, QueryError> {
+        let dirty = self.dirty.get(&node.number);
+        let clean = |part: Window| dirty.is_none_or(|dirty| dirty.range(part.start()..part.end()).next().is_none());
+        let whole = |part: Window, resolution: Resolution| {
+            part.start().floor_to(resolution.seconds()) == part.start()
+                && part.end() == part.start().plus_seconds(resolution.seconds())
+        };
+        if whole(window, Resolution::Settled) && clean(window) {
+            if let Some(cell) = self.book.cell(node.number, Resolution::Settled, window.start())? {
+                return Ok(cell);
+            }
+        }
+        let mut sum = Cell::default();
+        for part in window.slots(Resolution::Minute.seconds()) {
+            let stored = match whole(part, Resolution::Minute) && clean(part) {
+                true => self.book.cell(node.number, Resolution::Minute, part.start())?,
+                false => None,
+            };
+            match stored {
+                Some(cell) => sum.merge(&cell),
+                None => sum.merge(&cell_from_rows(self.book, node, part)?),
+            }
+        }
+        Ok(sum)
+    }
+
+    fn factors(&self, member: &Member, window: Window) -> Result<SiteFactors, QueryError> {
+        let name = site_name(&member.record);
+        let missing = |what: &str| {
+            QueryError::Factor(format!("no {what} covers the window at site `{name}`; set one in [site.{name}]"))
+        };
+        let site = self.sites.get(&name).ok_or_else(|| missing("factor"))?;
+        let holds = |cell: &Window| cell.start() <= window.start() && window.start() < cell.end();
+        let intensity = site.intensity.iter().find(|cell| holds(&cell.window)).ok_or_else(|| missing("intensity"))?;
+        let pue = site.pue.iter().find(|cell| holds(&cell.window)).ok_or_else(|| missing("PUE"))?;
+        let provenance = &intensity.provenance;
+        Ok(SiteFactors {
+            intensity: intensity.value,
+            intensity_half_width: provenance.uncertainty,
+            intensity_source: format!("intensity:{}:{}", provenance.source, provenance.zone),
+            pue: pue.value,
+            pue_half_width: pue.uncertainty,
+            pue_source: format!("pue:{}", pue.source),
+            embodied_half_width: member.embodied.uncertainty,
+            embodied_source: format!("te:{}", member.embodied.te_source),
+        })
+    }
+}
+
+/// Name of a node's site; "" without one.
+pub fn site_name(record: &NodeRecord) -> String {
+    record.inventory.placement.site.clone().unwrap_or_default()
+}
+
+/// Name of a node's pool.
+pub fn pool_name(record: &NodeRecord) -> String {
+    record.inventory.placement.pool.clone().unwrap_or_else(|| DEFAULT_POOL.to_owned())
+}

@@ -1,0 +1,166 @@
+//! A question, checked.
+
+use super::QueryError;
+use joulebook_proto::query as wire;
+use joulebook_sci::{FunctionalUnit, IdlePolicy, Level, ModelVersion, Totals, VersionTotals};
+use joulebook_units::{UnixNanos, Window};
+
+/// Longest window of one question: the retention of settled cells.
+const MAX_DAYS: i64 = 400;
+
+/// What is asked.
+pub struct Question {
+    /// When.
+    pub window: Window,
+    /// Model name, if one is selected.
+    pub model: Option<String>,
+    /// Version, if one is selected.
+    pub version: Option<String>,
+    /// Functional unit; absent chooses per version.
+    pub unit: Option<FunctionalUnit>,
+    /// Boundary.
+    pub level: Level,
+    /// Idle policy.
+    pub policy: IdlePolicy,
+}
+
+impl Question {
+    /// Checks a question about SCI.
+    pub fn parse(request: &wire::GetSciRequest) -> Result<Self, QueryError> {
+        let selector = request.selector.clone().unwrap_or_default();
+        Ok(Self {
+            window: window(request.window.as_ref())?,
+            unit: unit(request.functional_unit)?,
+            level: level(request.level, Level::Facility)?,
+            policy: policy(request.idle_policy)?,
+            ..Self::selecting(selector)?
+        })
+    }
+
+    /// Checks a question about energy; its default level is `idle`, the IT boundary.
+    pub fn parse_energy(request: &wire::GetEnergyRequest) -> Result<Self, QueryError> {
+        let selector = request.selector.clone().unwrap_or_default();
+        let level = level(request.level, Level::Idle)?;
+        if level == Level::Facility {
+            return Err(QueryError::Invalid(
+                "energy is answered at the IT boundary; ask sci for the facility level".to_owned(),
+            ));
+        }
+        Ok(Self {
+            window: window(request.window.as_ref())?,
+            unit: request.functional_unit.map_or(Ok(None), unit)?,
+            level,
+            policy: policy(request.idle_policy)?,
+            ..Self::selecting(selector)?
+        })
+    }
+
+    fn selecting(selector: wire::ModelSelector) -> Result<Self, QueryError> {
+        if selector.version.is_some() && selector.model.is_none() {
+            return Err(QueryError::Invalid("a version is selected without a model".to_owned()));
+        }
+        let nowhere = Window::new(UnixNanos(0), UnixNanos(0));
+        Ok(Self {
+            window: nowhere.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?,
+            model: selector.model,
+            version: selector.version,
+            unit: None,
+            level: Level::Facility,
+            policy: IdlePolicy::ReservedCapacityTime,
+        })
+    }
+
+    /// The versions that are selected, by name.
+    ///
+    /// # Errors
+    /// [`QueryError::NotFound`] when a selected one was not seen, naming those that were.
+    pub fn select<'t>(&self, totals: &'t Totals) -> Result<Vec<(&'t ModelVersion, &'t VersionTotals)>, QueryError> {
+        let matches = |version: &ModelVersion| {
+            self.model.as_ref().is_none_or(|model| version.model.as_ref() == Some(model))
+                && self.version.as_ref().is_none_or(|number| version.version.as_ref() == Some(number))
+        };
+        let selected: Vec<_> = totals.versions.iter().filter(|(version, _)| matches(version)).collect();
+        if selected.is_empty() && self.model.is_some() {
+            let seen: Vec<String> = totals.versions.keys().map(version_name).collect();
+            let seen = if seen.is_empty() { "none was seen".to_owned() } else { format!("seen: {}", seen.join(", ")) };
+            return Err(QueryError::NotFound(format!("no such model version in the window; {seen}")));
+        }
+        Ok(selected)
+    }
+
+    /// The functional unit for a version: the one asked for, else total tokens where known, else requests.
+    pub fn unit_for(&self, totals: &VersionTotals) -> FunctionalUnit {
+        self.unit.unwrap_or_else(|| match FunctionalUnit::TotalToken.count(&totals.cost.used) {
+            Some(_) => FunctionalUnit::TotalToken,
+            None => FunctionalUnit::Request,
+        })
+    }
+}
+
+/// `model@version` for people; what is not known is said so.
+pub fn version_name(version: &ModelVersion) -> String {
+    let known = |name: &Option<String>| name.clone().unwrap_or_else(|| "unresolved".to_owned());
+    format!("{}@{}", known(&version.model), known(&version.version))
+}
+
+/// Name of a policy in answers.
+pub fn policy_name(policy: IdlePolicy) -> &'static str {
+    match policy {
+        IdlePolicy::ReservedCapacityTime => "reserved_capacity_time",
+        IdlePolicy::ActiveEnergy => "active_energy",
+        IdlePolicy::Requests => "requests",
+        IdlePolicy::UsageTime => "usage_time",
+        IdlePolicy::Equal => "equal",
+        IdlePolicy::Unallocated => "unallocated",
+    }
+}
+
+fn window(window: Option<&wire::TimeWindow>) -> Result<Window, QueryError> {
+    let window = window.ok_or_else(|| QueryError::Invalid("the question has no window".to_owned()))?;
+    let (start, end) = (UnixNanos(window.start_unix_nanos), UnixNanos(window.end_unix_nanos));
+    let checked = Window::new(start, end).filter(|window| !window.is_empty());
+    let checked = checked.ok_or_else(|| QueryError::Invalid("the window does not end after it starts".to_owned()))?;
+    if end > start.plus_seconds(MAX_DAYS * 86_400) {
+        return Err(QueryError::Invalid(format!("the window is longer than {MAX_DAYS} days; ask for parts of it")));
+    }
+    Ok(checked)
+}
+
+fn unit(value: i32) -> Result<Option<FunctionalUnit>, QueryError> {
+    use wire::FunctionalUnit as Wire;
+    Ok(match known(Wire::try_from(value), "functional unit")? {
+        Wire::Unspecified => None,
+        Wire::Request => Some(FunctionalUnit::Request),
+        Wire::InputToken => Some(FunctionalUnit::InputToken),
+        Wire::OutputToken => Some(FunctionalUnit::OutputToken),
+        Wire::TotalToken => Some(FunctionalUnit::TotalToken),
+        Wire::Item => Some(FunctionalUnit::Item),
+        Wire::InferenceSecond => Some(FunctionalUnit::InferenceSecond),
+    })
+}
+
+fn level(value: i32, unstated: Level) -> Result<Level, QueryError> {
+    Ok(match known(wire::Level::try_from(value), "level")? {
+        wire::Level::Unspecified => unstated,
+        wire::Level::Accelerator => Level::Accelerator,
+        wire::Level::Host => Level::Host,
+        wire::Level::Idle => Level::Idle,
+        wire::Level::Facility => Level::Facility,
+    })
+}
+
+fn policy(value: i32) -> Result<IdlePolicy, QueryError> {
+    use wire::IdlePolicy as Wire;
+    Ok(match known(Wire::try_from(value), "idle policy")? {
+        Wire::Unspecified | Wire::ReservedCapacityTime => IdlePolicy::ReservedCapacityTime,
+        Wire::ActiveEnergy => IdlePolicy::ActiveEnergy,
+        Wire::Requests => IdlePolicy::Requests,
+        Wire::UsageTime => IdlePolicy::UsageTime,
+        Wire::Equal => IdlePolicy::Equal,
+        Wire::Unallocated => IdlePolicy::Unallocated,
+    })
+}
+
+fn known<T, E>(value: Result<T, E>, what: &str) -> Result<T, QueryError> {
+    value.map_err(|_| QueryError::Invalid(format!("the question has a {what} that this aggregator does not know")))
+}

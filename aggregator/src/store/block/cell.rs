@@ -1,0 +1,176 @@
+//! A cell. What it names (services, workloads, sources) are numbers of the entity table.
+//!
+//! ```text
+//! sources    n, then each: entity | µJ | covered ns | gap low µJ | gap high µJ
+//! entries    n, then each: account u8 [entity] | component u8 | purpose u8 | µJ
+//!            account: 0 service, 1 workload (both with entity), 2 system, 3 pool idle, 4 platform, 5 unattributed
+//! services   n, then each: entity | mask of known counts | counts in the contract's order | counted ns | resident ns |
+//!            executing ns | reserved core ns | reserved device ns | CPU ns | joint µJ
+//! workloads  n, then each: entity | CPU ns
+//! rest       overcount µJ | capacity core ns | expected ns | covered ns | flags
+//! ```
+
+use super::descriptor::{Entity, read_component, read_kind, write_component, write_kind};
+use super::{Damaged, Reader, Writer};
+use joulebook_sci::{Account, Cell, EntryKey, Flags, Purpose, ServiceUse, SourceUse, WorkloadUse};
+use joulebook_units::{CountKind, Service, Workload};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const PURPOSES: [Purpose; 5] =
+    [Purpose::Dynamic, Purpose::Base, Purpose::DedicatedIdle, Purpose::PoolIdle, Purpose::Residual];
+
+/// The bytes to store under `key`; `intern` numbers what the cell names.
+pub fn encode(key: &[u8], cell: &Cell, intern: &mut dyn FnMut(Entity) -> u32) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.length(cell.sources.len());
+    for (source, used) in &cell.sources {
+        writer.number(u64::from(intern(Entity::Source(source.clone()))));
+        for number in [used.microjoules, used.covered_nanos, used.gap_low_microjoules, used.gap_high_microjoules] {
+            writer.number(number);
+        }
+    }
+    writer.length(cell.entries.len());
+    for (entry, microjoules) in &cell.entries {
+        write_account(&mut writer, &entry.account, intern);
+        write_component(&mut writer, entry.component);
+        write_kind(&mut writer, &PURPOSES, &entry.purpose);
+        writer.number(*microjoules);
+    }
+    writer.length(cell.services.len());
+    for (service, used) in &cell.services {
+        writer.number(u64::from(intern(Entity::Service(Arc::clone(service)))));
+        write_service_use(&mut writer, used);
+    }
+    writer.length(cell.workloads.len());
+    for (workload, used) in &cell.workloads {
+        writer.number(u64::from(intern(Entity::Workload(Arc::clone(workload)))));
+        writer.number(used.cpu_nanos);
+    }
+    for number in [
+        cell.overcount_microjoules,
+        cell.capacity_core_nanos,
+        cell.expected_nanos,
+        cell.covered_nanos,
+        u64::from(cell.flags.0),
+    ] {
+        writer.number(number);
+    }
+    writer.seal(key)
+}
+
+fn write_account(writer: &mut Writer, account: &Account, intern: &mut dyn FnMut(Entity) -> u32) {
+    match account {
+        Account::Service(service) => {
+            writer.byte(0);
+            writer.number(u64::from(intern(Entity::Service(Arc::clone(service)))));
+        }
+        Account::Workload(workload) => {
+            writer.byte(1);
+            writer.number(u64::from(intern(Entity::Workload(Arc::clone(workload)))));
+        }
+        Account::System => writer.byte(2),
+        Account::PoolIdle => writer.byte(3),
+        Account::Platform => writer.byte(4),
+        Account::Unattributed => writer.byte(5),
+    }
+}
+
+fn write_service_use(writer: &mut Writer, used: &ServiceUse) {
+    let known = |(place, kind): (usize, &CountKind)| if used.counts.contains_key(kind) { 1u64 << place } else { 0 };
+    writer.number(CountKind::ALL.iter().enumerate().map(known).sum());
+    CountKind::ALL.iter().filter_map(|kind| used.counts.get(kind)).for_each(|count| writer.number(*count));
+    for number in [
+        used.counted_nanos,
+        used.resident_nanos,
+        used.executing_nanos,
+        used.reserved_core_nanos,
+        used.reserved_device_nanos,
+        used.cpu_nanos,
+        used.joint_microjoules,
+    ] {
+        writer.number(number);
+    }
+}
+
+/// Reads the bytes stored under `key`; `resolve` gives what a number names.
+pub fn decode(key: &[u8], value: &[u8], resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<Cell, Damaged> {
+    let mut reader = Reader::open(key, value)?;
+    let reader = &mut reader;
+    let mut cell = Cell::default();
+    for _ in 0..reader.length()? {
+        let Some(Entity::Source(source)) = resolve(reader.small()?) else { return Err(Damaged("unknown source")) };
+        let used = SourceUse {
+            microjoules: reader.number()?,
+            covered_nanos: reader.number()?,
+            gap_low_microjoules: reader.number()?,
+            gap_high_microjoules: reader.number()?,
+        };
+        cell.sources.insert(source, used);
+    }
+    for _ in 0..reader.length()? {
+        let account = match reader.byte()? {
+            0 => Account::Service(read_service(reader, resolve)?),
+            1 => Account::Workload(read_workload(reader, resolve)?),
+            2 => Account::System,
+            3 => Account::PoolIdle,
+            4 => Account::Platform,
+            5 => Account::Unattributed,
+            _ => return Err(Damaged("unknown account")),
+        };
+        let entry = EntryKey { account, component: read_component(reader)?, purpose: read_kind(reader, &PURPOSES)? };
+        cell.entries.insert(entry, reader.number()?);
+    }
+    for _ in 0..reader.length()? {
+        let service = read_service(reader, resolve)?;
+        cell.services.insert(service, read_service_use(reader)?);
+    }
+    for _ in 0..reader.length()? {
+        let workload = read_workload(reader, resolve)?;
+        cell.workloads.insert(workload, WorkloadUse { cpu_nanos: reader.number()? });
+    }
+    cell.overcount_microjoules = reader.number()?;
+    cell.capacity_core_nanos = reader.number()?;
+    cell.expected_nanos = reader.number()?;
+    cell.covered_nanos = reader.number()?;
+    cell.flags = Flags(reader.small()?);
+    reader.end()?;
+    Ok(cell)
+}
+
+fn read_service(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<Arc<Service>, Damaged> {
+    match resolve(reader.small()?) {
+        Some(Entity::Service(service)) => Ok(service),
+        _ => Err(Damaged("unknown service")),
+    }
+}
+
+fn read_workload(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<Arc<Workload>, Damaged> {
+    match resolve(reader.small()?) {
+        Some(Entity::Workload(workload)) => Ok(workload),
+        _ => Err(Damaged("unknown workload")),
+    }
+}
+
+fn read_service_use(reader: &mut Reader<'_>) -> Result<ServiceUse, Damaged> {
+    let mask = reader.number()?;
+    if mask >> CountKind::ALL.len() != 0 {
+        return Err(Damaged("unknown kind of count"));
+    }
+    let mut counts = BTreeMap::new();
+    for (place, kind) in CountKind::ALL.iter().enumerate() {
+        if mask >> place & 1 == 1 {
+            counts.insert(*kind, reader.number()?);
+        }
+    }
+    Ok(ServiceUse {
+        counts,
+        counted_nanos: reader.number()?,
+        resident_nanos: reader.number()?,
+        executing_nanos: reader.number()?,
+        reserved_core_nanos: reader.number()?,
+        reserved_device_nanos: reader.number()?,
+        cpu_nanos: reader.number()?,
+        joint_microjoules: reader.number()?,
+    })
+}

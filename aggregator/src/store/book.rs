@@ -1,0 +1,527 @@
+//! The typed face of a store: what ledger, query, ingest and administration use.
+//!
+//! One lock orders commits, another guards the facts in memory, so that readers never wait for the disk. A dirty mark
+//! becomes visible only after the rows that made it are: whoever reads the rows of a marked cell sees them all, and a
+//! mark is cleared only in the generation that was read.
+
+use super::block::cell as cell_block;
+use super::block::descriptor::Entity;
+use super::block::fact::{Fact, GapFact, LongFact, MarkFact};
+use super::block::row::{RowRecord, StampedValue};
+use super::catalog::{Catalog, SCHEMA_VERSION};
+use super::key::{self, GapKey, RowKey};
+use super::{Direction, Durability, Store, StoreError, Table, Writes};
+use joulebook_sci::Cell;
+use joulebook_units::{GapReason, Inventory, LossReason, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+/// Length of a cell of the finest resolution in seconds: the grid of dirty marks.
+pub const CELL_SECONDS: i64 = 60;
+/// How far around a cell the rows reach that decide about it: a change marks every cell within.
+pub const CELL_SURROUNDINGS_SECONDS: i64 = 60;
+/// How far a record reaches beyond its first row without an entry in the index of long intervals, in seconds.
+const REACH_SECONDS: i64 = 60;
+
+/// Length of stored cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resolution {
+    /// 60 s: components, counts and shares.
+    Minute,
+    /// 300 s: settled, every account unallocated, all weights.
+    Settled,
+    /// 1 h: sums of settled cells.
+    Hour,
+}
+
+impl Resolution {
+    /// Length in seconds.
+    pub fn seconds(self) -> i64 {
+        match self {
+            Self::Minute => CELL_SECONDS,
+            Self::Settled => 300,
+            Self::Hour => 3600,
+        }
+    }
+
+    /// The table that holds the cells.
+    pub fn table(self) -> Table {
+        match self {
+            Self::Minute => Table::Cells,
+            Self::Settled => Table::Settled,
+            Self::Hour => Table::Hours,
+        }
+    }
+}
+
+/// A node that ever opened a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Its number in keys.
+    pub number: u32,
+    /// What its agent said last.
+    pub inventory: Inventory,
+    /// First row ever; coverage counts from here.
+    pub first_row: Option<UnixNanos>,
+    /// Last instant stored.
+    pub last_row: Option<UnixNanos>,
+    /// The node's wall clock − the aggregator's at the last meeting, in ns.
+    pub clock_skew_nanos: i64,
+    /// Whether a session is open.
+    pub connected: bool,
+    /// Highest session epoch.
+    pub session_epoch: u64,
+}
+
+/// An unbroken run of one series in one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// What it measures, and in which unit.
+    pub subject: Arc<Subject>,
+    /// The stream.
+    pub stream: StreamId,
+    /// The record.
+    pub sequence: u64,
+    /// The points, ascending, at least one. If `continued`, the first one is the last point of the record before.
+    pub points: Vec<StampedValue>,
+    /// Whether the run goes on from before the record. For a cumulative series the runs of a stream then tile time:
+    /// the amount between two neighbouring points is counted in exactly one run.
+    pub continued: bool,
+}
+
+/// Energy of one source that is not known over a window, as the agent declared it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredGap {
+    /// The energy series.
+    pub subject: Arc<Subject>,
+    /// The stream.
+    pub stream: StreamId,
+    /// From the last known instant to the next one.
+    pub window: Window,
+    /// Why.
+    pub reason: GapReason,
+    /// Least energy that can have passed.
+    pub low: Microjoules,
+    /// Most energy that can have passed.
+    pub high: Microjoules,
+}
+
+/// Records that will never come. Cumulative series are bridged over it: no energy is lost, resolution is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostRecords {
+    /// The stream.
+    pub stream: StreamId,
+    /// When.
+    pub window: Window,
+    /// First lost record.
+    pub first_sequence: u64,
+    /// Last lost record.
+    pub last_sequence: u64,
+    /// Values in them.
+    pub samples: u64,
+    /// Why.
+    pub reason: LossReason,
+}
+
+/// State of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamStatus {
+    /// Its identity.
+    pub id: StreamId,
+    /// The node it is bound to.
+    pub node: u32,
+    /// High-water mark.
+    pub acked: u64,
+    /// Records declared lost.
+    pub lost_records: u64,
+    /// Values refused.
+    pub rejected_values: u64,
+}
+
+/// State of the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its random identity.
+    pub cluster: [u8; 16],
+    /// Version of the schema.
+    pub schema_version: u32,
+    /// Nodes ever seen, by number.
+    pub nodes: Vec<NodeRecord>,
+    /// Streams ever opened.
+    pub streams: Vec<StreamStatus>,
+    /// Cells that wait to be worked out again.
+    pub dirty_cells: u64,
+}
+
+/// What a commit changes.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) writes: Writes,
+    /// Cells of 60 s (node, start) whose rows change.
+    pub(crate) marks: BTreeSet<(u32, UnixNanos)>,
+}
+
+/// The database.
+pub struct Book {
+    store: Arc<dyn Store>,
+    commit: Mutex<Option<StoreError>>,
+    catalog: RwLock<Catalog>,
+}
+
+impl fmt::Debug for Book {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Book").finish_non_exhaustive()
+    }
+}
+
+impl Book {
+    /// Reads the facts of a database; an empty one gets a schema and a random identity first.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let catalog = match Catalog::load(store.as_ref())? {
+            Some(catalog) => catalog,
+            None => {
+                let mut cluster = [0; 16];
+                getrandom::fill(&mut cluster).map_err(|error| StoreError::Io {
+                    what: "making the identity of a new database".to_owned(),
+                    reason: error.to_string(),
+                })?;
+                let mut writes = Writes::default();
+                let catalog = Catalog::create(cluster, &mut writes);
+                store.commit(writes, Durability::Synced)?;
+                catalog
+            }
+        };
+        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog) })
+    }
+
+    /// The tables, for retention and tests.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Random identity of the database.
+    pub fn cluster(&self) -> [u8; 16] {
+        self.read().cluster
+    }
+
+    /// Every node ever seen, by number.
+    pub fn nodes(&self) -> Vec<NodeRecord> {
+        let catalog = self.read();
+        catalog
+            .nodes
+            .iter()
+            .zip(0u32..)
+            .map(|(node, number)| {
+                let (first_row, last_row) = catalog.span(number);
+                NodeRecord {
+                    number,
+                    inventory: node.fact.inventory.clone(),
+                    first_row,
+                    last_row,
+                    clock_skew_nanos: node.fact.skew_nanos,
+                    connected: node.session.is_some(),
+                    session_epoch: node.fact.epoch,
+                }
+            })
+            .collect()
+    }
+
+    /// Number of a node.
+    pub fn node(&self, name: &NodeName) -> Option<u32> {
+        self.read().node(name)
+    }
+
+    /// State, for administration.
+    pub fn status(&self) -> Status {
+        let nodes = self.nodes();
+        let catalog = self.read();
+        let streams = catalog.streams.iter().map(|stream| StreamStatus {
+            id: stream.id,
+            node: stream.node,
+            acked: stream.acked,
+            lost_records: stream.lost,
+            rejected_values: stream.rejected,
+        });
+        Status {
+            cluster: catalog.cluster,
+            schema_version: SCHEMA_VERSION,
+            nodes,
+            streams: streams.collect(),
+            dirty_cells: u64::try_from(catalog.dirty.len()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Every stored run of a node that touches a window, in the order of its records. Runs are whole, not cut at the
+    /// window. Fails if a record is damaged: a number is never made from the rest.
+    pub fn runs(&self, node: u32, window: Window) -> Result<Vec<Run>, StoreError> {
+        let records = self.records(node, window)?;
+        let catalog = self.read();
+        let mut runs = Vec::new();
+        for (row, record) in records {
+            let stream = catalog.streams.get(row.ordinal as usize).ok_or_else(|| unknown("stream", row))?.id;
+            for column in record.columns {
+                let touches = |(first, last)| first < window.end() && last >= window.start();
+                if !column.span().is_some_and(touches) {
+                    continue;
+                }
+                let subject = catalog.subject(row.ordinal, column.series).ok_or_else(|| unknown("series", row))?;
+                let continued = column.previous.is_some();
+                let points = column.previous.into_iter().chain(column.points).collect();
+                runs.push(Run { subject, stream, sequence: row.sequence, points, continued });
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Instants of the rows of a node in a window, ascending.
+    pub fn rows(&self, node: u32, window: Window) -> Result<Vec<UnixNanos>, StoreError> {
+        let records = self.records(node, window)?;
+        let inside = |at: &UnixNanos| (window.start()..window.end()).contains(at);
+        let mut rows: Vec<_> = records.into_values().flat_map(|record| record.rows).filter(inside).collect();
+        rows.sort_unstable();
+        Ok(rows)
+    }
+
+    /// Declared gaps of a node's sources that touch a window, and its lost records.
+    pub fn gaps(&self, node: u32, window: Window) -> Result<(Vec<StoredGap>, Vec<LostRecords>), StoreError> {
+        let mut found = Vec::new();
+        // A gap may be as long as the node was off: every gap that begins before the end is looked at.
+        let range = key::cell(node, UnixNanos(i64::MIN))..key::cell(node, window.end());
+        self.scan(Table::Gaps, &range.start, &range.end, |key, value| {
+            found.push((GapKey::decode(key)?, GapFact::decode(key, value)?));
+            Ok(())
+        })?;
+        let catalog = self.read();
+        let (mut gaps, mut lost) = (Vec::new(), Vec::new());
+        for (gap, fact) in found {
+            let row = RowKey { node, at: gap.from, ordinal: gap.ordinal, sequence: gap.sequence };
+            let stream = catalog.streams.get(gap.ordinal as usize).ok_or_else(|| unknown("stream", row))?.id;
+            let to = match fact {
+                GapFact::Energy { to, .. } | GapFact::Lost { to, .. } => to,
+            };
+            let Some(span) = Window::new(gap.from, to).filter(|span| span.end() > window.start()) else { continue };
+            match fact {
+                GapFact::Energy { series, reason, low, high, .. } => {
+                    let subject = catalog.subject(gap.ordinal, series).ok_or_else(|| unknown("series", row))?;
+                    let (low, high) = (Microjoules(low), Microjoules(high));
+                    gaps.push(StoredGap { subject, stream, window: span, reason, low, high });
+                }
+                GapFact::Lost { reason, last_sequence, samples, .. } => {
+                    let first_sequence = gap.sequence;
+                    lost.push(LostRecords { stream, window: span, first_sequence, last_sequence, samples, reason });
+                }
+            }
+        }
+        Ok((gaps, lost))
+    }
+
+    /// At most `limit` cells of 60 s that must be worked out again: node, start, generation.
+    pub fn dirty(&self, limit: usize) -> Vec<(u32, UnixNanos, u64)> {
+        self.read().dirty.iter().take(limit).map(|((node, start), generation)| (*node, *start, *generation)).collect()
+    }
+
+    /// Starts of the dirty cells of 60 s of a node that touch a window.
+    pub fn is_dirty(&self, node: u32, window: Window) -> BTreeSet<UnixNanos> {
+        let first = window.start().floor_to(CELL_SECONDS);
+        let catalog = self.read();
+        catalog.dirty.range((node, first)..(node, window.end())).map(|((_, start), _)| *start).collect()
+    }
+
+    /// Stores cells of a node and clears dirty marks, together. A mark whose generation has changed since it was read
+    /// stays: rows came after. The commit is buffered: a cell that a power cut takes is still marked.
+    pub fn settle(
+        &self,
+        node: u32,
+        cells: &[(Resolution, UnixNanos, Cell)],
+        cleared: &[(UnixNanos, u64)],
+    ) -> Result<(), StoreError> {
+        let mut gone = Vec::new();
+        let mut latch = self.begin()?;
+        let mut writes = Writes::default();
+        {
+            let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+            for (resolution, start, cell) in cells {
+                let key = key::cell(node, *start);
+                let mut intern = |entity: Entity| catalog.intern(entity, &mut writes);
+                let value = cell_block::encode(&key, cell, &mut intern);
+                writes.put(resolution.table(), key, value);
+            }
+            for (start, generation) in cleared {
+                if catalog.dirty.get(&(node, *start)) == Some(generation) {
+                    writes.delete(Table::Dirty, key::cell(node, *start));
+                    gone.push((node, *start));
+                }
+            }
+        }
+        self.finish(&mut latch, writes, Durability::Buffered)?;
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        for mark in gone {
+            catalog.dirty.remove(&mark);
+        }
+        Ok(())
+    }
+
+    /// A stored cell.
+    pub fn cell(&self, node: u32, resolution: Resolution, start: UnixNanos) -> Result<Option<Cell>, StoreError> {
+        let key = key::cell(node, start);
+        let value = self.store.get(resolution.table(), &key)?;
+        value.map(|value| self.decode_cell(&key, &value)).transpose()
+    }
+
+    /// Stored cells of a node that begin in a window, ascending.
+    pub fn cells(
+        &self,
+        node: u32,
+        resolution: Resolution,
+        window: Window,
+    ) -> Result<Vec<(UnixNanos, Cell)>, StoreError> {
+        let mut cells = Vec::new();
+        let (first, end) = (key::cell(node, window.start()), key::cell(node, window.end()));
+        self.scan(resolution.table(), &first, &end, |key, value| {
+            cells.push((key::decode_cell(key)?.1, self.decode_cell(key, value)?));
+            Ok(())
+        })?;
+        Ok(cells)
+    }
+
+    fn decode_cell(&self, key: &[u8], value: &[u8]) -> Result<Cell, StoreError> {
+        let catalog = self.read();
+        cell_block::decode(key, value, &|id| catalog.entity(id)).map_err(|damaged| damaged.of("a cell"))
+    }
+
+    /// Row records of a node that touch a window, by key.
+    pub(crate) fn records(&self, node: u32, window: Window) -> Result<BTreeMap<RowKey, RowRecord>, StoreError> {
+        let touches = |(first, last): (UnixNanos, UnixNanos)| first < window.end() && last >= window.start();
+        let mut records = BTreeMap::new();
+        let first = window.start().plus_seconds(-REACH_SECONDS);
+        let end = window.end().plus_seconds(REACH_SECONDS);
+        let range = (key::cell(node, first), key::cell(node, end));
+        self.scan(Table::Rows, &range.0, &range.1, |key, value| {
+            let (row, record) = decode_row(key, value)?;
+            if record.span().is_some_and(touches) {
+                records.insert(row, record);
+            }
+            Ok(())
+        })?;
+        let mut long = Vec::new();
+        self.scan(Table::Long, &key::cell(node, window.start()), &key::node_end(node), |key, value| {
+            let (entry, fact) = (RowKey::decode(key)?, LongFact::decode(key, value)?);
+            if fact.earliest < window.end() && !(first..end).contains(&fact.first_row) {
+                long.push(RowKey { at: fact.first_row, ..entry });
+            }
+            Ok(())
+        })?;
+        for row in long {
+            let key = row.encode();
+            // Absent: retention took the record and will take the entry.
+            if let Some(value) = self.store.get(Table::Rows, &key)? {
+                let (row, record) = decode_row(&key, &value)?;
+                records.insert(row, record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Visits the records of a stream of a node, latest first, until `visit` breaks.
+    pub(crate) fn records_backward(
+        &self,
+        node: u32,
+        ordinal: u32,
+        mut visit: impl FnMut(RowRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        let range = (key::cell(node, UnixNanos(i64::MIN)), key::node_end(node));
+        self.store.scan(Table::Rows, &range.0..&range.1, Direction::Backward, &mut |key, value| {
+            let step = RowKey::decode(key).and_then(|row| {
+                if row.ordinal != ordinal {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                decode_row(key, value).map(|(_, record)| visit(record))
+            });
+            step.unwrap_or_else(|error| {
+                result = Err(error);
+                ControlFlow::Break(())
+            })
+        })?;
+        result
+    }
+
+    /// Works out changes under the lock of commits and makes them durable together. The facts in memory are changed
+    /// first, so a failure latches: nothing is committed or acknowledged after it.
+    pub(crate) fn transact<T>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&mut Catalog, &mut Changes) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut latch = self.begin()?;
+        let mut changes = Changes::default();
+        let worked = {
+            let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+            let worked = work(&mut catalog, &mut changes);
+            if !changes.marks.is_empty() {
+                catalog.generation = catalog.generation.saturating_add(1);
+                for (node, start) in &changes.marks {
+                    let key = key::cell(*node, *start);
+                    changes.writes.put(Table::Dirty, key, MarkFact(catalog.generation).encode(&key));
+                }
+            }
+            worked.map(|done| (done, catalog.generation))
+        };
+        let (done, generation) = worked.inspect_err(|error| *latch = Some(error.clone()))?;
+        self.finish(&mut latch, changes.writes, durability)?;
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        catalog.dirty.extend(changes.marks.into_iter().map(|mark| (mark, generation)));
+        Ok(done)
+    }
+
+    fn begin(&self) -> Result<MutexGuard<'_, Option<StoreError>>, StoreError> {
+        let latch = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        match latch.as_ref() {
+            None => Ok(latch),
+            Some(first) => Err(StoreError::Latched { reason: format!("an earlier write failed: {first}") }),
+        }
+    }
+
+    fn finish(&self, latch: &mut Option<StoreError>, writes: Writes, durability: Durability) -> Result<(), StoreError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.store.commit(writes, durability).inspect_err(|error| *latch = Some(error.clone()))
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        first: &[u8],
+        end: &[u8],
+        mut take: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        self.store.scan(table, first..end, Direction::Forward, &mut |key, value| {
+            result = take(key, value);
+            if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        result
+    }
+}
+
+fn decode_row(key: &[u8], value: &[u8]) -> Result<(RowKey, RowRecord), StoreError> {
+    let row = RowKey::decode(key)?;
+    let record = RowRecord::decode(key, row.at, value);
+    record
+        .map(|record| (row, record))
+        .map_err(|damaged| damaged.of(format!("the rows of node {} at {}", row.node, row.at.0)))
+}
+
+fn unknown(what: &str, row: RowKey) -> StoreError {
+    StoreError::Damaged {
+        what: format!("the rows of node {} at {}", row.node, row.at.0),
+        reason: format!("they name a {what} that is not there"),
+    }
+}

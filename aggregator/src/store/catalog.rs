@@ -1,0 +1,246 @@
+//! The facts of the database, held in memory: nodes, streams, series, clocks, entities and dirty marks.
+
+use super::block::descriptor::Entity;
+use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, Schema, StreamFact};
+use super::key::{self, Meta};
+use super::{Direction, Store, StoreError, Table, Writes};
+use joulebook_units::{BootId, Inventory, NodeName, StreamId, Subject, UnixNanos};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Version of the schema this program writes.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+
+/// A node.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) fact: NodeFact,
+    /// Number of the open session, if there is one.
+    pub(crate) session: Option<u64>,
+}
+
+/// Last points of series before a loss.
+pub(crate) type Bridges = BTreeMap<u32, (UnixNanos, u64)>;
+
+/// Everything but rows, gaps and cells. Nodes, streams and entities are numbered from 0 without holes.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    pub(crate) cluster: [u8; 16],
+    pub(crate) nodes: Vec<Node>,
+    names: HashMap<NodeName, u32>,
+    pub(crate) streams: Vec<StreamFact>,
+    ids: HashMap<StreamId, u32>,
+    pub(crate) series: HashMap<(u32, u32), Arc<Subject>>,
+    pub(crate) boots: HashMap<(u32, BootId), i64>,
+    pub(crate) bridges: HashMap<u32, Bridges>,
+    pub(crate) dirty: BTreeMap<(u32, UnixNanos), u64>,
+    pub(crate) generation: u64,
+    entities: Vec<Entity>,
+    numbers: BTreeMap<Entity, u32>,
+}
+
+impl Catalog {
+    /// Reads the catalog; `None` from an empty database.
+    pub(crate) fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
+        let schema_key = Meta::Schema.encode();
+        let Some(value) = store.get(Table::Meta, &schema_key)? else { return Ok(None) };
+        let schema = Schema::decode(&schema_key, &value)?;
+        if schema.version > SCHEMA_VERSION {
+            return Err(StoreError::Newer { found: schema.version, known: SCHEMA_VERSION });
+        }
+        let mut catalog = Self { cluster: schema.cluster, ..Self::default() };
+        each(store, Table::Meta, |key, value| catalog.take(key, value))?;
+        each(store, Table::Dirty, |key, value| {
+            let generation = MarkFact::decode(key, value)?.0;
+            catalog.generation = catalog.generation.max(generation);
+            catalog.dirty.insert(key::decode_cell(key)?, generation);
+            Ok(())
+        })?;
+        Ok(Some(catalog))
+    }
+
+    /// The first write to an empty database.
+    pub(crate) fn create(cluster: [u8; 16], writes: &mut Writes) -> Self {
+        let key = Meta::Schema.encode();
+        let schema = Schema { version: SCHEMA_VERSION, cluster };
+        writes.put(Table::Meta, key.clone(), schema.encode(&key));
+        Self { cluster, ..Self::default() }
+    }
+
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        match Meta::decode(key)? {
+            Meta::Schema | Meta::Hash(..) => {}
+            Meta::Node(number) => {
+                let fact = NodeFact::decode(key, value)?;
+                in_order(number, self.nodes.len(), "nodes")?;
+                self.names.insert(fact.inventory.node.clone(), number);
+                self.nodes.push(Node { fact, session: None });
+            }
+            Meta::Stream(ordinal) => {
+                let fact = StreamFact::decode(key, value)?;
+                in_order(ordinal, self.streams.len(), "streams")?;
+                self.ids.insert(fact.id, ordinal);
+                self.streams.push(fact);
+            }
+            Meta::Series(ordinal, series) => {
+                self.series.insert((ordinal, series), Arc::new(Subject::decode(key, value)?));
+            }
+            Meta::Boot(node, boot) => {
+                self.boots.insert((node, boot), BootFact::decode(key, value)?.0);
+            }
+            Meta::Entity(id) => {
+                let entity = Entity::decode(key, value)?;
+                in_order(id, self.entities.len(), "entities")?;
+                self.numbers.insert(entity.clone(), id);
+                self.entities.push(entity);
+            }
+            Meta::Bridges(ordinal) => {
+                let bridges = BridgesFact::decode(key, value)?.0;
+                self.bridges.insert(ordinal, bridges.into_iter().map(|(series, at, v)| (series, (at, v))).collect());
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of a node.
+    pub(crate) fn node(&self, name: &NodeName) -> Option<u32> {
+        self.names.get(name).copied()
+    }
+
+    /// Ordinal of a stream.
+    pub(crate) fn stream(&self, id: StreamId) -> Option<u32> {
+        self.ids.get(&id).copied()
+    }
+
+    /// What a stream's series measures.
+    pub(crate) fn subject(&self, ordinal: u32, series: u32) -> Option<Arc<Subject>> {
+        self.series.get(&(ordinal, series)).cloned()
+    }
+
+    /// What cells name by this number.
+    pub(crate) fn entity(&self, id: u32) -> Option<Entity> {
+        self.entities.get(id as usize).cloned()
+    }
+
+    /// Number of what a cell names; a new one is written.
+    pub(crate) fn intern(&mut self, entity: Entity, writes: &mut Writes) -> u32 {
+        if let Some(id) = self.numbers.get(&entity) {
+            return *id;
+        }
+        let id = next(self.entities.len());
+        let key = Meta::Entity(id).encode();
+        writes.put(Table::Meta, key.clone(), entity.encode(&key));
+        self.numbers.insert(entity.clone(), id);
+        self.entities.push(entity);
+        id
+    }
+
+    /// Sets what a node's agent says of it; a new node gets a number.
+    pub(crate) fn put_node(&mut self, inventory: Inventory, epoch: u64, skew_nanos: i64, writes: &mut Writes) -> u32 {
+        let number = match self.names.get(&inventory.node) {
+            Some(number) => *number,
+            None => {
+                let number = next(self.nodes.len());
+                self.names.insert(inventory.node.clone(), number);
+                let fact = NodeFact { inventory: inventory.clone(), epoch, first_row: None, skew_nanos };
+                self.nodes.push(Node { fact, session: None });
+                number
+            }
+        };
+        if let Some(node) = self.nodes.get_mut(number as usize) {
+            node.fact.inventory = inventory;
+            node.fact.epoch = epoch;
+            node.fact.skew_nanos = skew_nanos;
+        }
+        self.write_node(number, writes);
+        number
+    }
+
+    /// Writes a node's record.
+    pub(crate) fn write_node(&self, number: u32, writes: &mut Writes) {
+        if let Some(node) = self.nodes.get(number as usize) {
+            let key = Meta::Node(number).encode();
+            writes.put(Table::Meta, key.clone(), node.fact.encode(&key));
+        }
+    }
+
+    /// Binds a new stream to a node.
+    pub(crate) fn add_stream(&mut self, id: StreamId, node: u32, writes: &mut Writes) -> u32 {
+        let ordinal = next(self.streams.len());
+        self.ids.insert(id, ordinal);
+        self.streams.push(StreamFact { id, node, acked: 0, lost: 0, rejected: 0, last: None, clock: None });
+        self.write_stream(ordinal, writes);
+        ordinal
+    }
+
+    /// Writes a stream's record.
+    pub(crate) fn write_stream(&self, ordinal: u32, writes: &mut Writes) {
+        if let Some(stream) = self.streams.get(ordinal as usize) {
+            let key = Meta::Stream(ordinal).encode();
+            writes.put(Table::Meta, key.clone(), stream.encode(&key));
+        }
+    }
+
+    /// Adds a series to a stream's dictionary.
+    pub(crate) fn put_series(&mut self, ordinal: u32, series: u32, subject: Arc<Subject>, writes: &mut Writes) {
+        let key = Meta::Series(ordinal, series).encode();
+        writes.put(Table::Meta, key.clone(), subject.encode(&key));
+        self.series.insert((ordinal, series), subject);
+    }
+
+    /// Sets where a boot's clock lies.
+    pub(crate) fn put_boot(&mut self, node: u32, boot: BootId, offset: i64, writes: &mut Writes) {
+        let key = Meta::Boot(node, boot).encode();
+        writes.put(Table::Meta, key.clone(), BootFact(offset).encode(&key));
+        self.boots.insert((node, boot), offset);
+    }
+
+    /// Sets the last points before a loss that are not joined yet; none removes the record.
+    pub(crate) fn put_bridges(&mut self, ordinal: u32, bridges: Bridges, writes: &mut Writes) {
+        let key = Meta::Bridges(ordinal).encode();
+        if bridges.is_empty() {
+            self.bridges.remove(&ordinal);
+            writes.delete(Table::Meta, key);
+            return;
+        }
+        let fact = BridgesFact(bridges.iter().map(|(series, (at, value))| (*series, *at, *value)).collect());
+        writes.put(Table::Meta, key.clone(), fact.encode(&key));
+        self.bridges.insert(ordinal, bridges);
+    }
+
+    /// First row ever of a node, and its last instant.
+    pub(crate) fn span(&self, number: u32) -> (Option<UnixNanos>, Option<UnixNanos>) {
+        let first = self.nodes.get(number as usize).and_then(|node| node.fact.first_row);
+        let last = self.streams.iter().filter(|stream| stream.node == number).filter_map(|stream| stream.last).max();
+        (first, last)
+    }
+}
+
+fn next(length: usize) -> u32 {
+    // 2³² nodes, streams or entities do not fit the memory that would list them.
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+fn in_order(number: u32, length: usize, what: &str) -> Result<(), StoreError> {
+    if number as usize == length {
+        return Ok(());
+    }
+    let reason = format!("number {length} is missing");
+    Err(StoreError::Damaged { what: format!("the table of {what}"), reason })
+}
+
+/// Visits every pair of a table until one fails.
+fn each(
+    store: &dyn Store,
+    table: Table,
+    mut take: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut result = Ok(());
+    // No key of these tables is longer, none begins with eight bytes of ones.
+    store.scan(table, &[]..&[0xff; 64], Direction::Forward, &mut |key, value| {
+        result = take(key, value);
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    result
+}

@@ -1,0 +1,216 @@
+//! The command line. Its help is golden-tested (`tests/help.txt`).
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use joulebook_proto::query::{EnergyBy, FunctionalUnit, IdlePolicy, Level, ModelSelector, TimeWindow};
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// What a model version costs in joules and grams of CO2e, and why.
+#[derive(Debug, Parser)]
+#[command(name = "joulebook", version, term_width = 100)]
+pub struct Arguments {
+    /// Where to ask.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to ask.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where to ask.
+#[derive(Debug, Args)]
+pub struct Connection {
+    /// Address of the aggregator
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "JOULEBOOK_AGGREGATOR",
+        hide_env_values = true,
+        help_heading = "Connection",
+        default_value = "http://127.0.0.1:7443"
+    )]
+    pub aggregator: String,
+    /// How long to wait for the whole answer, for example 10s or 1m
+    #[arg(long, global = true, value_name = "DURATION", help_heading = "Connection", default_value = "10s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// What to ask.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Grams of CO2e per functional unit of each model version (SCI)
+    Sci(SciArguments),
+    /// Energy by model, workload, process, container, pod, gpu, component, node or source
+    Energy(EnergyArguments),
+    /// The terms of one score, their sources, and where every joule of its nodes went
+    Explain(ExplainArguments),
+}
+
+/// When.
+#[derive(Debug, Args)]
+pub struct PeriodArguments {
+    /// The time up to now, for example 10m or 24h [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with_all = ["from", "to"])]
+    pub last: Option<Duration>,
+    /// Start: RFC 3339, or `2026-11-24` or `2026-11-24 10:00` in UTC
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// End, not included, written like the start [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+}
+
+/// Arguments of `sci`.
+#[derive(Debug, Args)]
+pub struct SciArguments {
+    /// When.
+    #[command(flatten)]
+    pub period: PeriodArguments,
+    /// Only this model, or this version of it
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
+    pub model: Option<ModelSelector>,
+    /// Functional unit [default: total tokens where they are known, else requests]
+    #[arg(long, value_enum)]
+    pub per: Option<Per>,
+    /// Boundary of the score; `all` shows every level side by side
+    #[arg(long, value_enum, default_value_t = LevelName::Facility)]
+    pub level: LevelName,
+    /// How pool idle is charged
+    #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
+    pub idle: Idle,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+}
+
+/// Arguments of `energy`.
+#[derive(Debug, Args)]
+pub struct EnergyArguments {
+    /// When.
+    #[command(flatten)]
+    pub period: PeriodArguments,
+    /// Only this model, or this version of it (with --by model)
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
+    pub model: Option<ModelSelector>,
+    /// What the rows are
+    #[arg(long, value_enum, default_value_t = By::Model)]
+    pub by: By,
+    /// Also joules per this functional unit (with --by model)
+    #[arg(long, value_enum)]
+    pub per: Option<Per>,
+    /// Boundary of model versions' energy: accelerator, host or idle
+    #[arg(long, value_enum, default_value_t = LevelName::Idle)]
+    pub level: LevelName,
+    /// How pool idle is charged
+    #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
+    pub idle: Idle,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// When.
+    #[command(flatten)]
+    pub period: PeriodArguments,
+    /// The model version; the version may be left out where there is only one
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
+    pub model: ModelSelector,
+    /// Functional unit [default: total tokens where they are known, else requests]
+    #[arg(long, value_enum)]
+    pub per: Option<Per>,
+    /// Boundary of the score: accelerator, host, idle or facility
+    #[arg(long, value_enum, default_value_t = LevelName::Facility)]
+    pub level: LevelName,
+    /// How pool idle is charged
+    #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
+    pub idle: Idle,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident => $wire:ident { $($(#[$item:meta])* $variant:ident = $to:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+        #[allow(missing_docs, reason = "the words are those of the contract, which documents them")]
+        pub enum $name { $($(#[$item])* $variant),+ }
+
+        impl $name {
+            /// The contract's value.
+            pub fn wire(self) -> $wire {
+                match self { $(Self::$variant => $wire::$to),+ }
+            }
+        }
+    };
+}
+
+words! {
+    /// Functional unit.
+    Per => FunctionalUnit {
+        TotalToken = TotalToken, InputToken = InputToken, OutputToken = OutputToken, Request = Request, Item = Item,
+        InferenceSecond = InferenceSecond,
+    }
+}
+words! {
+    /// Boundary level; `all` has no value of its own in the contract and is asked level by level.
+    LevelName => Level {
+        Accelerator = Accelerator, Host = Host, Idle = Idle, Facility = Facility, All = Unspecified,
+    }
+}
+words! {
+    /// Idle policy.
+    Idle => IdlePolicy {
+        ReservedCapacityTime = ReservedCapacityTime, ActiveEnergy = ActiveEnergy, Requests = Requests,
+        UsageTime = UsageTime, Equal = Equal, Unallocated = Unallocated,
+    }
+}
+words! {
+    /// What rows of energy are about.
+    By => EnergyBy {
+        Model = Model, Workload = Workload, Process = Process, Container = Container, Pod = Pod, Gpu = Gpu,
+        Component = Component, Node = Node, Source = Source,
+    }
+}
+
+/// Form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For reading
+    Table,
+    /// For programs: every field, as cli/schema/answer.schema.json has it
+    Json,
+    /// For spreadsheets (RFC 4180)
+    Csv,
+}
+
+/// Whether the command line asks for JSON, for errors that come before it is understood.
+pub fn asks_for_json(args: &[OsString]) -> bool {
+    let words: Vec<_> = args.iter().map(|word| word.to_string_lossy()).collect();
+    let joined = |word: &str| matches!(word, "--output=json" | "-ojson" | "-o=json");
+    let apart = |pair: &[std::borrow::Cow<'_, str>]| matches!(&*pair[0], "-o" | "--output") && pair[1] == "json";
+    words.iter().any(|word| joined(word)) || words.windows(2).any(apart)
+}
+
+/// The contract's window.
+pub fn wire_window(window: joulebook_units::Window) -> TimeWindow {
+    TimeWindow { start_unix_nanos: window.start().0, end_unix_nanos: window.end().0 }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let value = humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 10m or 24h"))?;
+    if value.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(value) }
+}
+
+/// `NAME` or `NAME@VERSION`; the version starts after the last `@`.
+fn selector(text: &str) -> Result<ModelSelector, String> {
+    let (model, version) = text.rsplit_once('@').map_or((text, None), |(model, version)| (model, Some(version)));
+    if model.is_empty() || version == Some("") {
+        return Err("write NAME or NAME@VERSION".to_owned());
+    }
+    Ok(ModelSelector { model: Some(model.to_owned()), version: version.map(str::to_owned) })
+}

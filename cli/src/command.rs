@@ -1,0 +1,37 @@
+//! The subcommands: arguments → question → answer → text.
+
+pub(crate) mod energy;
+pub(crate) mod explain;
+pub(crate) mod sci;
+
+use crate::arguments::{Connection, PeriodArguments};
+use crate::client;
+use crate::failure::Failure;
+use crate::period;
+use jiff::Timestamp;
+use joulebook_proto::query::{GetSciRequest, SciAnswer, TimeWindow};
+
+fn window(arguments: &PeriodArguments, now: Timestamp) -> Result<TimeWindow, Failure> {
+    period::window(arguments.last, arguments.from.as_deref(), arguments.to.as_deref(), now)
+        .map(crate::arguments::wire_window)
+        .map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// `NAME@VERSION` of an answer, `unknown` for what is.
+pub(crate) fn version_name(answer: &SciAnswer) -> String {
+    let unknown = || "unknown".to_owned();
+    let subject = answer.subject.clone().unwrap_or_default();
+    format!("{}@{}", subject.model.unwrap_or_else(unknown), subject.model_version.unwrap_or_else(unknown))
+}
+
+/// Completes "no such model version" by those that the window does have.
+async fn with_alternatives(failure: Failure, connection: &Connection, window: TimeWindow) -> Failure {
+    let Failure::NotFound(message) = failure else { return failure };
+    let question = GetSciRequest { window: Some(window), ..GetSciRequest::default() };
+    let there = client::ask(connection, async |mut client| client.get_sci(question).await).await;
+    let names: Vec<String> = there.map(|answer| answer.answers.iter().map(version_name).collect()).unwrap_or_default();
+    Failure::NotFound(match names.as_slice() {
+        [] => format!("{message}; no model version was served in the window"),
+        names => format!("{message}; the window has {}", names.join(", ")),
+    })
+}

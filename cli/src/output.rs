@@ -1,0 +1,6 @@
+//! Answers → bytes.
+
+pub(crate) mod csv;
+pub(crate) mod json;
+pub(crate) mod quantity;
+pub(crate) mod table;

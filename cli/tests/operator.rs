@@ -1,0 +1,262 @@
+//! The tool against a fake aggregator, in-process.
+#![allow(clippy::expect_used, reason = "a failed expectation is a failed test")]
+
+use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
+use joulebook_proto::query::*;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind, Write};
+use tonic::{Request, Response, Status};
+
+/// Serves one filled and one minimal version of `chat`.
+struct Fake;
+
+fn filled(level: i32) -> SciAnswer {
+    let name = match Level::try_from(level) {
+        Ok(Level::Accelerator) => "accelerator",
+        Ok(Level::Host) => "host",
+        Ok(Level::Idle) => "idle",
+        _ => "facility",
+    };
+    let joules = if name == "facility" { 156.0 } else { 100.0 };
+    SciAnswer {
+        schema_version: "joulebook-answer/1".into(),
+        subject: Some(Subject { model: Some("chat".into()), model_version: Some("v1".into()), ..Subject::default() }),
+        boundary: Some(Boundary { level: name.into(), label: "SCI".into(), ..Boundary::default() }),
+        r: Some(FunctionalUnitValue {
+            kind: "total_token".into(),
+            value: Some(1000.0),
+            statistic: "mean".into(),
+            ..FunctionalUnitValue::default()
+        }),
+        energy: Some(Energy { total_j: Some(joules), ..Energy::default() }),
+        sci: Some(Sci { value: Some(2.5e-5), low: Some(2e-5), high: Some(3e-5), ..Sci::default() }),
+        hardware: vec![HardwareUse { component: "cpu".into(), model: None, count: Some(1.0), driver: None }],
+        not_available: BTreeMap::from([("energy.accelerator_j".into(), "no metered accelerator".into())]),
+        ..SciAnswer::default()
+    }
+}
+
+fn minimal(level: i32) -> SciAnswer {
+    let mut answer = SciAnswer {
+        sci: Some(Sci { null_reason: Some("no tokens were counted".into()), ..Sci::default() }),
+        energy: None,
+        ..filled(level)
+    };
+    answer.subject = Some(Subject { model: Some("chat".into()), ..Subject::default() });
+    answer.r = Some(FunctionalUnitValue { statistic: "mean".into(), ..FunctionalUnitValue::default() });
+    answer
+}
+
+#[tonic::async_trait]
+impl QueryService for Fake {
+    async fn get_sci(&self, request: Request<GetSciRequest>) -> Result<Response<GetSciResponse>, Status> {
+        let request = request.into_inner();
+        match request.selector.and_then(|selector| selector.model).as_deref() {
+            Some("missing") => Err(Status::not_found("no model `missing` in the window")),
+            Some("old") => Err(Status::out_of_range("the window lies before retention")),
+            Some("slow") => std::future::pending().await,
+            _ => Ok(Response::new(GetSciResponse { answers: vec![filled(request.level), minimal(request.level)] })),
+        }
+    }
+
+    async fn get_energy(&self, _: Request<GetEnergyRequest>) -> Result<Response<GetEnergyResponse>, Status> {
+        let row = |name: &str, microjoules| EnergyRow {
+            key: vec![KeyPart { name: "name".into(), value: name.into() }],
+            microjoules,
+            ..EnergyRow::default()
+        };
+        let rows = vec![row("a,\"b\"", Some(1_500_001)), row("dark", None)];
+        Ok(Response::new(GetEnergyResponse { rows, total_microjoules: 1_500_001, ..GetEnergyResponse::default() }))
+    }
+
+    async fn explain(&self, _: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let account = |account: &str, microjoules| AccountBalance {
+            account: account.into(),
+            microjoules,
+            ..AccountBalance::default()
+        };
+        let balance = NodeBalance {
+            node: "n1".into(),
+            input_microjoules: 10,
+            accounts: vec![account("model", 7), account("system", 3)],
+            ..NodeBalance::default()
+        };
+        let term =
+            Term {
+                name: "O".into(), formula: "Σ E·U·I".into(), value: Some(0.5), unit: "g".into(), ..Term::default()
+            };
+        Ok(Response::new(ExplainResponse { answer: Some(filled(4)), terms: vec![term], balances: vec![balance] }))
+    }
+}
+
+async fn aggregator() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let server = tonic::transport::Server::builder().add_service(QueryServiceServer::new(Fake));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    format!("http://{address}")
+}
+
+async fn tool(url: &str, words: &str) -> (u8, String, String) {
+    let words = ["joulebook", "--aggregator", url].into_iter().chain(words.split_whitespace());
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = joulebook::run(words.map(Into::into).collect(), &mut out, &mut err).await;
+    (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+}
+
+fn nulls(value: &Value, path: &str, found: &mut Vec<String>) {
+    let below = |part: &str| if path.is_empty() { part.to_owned() } else { format!("{path}.{part}") };
+    match value {
+        Value::Null => found.push(path.to_owned()),
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| nulls(value, &below(name), found)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(at, value)| nulls(value, &below(&at.to_string()), found))
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn json_follows_the_schema_and_every_null_has_its_reason() {
+    let url = aggregator().await;
+    let (code, out, err) = tool(&url, "sci --last 10m -o json").await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let schema: Value = serde_json::from_str(include_str!("../schema/answer.schema.json")).expect("a schema");
+    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
+    let value: Value = serde_json::from_str(&out).expect("json");
+    let errors: Vec<String> = validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path)).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    for answer in value["answers"].as_array().expect("answers") {
+        let mut found = Vec::new();
+        nulls(answer, "", &mut found);
+        assert!(found.contains(&"hardware.0.driver".to_owned()));
+        for path in found {
+            assert!(answer["not_available"][&path].is_string(), "{path} is null without a reason");
+        }
+    }
+    assert_eq!(value["answers"][0]["not_available"]["energy.accelerator_j"], "no metered accelerator");
+    assert_eq!(value["answers"][1]["not_available"]["sci.value"], "no tokens were counted");
+    let mut broken = value.clone();
+    broken["answers"][0]["energy"].as_object_mut().expect("energy").remove("host_j");
+    assert!(!validator.is_valid(&broken), "a missing field is refused");
+}
+
+#[tokio::test]
+async fn tables_name_units_and_show_what_is_unknown() {
+    let url = aggregator().await;
+    let (code, out, _) = tool(&url, "sci").await;
+    assert_eq!(code, 0);
+    assert!(out.contains("µg") && out.contains("chat@v1") && out.contains("chat@unknown"), "{out}");
+    assert!(out.contains("score unknown: no tokens were counted"), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 120), "{out}");
+    let (_, out, _) = tool(&url, "sci --level all").await;
+    assert!(out.contains("L3/L0 = 1.56") && out.contains("accelerator"), "{out}");
+    let (_, out, _) = tool(&url, "energy --by workload").await;
+    assert!(out.contains("1.500001") && out.contains("unknown"), "{out}");
+}
+
+#[tokio::test]
+async fn explain_prints_the_conservation_line_of_every_node() {
+    let url = aggregator().await;
+    let (code, out, _) = tool(&url, "explain --model chat@v1").await;
+    assert_eq!(code, 0);
+    assert!(out.contains("wall 10 µJ = Σ model 7 + system 3\nresidual 0 µJ"), "{out}");
+}
+
+#[tokio::test]
+async fn csv_quotes_what_needs_it_and_leaves_the_unknown_empty() {
+    let url = aggregator().await;
+    let (_, out, _) = tool(&url, "energy --by workload -o csv").await;
+    let lines: Vec<&str> = out.split("\r\n").collect();
+    assert_eq!(lines[0], "name,microjoules,method,cpu_seconds,units,joules_per_unit,per_unit_null_reason");
+    assert_eq!((lines[1], lines[2]), ("\"a,\"\"b\"\"\",1500001,,,,,", "dark,,,,,,"));
+}
+
+#[tokio::test]
+async fn bad_questions_exit_64_with_nothing_on_stdout() {
+    let url = aggregator().await;
+    for words in [
+        "sci --from 2026-13-40",
+        "sci --from 2026-02-01 --to 2026-01-01",
+        "sci --last 0s",
+        "sci --nonsense",
+        "sci --last 10m --from 2026-01-01",
+        "sci --model old",
+        "sci --model @v1",
+        "energy --level facility",
+        "energy --by node --per request",
+        "explain",
+        "",
+    ] {
+        let (code, out, err) = tool(&url, words).await;
+        assert_eq!((code, out.as_str()), (64, ""), "{words}");
+        assert!(!err.is_empty(), "{words}");
+    }
+    let (code, out, err) = tool(&url, "sci --from 2026-13-40 --output json").await;
+    assert_eq!((code, out.as_str()), (64, ""));
+    let error: Value = serde_json::from_str(&err).expect("the error is JSON");
+    assert_eq!(error["error"]["exit_code"], 64);
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_there_is_answered_with_those_that_are() {
+    let (code, out, err) = tool(&aggregator().await, "sci --model missing").await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("no model `missing`") && err.contains("chat@v1"), "{err}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_or_late_exits_69() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    let (code, out, err) = tool(&url, "sci").await;
+    assert_eq!((code, out.as_str()), (69, ""), "{err}");
+    let (code, _, err) = tool(&aggregator().await, "sci --model slow --timeout 50ms").await;
+    assert_eq!(code, 69);
+    assert!(err.contains("did not answer within 50ms"), "{err}");
+}
+
+struct Gone(ErrorKind);
+
+impl Write for Gone {
+    fn write(&mut self, _: &[u8]) -> Result<usize, Error> {
+        Err(self.0.into())
+    }
+    fn flush(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_went_away_is_no_error_and_a_full_disk_is() {
+    let url = aggregator().await;
+    for (kind, expected) in [(ErrorKind::BrokenPipe, 0), (ErrorKind::StorageFull, 74)] {
+        let words = ["joulebook", "--aggregator", &url, "sci"].map(Into::into).to_vec();
+        let mut err = Vec::new();
+        assert_eq!(joulebook::run(words, &mut Gone(kind), &mut err).await, expected);
+        assert_eq!(err.is_empty(), expected == 0);
+    }
+}
+
+/// `JOULEBOOK_REWRITE_GOLDENS=1` writes `tests/help.txt` anew; the difference is then read as code.
+#[tokio::test]
+async fn help_is_what_the_golden_file_says() {
+    let mut text = String::new();
+    for command in ["", "sci ", "energy ", "explain "] {
+        let (code, out, _) = tool("http://127.0.0.1:7443", &format!("{command}--help")).await;
+        assert_eq!(code, 0);
+        text += &format!("$ joulebook {command}--help\n{out}\n");
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/help.txt");
+    if std::env::var_os("JOULEBOOK_REWRITE_GOLDENS").is_some() {
+        std::fs::write(path, &text).expect("the golden file is written");
+    }
+    assert_eq!(
+        text,
+        std::fs::read_to_string(path).expect("the golden file"),
+        "rewrite with JOULEBOOK_REWRITE_GOLDENS=1"
+    );
+}

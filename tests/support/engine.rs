@@ -1,0 +1,137 @@
+//! Real llama.cpp servers with tiny random models: what `make setup` installs, driven by the demo's own scripts.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::program::Program;
+
+/// The name under which every version is served.
+pub const ALIAS: &str = "tiny-chat";
+
+/// A server of one version.
+pub struct Engine {
+    program: Program,
+    port: u16,
+}
+
+/// What servers returned, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Prompt tokens, cached ones included.
+    pub input: u64,
+    /// Cached prompt tokens.
+    pub cached: u64,
+    /// Generated tokens.
+    pub output: u64,
+}
+
+/// The interpreter with the server in it: `JOULEBOOK_ENGINE`, or where `make setup` puts it.
+fn interpreter() -> Result<PathBuf> {
+    let path = match std::env::var_os("JOULEBOOK_ENGINE") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+            let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+            let cache = cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?;
+            cache.join("joulebook/engines/llamacpp/bin/python")
+        }
+    };
+    if !path.is_file() {
+        bail!("{} is not there; run: make setup", path.display());
+    }
+    Ok(path)
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("demo").join(name)
+}
+
+/// Ports that are free now and differ from each other.
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let held: Vec<_> = (0..N).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
+    let mut ports = [0; N];
+    for (port, socket) in ports.iter_mut().zip(&held) {
+        *port = socket.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+/// The exposition of a server on this port.
+pub fn exposition(port: u16) -> String {
+    format!("http://127.0.0.1:{port}/metrics")
+}
+
+impl Engine {
+    /// Makes a model of that version in the folder and serves it.
+    pub fn start(folder: &Path, version: &str, port: u16) -> Result<Self> {
+        let python = interpreter()?;
+        let model = folder.join(format!("{ALIAS}-{version}.gguf"));
+        let made = Command::new(&python)
+            .arg(script("make_gguf.py"))
+            .arg(&model)
+            .args([ALIAS, version, &port.to_string()])
+            .output()
+            .context("starting the model's script")?;
+        if !made.status.success() {
+            bail!("making {} failed: {}", model.display(), String::from_utf8_lossy(&made.stderr));
+        }
+        let arguments =
+            [script("serve.py").into_os_string(), model.into_os_string(), port.to_string().into(), ALIAS.into()];
+        let program = Program::start(python, &arguments)?;
+        program.wait_for(r"listening on (\S+)")?;
+        Ok(Self { program, port })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
+    /// Asks for an answer of so many tokens and adds what the server returned to the sums.
+    pub fn ask(&self, question: &str, tokens: u32, sums: &mut Usage) -> Result<()> {
+        let body = json!({
+            "model": ALIAS, "messages": [{ "role": "user", "content": question }],
+            "max_tokens": tokens, "ignore_eos": true,
+        });
+        let answer = post(self.port, "/v1/chat/completions", &body)?;
+        let count = |pointer: &str| {
+            answer
+                .pointer(pointer)
+                .and_then(Value::as_u64)
+                .with_context(|| format!("the answer has no {pointer}: {answer}"))
+        };
+        sums.input += count("/usage/prompt_tokens")?;
+        sums.cached += count("/usage/prompt_tokens_details/cached_tokens")?;
+        sums.output += count("/usage/completion_tokens")?;
+        Ok(())
+    }
+}
+
+/// Posts JSON and returns the JSON of the answer.
+fn post(port: u16, path: &str, body: &Value) -> Result<Value> {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    // HTTP/1.0: the answer is not chunked and ends with the connection.
+    let head = format!(
+        "POST {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let split = answer.windows(4).position(|four| four == b"\r\n\r\n").context("the answer has no end of its head")?;
+    let (head, page) = answer.split_at(split);
+    let head = String::from_utf8_lossy(head);
+    if head.split_whitespace().nth(1) != Some("200") {
+        bail!("{path} answered: {head}");
+    }
+    serde_json::from_slice(&page[4..]).with_context(|| format!("{path} did not answer with JSON"))
+}

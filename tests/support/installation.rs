@@ -1,0 +1,101 @@
+//! Aggregator, agent and operator's tool in one temporary folder. Their configuration keys stand here only.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::program::{Program, binary};
+
+/// What the aggregator says when it is ready; an error about the same address goes on behind it.
+const AGGREGATOR_READY: &str = r"listening on ([0-9.:\[\]a-f]+:\d+)$";
+/// What the agent says when its first tick is set.
+pub const AGENT_READY: &str = "sampling every";
+
+/// A folder for everything, and where the aggregator listens once it runs.
+pub struct Installation {
+    folder: TempDir,
+    address: String,
+}
+
+/// What an agent is to do.
+#[derive(Default)]
+pub struct AgentSettings {
+    /// sysfs root; none is the machine's own.
+    pub sysfs: Option<PathBuf>,
+    /// Exposition URLs of llama.cpp servers, with half a core reserved for each.
+    pub targets: Vec<String>,
+}
+
+impl Installation {
+    /// A new folder with an aggregator that runs in it.
+    pub fn start() -> Result<(Self, Program)> {
+        let folder = tempfile::tempdir().context("making a temporary folder")?;
+        let mut installation = Self { folder, address: "127.0.0.1:0".to_owned() };
+        let aggregator = installation.start_aggregator()?;
+        Ok((installation, aggregator))
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts the aggregator on the folder: the first time on a free port, afterwards on the same one.
+    pub fn start_aggregator(&mut self) -> Result<Program> {
+        let config =
+            format!("listen = \"{}\"\ndata_dir = \"{}\"\n", self.address, self.folder().join("aggregator").display());
+        let path = self.folder().join("aggregator.toml");
+        std::fs::write(&path, config)?;
+        let arguments = ["--config".into(), path.into_os_string(), "--insecure-loopback".into()];
+        let program = Program::start(binary("joulebook-aggregator")?, &arguments)?;
+        self.address = program.wait_for(AGGREGATOR_READY)?;
+        Ok(program)
+    }
+
+    /// Writes an agent's configuration and returns its path.
+    pub fn agent_config(&self, settings: &AgentSettings) -> Result<PathBuf> {
+        let mut config = format!(
+            "node = \"under-test\"\naggregator = \"http://{}\"\ninsecure_loopback = true\n\n[spool]\ndir = \"{}\"\n\n\
+             [sampling]\ntick = \"1s\"\nbatch_rows = 5\n",
+            self.address,
+            self.folder().join("spool").display()
+        );
+        if let Some(sysfs) = &settings.sysfs {
+            write!(config, "\n[roots]\nsysfs = \"{}\"\n", sysfs.display())?;
+        }
+        for url in &settings.targets {
+            write!(
+                config,
+                "\n[[target]]\nurl = \"{url}\"\npreset = \"llamacpp\"\nreserved_cores = 0.5\ninterval = \"2s\"\n"
+            )?;
+        }
+        let path = self.folder().join("agent.toml");
+        std::fs::write(&path, config)?;
+        Ok(path)
+    }
+
+    /// Starts an agent and waits for its first tick.
+    pub fn start_agent(&self, settings: &AgentSettings) -> Result<Program> {
+        let config = self.agent_config(settings)?;
+        let program = Program::start(binary("joulebook-agent")?, &["--config".into(), config.into_os_string()])?;
+        program.wait_for(AGENT_READY)?;
+        Ok(program)
+    }
+
+    /// What the operator's tool answers as JSON.
+    pub fn ask(&self, words: &[&str]) -> Result<Value> {
+        let Output { status, stdout, stderr } = Command::new(binary("joulebook")?)
+            .args(["--aggregator", &format!("http://{}", self.address)])
+            .args(words)
+            .args(["-o", "json"])
+            .output()?;
+        if !status.success() {
+            bail!("joulebook {} ended with {status}: {}", words.join(" "), String::from_utf8_lossy(&stderr));
+        }
+        serde_json::from_slice(&stdout).with_context(|| format!("joulebook {} did not print JSON", words.join(" ")))
+    }
+}
