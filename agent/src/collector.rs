@@ -82,9 +82,8 @@ impl Sources {
     /// Looks for sources; the model takes what no readable sensor meters. Call again when one was lost or found.
     pub fn discover(&mut self) -> &[SourceState] {
         let mut states: Vec<SourceState> = self.sensors.iter_mut().flat_map(|sensor| sensor.discover()).collect();
-        let metered = |component| {
-            states.iter().any(|state| state.source.component == component && state.unavailable.is_none())
-        };
+        let metered =
+            |component| states.iter().any(|state| state.source.component == component && state.unavailable.is_none());
         self.estimate.want(!metered(Component::Cpu), !metered(Component::Dram));
         states.extend(self.estimate.discover());
         states.extend(self.seen_only.iter().cloned());
@@ -113,9 +112,8 @@ impl Sources {
     pub fn read(&mut self, now: BootNanos) -> (Vec<Result<Reading, ReadFailure>>, bool) {
         let mut readings: Vec<_> = self.sensors.iter_mut().flat_map(|sensor| sensor.read(now)).collect();
         readings.extend(self.estimate.read(now));
-        let unavailable = |id: &str| {
-            self.states.iter().any(|state| state.source.id == id && state.unavailable.is_some())
-        };
+        let unavailable =
+            |id: &str| self.states.iter().any(|state| state.source.id == id && state.unavailable.is_some());
         let changed = readings.iter().any(|reading| match reading {
             Ok(reading) => unavailable(&reading.source),
             Err(failure) => failure.reason == "dead",

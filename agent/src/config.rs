@@ -246,7 +246,8 @@ impl Config {
             ("estimate.dram_watts_per_gigabyte", self.estimate.dram_watts_per_gigabyte),
         ];
         for (key, watts) in powers {
-            let valid = watts.is_none_or(|watts| (0.0..=100_000.0).contains(&watts) && (watts > 0.0 || !needs_some(key)));
+            let valid =
+                watts.is_none_or(|watts| (0.0..=100_000.0).contains(&watts) && (watts > 0.0 || !needs_some(key)));
             if !valid {
                 return Err(ConfigError::value(key, "watts, above 0 and at most 100000 (idle may be 0)"));
             }
@@ -280,11 +281,10 @@ impl Config {
         if port == 0 || uri.path() != "/" || uri.query().is_some() {
             return Err(ConfigError::value("aggregator", rule));
         }
-        let loopback = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address == std::net::Ipv4Addr::LOCALHOST || address == std::net::Ipv6Addr::LOCALHOST);
+        let loopback =
+            host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok_and(|address| {
+                address == std::net::Ipv4Addr::LOCALHOST || address == std::net::Ipv6Addr::LOCALHOST
+            });
         if self.insecure_loopback && loopback { Ok(()) } else { Err(ConfigError::NoTls) }
     }
 }

@@ -83,7 +83,8 @@ fn disks(sysfs: &Path) -> Option<u32> {
     let names = std::fs::read_dir(sysfs.join("block")).ok()?;
     let disks = names.filter_map(Result::ok).filter(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_virtual = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"].iter().any(|kind| name.starts_with(kind));
+        let is_virtual =
+            ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"].iter().any(|kind| name.starts_with(kind));
         !is_virtual && entry.path().join("device").exists()
     });
     u32::try_from(disks.count()).ok()
@@ -96,9 +97,8 @@ fn nvidia(roots: &Roots) -> Vec<Accelerator> {
         .into_iter()
         .filter_map(|(_, path)| {
             let text = read_text(&path.join("information"))?;
-            let field = |key| {
-                text.lines().find_map(|line| Some(line.split_once(':')?).filter(|(name, _)| name.trim() == key))
-            };
+            let field =
+                |key| text.lines().find_map(|line| Some(line.split_once(':')?).filter(|(name, _)| name.trim() == key));
             let model = field("Model").map_or("NVIDIA device", |(_, value)| value.trim()).to_owned();
             let device = field("GPU UUID").map(|(_, value)| value.trim().to_owned());
             Some(Accelerator { device, model, driver: driver.clone() })
@@ -123,9 +123,11 @@ fn nvidia(roots: &Roots) -> Vec<Accelerator> {
 
 /// "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  …" → the first word that looks like a version.
 fn driver_version(text: &str) -> Option<String> {
-    let word = text.lines().next()?.split_ascii_whitespace().find(|word| {
-        word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.')
-    })?;
+    let word = text
+        .lines()
+        .next()?
+        .split_ascii_whitespace()
+        .find(|word| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.'))?;
     Some(word.to_owned())
 }
 
@@ -207,7 +209,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_stays_unknown() {
-        let roots = Roots { sysfs: "/nonexistent".into(), procfs: "/nonexistent".into(), cgroup: "/nonexistent".into() };
+        let roots =
+            Roots { sysfs: "/nonexistent".into(), procfs: "/nonexistent".into(), cgroup: "/nonexistent".into() };
         assert_eq!(discover(&roots), Hardware::default());
     }
 

@@ -187,20 +187,15 @@ impl Workloads {
         sample.rows.push(self.row(plain(REMAINDER, WorkloadKind::Remainder, "everything else"), None));
         sample.groups = self.targets(groups, &hosts);
         let meminfo = proc::read_text(&self.roots.procfs.join("meminfo"));
-        sample.node_memory_used = meminfo.and_then(|text| {
-            proc::memory(&text, "MemTotal")?.checked_sub(proc::memory(&text, "MemAvailable")?)
-        });
+        sample.node_memory_used =
+            meminfo.and_then(|text| proc::memory(&text, "MemTotal")?.checked_sub(proc::memory(&text, "MemAvailable")?));
         self.forget(&used, &owners);
         self.last = Some(now);
         sample
     }
 
     /// For each group: its increment with everything in it, and the part that is its own.
-    fn group_increments(
-        &mut self,
-        hierarchy: Option<&Hierarchy>,
-        cgroups: &[Group],
-    ) -> BTreeMap<String, (i128, i128)> {
+    fn group_increments(&mut self, hierarchy: Option<&Hierarchy>, cgroups: &[Group]) -> BTreeMap<String, (i128, i128)> {
         let mut increments = BTreeMap::new();
         let mut now = BTreeMap::new();
         for group in cgroups {
@@ -237,9 +232,9 @@ impl Workloads {
 
     /// CPU time of the machine since the last sample: the root group's counter, else `/proc/stat`.
     fn machine_increment(&mut self, hierarchy: Option<&Hierarchy>) -> i128 {
-        let total = hierarchy.and_then(Hierarchy::machine_nanos).or_else(|| {
-            Some(proc::cpu_times(&self.roots.procfs)?.busy.saturating_mul(self.tick_nanos))
-        });
+        let total = hierarchy
+            .and_then(Hierarchy::machine_nanos)
+            .or_else(|| Some(proc::cpu_times(&self.roots.procfs)?.busy.saturating_mul(self.tick_nanos)));
         let before = self.machine;
         self.machine = total.or(before);
         match (before, total) {
@@ -498,7 +493,8 @@ fn id_of_path(path: &str, identity: &cgroup::Identity) -> String {
 
 /// The nearest workload group around a path.
 fn parent_of<'a>(cgroups: &'a [Group], path: &str) -> Option<&'a str> {
-    let around = cgroups.iter().filter(|group| path.strip_prefix(&group.path).is_some_and(|rest| rest.starts_with('/')));
+    let around =
+        cgroups.iter().filter(|group| path.strip_prefix(&group.path).is_some_and(|rest| rest.starts_with('/')));
     around.map(|group| group.path.as_str()).max_by_key(|path| path.len())
 }
 

@@ -96,7 +96,8 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
         inventory,
     };
     let sampler = Sampler::new(parts, &recovery);
-    let uplink = UplinkConfig { endpoint: config.aggregator.clone(), insecure_loopback: config.insecure_loopback, boot };
+    let uplink =
+        UplinkConfig { endpoint: config.aggregator.clone(), insecure_loopback: config.insecure_loopback, boot };
     let uplink = Uplink::new(uplink, spool.clone(), told, clock);
     let (stop, stopped) = watch::channel(false);
     let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
@@ -200,9 +201,10 @@ fn discover(config: &Config) -> Result<(Sources, Inventory), RunError> {
 
 /// Idle power of one metered package: configured, or the matching table row's.
 fn package_idle(config: &Config, inventory: &Inventory) -> Option<estimate::Idle> {
-    let packages = inventory.sources.iter().filter(|state| {
-        state.source.collector == "rapl" && state.source.component == joulebook_units::Component::Cpu
-    });
+    let packages = inventory
+        .sources
+        .iter()
+        .filter(|state| state.source.collector == "rapl" && state.source.component == joulebook_units::Component::Cpu);
     let packages = u64::try_from(packages.count()).ok().filter(|packages| *packages > 0)?;
     estimate::package_idle(&hardware::cpu(&config.roots.procfs), &config.rapl, packages)
 }
@@ -211,6 +213,5 @@ fn package_idle(config: &Config, inventory: &Inventory) -> Option<estimate::Idle
 fn boot_id(roots: &Roots) -> Result<BootId, RunError> {
     let file = "sys/kernel/random/boot_id";
     let own = read_text(&roots.procfs.join(file)).or_else(|| read_text(&Path::new("/proc").join(file)));
-    own.and_then(|text| text.parse().ok())
-        .ok_or_else(|| RunError::Boot { procfs: roots.procfs.display().to_string() })
+    own.and_then(|text| text.parse().ok()).ok_or_else(|| RunError::Boot { procfs: roots.procfs.display().to_string() })
 }

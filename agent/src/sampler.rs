@@ -14,8 +14,8 @@ use crate::spool::{Baseline, LocalState, Recovery};
 use book::{Book, Page};
 use idle::IdlePower;
 use joulebook_units::{
-    Batch, BootId, BootNanos, Component, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory, Microjoules, Milliwatts,
-    Point, Service, Source, Subject, UnixNanos,
+    Batch, BootId, BootNanos, Component, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory, Microjoules,
+    Milliwatts, Point, Service, Source, Subject, UnixNanos,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -109,7 +109,8 @@ impl Sampler {
             let same_boot = last.local.boot == parts.boot;
             for baseline in &last.local.baselines {
                 let known = same_boot && baseline.epoch != STALE;
-                let baseline = if known { *baseline } else { Baseline { epoch: STALE, raw: 0, at: BootNanos(0), ..*baseline } };
+                let baseline =
+                    if known { *baseline } else { Baseline { epoch: STALE, raw: 0, at: BootNanos(0), ..*baseline } };
                 baselines.insert(baseline.series, baseline);
             }
             other_boot = (!same_boot).then_some(last.local.wall);
@@ -238,7 +239,12 @@ impl Sampler {
         let (raw, at) = raw.map_or((0, at), |raw| (raw.raw, raw.at));
         self.baselines.insert(series, Baseline { series, raw, value: meter.value, at, epoch: 0 });
         if let Step::Gap(gap) = step {
-            let why = format!("energy between {} s and {} s after boot is unknown: {:?}", gap.from.0 / 1_000_000_000, gap.to.0 / 1_000_000_000, gap.reason);
+            let why = format!(
+                "energy between {} s and {} s after boot is unknown: {:?}",
+                gap.from.0 / 1_000_000_000,
+                gap.to.0 / 1_000_000_000,
+                gap.reason
+            );
             self.refuse(&reading.source, "gap", reading.at, Some(&why));
         }
     }
@@ -262,7 +268,8 @@ impl Sampler {
             let (from, to, reason) = (BootNanos(0), reading.at, GapReason::Reboot);
             self.book.gap(EnergyGap { series, from, to, reason, low: Microjoules::ZERO, high });
         }
-        let stated = (source.collector == "rapl" && source.component == Component::Cpu).then_some(self.parts.package_idle);
+        let stated =
+            (source.collector == "rapl" && source.component == Component::Cpu).then_some(self.parts.package_idle);
         let idle = IdlePower::new(stated.flatten());
         let value = recovered.map_or(0, |baseline| baseline.value);
         self.meters.insert(source.id.clone(), Meter { series, source, tracker, value, last: None, idle });
@@ -372,9 +379,13 @@ impl Sampler {
                 self.book.extend(series, point);
                 point
             } else {
-                self.begin_count(series, sample.at, counted, (shown, epoch), before.map(|(_, last)| last).or(
-                    sample.origin.map(|at| Point { at, value: 0 }),
-                ))
+                self.begin_count(
+                    series,
+                    sample.at,
+                    counted,
+                    (shown, epoch),
+                    before.map(|(_, last)| last).or(sample.origin.map(|at| Point { at, value: 0 })),
+                )
             };
             self.count_points.insert(key, (series, Point { at: sample.at, value: counted }));
             let (at, value) = (point.at, point.value);

@@ -11,7 +11,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const KEYS: [&str; 11] = [
-    "case", "note", "vendor_id", "cpu_energy_zones", "dram", "psys", "mirrors", "dead", "ignore", "sockets", "socket_of",
+    "case",
+    "note",
+    "vendor_id",
+    "cpu_energy_zones",
+    "dram",
+    "psys",
+    "mirrors",
+    "dead",
+    "ignore",
+    "sockets",
+    "socket_of",
 ];
 const PLAUSIBLE: Milliwatts = Milliwatts(1_500_000);
 
@@ -25,8 +35,7 @@ fn fixtures() -> Option<PathBuf> {
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> =
-        fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path()).collect();
+    let mut paths: Vec<_> = fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path()).collect();
     paths.sort();
     paths
 }
@@ -44,7 +53,8 @@ fn with_role(zones: &[Zone], wanted: impl Fn(&Role) -> bool) -> BTreeSet<String>
 fn dead(case: &Path, vendor: &str) -> BTreeSet<String> {
     let procfs = tempfile::tempdir().expect("folder");
     fs::write(procfs.path().join("cpuinfo"), format!("vendor_id : {vendor}\n")).expect("cpuinfo");
-    let roots = Roots { sysfs: case.join("sys"), procfs: procfs.path().to_path_buf(), cgroup: procfs.path().join("none") };
+    let roots =
+        Roots { sysfs: case.join("sys"), procfs: procfs.path().to_path_buf(), cgroup: procfs.path().join("none") };
     let mut rapl = Rapl::new(&roots, &RaplSection::default());
     rapl.discover();
     for (second, busy) in [(1, 0), (12, 500)] {
@@ -52,7 +62,8 @@ fn dead(case: &Path, vendor: &str) -> BTreeSet<String> {
         rapl.read(BootNanos(second * 1_000_000_000));
     }
     let states = rapl.discover();
-    let unavailable = states.iter().filter(|state| state.unavailable.as_deref().is_some_and(|why| why.contains("does not move")));
+    let unavailable =
+        states.iter().filter(|state| state.unavailable.as_deref().is_some_and(|why| why.contains("does not move")));
     unavailable
         .map(|state| {
             let file = Path::new(&state.source.basis);
@@ -70,7 +81,11 @@ fn every_tree_is_classified_as_expected() {
         let text = fs::read_to_string(case.join("expected.json")).expect("expectation");
         let expected: BTreeMap<String, Value> = serde_json::from_str(&text).expect("JSON");
         for key in expected.keys() {
-            assert!(KEYS.contains(&key.as_str()) || key == "max_energy_range_uj", "{}: unknown key {key}", case.display());
+            assert!(
+                KEYS.contains(&key.as_str()) || key == "max_energy_range_uj",
+                "{}: unknown key {key}",
+                case.display()
+            );
         }
         let vendor = expected.get("vendor_id").and_then(Value::as_str).unwrap_or("GenuineIntel");
         let (zones, _) = classify(&case.join("sys"), Some(vendor));
@@ -125,8 +140,7 @@ fn sequence(path: &Path) -> Sequence {
                     "expected_total_uj" => sequence.total = value.parse().expect("a total"),
                     "expected_gaps_ms" => {
                         let gaps = value.split(',').filter_map(|gap| gap.split_once(".."));
-                        sequence.gaps =
-                            gaps.map(|(a, b)| (a.parse().expect("ms"), b.parse().expect("ms"))).collect();
+                        sequence.gaps = gaps.map(|(a, b)| (a.parse().expect("ms"), b.parse().expect("ms"))).collect();
                     }
                     _ => {}
                 }
@@ -140,7 +154,9 @@ fn sequence(path: &Path) -> Sequence {
 
 #[test]
 fn every_sequence_sums_to_its_truth_and_declares_its_gaps() {
-    let Some(folder) = fixtures().map(|folder| folder.join("sequences")).filter(|folder| folder.is_dir()) else { return };
+    let Some(folder) = fixtures().map(|folder| folder.join("sequences")).filter(|folder| folder.is_dir()) else {
+        return;
+    };
     let paths = entries(&folder);
     assert!(!paths.is_empty());
     for path in paths {

@@ -184,7 +184,9 @@ fn cpu_model(cpu: &Cpu, section: &EstimateSection) -> Model {
     };
     let (idle, basis) = match section.idle_watts {
         Some(watts) => ((milliwatts(watts), IdleOrigin::Configured), format!("{described}; idle as configured")),
-        None => ((share(full.0), origin), format!("{described}; idle 0.74/3.5 of it (Cloud Carbon Footprint, AWS mean)")),
+        None => {
+            ((share(full.0), origin), format!("{described}; idle 0.74/3.5 of it (Cloud Carbon Footprint, AWS mean)"))
+        }
     };
     Model { idle, full: full.max(idle.0), basis, carried_picojoules: 0 }
 }
@@ -208,7 +210,11 @@ fn full_load(cpu: &Cpu, section: &EstimateSection) -> (Milliwatts, String, IdleO
     let matched = format!("`{}` TDP {} W (CodeCarbon {}) for `{name}`", row.name, part.to_watts(), table::VERSION);
     if cpu.guest != Some(true) {
         let sockets = u64::from(cpu.sockets.unwrap_or(1));
-        return (Milliwatts(part.0.saturating_mul(sockets)), format!("{matched}, {sockets} socket(s)"), IdleOrigin::Table);
+        return (
+            Milliwatts(part.0.saturating_mul(sockets)),
+            format!("{matched}, {sockets} socket(s)"),
+            IdleOrigin::Table,
+        );
     }
     match cpu.siblings.map(u64::from).filter(|siblings| part.0 <= siblings.saturating_mul(THREAD_MOST_MILLIWATTS)) {
         Some(siblings) => {

@@ -172,7 +172,8 @@ impl Collector for Rapl {
 impl Meter {
     fn open(&mut self) -> io::Result<&File> {
         // A file that was replaced or removed keeps showing its last value through an old descriptor.
-        let stale = self.file.as_ref().is_some_and(|file| file.metadata().map_or(true, |metadata| metadata.nlink() == 0));
+        let stale =
+            self.file.as_ref().is_some_and(|file| file.metadata().map_or(true, |metadata| metadata.nlink() == 0));
         if stale {
             self.file = None;
         }
@@ -180,7 +181,10 @@ impl Meter {
             Some(file) => Ok(file),
             empty => {
                 // Without O_NONBLOCK the open of a FIFO would never return.
-                let file = OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(&self.path)?;
+                let file = OpenOptions::new()
+                    .read(true)
+                    .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+                    .open(&self.path)?;
                 if !file.metadata()?.is_file() {
                     return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
                 }
@@ -237,7 +241,8 @@ impl Proof {
 
 /// 1.5 times the highest limit the zone tells, within 100 and 1,500 W; 1,500 W where it tells none.
 fn limit(folder: &Path) -> Milliwatts {
-    let limits = (0..4).flat_map(|index| [format!("constraint_{index}_max_power_uw"), format!("constraint_{index}_power_limit_uw")]);
+    let limits = (0..4)
+        .flat_map(|index| [format!("constraint_{index}_max_power_uw"), format!("constraint_{index}_power_limit_uw")]);
     let highest = limits.filter_map(|file| parse(read_attribute(&folder.join(file))?.as_bytes())).max();
     let told = highest.filter(|limit| *limit > 0).map(|limit| Milliwatts((limit / 2_000).saturating_mul(3)));
     told.map_or(PACKAGE_CEILING, |told| Milliwatts(told.0.clamp(LEAST_CEILING, PACKAGE_CEILING.0)))

@@ -60,7 +60,8 @@ impl Hierarchy {
             let whole_machine = base.join("release_agent").exists() || !base.join("notify_on_release").exists();
             return Some(Self { root: root.to_path_buf(), base, unified: false, whole_machine });
         }
-        let base = [root.to_path_buf(), root.join("unified")].into_iter().find(|base| base.join("cpu.stat").exists())?;
+        let base =
+            [root.to_path_buf(), root.join("unified")].into_iter().find(|base| base.join("cpu.stat").exists())?;
         let whole_machine = !base.join("cgroup.type").exists();
         Some(Self { root: root.to_path_buf(), base, unified: true, whole_machine })
     }
@@ -165,8 +166,9 @@ impl Hierarchy {
 }
 
 fn has_folders(folder: &Path) -> bool {
-    std::fs::read_dir(folder)
-        .is_ok_and(|entries| entries.filter_map(Result::ok).any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
+    std::fs::read_dir(folder).is_ok_and(|entries| {
+        entries.filter_map(Result::ok).any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    })
 }
 
 /// `0-3,8` is 5 CPUs; an empty set means no restriction.
@@ -214,14 +216,19 @@ mod tests {
         let id = "a".repeat(64);
         let scope = format!("system.slice/docker-{id}.scope");
         for (path, usage) in [("", 100), (scope.as_str(), 50), (&format!("{scope}/init"), 20), ("system.slice", 70)] {
-            write(root.path(), &format!("{path}/cpu.stat").trim_start_matches('/').to_owned(), &format!("usage_usec {usage}\n"));
+            write(
+                root.path(),
+                &format!("{path}/cpu.stat").trim_start_matches('/').to_owned(),
+                &format!("usage_usec {usage}\n"),
+            );
         }
         write(root.path(), "system.slice/ssh.service/cpu.stat", "usage_usec 9\n");
         write(root.path(), "batch/cpu.stat", "usage_usec 3\n");
         write(root.path(), &format!("{scope}/cpu.max"), "150000 100000\n");
         write(root.path(), &format!("{scope}/cpuset.cpus"), "0-3\n");
         let hierarchy = Hierarchy::find(root.path()).expect("found");
-        let found: Vec<_> = hierarchy.groups().into_iter().map(|group| (group.path, group.kind, group.cpu_nanos)).collect();
+        let found: Vec<_> =
+            hierarchy.groups().into_iter().map(|group| (group.path, group.kind, group.cpu_nanos)).collect();
         assert_eq!(
             found,
             [

@@ -140,7 +140,8 @@ fn a_process_inside_a_control_group_is_not_counted_twice() {
     let machine = Machine::new();
     let id = "c".repeat(64);
     let scope = format!("system.slice/docker-{id}.scope");
-    let usage = |path: &str, nanos: u64| machine.write(&format!("cgroup/cpuacct/{path}/cpuacct.usage"), &nanos.to_string());
+    let usage =
+        |path: &str, nanos: u64| machine.write(&format!("cgroup/cpuacct/{path}/cpuacct.usage"), &nanos.to_string());
     usage("", 0);
     usage(&scope, 0);
     for pid in [10, 20, 30] {

@@ -194,7 +194,10 @@ mod tests {
         assert!(row(&mut book, 1, 10).is_none());
         let first = row(&mut book, 2, 20).expect("complete");
         assert_eq!(first.new_series, [(1, Subject::NodeMemoryUsed)]);
-        assert_eq!(first.batch.columns, [Column { series: 1, previous: None, points: vec![point(1, 10), point(2, 20)] }]);
+        assert_eq!(
+            first.batch.columns,
+            [Column { series: 1, previous: None, points: vec![point(1, 10), point(2, 20)] }]
+        );
         row(&mut book, 3, 30);
         let second = row(&mut book, 4, 40).expect("complete");
         assert_eq!(second.batch.columns[0].previous, Some(point(2, 20)));

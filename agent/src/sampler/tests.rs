@@ -124,9 +124,7 @@ impl Reader {
     }
 
     fn energy(&self, component: Component) -> (u64, Vec<EnergyGap>) {
-        let series = |id: &u32| {
-            matches!(self.dictionary.get(id), Some(Subject::Energy(source)) if source.component == component)
-        };
+        let series = |id: &u32| matches!(self.dictionary.get(id), Some(Subject::Energy(source)) if source.component == component);
         let (amounts, gaps) = self.flushes.iter().fold((0, Vec::new()), |(mut sum, mut gaps), flush| {
             sum += amount(&flush.batch, series);
             gaps.extend(flush.batch.gaps.iter().filter(|gap| series(&gap.series)).cloned());

@@ -71,9 +71,12 @@ fn utilisation_leaves_out_waiting_and_stolen_time() {
     let sources = estimate.discover();
     assert_eq!(sources.len(), 2);
     assert!(sources.iter().all(|state| state.source.method == Method::Estimated && state.unavailable.is_none()));
-    assert!(estimate.read(BootNanos(0)).iter().all(|reading| {
-        matches!(reading, Ok(Reading { value: Value::Increment(Microjoules(0)), .. }))
-    }));
+    assert!(
+        estimate
+            .read(BootNanos(0))
+            .iter()
+            .all(|reading| { matches!(reading, Ok(Reading { value: Value::Increment(Microjoules(0)), .. })) })
+    );
     fs::write(root.path().join("stat"), "cpu 50 0 0 50 50 0 0 50\n").expect("file");
     let reading = estimate.read(BootNanos(1_000_000_000)).remove(0).expect("a reading");
     // 2 threads: 1.48 W at rest, 7 W at full load, a quarter busy for 1 s.

@@ -57,8 +57,19 @@ fn only_whole_numbers_of_a_u64_are_readings() {
     let mut rapl = tree.rapl();
     rapl.discover();
     let long = "9".repeat(5_000_000);
-    let refused =
-        ["", "\n", "18446744073709551616", "99999999999999999999999", "-5", "+5", "12 34", "0x10", "1e6", "１２", &long];
+    let refused = [
+        "",
+        "\n",
+        "18446744073709551616",
+        "99999999999999999999999",
+        "-5",
+        "+5",
+        "12 34",
+        "0x10",
+        "1e6",
+        "１２",
+        &long,
+    ];
     for text in refused {
         tree.energy("intel-rapl:0", text);
         assert_eq!(raw(&mut rapl, 1), Err("parse"), "{:.20}", text);
