@@ -199,11 +199,12 @@ impl Tracker {
         let old = self.explain(last, at, raw, range);
         let fell = held.raw < last.raw;
         let new = (raw >= held.raw || !fell).then(|| self.explain(held, at, raw, range)).flatten();
-        // A counter that shows 0 and then soon its old value was torn; after a pause it may as well have grown again.
+        // A counter that shows 0 and then soon what its old value explains was torn, or
+        // wrapped to just there; after a pause it may as well have grown again.
         let looks_torn = held.raw == 0 && at.0.saturating_sub(last.at.0) <= TORN_NANOS;
         match (old, new) {
             (Some(_), Some((_, true))) if !fell => self.gap(last.at, at, raw, GapReason::Implausible, 0),
-            (Some((microjoules, wrapped)), Some(_)) if fell && microjoules > 0 && (wrapped || !looks_torn) => {
+            (Some((microjoules, _)), Some(_)) if fell && microjoules > 0 && !looks_torn => {
                 let reason = self.reset_reason(range);
                 self.gap(last.at, at, raw, reason, 0)
             }

@@ -1,5 +1,7 @@
 //! Starts that must be refused, with their exit codes, before anything is changed.
 
+#![allow(clippy::expect_used, reason = "a test ends at what it did not expect")]
+
 use joulebook_agent::clock::SystemClock;
 use joulebook_agent::config::{Config, Overrides};
 use joulebook_agent::exit;
