@@ -17,6 +17,8 @@ const PLAUSIBLE_PERCENT: u128 = 125;
 const STUCK_NANOS: u64 = 180 * 1_000_000_000;
 /// While it is stuck, a gap is declared this often.
 const STUCK_GAP_NANOS: u64 = 60 * 1_000_000_000;
+/// A reading of 0 is taken for a torn one if the counter shows its old value again within this time.
+const TORN_NANOS: u64 = 10 * 1_000_000_000;
 /// Falls among the last ten readings that make a counter unstable, and clean readings that end it.
 const UNSTABLE_FALLS: u32 = 3;
 const READINGS_WATCHED: u32 = 10;
@@ -179,9 +181,6 @@ impl Tracker {
 
     fn against_baseline(&mut self, last: Baseline, at: BootNanos, raw: u64, range: Option<u64>) -> Step {
         if let Some((microjoules, wrapped)) = self.explain(last, at, raw, range) {
-            if wrapped && raw == 0 {
-                return self.hold(at, raw, Held::Backwards);
-            }
             self.rebase(at, raw);
             return Step::Delta { microjoules, wrapped };
         }
@@ -198,21 +197,28 @@ impl Tracker {
     /// reset, or a rise that is true after all), both do, or neither.
     fn against_both(&mut self, last: Baseline, held: Baseline, at: BootNanos, raw: u64, range: Option<u64>) -> Step {
         let old = self.explain(last, at, raw, range);
-        let new = (raw >= held.raw).then(|| self.explain(held, at, raw, range)).flatten();
         let fell = held.raw < last.raw;
+        let new = (raw >= held.raw || !fell).then(|| self.explain(held, at, raw, range)).flatten();
+        // A counter that shows 0 and then soon what its old value explains was torn, or
+        // wrapped to just there; after a pause it may as well have grown again.
+        let looks_torn = held.raw == 0 && at.0.saturating_sub(last.at.0) <= TORN_NANOS;
         match (old, new) {
-            (Some((microjoules, false)), Some(_)) if fell && held.raw != 0 && microjoules > 0 => {
+            (Some(_), Some((_, true))) if !fell => self.gap(last.at, at, raw, GapReason::Implausible, 0),
+            (Some((microjoules, _)), Some(_)) if fell && microjoules > 0 && !looks_torn => {
                 let reason = self.reset_reason(range);
                 self.gap(last.at, at, raw, reason, 0)
             }
-            (Some((_, true)), _) if raw == 0 => self.hold(at, raw, Held::Backwards),
             (Some((microjoules, wrapped)), _) => {
                 self.rebase(at, raw);
                 Step::Delta { microjoules, wrapped }
             }
             (None, Some((after, _))) => {
                 let reason = if fell { self.reset_reason(range) } else { GapReason::Implausible };
-                let gap = self.unknown(last.at, held.at, reason, after);
+                let mut gap = self.unknown(last.at, held.at, reason, after);
+                if held.raw == 0 {
+                    // It may have been torn, and the reset come after it: the bound covers that too.
+                    gap.high = self.unknown(last.at, at, reason, after).high;
+                }
                 self.rebase(at, raw);
                 Step::Gap(gap)
             }
@@ -226,6 +232,10 @@ impl Tracker {
         if raw >= from.raw {
             let rise = raw - from.raw;
             return (u128::from(rise) <= most).then_some((rise, false));
+        }
+        if raw == 0 {
+            // More likely torn than wrapped: the next reading tells.
+            return None;
         }
         let wrapped = u128::from(range?.checked_sub(from.raw)?) + u128::from(raw);
         if wrapped > most {

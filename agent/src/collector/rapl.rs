@@ -126,7 +126,8 @@ impl Rapl {
     fn found(&mut self, zone: &Zone, vendor: Option<&str>) -> Option<SourceState> {
         let counted = matches!(zone.role, Role::Cpu | Role::Dram | Role::Psys);
         // A masked zone cannot say what it is: only whole packages are reported then.
-        if !counted && !(zone.dangling && zone.folder.matches(':').count() == 1) {
+        let masked_package = zone.dangling && zone.folder.matches(':').count() == 1;
+        if !counted && !masked_package {
             return None;
         }
         let source = self.source(zone, vendor);

@@ -36,6 +36,12 @@ fn a_torn_reading_of_zero_costs_nothing() {
 }
 
 #[test]
+fn a_wrap_to_exactly_zero_is_one_too() {
+    let steps = run(&[(1, RANGE - 900), (2, 0), (3, 700)], Some(RANGE));
+    assert_eq!(steps[2], Step::Delta { microjoules: 1_600, wrapped: true });
+}
+
+#[test]
 fn a_reset_is_dated_on_the_first_agreeing_reading_and_loses_nothing_after_it() {
     let steps = run(&[(1, 100_000_000_000), (2, 50_000_000), (3, 250_000_000)], Some(RANGE));
     let gap = gap_of(steps[2]);

@@ -1,0 +1,69 @@
+//! Starts that must be refused, with their exit codes, before anything is changed.
+
+#![allow(clippy::expect_used, reason = "a test ends at what it did not expect")]
+
+use joulebook_agent::clock::SystemClock;
+use joulebook_agent::config::{Config, Overrides};
+use joulebook_agent::exit;
+use joulebook_agent::run::{RunError, run};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+fn config(root: &Path) -> Config {
+    let overrides = Overrides {
+        node: Some("n".to_owned()),
+        insecure_loopback: true,
+        spool_dir: Some(root.join("spool")),
+        sysfs_root: Some(root.join("sys")),
+        cgroup_root: Some(root.join("cgroup")),
+        ..Overrides::default()
+    };
+    Config::load(None, overrides).expect("valid")
+}
+
+async fn refused(config: Config) -> RunError {
+    run(config, Arc::new(SystemClock), std::future::ready(())).await.expect_err("refused")
+}
+
+#[tokio::test]
+async fn sensors_of_which_none_may_be_read_are_a_permission_error_and_nothing_is_written() {
+    let root = tempfile::tempdir().expect("folder");
+    let zones = root.path().join("sys/class/powercap");
+    fs::create_dir_all(&zones).expect("folder");
+    std::os::unix::fs::symlink("../../devices/virtual/powercap/intel-rapl:0", zones.join("intel-rapl:0"))
+        .expect("link");
+    let error = refused(config(root.path())).await;
+    assert_eq!(exit::code(&error), 77);
+    assert!(error.to_string().contains("allow_no_sources"), "{error}");
+    assert!(!root.path().join("spool").exists());
+}
+
+#[tokio::test]
+async fn a_spool_without_a_parent_folder_is_a_configuration_error() {
+    let root = tempfile::tempdir().expect("folder");
+    let mut config = config(root.path());
+    config.spool.dir = root.path().join("missing/spool");
+    let error = refused(config).await;
+    assert_eq!(exit::code(&error), 78);
+    assert!(!root.path().join("missing").exists());
+}
+
+#[tokio::test]
+async fn plaintext_to_another_machine_is_a_configuration_error() {
+    let root = tempfile::tempdir().expect("folder");
+    let mut config = config(root.path());
+    config.aggregator = "http://192.0.2.1:7443".to_owned();
+    assert_eq!(exit::code(&refused(config).await), 78);
+    assert!(!root.path().join("spool").exists());
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_used_is_a_configuration_error_and_nothing_is_written() {
+    let root = tempfile::tempdir().expect("folder");
+    let text = "[[target]]\nurl = \"http://127.0.0.1:0\"\npreset = \"llamacpp\"\n";
+    let mut config = config(root.path());
+    config.target = Config::parse(text, Path::new("agent.toml")).expect("TOML").target;
+    assert_eq!(exit::code(&refused(config).await), 78);
+    assert!(!root.path().join("spool").exists());
+}
