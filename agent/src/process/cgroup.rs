@@ -216,15 +216,7 @@ mod tests {
         let id = "a".repeat(64);
         let scope = format!("system.slice/docker-{id}.scope");
         for (path, usage) in [("", 100), (scope.as_str(), 50), (&format!("{scope}/init"), 20), ("system.slice", 70)] {
-<<<<<<< HEAD
-            write(
-                root.path(),
-                &format!("{path}/cpu.stat").trim_start_matches('/').to_owned(),
-                &format!("usage_usec {usage}\n"),
-            );
-=======
             write(root.path(), format!("{path}/cpu.stat").trim_start_matches('/'), &format!("usage_usec {usage}\n"));
->>>>>>> agent
         }
         write(root.path(), "system.slice/ssh.service/cpu.stat", "usage_usec 9\n");
         write(root.path(), "batch/cpu.stat", "usage_usec 3\n");
