@@ -11,8 +11,9 @@
 
 use joulebook_units::{BootNanos, GapReason, Microjoules, Milliwatts};
 
-/// A rise is plausible up to this multiple (in percent) of the ceiling over the time it took.
-const PLAUSIBLE_PERCENT: u128 = 125;
+pub mod interval;
+pub mod power;
+
 /// A counter that stands still for this long while its device works is stuck.
 const STUCK_NANOS: u64 = 180 * 1_000_000_000;
 /// While it is stuck, a gap is declared this often.
@@ -228,20 +229,13 @@ impl Tracker {
 
     /// Energy from `from` to a reading, if it is a plausible rise or a plausible single wrap.
     fn explain(&self, from: Baseline, at: BootNanos, raw: u64, range: Option<u64>) -> Option<(u64, bool)> {
-        let most = self.most(at.0.saturating_sub(from.at.0));
-        if raw >= from.raw {
-            let rise = raw - from.raw;
-            return (u128::from(rise) <= most).then_some((rise, false));
-        }
-        if raw == 0 {
+        if raw < from.raw && raw == 0 {
             // More likely torn than wrapped: the next reading tells.
             return None;
         }
-        let wrapped = u128::from(range?.checked_sub(from.raw)?) + u128::from(raw);
-        if wrapped > most {
-            return None;
-        }
-        Some((u64::try_from(wrapped).ok()?, true))
+        let risen = interval::difference(from.raw, raw, range)?;
+        let most = self.most(at.0.saturating_sub(from.at.0));
+        (u128::from(risen.microjoules) <= most).then_some((risen.microjoules, risen.wrapped))
     }
 
     /// Counts falls among the last ten readings; an unstable counter is not believed until ten clean ones.
@@ -306,7 +300,7 @@ impl Tracker {
 
     /// Most energy in µJ that can pass in `nanos`.
     fn most(&self, nanos: u64) -> u128 {
-        u128::from(self.ceiling.0) * u128::from(nanos) / 1_000_000 * PLAUSIBLE_PERCENT / 100
+        interval::plausible(self.ceiling, nanos)
     }
 
     fn hold(&mut self, at: BootNanos, raw: u64, why: Held) -> Step {

@@ -1,7 +1,7 @@
 //! Factors: carbon intensity, PUE and embodied carbon as versioned series with source, kind and revision.
 //!
 //! The seam for providers is [`IntensitySource`]: one file each, one line in [`Factors::intensity`]. The chain goes from
-//! fine to coarse (configured, cloud region, country, world) and records every step it took.
+//! fine to coarse ([`Place::ALL`]) and records every step it took.
 
 mod config;
 mod embodied;
@@ -11,6 +11,7 @@ mod table;
 pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, SiteConfig};
 pub use embodied::EmbodiedFacts;
 
+use joulebook_sci::intensity::{Place, resolve as resolve_place};
 use joulebook_units::{GramsCo2ePerKwh, Hardware, Pue, Window};
 use std::collections::BTreeMap;
 use table::Tables;
@@ -201,37 +202,39 @@ impl Factors {
             return Vec::new();
         }
         let (site, mut steps) = self.site(site);
-        let chain: [(&str, &dyn IntensitySource); 4] = [
-            ("configured", &fixed::Configured),
-            ("cloud region", &table::RegionTable(&self.tables)),
-            ("country", &table::CountryTable(&self.tables)),
-            ("world", &fixed::World),
-        ];
-        for (name, source) in chain {
-            let fact = match source.find(site) {
-                Ok(fact) => fact,
+        let found = resolve_place(|place| {
+            let (name, source): (&str, &dyn IntensitySource) = match place {
+                Place::Override => ("configured", &fixed::Configured),
+                Place::Zone => ("cloud region", &table::RegionTable(&self.tables)),
+                Place::Country => ("country", &table::CountryTable(&self.tables)),
+                Place::World => ("world", &fixed::World),
+            };
+            match source.find(site) {
+                Ok(fact) => {
+                    steps.push(format!("{name}: {} g/kWh for {} from {}", fact.value.get(), fact.zone, fact.source));
+                    Some(fact)
+                }
                 Err(reason) => {
                     steps.push(format!("{name}: {reason}"));
-                    continue;
+                    None
                 }
-            };
-            steps.push(format!("{name}: {} g/kWh for {} from {}", fact.value.get(), fact.zone, fact.source));
-            let provenance = IntensityProvenance {
-                kind: fact.kind,
-                basis: "lifecycle",
-                status: "estimated",
-                source: fact.source,
-                zone: fact.zone,
-                granularity: fact.granularity,
-                year: fact.year,
-                world: fact.world,
-                revision: self.revision,
-                uncertainty: fact.uncertainty,
-                steps,
-            };
-            return vec![IntensityCell { window: at, value: fact.value, provenance }];
-        }
-        Vec::new()
+            }
+        });
+        let Some((_, fact)) = found else { return Vec::new() };
+        let provenance = IntensityProvenance {
+            kind: fact.kind,
+            basis: "lifecycle",
+            status: "estimated",
+            source: fact.source,
+            zone: fact.zone,
+            granularity: fact.granularity,
+            year: fact.year,
+            world: fact.world,
+            revision: self.revision,
+            uncertainty: fact.uncertainty,
+            steps,
+        };
+        vec![IntensityCell { window: at, value: fact.value, provenance }]
     }
 
     /// PUE of `site` over `at`: cells in order, without hole or overlap. Empty only for an empty window.

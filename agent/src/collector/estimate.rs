@@ -14,7 +14,9 @@ use super::{Collector, ReadFailure, Reading, Value};
 use crate::config::{EstimateSection, RaplSection, Roots, milliwatts};
 use crate::hardware::{self, Cpu};
 use crate::process::proc::{CpuTimes, cpu_times, memory, read_text};
-use joulebook_units::{BootNanos, Component, IdleOrigin, Method, Microjoules, Milliwatts, Source, SourceState};
+use joulebook_units::{
+    BootNanos, Component, DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, IdleOrigin, Method, Microjoules, Milliwatts, Source, SourceState,
+};
 
 pub mod table;
 
@@ -26,8 +28,6 @@ pub const DRAM: &str = "estimate/dram";
 /// Cloud Carbon Footprint, mean of AWS's CPUs: power of a vCPU at rest and at full load.
 const VCPU_IDLE_MILLIWATTS: u64 = 740;
 const VCPU_FULL_MILLIWATTS: u64 = 3_500;
-/// Green Algorithms: power of memory in mW per 10⁹ bytes, times 10.
-const DRAM_TENTH_MILLIWATTS_PER_GIGABYTE: u128 = 3_725;
 /// No part has more thermal design power a hardware thread.
 const THREAD_MOST_MILLIWATTS: u64 = 12_000;
 const UNCERTAINTY_PERMILLE: u32 = 400;
@@ -247,7 +247,7 @@ fn dram_model(bytes: u64, section: &EstimateSection) -> Model {
         }
         None => {
             let rate = "0.3725 W/GB (Green Algorithms)".to_owned();
-            (per_byte(DRAM_TENTH_MILLIWATTS_PER_GIGABYTE), IdleOrigin::Default, rate)
+            (per_byte(u128::from(DRAM_TENTH_MILLIWATTS_PER_GIGABYTE)), IdleOrigin::Default, rate)
         }
     };
     Model { idle: (power, origin), full: power, basis: format!("{bytes} bytes at {rate}"), carried_picojoules: 0 }

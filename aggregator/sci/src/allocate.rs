@@ -153,6 +153,22 @@ pub struct SlotCosts {
     pub scopes: BTreeSet<IdleScope>,
 }
 
+impl SlotCosts {
+    /// Pool idle of a node in µJ, platform share included: charged to versions, and left in its ledger.
+    pub fn pool_idle(&self, node: usize) -> (u64, u64) {
+        let charged = self.versions.iter().filter(|((index, _), _)| *index == node);
+        let charged = charged.fold(0u64, |sum, (_, cost)| sum.saturating_add(cost.pool_idle));
+        (charged, self.ledgers.get(node).map_or(0, |ledger| ledger.unallocated_idle))
+    }
+
+    /// Embodied grams of a node's idle capacity: charged to versions, and left in its ledger.
+    pub fn embodied_idle_g(&self, node: usize) -> (f64, f64) {
+        let charged = self.versions.iter().filter(|((index, _), _)| *index == node);
+        let left = self.embodied_unallocated_g.get(node).copied().unwrap_or(0.0);
+        (charged.map(|(_, cost)| cost.embodied_idle_g).sum(), left)
+    }
+}
+
 /// Allocates one slot.
 pub fn allocate(nodes: &[NodeSlot], policy: IdlePolicy) -> SlotCosts {
     let mut costs = SlotCosts {

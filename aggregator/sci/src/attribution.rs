@@ -4,7 +4,7 @@
 
 use crate::share::largest_remainder;
 use alloc::vec::Vec;
-use joulebook_units::{CountKind, Microjoules, Milliwatts};
+use joulebook_units::{CountKind, Microjoules, Milliwatts, Share};
 
 /// Base (idle power × time, at most everything) and dynamic energy (the rest) of a device over `nanos` nanoseconds.
 pub fn base_and_dynamic(energy: Microjoules, idle: Milliwatts, nanos: u64) -> (Microjoules, Microjoules) {
@@ -30,8 +30,53 @@ pub fn by_activity(energy: u64, cpu_nanos: &[u64]) -> Split {
     )
 }
 
-/// Splits energy of a capacity (base energy of cores, energy of memory) by what is held of it. `held` and `capacity`
-/// share a unit; what is not held is the rest. Holders of more than there is share it all in proportion.
+/// Power above and at idle where no idle power is known: `usage` of it is active, the rest idle (Kepler's ratio).
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a power is at most that power"
+)]
+pub fn active_and_idle(power: Milliwatts, usage: Share) -> (Milliwatts, Milliwatts) {
+    let active = Milliwatts(((power.0 as f64 * usage.get() + 0.5) as u64).min(power.0));
+    (active, Milliwatts(power.0 - active.0))
+}
+
+/// A device that several workloads share, over one stretch of time.
+#[derive(Debug, Clone)]
+pub struct SharedDevice {
+    /// Idle part of its energy.
+    pub base: Microjoules,
+    /// The rest.
+    pub dynamic: Microjoules,
+    /// What each holder is charged with, in the order asked.
+    pub parts: Vec<u64>,
+    /// Base energy of what nobody holds, and energy that nobody can be named for.
+    pub unreserved: u64,
+}
+
+/// Shares a device (an accelerator) of `capacity` among its holders: base energy by what each holds (`held`, in the unit
+/// of `capacity`: bytes, slices), dynamic energy by activity, or by what is held where nothing was active.
+pub fn shared_device(
+    energy: Microjoules,
+    idle: Milliwatts,
+    nanos: u64,
+    held: &[u128],
+    capacity: u128,
+    activity: &[u64],
+) -> SharedDevice {
+    let (base, dynamic) = base_and_dynamic(energy, idle, nanos);
+    let by_holding = by_reservation(base.0, held, capacity);
+    let mut by_use = by_activity(dynamic.0, activity);
+    if by_use.rest > 0 {
+        by_use = by_reservation(dynamic.0, held, 0);
+    }
+    let parts = by_holding.parts.iter().zip(by_use.parts).map(|(base, dynamic)| base.saturating_add(dynamic));
+    SharedDevice { base, dynamic, parts: parts.collect(), unreserved: by_holding.rest.saturating_add(by_use.rest) }
+}
+
+/// Splits energy of a capacity (base energy of cores, energy of memory) by what is held of it, and energy of a time
+/// (dynamic energy of a CPU whose total is known) by what is used of it. `held` and `capacity` share a unit; what is not held is the rest. Holders of more than there is share it all in proportion.
 pub fn by_reservation(energy: u64, held: &[u128], capacity: u128) -> Split {
     let sum = held.iter().fold(0u128, |sum, part| sum.saturating_add(*part));
     let mut weights = held.to_vec();
@@ -104,6 +149,28 @@ mod tests {
     fn half_a_core_of_two_holds_a_quarter_of_the_base() {
         let split = by_reservation(1_000, &[500], 2_000);
         assert_eq!(split, Split { parts: alloc::vec![250], rest: 750 });
+    }
+
+    #[test]
+    fn a_shared_device_is_shared_to_the_last_microjoule_and_by_holding_where_nothing_is_active() {
+        let share = |activity: &[u64]| {
+            shared_device(Microjoules(1_000_001), Milliwatts(300), 1_000_000_000, &[4, 2], 7, activity)
+        };
+        for activity in [[3, 1], [0, 0]] {
+            let device = share(&activity);
+            assert_eq!(device.parts.iter().sum::<u64>() + device.unreserved, 1_000_001);
+            assert_eq!((device.base.0, device.dynamic.0), (300_000, 700_001));
+            assert_eq!(device.unreserved, 42_857);
+        }
+        assert_eq!(share(&[0, 0]).parts, [171_429 + 466_667, 85_714 + 233_334]);
+        let nobody = shared_device(Microjoules(5), Milliwatts(0), 1, &[], 7, &[]);
+        assert_eq!((nobody.parts.len(), nobody.unreserved), (0, 5));
+    }
+
+    #[test]
+    fn active_and_idle_power_are_the_whole() {
+        let (active, idle) = active_and_idle(Milliwatts(60_000), Share::new(1.0 / 3.0).expect("a share"));
+        assert_eq!((active.0, idle.0), (20_000, 40_000));
     }
 
     #[test]

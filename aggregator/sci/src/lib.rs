@@ -8,14 +8,22 @@ extern crate alloc;
 
 pub mod allocate;
 pub mod attribution;
+pub mod boundary;
 pub mod cell;
+pub mod dedicated;
 pub mod embodied;
+pub mod estimate;
+pub mod intensity;
+pub mod join;
 pub mod operational;
+pub mod power;
+pub mod reconcile;
 pub mod score;
 pub mod settle;
 pub mod share;
 pub mod spread;
 pub mod totals;
+pub mod training;
 pub mod uncertainty;
 
 pub use allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, VersionCost};

@@ -43,6 +43,31 @@ pub fn effective_pue(facility: Joules, it: Joules) -> Option<f64> {
     (it.0 > 0.0).then(|| facility.0 / it.0)
 }
 
+/// Energy behind a published carbon figure: carbon over intensity; `None` for an intensity of 0.
+pub fn energy_of(carbon: GramsCo2e, intensity: GramsCo2ePerKwh) -> Option<Joules> {
+    (intensity.get() > 0.0).then(|| Joules::from_kwh(carbon.0 / intensity.get()))
+}
+
+/// Carbon by contract (certificates, power purchase): a figure beside the score, never a part of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MarketBased {
+    /// Energy × contractual factor.
+    pub operational: GramsCo2e,
+    /// With carbon of other scopes, where it is stated.
+    pub carbon: GramsCo2e,
+}
+
+impl MarketBased {
+    /// SCI admits no market-based instrument.
+    pub const SCI_ELIGIBLE: bool = false;
+
+    /// Energy at a contractual factor, with `other` scopes.
+    pub fn new(energy: Joules, factor: GramsCo2ePerKwh, other: Option<GramsCo2e>) -> Self {
+        let operational = operational(energy, factor);
+        Self { operational, carbon: operational + other.unwrap_or_default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +79,14 @@ mod tests {
         assert!((grams.0 - 120.0).abs() < 1e-9);
         assert!((effective_intensity(grams, energy).expect("energy") - 100.0).abs() < 1e-9);
         assert!((effective_pue(energy, Joules::from_kwh(1.0)).expect("energy") - 1.2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn carbon_turns_back_into_the_energy_it_came_from() {
+        let intensity = GramsCo2ePerKwh::new(480.0).expect("an intensity");
+        let energy = energy_of(GramsCo2e(27.7), intensity).expect("an intensity above 0");
+        assert!((operational(energy, intensity).0 - 27.7).abs() < 1e-9);
+        assert!(energy_of(GramsCo2e(1.0), GramsCo2ePerKwh::new(0.0).expect("an intensity")).is_none());
     }
 
     #[test]

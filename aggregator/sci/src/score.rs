@@ -1,8 +1,9 @@
 //! The score: carbon per functional unit. Ratio of sums, never a mean of ratios.
 
-use joulebook_units::{CountKind, GramsCo2e};
-
 use crate::cell::ServiceUse;
+use crate::operational::{CompensatedSum, facility, operational};
+use alloc::vec::Vec;
+use joulebook_units::{CountKind, GramsCo2e, GramsCo2ePerKwh, Joules, Pue};
 
 /// Functional unit R (methodology A.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +73,43 @@ pub fn score(carbon: GramsCo2e, unit: FunctionalUnit, units: Option<f64>) -> Res
     }
 }
 
+/// Energy and embodied carbon of one component of a system.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Part {
+    /// Energy: of the machine where a PUE is given, else of the facility.
+    pub energy: Joules,
+    /// Embodied carbon.
+    pub embodied: GramsCo2e,
+}
+
+/// Carbon of a system and of each component, in the order given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct System {
+    /// Operational carbon of all.
+    pub operational: GramsCo2e,
+    /// Operational and embodied carbon of all.
+    pub carbon: GramsCo2e,
+    /// Operational and embodied carbon of each.
+    pub parts: Vec<GramsCo2e>,
+}
+
+impl System {
+    /// Adds up components at one place. Without a PUE the energies are the facility's already.
+    pub fn new(parts: &[Part], pue: Option<Pue>, intensity: GramsCo2ePerKwh) -> Self {
+        let (mut operating, mut whole) = (CompensatedSum::default(), CompensatedSum::default());
+        let grams = parts.iter().map(|part| {
+            let energy = pue.map_or(part.energy, |pue| facility(part.energy, pue));
+            let grams = operational(energy, intensity);
+            operating.add(grams.0);
+            whole.add(grams.0);
+            whole.add(part.embodied.0);
+            grams + part.embodied
+        });
+        let parts = grams.collect();
+        Self { operational: GramsCo2e(operating.get()), carbon: GramsCo2e(whole.get()), parts }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +128,14 @@ mod tests {
         assert_eq!(FunctionalUnit::TotalToken.count(&used), None);
         used.counts.insert(CountKind::OutputTokens, 7);
         assert!(FunctionalUnit::TotalToken.count(&used).is_some_and(|n| (n - 12.0).abs() < 1e-12));
+    }
+
+    #[test]
+    fn components_add_up_to_their_system() {
+        let part = |kwh, grams| Part { energy: Joules::from_kwh(kwh), embodied: GramsCo2e(grams) };
+        let intensity = GramsCo2ePerKwh::new(250.0).expect("an intensity");
+        let system = System::new(&[part(8.0, 150.0), part(2.0, 50.0)], Pue::new(1.2).ok(), intensity);
+        assert!((system.operational.0 - 3000.0).abs() < 1e-9 && (system.carbon.0 - 3200.0).abs() < 1e-9);
+        assert!((system.parts.iter().map(|grams| grams.0).sum::<f64>() - system.carbon.0).abs() < 1e-9);
     }
 }

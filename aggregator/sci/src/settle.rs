@@ -5,6 +5,7 @@
 
 use crate::attribution::{Activity, among_services, base_and_dynamic, by_activity, by_reservation};
 use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
+use crate::reconcile::{self, PSU_EFFICIENCY};
 use crate::share::portion;
 use crate::spread::{At, Grid, Held, Spread};
 use alloc::collections::BTreeMap;
@@ -16,8 +17,6 @@ use joulebook_units::{
     Workload, WorkloadKind,
 };
 
-/// Power supply efficiency assumed where no meter stands at the input, in hundredths (methodology A.3).
-pub const PSU_EFFICIENCY_PERCENT: u64 = 94;
 /// An energy interval longer than this has lost its resolution in time (`coarse`).
 const COARSE_NANOS: u64 = 30_000_000_000;
 /// A count interval longer than this is spread over more than a few scrapes (`interpolated`).
@@ -73,13 +72,6 @@ pub fn settle(node: &NodeSeries, window: Window) -> Cell {
     }
     joined.describe(node, &mut cell);
     cell
-}
-
-/// Σ components ÷ power supply efficiency, rounded to the nearest µJ: the input where none is metered.
-pub fn input_from_components(components: u64) -> u64 {
-    let input =
-        (u128::from(components) * 100 + u128::from(PSU_EFFICIENCY_PERCENT) / 2) / u128::from(PSU_EFFICIENCY_PERCENT);
-    u64::try_from(input).unwrap_or(u64::MAX)
 }
 
 /// The series of a node on one grid.
@@ -189,7 +181,7 @@ impl Joined {
         for holder in &holders {
             holder.describe(cell);
         }
-        let platform = input_from_components(components) - components;
+        let platform = reconcile::psu_loss(components, PSU_EFFICIENCY);
         cell.add(entry(Account::Platform, Component::Other, Purpose::Residual), platform);
     }
 

@@ -11,17 +11,30 @@ use joulebook_units::{UnixNanos, Window};
 /// A point of a series: when, and the value.
 pub type At = (UnixNanos, u64);
 
-/// Consecutive slots of one second (the first and last may be shorter), aligned to 1970.
+/// Consecutive slots of one length (the first and last may be shorter), aligned to 1970.
 #[derive(Debug, Clone)]
 pub struct Grid {
     window: Window,
     slots: Vec<Window>,
+    slot_nanos: u64,
 }
 
 impl Grid {
-    /// The grid of a window.
+    /// The grid of a window, in slots of one second.
     pub fn new(window: Window) -> Self {
-        Self { window, slots: window.slots(1).collect() }
+        Self { window, slots: window.slots(1).collect(), slot_nanos: 1_000_000_000 }
+    }
+
+    /// Whole slots of `slot_nanos` nanoseconds that cover a window; `None` for slots of no length, and where time ends.
+    pub fn aligned(window: Window, slot_nanos: u64) -> Option<Self> {
+        let step = i64::try_from(slot_nanos).ok().filter(|step| *step > 0)?;
+        let start = window.start().0.div_euclid(step).checked_mul(step)?;
+        let count = window.end().0.checked_sub(start)?.div_euclid(step);
+        let count = if start.checked_add(count.checked_mul(step)?)? < window.end().0 { count + 1 } else { count };
+        let end = start.checked_add(count.checked_mul(step)?)?;
+        let slot = |index: i64| Window::new(UnixNanos(start + index * step), UnixNanos(start + (index + 1) * step));
+        let slots: Option<Vec<Window>> = (0..count).map(slot).collect();
+        Some(Self { window: Window::new(UnixNanos(start), UnixNanos(end))?, slots: slots?, slot_nanos })
     }
 
     /// The slots.
@@ -43,8 +56,11 @@ impl Grid {
     fn touched(&self, start: UnixNanos, end: UnixNanos) -> impl Iterator<Item = (usize, Window)> + '_ {
         let span = Window::new(start, end).and_then(|span| span.intersect(self.window));
         let first = span.map_or(0, |span| {
-            let second = span.start().nanos_since(self.window.start().floor_to(1)) / 1_000_000_000;
-            usize::try_from(second).unwrap_or(usize::MAX)
+            let first = self.slots.first().map_or(self.window.end(), |first| first.end());
+            // The first slot may be shorter; those after it have the full length.
+            let beyond = span.start().nanos_since(first);
+            let index = if span.start() < first { 0 } else { 1 + beyond / self.slot_nanos };
+            usize::try_from(index).unwrap_or(usize::MAX)
         });
         self.slots
             .iter()

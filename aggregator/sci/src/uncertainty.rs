@@ -27,10 +27,14 @@ impl Deviations {
         self.0.insert(String::from(source), sum);
     }
 
+    /// Half-width of the 95 % interval without gaps: root of the squares of the sources' deviations.
+    pub fn half_width(&self) -> f64 {
+        libm::sqrt(self.0.values().fold(0.0, |sum, deviation| sum + deviation.get() * deviation.get()))
+    }
+
     /// 95 % interval around `value`; gap bounds widen it linearly, and the lower end is never below 0.
     pub fn interval(&self, value: f64, gap_low: f64, gap_high: f64) -> (f64, f64) {
-        let squares = self.0.values().fold(0.0, |sum, deviation| sum + deviation.get() * deviation.get());
-        let half = libm::sqrt(squares);
+        let half = self.half_width();
         ((value - half - gap_low).max(0.0), value + half + gap_high)
     }
 

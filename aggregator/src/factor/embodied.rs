@@ -3,14 +3,13 @@
 //! Defaults are Cloud Carbon Footprint's (ccf-coefficients): single facts with their source here.
 
 use super::{EmbodiedConfig, FactorError};
+use joulebook_sci::embodied::{DEFAULT_LIFESPAN_HOURS, HOST_BASE_KG};
 use joulebook_units::{Accelerator, GramsCo2e, Hardware};
 use std::collections::BTreeMap;
 
 /// Changes whenever a default below does: part of the factors' revision.
 pub(super) const REVISION: &str = "embodied defaults 1: ccf-coefficients, NVIDIA HGX PCF";
 
-/// Whole one-socket host with up to 16 GiB, without disks (ccf-coefficients; Dell R740 life-cycle study).
-const HOST_KG: f64 = 1000.0;
 /// Each further socket (ccf-coefficients).
 const CPU_KG: f64 = 100.0;
 /// Each GiB of memory beyond the base's (ccf-coefficients: 533 kg for 384 GB).
@@ -25,8 +24,6 @@ const GPU_KG: f64 = 150.0;
 const H100_SXM_KG: f64 = 164.0;
 /// Share of a virtual machine for each vCPU (ccf-coefficients: m5.24xlarge, 1610.79 kg, 96 vCPU).
 const GUEST_KG_PER_VCPU: f64 = 1610.79 / 96.0;
-/// Four years of 365 days.
-const LIFESPAN_HOURS: f64 = 35_040.0;
 
 /// Half-widths of 95 % intervals (methodology C).
 const STATED_UNCERTAINTY: f64 = 0.30;
@@ -101,7 +98,7 @@ pub(super) fn facts(config: &EmbodiedConfig, hardware: &Hardware) -> EmbodiedFac
         // With nothing in the bill, or parts that weigh nothing, there is nothing to be uncertain about.
         uncertainty: if total > 0.0 { bill.half_width_g / total } else { 0.0 },
         parts: bill.parts,
-        lifespan_hours: config.lifespan_hours.unwrap_or(LIFESPAN_HOURS),
+        lifespan_hours: config.lifespan_hours.unwrap_or(DEFAULT_LIFESPAN_HOURS),
         te_source: match (bill.stated, bill.default) {
             (true, false) => "configuration",
             (true, true) => "configuration, and defaults of Cloud Carbon Footprint (ccf-coefficients)",
@@ -146,7 +143,7 @@ fn guest(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
 }
 
 fn host(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
-    bill.add("base", 1.0, config.host_kg, HOST_KG, GENERIC_UNCERTAINTY);
+    bill.add("base", 1.0, config.host_kg, HOST_BASE_KG, GENERIC_UNCERTAINTY);
     match hardware.sockets {
         Some(sockets) => {
             let further = f64::from(sockets.saturating_sub(1));

@@ -22,8 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the answer's structure and of its JSON schema.
 pub const SCHEMA_VERSION: &str = "joulebook-answer/1";
-/// Below this joint coverage an answer's quality is low.
-const LOW_QUALITY_BELOW: f64 = 0.9;
 
 /// What an answer is made from.
 pub struct Context<'a> {

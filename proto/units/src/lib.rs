@@ -18,7 +18,9 @@ pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
 pub use id::{BootId, InvalidId, NodeName, StreamId};
 pub use loss::{LossReason, LostSpan, RejectReason, StreamGap};
 pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState};
-pub use quantity::{GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts, Pue, Share};
+pub use quantity::{
+    DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts, Pue, Share,
+};
 pub use series::{
     Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Service, Source, Subject, VersionSource, Workload,
     WorkloadKind,

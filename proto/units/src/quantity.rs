@@ -21,6 +21,10 @@ const JOULES_PER_KWH: f64 = 3.6e6;
 /// Nanoseconds × milliwatts (picojoules) in a microjoule.
 const PICOJOULES_PER_MICROJOULE: u128 = 1_000_000;
 
+/// Power of memory that no sensor meters, in tenths of a milliwatt per 10⁹ bytes: 0.3725 W/GB (Green Algorithms,
+/// Lannelongue et al. 2021).
+pub const DRAM_TENTH_MILLIWATTS_PER_GIGABYTE: u32 = 3_725;
+
 /// Measured energy in whole microjoules (µJ), 0 … 2⁶⁴−1. Sums are exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Microjoules(pub u64);

@@ -31,7 +31,7 @@ impl Context<'_> {
         if self.question.policy == IdlePolicy::Unallocated {
             names.push("idle_excluded".to_owned());
         }
-        let low = [measured, joint].into_iter().flatten().any(|fraction| fraction < LOW_QUALITY_BELOW);
+        let low = [measured, joint].into_iter().flatten().any(joulebook_sci::join::is_low);
         wire::Quality {
             energy_measured_fraction: missing.or_note(
                 measured,
