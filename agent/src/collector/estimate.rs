@@ -15,7 +15,8 @@ use crate::config::{EstimateSection, RaplSection, Roots, milliwatts};
 use crate::hardware::{self, Cpu};
 use crate::process::proc::{CpuTimes, cpu_times, memory, read_text};
 use joulebook_units::{
-    BootNanos, Component, DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, IdleOrigin, Method, Microjoules, Milliwatts, Source, SourceState,
+    BootNanos, Component, DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, IdleOrigin, Method, Microjoules, Milliwatts, Source,
+    SourceState,
 };
 
 pub mod table;

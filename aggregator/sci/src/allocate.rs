@@ -111,6 +111,11 @@ impl VersionCost {
         self.active().saturating_add(self.dedicated_idle).saturating_add(self.pool_idle)
     }
 
+    /// Embodied carbon in grams, that of allocated pool idle included.
+    pub fn embodied(&self) -> f64 {
+        self.embodied_g + self.embodied_idle_g
+    }
+
     /// Part of the version's own energy for which counts are known, 0 … 1; `None` if it used none.
     #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     pub fn joint_share(&self) -> Option<f64> {
@@ -153,19 +158,44 @@ pub struct SlotCosts {
     pub scopes: BTreeSet<IdleScope>,
 }
 
-impl SlotCosts {
-    /// Pool idle of a node in µJ, platform share included: charged to versions, and left in its ledger.
-    pub fn pool_idle(&self, node: usize) -> (u64, u64) {
-        let charged = self.versions.iter().filter(|((index, _), _)| *index == node);
-        let charged = charged.fold(0u64, |sum, (_, cost)| sum.saturating_add(cost.pool_idle));
-        (charged, self.ledgers.get(node).map_or(0, |ledger| ledger.unallocated_idle))
+/// Pool idle of one node.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PoolIdle {
+    /// Energy in µJ charged to versions, platform share included.
+    pub charged: u64,
+    /// Energy in µJ left in the ledger, platform share included.
+    pub left: u64,
+    /// Embodied grams charged to versions.
+    pub charged_g: f64,
+    /// Embodied grams left in the ledger.
+    pub left_g: f64,
+}
+
+impl PoolIdle {
+    /// All energy in µJ.
+    pub fn energy(&self) -> u64 {
+        self.charged.saturating_add(self.left)
     }
 
-    /// Embodied grams of a node's idle capacity: charged to versions, and left in its ledger.
-    pub fn embodied_idle_g(&self, node: usize) -> (f64, f64) {
-        let charged = self.versions.iter().filter(|((index, _), _)| *index == node);
-        let left = self.embodied_unallocated_g.get(node).copied().unwrap_or(0.0);
-        (charged.map(|(_, cost)| cost.embodied_idle_g).sum(), left)
+    /// All embodied grams.
+    pub fn embodied_g(&self) -> f64 {
+        self.charged_g + self.left_g
+    }
+}
+
+impl SlotCosts {
+    /// What a node's pool idle came to.
+    pub fn pool_idle(&self, node: usize) -> PoolIdle {
+        let mut idle = PoolIdle {
+            left: self.ledgers.get(node).map_or(0, |ledger| ledger.unallocated_idle),
+            left_g: self.embodied_unallocated_g.get(node).copied().unwrap_or(0.0),
+            ..PoolIdle::default()
+        };
+        for (_, cost) in self.versions.iter().filter(|((index, _), _)| *index == node) {
+            idle.charged = idle.charged.saturating_add(cost.pool_idle);
+            idle.charged_g += cost.embodied_idle_g;
+        }
+        idle
     }
 }
 

@@ -21,6 +21,11 @@ pub struct Split {
     pub rest: u64,
 }
 
+/// What two splits among the same holders give each of them.
+pub fn together(one: &Split, other: &Split) -> Vec<u64> {
+    one.parts.iter().zip(&other.parts).map(|(one, other)| one.saturating_add(*other)).collect()
+}
+
 /// Splits dynamic energy by CPU time. With no CPU time at all nothing can be named: everything is rest.
 pub fn by_activity(energy: u64, cpu_nanos: &[u64]) -> Split {
     let weights: Vec<u128> = cpu_nanos.iter().map(|nanos| u128::from(*nanos)).collect();
@@ -71,8 +76,8 @@ pub fn shared_device(
     if by_use.rest > 0 {
         by_use = by_reservation(dynamic.0, held, 0);
     }
-    let parts = by_holding.parts.iter().zip(by_use.parts).map(|(base, dynamic)| base.saturating_add(dynamic));
-    SharedDevice { base, dynamic, parts: parts.collect(), unreserved: by_holding.rest.saturating_add(by_use.rest) }
+    let parts = together(&by_holding, &by_use);
+    SharedDevice { base, dynamic, parts, unreserved: by_holding.rest.saturating_add(by_use.rest) }
 }
 
 /// Splits energy of a capacity (base energy of cores, energy of memory) by what is held of it, and energy of a time

@@ -101,11 +101,7 @@ pub struct Reserved {
 }
 
 /// Grams that the reserved shares of a fleet accrue over `nanos`; `None` for a life that is not positive.
-pub fn fleet(
-    devices: impl IntoIterator<Item = Reserved>,
-    nanos: u64,
-    lifespan_hours: f64,
-) -> Option<GramsCo2e> {
+pub fn fleet(devices: impl IntoIterator<Item = Reserved>, nanos: u64, lifespan_hours: f64) -> Option<GramsCo2e> {
     let mut sum = CompensatedSum::default();
     for device in devices {
         sum.add(accrued(device.total, nanos, lifespan_hours)?.0 * device.count * device.share);

@@ -16,6 +16,11 @@ pub fn tdp(tdp_watts: f64, factor: f64, seconds: f64) -> Joules {
     over(tdp_watts * factor, seconds)
 }
 
+/// The part of a machine's energy that a share of it is charged with.
+pub fn part(energy: Joules, share: f64) -> Joules {
+    Joules(energy.0 * share)
+}
+
 /// Power in watts between rest and full load by utilisation, 0 … 1.
 pub fn linear(min_watts: f64, max_watts: f64, utilisation: f64) -> f64 {
     min_watts + utilisation * (max_watts - min_watts)
@@ -128,7 +133,8 @@ impl LlmRequest {
 
     /// Facility energy.
     pub fn energy(&self, pue: Pue) -> Joules {
-        let server = over(ecologits::SERVER_WATTS, self.latency()).0 * self.gpus() / ecologits::GPUS_PER_SERVER / self.batch;
+        let server =
+            over(ecologits::SERVER_WATTS, self.latency()).0 * self.gpus() / ecologits::GPUS_PER_SERVER / self.batch;
         let token_kwh = ecologits::TOKEN_KWH_PER_ACTIVE
             * libm::exp(ecologits::TOKEN_BATCH_DECAY * self.batch)
             * self.active_billions

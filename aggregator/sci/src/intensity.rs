@@ -26,9 +26,7 @@ pub fn resolve<T>(mut find: impl FnMut(Place) -> Option<T>) -> Option<(Place, T)
 }
 
 /// Intensity of a mix: Σ share × factor, all factors of one set. Refuses a result that is no intensity.
-pub fn mix(
-    sources: impl IntoIterator<Item = (f64, GramsCo2ePerKwh)>,
-) -> Result<GramsCo2ePerKwh, InvalidQuantity> {
+pub fn mix(sources: impl IntoIterator<Item = (f64, GramsCo2ePerKwh)>) -> Result<GramsCo2ePerKwh, InvalidQuantity> {
     GramsCo2ePerKwh::new(sources.into_iter().map(|(share, factor)| share * factor.get()).sum())
 }
 

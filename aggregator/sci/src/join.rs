@@ -61,7 +61,8 @@ pub fn with_factors(
         parts.extend(cut(*window, *amount, &edges));
     }
     parts.sort_by_key(|(window, _)| window.start());
-    let (mut it, mut drawn, mut grams) = (CompensatedSum::default(), CompensatedSum::default(), CompensatedSum::default());
+    let (mut it, mut drawn, mut grams) =
+        (CompensatedSum::default(), CompensatedSum::default(), CompensatedSum::default());
     let (mut has_pue, mut has_intensity) = (true, true);
     for (window, amount) in &parts {
         let joules = amount.to_joules();

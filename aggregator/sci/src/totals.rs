@@ -224,7 +224,7 @@ impl VersionTotals {
         self.facility_j.add(whole.0);
         let charged = if level == Level::Facility { whole } else { energy.to_joules() };
         let grams = operational(charged, site.intensity).0;
-        let embodied = if level == Level::Facility { cost.embodied_g + cost.embodied_idle_g } else { 0.0 };
+        let embodied = if level == Level::Facility { cost.embodied() } else { 0.0 };
         self.carbon.operational.add(grams);
         self.carbon.embodied.add(embodied);
         self.carbon.joint.add((grams + embodied) * joint);

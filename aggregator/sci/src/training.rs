@@ -105,11 +105,7 @@ impl Pool {
     /// Share of a window of `units` after `used` ones under the frozen cap.
     pub fn capped(&self, used: f64, units: f64) -> Option<Capped> {
         let charged = units.min((self.units - used).max(0.0));
-        Some(Capped {
-            share: self.share(charged)?,
-            free: units - charged,
-            fully_amortised: used + units >= self.units,
-        })
+        Some(Capped { share: self.share(charged)?, free: units - charged, fully_amortised: used + units >= self.units })
     }
 
     /// The pool after `used` units, when N becomes `units`.
@@ -160,15 +156,34 @@ pub enum LineagePolicy {
     SinglePoolIncrement,
 }
 
-/// Grams per unit of a child; `None` unless the units are positive.
-pub fn lineage(base: Pool, increment: Pool, policy: LineagePolicy) -> Option<f64> {
-    match policy {
-        LineagePolicy::PooledBasePlusIncrement => Some(base.per_unit()? + increment.per_unit()?),
-        LineagePolicy::Restart => increment.per_unit(),
-        LineagePolicy::SinglePoolIncrement => {
-            Pool { training: base.training + increment.training, units: base.units + increment.units }.per_unit()
-        }
+/// What one unit of a child carries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Child {
+    per_unit: f64,
+}
+
+impl Child {
+    /// Grams per unit.
+    pub fn per_unit(&self) -> f64 {
+        self.per_unit
     }
+
+    /// Share of `units`.
+    pub fn share(&self, units: f64) -> GramsCo2e {
+        GramsCo2e(self.per_unit * units)
+    }
+}
+
+/// What a child of `base` that was trained on by `increment` carries; `None` unless the units are positive.
+pub fn lineage(base: Pool, increment: Pool, policy: LineagePolicy) -> Option<Child> {
+    let per_unit = match policy {
+        LineagePolicy::PooledBasePlusIncrement => base.per_unit()? + increment.per_unit()?,
+        LineagePolicy::Restart => increment.per_unit()?,
+        LineagePolicy::SinglePoolIncrement => {
+            Pool { training: base.training + increment.training, units: base.units + increment.units }.per_unit()?
+        }
+    };
+    Some(Child { per_unit })
 }
 
 /// A condition of the extended block.
@@ -194,12 +209,7 @@ impl Gate {
 }
 
 /// The gates that a version fails, in order; none: the extended block is available.
-pub fn failed_gates(
-    training: Option<GramsCo2e>,
-    units: Option<f64>,
-    consistent: bool,
-    traceable: bool,
-) -> Vec<Gate> {
+pub fn failed_gates(training: Option<GramsCo2e>, units: Option<f64>, consistent: bool, traceable: bool) -> Vec<Gate> {
     let gates = [
         (Gate::Disclosure, training.is_some() && units.is_some()),
         (Gate::Consistency, consistent),

@@ -19,7 +19,8 @@ pub use id::{BootId, InvalidId, NodeName, StreamId};
 pub use loss::{LossReason, LostSpan, RejectReason, StreamGap};
 pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState};
 pub use quantity::{
-    DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts, Pue, Share,
+    DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts,
+    Pue, Share,
 };
 pub use series::{
     Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Service, Source, Subject, VersionSource, Workload,
