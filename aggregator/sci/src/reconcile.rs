@@ -17,7 +17,7 @@ impl Efficiency {
     /// An efficiency given as a share, above 0 and at most 1; `None` outside.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "range checked")]
     pub fn new(share: f64) -> Option<Self> {
-        (share >= 1e-6 && share <= 1.0).then(|| Self((share * 1e6 + 0.5) as u64))
+        (1e-6..=1.0).contains(&share).then_some(Self((share * 1e6 + 0.5) as u64))
     }
 }
 
