@@ -160,7 +160,7 @@ pub struct Cell {
     /// Capacity of the node: CPU threads × time in core-nanoseconds; 0 if the number of threads is not known.
     pub capacity_core_nanos: u64,
     /// Nanoseconds of the slot since the node's first row. Not part of a stored cell, since older rows may yet come: set
-    /// by [`Cell::expect`] when a question is answered.
+    /// by [`Cell::set_expected`] when a question is answered.
     pub expected_nanos: u64,
     /// Nanoseconds of them in which every uncontained component source is known.
     pub covered_nanos: u64,
@@ -215,7 +215,7 @@ impl Cell {
     }
 
     /// Sets what of the cell's `window` was to be covered: time since the node's first row.
-    pub fn expect(&mut self, window: Window, first_row: Option<UnixNanos>) {
+    pub fn set_expected(&mut self, window: Window, first_row: Option<UnixNanos>) {
         self.expected_nanos = first_row.map_or(0, |first| window.end().nanos_since(window.start().max(first)));
     }
 

@@ -4,7 +4,7 @@ mod figures;
 mod origin;
 mod quality;
 
-use super::energy::{component_name, covered_fraction, method_name, methods};
+use super::energy::{component_name, covered_share, method_name, methods};
 use super::gather::{Member, site_name};
 use super::question::{Question, policy_name};
 use super::{Computed, QueryError, rfc3339, seconds};

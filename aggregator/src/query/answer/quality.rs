@@ -6,8 +6,8 @@ impl Context<'_> {
     #[allow(clippy::cast_precision_loss, reason = "ratios")]
     pub(super) fn quality(&self, parts: &Parts<'_>, world: bool, missing: &mut Missing) -> wire::Quality {
         let used = &parts.totals.cost.used;
-        let time = covered_fraction(parts.nodes.iter().map(|node| &node.cell));
-        let measured = time.map(|fraction| fraction * read_fraction(&parts.members));
+        let time = covered_share(parts.nodes.iter().map(|node| &node.cell));
+        let measured = time.map(|share| share.get() * read_fraction(&parts.members));
         let joint = parts.totals.cost.joint_share();
         let counted =
             (used.resident_nanos > 0).then(|| (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0));
