@@ -76,7 +76,7 @@ const POLICIES: [IdlePolicy; 6] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn answers_are_the_same_from_rows_and_from_cells_and_every_joule_is_in_them(
