@@ -123,6 +123,12 @@ proptest! {
             let book = answer.conservation.expect("always there");
             prop_assert_eq!(book.residual_uj, 0);
             prop_assert_eq!(book.wall_uj + book.overcount_uj, book.allocated_uj + book.ledger_uj);
+            let flags = answer.quality.clone().expect("always there").flags;
+            let left = flags.iter().any(|flag| flag == "idle_excluded");
+            let label = answer.boundary.clone().expect("always there").label;
+            let idle = answer.idle.clone().expect("always there");
+            prop_assert_eq!(label == "SCI", !left, "{}", label);
+            prop_assert_eq!(left, idle.policy == "unallocated" || idle.unallocated_j > 0.0);
             let printed = serde_json::to_value(answer).expect("an answer is JSON");
             let mut found = Vec::new();
             nulls(&printed, "", &mut found);

@@ -211,9 +211,15 @@ impl Context<'_> {
         }
     }
 
+    /// Whether pool idle of the nodes concerned is charged to nobody: by policy, or because no version has a weight.
+    fn leaves_idle(&self, parts: &Parts<'_>) -> bool {
+        self.question.policy == IdlePolicy::Unallocated
+            || parts.nodes.iter().any(|node| node.ledger.unallocated_idle > 0)
+    }
+
     fn boundary(&self, parts: &Parts<'_>) -> wire::Boundary {
         let level = self.question.level;
-        let allocated = self.question.policy != IdlePolicy::Unallocated;
+        let allocated = !self.leaves_idle(parts);
         let mut inclusions = Vec::new();
         let mut exclusions = Vec::new();
         let mut place =
