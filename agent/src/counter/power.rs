@@ -6,7 +6,7 @@ use joulebook_units::{BootNanos, Microjoules, Milliwatts};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sampled {
     /// The power at its instant: the trapezoid between two samples.
-    Instant,
+    Point,
     /// The mean over the window that ends at it: the rectangle back to the sample before.
     Average,
 }
@@ -22,7 +22,7 @@ pub fn integrate(samples: &[(BootNanos, Milliwatts)], sampled: Sampled) -> Optio
         let [(start, before), (end, after)] = pair else { continue };
         let nanos = end.0.checked_sub(start.0)?;
         let energy = match sampled {
-            Sampled::Instant => Microjoules(Milliwatts(before.0.checked_add(after.0)?).over_nanos(nanos).0 / 2),
+            Sampled::Point => Microjoules(Milliwatts(before.0.checked_add(after.0)?).over_nanos(nanos).0 / 2),
             Sampled::Average => after.over_nanos(nanos),
         };
         sum = sum.checked_add(energy)?;
@@ -38,9 +38,9 @@ mod tests {
     fn a_rising_power_tells_trapezoid_from_rectangle() {
         let samples = [(0, 100_000), (10, 200_000), (15, 400_000)];
         let samples = samples.map(|(second, power)| (BootNanos(second * 1_000_000_000), Milliwatts(power)));
-        assert_eq!(integrate(&samples, Sampled::Instant), Some(Microjoules(3_000_000_000)));
+        assert_eq!(integrate(&samples, Sampled::Point), Some(Microjoules(3_000_000_000)));
         assert_eq!(integrate(&samples, Sampled::Average), Some(Microjoules(4_000_000_000)));
-        assert_eq!(integrate(&samples[..1], Sampled::Instant), None);
+        assert_eq!(integrate(&samples[..1], Sampled::Point), None);
         let back = [samples[1], samples[0]];
         assert_eq!(integrate(&back, Sampled::Average), None);
     }

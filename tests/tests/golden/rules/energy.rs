@@ -76,7 +76,7 @@ pub fn integrate(inputs: &Inputs) -> Run<Outputs> {
     let samples: Vec<_> = points.iter().map(|(at, power)| (since(*at), Milliwatts(*power))).collect();
     Ok(inputs
         .outputs()
-        .energy("energy_trapezoid", integrated(&samples, Sampled::Instant))
+        .energy("energy_trapezoid", integrated(&samples, Sampled::Point))
         .energy("energy_rectangle", integrated(&samples, Sampled::Average)))
 }
 
