@@ -52,13 +52,15 @@ pub struct CountSample {
     pub process: Option<ProcessId>,
 }
 
-/// A kind of failure at a target. It costs time resolution, not counts, unless the reason is `value` or `duplicate`.
+/// A kind of failure at a target. It costs time resolution, not counts, unless the reason is `value`, `duplicate` or
+/// `counter_reset` (what was counted between the last page and the reset).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
     /// The target's URL as configured.
     pub target: String,
     /// Reason from a fixed list: `connect`, `http`, `redirect`, `status`, `form`, `timeout`, `scrape_too_large`,
-    /// `parse`, `signature`, `identity`, `process_changed`, `process_unknown`, `value`, `duplicate`.
+    /// `parse`, `signature`, `identity`, `process_changed`, `process_unknown`, `value`, `duplicate`,
+    /// `counter_reset`.
     pub reason: &'static str,
 }
 
