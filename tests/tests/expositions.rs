@@ -306,6 +306,27 @@ fn each_wrong_expectation_fails_its_case() {
 }
 
 #[test]
+fn vllm_on_rays_page_reads_as_on_its_own() {
+    let (folder, file) = own();
+    let case = file["cases"].as_array().unwrap().iter().find(|case| case["preset"] == "vllm").unwrap();
+    let case: Case = serde_json::from_value(case.clone()).unwrap();
+    let text = read(&folder, &case.file).unwrap();
+    let target = |preset: &str| {
+        let config = json!({"url": "http://127.0.0.1:1", "preset": preset});
+        Target::new(0, serde_json::from_value(config).unwrap()).unwrap()
+    };
+    let (vllm, own) = (target("vllm"), answer(&target("vllm"), None, &text).unwrap());
+    let ray = text.replace("vllm:", "ray_vllm_").replace("{engine", "{ReplicaId=\"r\",WorkerId=\"w\",engine");
+    assert!(vllm.preset.detects(&Page::parse(ray.as_bytes()).unwrap()));
+    assert_eq!(answer(&vllm, None, &ray).unwrap(), own);
+    // V0 knows only the time from arrival to the end, which holds the queue too.
+    let old = text.replace("vllm:request_inference_time_seconds", "vllm:other_seconds");
+    let busy = |answer: &Answer| answer.values().next().and_then(|counts| counts.get(&CountKind::BusyNanos).copied());
+    let old = answer(&vllm, None, &old).unwrap();
+    assert!(busy(&old) > busy(&own), "{old:?}");
+}
+
+#[test]
 fn unknown_and_missing_keys_are_errors() {
     let (_, file) = own();
     assert!(expected(&file.to_string()).is_ok());
