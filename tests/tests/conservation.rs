@@ -1,5 +1,7 @@
 //! Every joule is counted once: random nodes, workloads, gaps and orders of arrival through ingest, store and ledger.
 
+#![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
+
 use joulebook_aggregator::clock::Clock;
 use joulebook_aggregator::ingest::{Counters, Intake, Opening, Reply, Request};
 use joulebook_aggregator::ledger::{Ledger, cell_from_rows};
