@@ -65,7 +65,7 @@ impl ScrapeError {
 }
 
 /// Where a task's results go.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Outputs {
     pub samples: mpsc::Sender<CountSample>,
     pub groups: Arc<watch::Sender<Vec<InferenceGroup>>>,
@@ -81,6 +81,15 @@ pub(super) struct Surroundings {
     pub started: BootNanos,
     /// The kernel's USER_HZ.
     pub ticks_per_second: u64,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings")
+            .field("procfs", &self.procfs)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The state of one target.
