@@ -73,6 +73,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
     config.check()?;
     let boot = boot_id(&config.roots)?;
     let (sources, inventory) = discover(&config)?;
+    if let Some(socket) = &config.push.socket {
+        inference::push::check(socket)?;
+    }
     // Targets are checked before the spool is made: a refusal changes nothing.
     let inference = inference::start(config.target.clone(), config.roots.procfs.clone(), Arc::clone(&clock))?;
     let (spool, recovery) = Spool::open(&SpoolConfig {

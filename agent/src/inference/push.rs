@@ -106,6 +106,21 @@ impl Drop for PushSocket {
     }
 }
 
+/// Refuses a path that can never be the socket, and changes nothing.
+///
+/// # Errors
+/// Its folder does not exist, or it is something else.
+pub fn check(path: &Path) -> Result<(), PushError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(PushError::Folder(path.to_owned()));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => Err(PushError::NoSocket(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the socket and takes reports on the current runtime until nobody takes the samples any more.
 pub(super) fn listen(path: &Path, around: Surroundings, out: Outputs) -> Result<PushSocket, PushError> {
     remove_stale(path)?;
@@ -119,16 +134,10 @@ pub(super) fn listen(path: &Path, around: Surroundings, out: Outputs) -> Result<
 
 /// Removes the socket of an agent that was killed.
 fn remove_stale(path: &Path) -> Result<(), PushError> {
-    let kind = match std::fs::symlink_metadata(path) {
-        Ok(meta) => meta.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(PushError::of(path, source)),
-    };
-    if !kind.is_socket() {
-        return Err(PushError::NoSocket(path.to_owned()));
-    }
+    check(path)?;
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(PushError::Taken(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|source| PushError::of(path, source))
         }
