@@ -191,38 +191,43 @@ impl Task {
                 Some(event) = told.recv() => match event {
                     Event::Refused(refusal) => self.refused(&refusal),
                     Event::Report(delivery) => {
-                        let Some(sample) = self.take(*delivery) else { continue };
-                        if samples.send(sample).await.is_err() {
+                        let Delivery { process, connected, report, answer } = *delivery;
+                        let (taken, sample) = self.take(process, connected, &report);
+                        if let Some(sample) = sample
+                            && samples.send(sample).await.is_err()
+                        {
                             return;
                         }
+                        // Whoever asked may have gone.
+                        let _ = answer.send(taken);
                     }
                 },
             }
         }
     }
 
-    fn take(&mut self, delivery: Delivery) -> Option<CountSample> {
-        let Delivery { process, connected, report, answer } = delivery;
+    fn take(
+        &mut self,
+        process: ProcessId,
+        connected: BootNanos,
+        report: &Report,
+    ) -> (Result<Outcome, Refusal>, Option<CountSample>) {
         let at = self.around.clock.boot();
         let started = process.started(self.around.ticks_per_second);
         let zero = (started > self.around.started).then_some(started);
         let alive = |process: ProcessId| ProcessId::read(&self.around.procfs, process.pid) == Some(process);
-        let taken = self.ledger.take(process, &report, ledger::Times { at, connected, zero }, alive);
-        match taken {
+        match self.ledger.take(process, report, ledger::Times { at, connected, zero }, alive) {
             Ok((outcome, sample)) => {
                 // Published before its samples, so that the counts find their workload.
                 self.publish();
-                // Whoever asked may have gone.
-                let _ = answer.send(Ok(outcome));
                 if outcome == Outcome::Reset {
                     self.refused(&Refusal { reason: "counter_reset", why: "a cumulative count fell".to_owned() });
                 }
-                sample
+                (Ok(outcome), sample)
             }
             Err(refusal) => {
                 self.refused(&refusal);
-                let _ = answer.send(Err(refusal));
-                None
+                (Err(refusal), None)
             }
         }
     }
