@@ -11,7 +11,7 @@ CARGO := .ci/cargo
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 
-.PHONY: help setup build demo test test-rigs lint clean-demo
+.PHONY: help setup build demo test test-rigs mutants lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,10 @@ test-rigs: ## Runs the tests that need root; fails where it cannot run them.
 	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users" >&2; exit 77; }
 	.ci/setup libclang rocksdb
 	.ci/test -p joulebook-tests --features rigs --test rigs
+
+mutants: ## Shows that the tests notice: each patch of tests/mutants must make one fail.
+	.ci/setup libclang rocksdb
+	.ci/mutants
 
 lint: ## Format, clippy and the contract's linter; warnings are errors.
 	.ci/setup libclang rocksdb buf
