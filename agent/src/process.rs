@@ -3,7 +3,8 @@
 //! CPU time is split once over control groups (a container or unit counts whole, less what lies in it); processes only
 //! split a group further, or the root group: each inference server with its descendants, kernel threads together, and
 //! any process that used a second of CPU while it was watched. What is left of the machine's total is the remainder:
-//! short-lived processes, ended ones, everything small. Rows are increments since this accountant was made, so a
+//! short-lived processes, ended ones, everything small. What a new process uses waits, at most 30 s, until it is known
+//! whose it is: a server is found only once it listens, and its start belongs to it. Rows are increments since this accountant was made, so a
 //! row never falls; where two counters that were not read at the same instant disagree, the difference is owed and
 //! taken from the row's next increment.
 
@@ -21,6 +22,8 @@ use meter::Meters;
 
 /// CPU time after which a process outside inference groups gets a row of its own.
 const OWN_ROW_NANOS: u64 = 1_000_000_000;
+/// How long what a new process uses waits for its row.
+const WAIT_NANOS: u64 = 30_000_000_000;
 /// Most such rows at a time.
 const MOST_PROCESS_ROWS: usize = 64;
 /// Samples after which a process's control group is read again: processes are moved when containers start.
@@ -100,11 +103,21 @@ struct Seen {
     ticks: u64,
     /// CPU time in ns used while watched.
     watched_nanos: u64,
+    /// What it used since its birth and is in no row yet.
+    waiting: Option<Waiting>,
     /// Row it belongs to.
     owner: Option<String>,
     /// Control group, and the samples since it was read.
     cgroup: Option<String>,
     age: u32,
+}
+
+/// CPU time of a new process that is in no row yet.
+#[derive(Debug, Clone)]
+struct Waiting {
+    nanos: u64,
+    until: BootNanos,
+    host: Option<String>,
 }
 
 /// A process of this sample with what it used since the last one.
@@ -150,25 +163,45 @@ impl Workloads {
         for group in cgroups.iter().filter(|group| parent_of(&cgroups, &group.path).is_none()) {
             rest -= own.get(&group.path).map_or(0, |(whole, _)| *whole);
         }
-        let used = self.processes(&cgroups);
+        let used = self.processes(now, &cgroups);
         self.remember(groups, &used);
         let hosts = self.split_hosts(&cgroups, &used);
         let owners = self.owners(&used, &hosts);
 
-        let mut members: BTreeMap<String, u64> = BTreeMap::new();
-        for (key, one) in &used {
-            let Some(owner) = owners.get(key) else { continue };
-            let nanos = i128::from(one.nanos);
-            self.meters.add(owner, nanos);
-            *members.entry(owner.clone()).or_default() += one.process.resident_pages * self.page_bytes;
-            match &one.host {
-                Some(host) => {
-                    if let Some((_, left)) = own.get_mut(host) {
-                        *left -= nanos;
-                    }
+        // Takes from what is left of a group, or of the machine outside groups.
+        let mut take = |host: Option<&str>, nanos: i128| match host {
+            Some(host) => {
+                if let Some((_, left)) = own.get_mut(host) {
+                    *left -= nanos;
                 }
-                None => rest -= nanos,
             }
+            None => rest -= nanos,
+        };
+        let mut members: BTreeMap<String, u64> = BTreeMap::new();
+        let mut births: BTreeMap<&str, BootNanos> = BTreeMap::new();
+        for (key, one) in &used {
+            let Some(seen) = self.seen.get_mut(key) else { continue };
+            let (host, nanos) = (one.host.as_deref(), i128::from(one.nanos));
+            if let Some(owner) = owners.get(key) {
+                take(host, nanos);
+                *members.entry(owner.clone()).or_default() += one.process.resident_pages * self.page_bytes;
+                let waited = seen.waiting.take();
+                if waited.is_some() && *owner == row_id(key) {
+                    births.insert(owner, BootNanos(key.1.saturating_mul(self.tick_nanos)));
+                }
+                self.meters.add(owner, nanos + i128::from(waited.map_or(0, |waiting| waiting.nanos)));
+                continue;
+            }
+            match &mut seen.waiting {
+                Some(waiting) if now < waiting.until && waiting.host == one.host => {
+                    take(host, nanos);
+                    waiting.nanos = waiting.nanos.saturating_add(one.nanos);
+                }
+                _ => give_up(&mut seen.waiting, &mut take),
+            }
+        }
+        for (_, seen) in self.seen.iter_mut().filter(|(key, _)| !used.contains_key(key)) {
+            give_up(&mut seen.waiting, &mut take);
         }
         let mut sample = WorkloadSample { busy_permille: self.busy(), ..WorkloadSample::default() };
         for group in &cgroups {
@@ -176,15 +209,16 @@ impl Workloads {
             let workload = self.group_workload(group, &hosts);
             let memory = hierarchy.as_ref().and_then(|hierarchy| hierarchy.memory_bytes(&group.path));
             self.meters.add(&workload.id, left);
-            sample.rows.push(self.row(workload, memory));
+            sample.rows.push(self.row(workload, memory, None));
         }
         for (id, resident) in members {
             let workload = self.process_workload(&id, &used);
             let memory = (id != KERNEL).then_some(resident);
-            sample.rows.extend(workload.map(|workload| self.row(workload, memory)));
+            let born = births.get(id.as_str()).copied();
+            sample.rows.extend(workload.map(|workload| self.row(workload, memory, born)));
         }
         self.meters.add(REMAINDER, rest);
-        sample.rows.push(self.row(plain(REMAINDER, WorkloadKind::Remainder, "everything else"), None));
+        sample.rows.push(self.row(plain(REMAINDER, WorkloadKind::Remainder, "everything else"), None, None));
         sample.groups = self.targets(groups, &hosts);
         let meminfo = proc::read_text(&self.roots.procfs.join("meminfo"));
         sample.node_memory_used =
@@ -243,7 +277,7 @@ impl Workloads {
         }
     }
 
-    fn processes(&mut self, cgroups: &[Group]) -> BTreeMap<Key, Used> {
+    fn processes(&mut self, now: BootNanos, cgroups: &[Group]) -> BTreeMap<Key, Used> {
         let first = self.last.is_none();
         let mut used = BTreeMap::new();
         for process in proc::processes(&self.roots.procfs) {
@@ -273,6 +307,10 @@ impl Workloads {
                 seen.age = (seen.age + 1) % CGROUP_AGE;
                 seen.cgroup.as_deref().and_then(|path| host_of(cgroups, path))
             };
+            if is_new && !known {
+                let until = BootNanos(now.0.saturating_add(WAIT_NANOS));
+                seen.waiting = Some(Waiting { nanos: 0, until, host: host.clone() });
+            }
             used.insert(key, Used { process, nanos, host });
         }
         used
@@ -408,9 +446,9 @@ impl Workloads {
         })
     }
 
-    fn row(&mut self, workload: Workload, memory_bytes: Option<u64>) -> WorkloadRow {
+    fn row(&mut self, workload: Workload, memory_bytes: Option<u64>, born: Option<BootNanos>) -> WorkloadRow {
         let (cpu_nanos, began) = self.meters.show(&workload.id);
-        WorkloadRow { origin: if began { self.last } else { None }, workload, cpu_nanos, memory_bytes }
+        WorkloadRow { origin: if began { born.or(self.last) } else { None }, workload, cpu_nanos, memory_bytes }
     }
 
     fn targets(&self, groups: &[InferenceGroup], hosts: &BTreeMap<Key, Option<String>>) -> BTreeMap<String, String> {
@@ -446,6 +484,13 @@ impl Workloads {
             seen.owner = owners.get(key).filter(|owner| *owner != KERNEL).cloned();
         }
         self.meters.retain(|id| key_of(id).is_none_or(|key| used.contains_key(&key)));
+    }
+}
+
+/// What waited in vain goes back to what is left of where it was used.
+fn give_up(waiting: &mut Option<Waiting>, take: &mut impl FnMut(Option<&str>, i128)) {
+    if let Some(waiting) = waiting.take() {
+        take(waiting.host.as_deref(), -i128::from(waiting.nanos));
     }
 }
 

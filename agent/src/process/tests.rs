@@ -102,8 +102,34 @@ fn a_reused_pid_gets_nothing_of_the_old_process() {
     machine.busy(320);
     let sample = workloads.sample(at(3), &[]);
     assert_eq!(cpu(&sample, "process/10@5"), None);
-    assert_eq!(cpu(&sample, REMAINDER), Some(20 * TICK));
+    // What the new process used waits until it is known whose it is; when it has ended, it is nobody's.
+    assert_eq!(cpu(&sample, REMAINDER), Some(0));
     assert!(sample.groups.is_empty());
+    machine.end(10);
+    machine.busy(320);
+    assert_eq!(cpu(&workloads.sample(at(4), &[]), REMAINDER), Some(20 * TICK));
+}
+
+#[test]
+fn a_server_that_is_found_late_has_its_start_too() {
+    let machine = Machine::new();
+    let mut workloads = machine.workloads();
+    workloads.sample(at(1), &[]);
+    machine.process(10, 1, 150, 60);
+    machine.process(20, 1, 150, 40);
+    machine.busy(100);
+    let starting = workloads.sample(at(2), &[]);
+    assert_eq!(total(&starting), 0);
+    machine.process(10, 1, 150, 90);
+    machine.busy(130);
+    let found = workloads.sample(at(3), &[server(10, 150)]);
+    let row = found.rows.iter().find(|row| row.workload.id == "process/10@150").expect("the server's row");
+    assert_eq!((row.cpu_nanos, row.origin), (90 * TICK, Some(BootNanos(1_500_000_000))));
+    // The other one stays small: after 30 s it is part of the remainder, and the parts sum to the whole.
+    assert_eq!(cpu(&found, REMAINDER), Some(0));
+    let later = workloads.sample(at(40), &[server(10, 150)]);
+    assert_eq!(cpu(&later, REMAINDER), Some(40 * TICK));
+    assert_eq!(total(&later), 130 * TICK);
 }
 
 #[test]
