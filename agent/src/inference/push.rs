@@ -214,7 +214,8 @@ impl Task {
     ) -> (Result<Outcome, Refusal>, Option<CountSample>) {
         let at = self.around.clock.boot();
         let started = process.started(self.around.ticks_per_second);
-        let zero = (started > self.around.started).then_some(started);
+        let is_new = process.started_after(self.around.started, self.around.ticks_per_second);
+        let zero = is_new.then_some(started);
         let alive = |process: ProcessId| ProcessId::read(&self.around.procfs, process.pid) == Some(process);
         match self.ledger.take(process, report, ledger::Times { at, connected, zero }, alive) {
             Ok((outcome, sample)) => {

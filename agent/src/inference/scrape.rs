@@ -219,8 +219,9 @@ impl Task {
         self.resolve_in = self.resolve_in.saturating_sub(1);
         let mut zero = self.last;
         if fresh {
-            let started = process.map(|process| process.started(self.around.ticks_per_second));
-            zero = started.filter(|started| replaced || *started > self.around.started);
+            let ticks = self.around.ticks_per_second;
+            let is_new = |process: &ProcessId| replaced || process.started_after(self.around.started, ticks);
+            zero = process.filter(is_new).map(|process| process.started(ticks));
             self.tally.new_epoch(if zero.is_some() { FirstPage::CountsFromZero } else { FirstPage::IsBaseline });
         }
         self.any_page = true;

@@ -55,6 +55,13 @@ impl ProcessId {
         Some(Self { pid, start_ticks })
     }
 
+    /// Whether it started after `instant`, as far as the kernel tells: a start is known to the tick below, so one in the
+    /// tick of `instant` counts as later. What a server can have counted in that tick is nothing.
+    pub fn started_after(self, instant: BootNanos, ticks_per_second: u64) -> bool {
+        let tick = 1_000_000_000 / ticks_per_second.max(1);
+        self.started(ticks_per_second).0.saturating_add(tick) > instant.0
+    }
+
     /// When it started, to the tick below. `ticks_per_second` is the kernel's USER_HZ.
     pub fn started(self, ticks_per_second: u64) -> BootNanos {
         let nanos = u128::from(self.start_ticks) * 1_000_000_000 / u128::from(ticks_per_second.max(1));
@@ -204,6 +211,8 @@ mod tests {
         assert!(matches!(at("127.0.0.1:8081"), Err(LookupError::NoOwner { inode: 2, .. })));
         assert!(matches!(at("127.0.0.1:8082"), Err(LookupError::NoListener(_))));
         assert_eq!(owner.started(100), BootNanos(8_000_000_000));
+        assert!(owner.started_after(BootNanos(8_009_999_999), 100), "in the same tick of the clock");
+        assert!(!owner.started_after(BootNanos(8_010_000_000), 100));
     }
 
     #[test]
