@@ -1,0 +1,360 @@
+//! The agent's own sensors over the simulated node: what it reports is the truth, and what it misses it declares.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "functions that tests call may fail the test")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use joulebook_agent::clock::Clock;
+use joulebook_agent::collector::Sources;
+use joulebook_agent::config::{Config, Roots};
+use joulebook_agent::hardware;
+use joulebook_agent::process::Workloads;
+use joulebook_agent::sampler::{Flush, Parts, Sampler};
+use joulebook_agent::spool::{Spool, SpoolConfig};
+use joulebook_hwsim::fault::{Fault, Kind};
+use joulebook_hwsim::gpu;
+use joulebook_hwsim::node::{Node, Options};
+use joulebook_hwsim::profile::Profile;
+use joulebook_hwsim::workload::Workload;
+use joulebook_units::{BootId, BootNanos, EnergyGap, Inventory, Placement, Subject, UnixNanos};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+
+const SECOND: u64 = 1_000_000_000;
+/// The agent's clock at simulated 0: no agent starts at boot.
+const BEGIN: u64 = 10 * SECOND;
+const PACKAGE: &str = "intel-rapl:0";
+/// µJ that rounding to the counter's unit and to whole µJ may cost at each end of a run.
+const ROUNDING: i128 = 200;
+
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn boot(&self) -> BootNanos {
+        BootNanos(self.0.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> UnixNanos {
+        UnixNanos(1_795_478_400 * UnixNanos::PER_SECOND + i64::try_from(self.boot().0).unwrap())
+    }
+}
+
+fn profile(name: &str) -> Profile {
+    Profile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/profiles/{name}.json"))).unwrap()
+}
+
+/// A simulated node and an agent on it, both on one clock that the test moves.
+struct Rig {
+    folder: TempDir,
+    node: Node,
+    clock: Arc<Hand>,
+    agent: Option<Agent>,
+}
+
+struct Agent {
+    sampler: Sampler,
+    flushes: Vec<Flush>,
+    series: BTreeMap<u32, String>,
+    first_ns: u64,
+    _channels: Channels,
+}
+
+type Channels = (
+    mpsc::Sender<joulebook_agent::inference::CountSample>,
+    watch::Sender<Vec<joulebook_agent::process::InferenceGroup>>,
+    Spool,
+);
+
+/// What the agent reported of one source.
+#[derive(Debug)]
+struct Report {
+    microjoules: i128,
+    high: i128,
+    points: Vec<(u64, u64)>,
+    gaps: Vec<EnergyGap>,
+}
+
+impl Rig {
+    fn new(name: &str, options: Options) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::new(profile(name), &folder.path().join("node"), options).unwrap();
+        Self { folder, node, clock: Arc::new(Hand(AtomicU64::new(BEGIN))), agent: None }
+    }
+
+    /// Starts the agent's parts and takes their first row.
+    fn start(&mut self) {
+        let root = self.node.root();
+        let roots = Roots { sysfs: root.join("sys"), procfs: root.join("proc"), cgroup: root.join("sys/fs/cgroup") };
+        let hardware = hardware::discover(&roots);
+        let mut sources = Sources::new(&Config::default(), &roots, &hardware);
+        let states = sources.discover().to_vec();
+        let (agent_version, placement) = ("0".to_owned(), Placement::default());
+        let inventory = Inventory { node: "n".parse().unwrap(), agent_version, sources: states, hardware, placement };
+        let (counts_kept, counts) = mpsc::channel(1);
+        let (groups_kept, groups) = watch::channel(Vec::new());
+        let parts = Parts {
+            clock: self.clock.clone(),
+            boot: BootId([7; 16]),
+            batch_rows: 60,
+            sources,
+            workloads: Workloads::new(&roots, 1),
+            package_idle: None,
+            counts,
+            groups,
+            inventory: watch::channel(inventory).0,
+        };
+        let (spool, recovery) = Spool::open(&SpoolConfig::new(self.folder.path().join("spool"))).unwrap();
+        let sampler = Sampler::new(parts, &recovery);
+        let first_ns = self.node.now_ns();
+        let _channels = (counts_kept, groups_kept, spool);
+        let agent = Agent { sampler, flushes: Vec::new(), series: BTreeMap::new(), first_ns, _channels };
+        self.agent = Some(agent);
+        self.row();
+    }
+
+    fn row(&mut self) {
+        self.clock.0.store(BEGIN + self.node.boot_ns(), Ordering::SeqCst);
+        let agent = self.agent.as_mut().unwrap();
+        agent.flushes.extend(agent.sampler.tick());
+    }
+
+    /// Lets time pass, with a row at each step.
+    fn pass(&mut self, rows: u64, step_ns: u64) {
+        for _ in 0..rows {
+            self.node.step(step_ns).unwrap();
+            self.row();
+        }
+    }
+
+    /// All that was reported so far, by the id of the source.
+    fn reports(&mut self) -> BTreeMap<String, Report> {
+        let agent = self.agent.as_mut().unwrap();
+        agent.flushes.extend(agent.sampler.close());
+        let mut reports: BTreeMap<String, Report> = BTreeMap::new();
+        for flush in &agent.flushes {
+            for (id, subject) in &flush.new_series {
+                if let Subject::Energy(source) = subject
+                    && source.collector == "rapl"
+                {
+                    agent.series.insert(*id, source.id.clone());
+                    let empty = Report { microjoules: 0, high: 0, points: Vec::new(), gaps: Vec::new() };
+                    reports.entry(source.id.clone()).or_insert(empty);
+                }
+            }
+            for column in &flush.batch.columns {
+                let Some(report) = agent.series.get(&column.series).and_then(|id| reports.get_mut(id)) else {
+                    continue;
+                };
+                for point in &column.points {
+                    assert!(report.microjoules <= i128::from(point.value), "a sum never falls");
+                    report.microjoules = i128::from(point.value);
+                    report.points.push((point.at.0, point.value));
+                }
+            }
+            for gap in &flush.batch.gaps {
+                let Some(report) = agent.series.get(&gap.series).and_then(|id| reports.get_mut(id)) else { continue };
+                report.high += i128::from(gap.high.0);
+                report.gaps.push(*gap);
+            }
+        }
+        reports
+    }
+
+    /// Truth of a zone since the agent's first row.
+    fn truth(&self, zone: &str) -> i128 {
+        self.node.truth(self.agent.as_ref().unwrap().first_ns, self.node.now_ns()).zones[zone]
+    }
+}
+
+/// Whether the report is the truth within 0.1 %.
+fn agrees(report: &Report, truth: i128) -> bool {
+    truth > 0 && (report.microjoules - truth).abs() * 1_000 <= truth
+}
+
+/// Zone and source of every package and memory that the agent should read.
+fn sources(node: &Node) -> Vec<(String, String)> {
+    let zones = node.zones().iter();
+    zones
+        .filter_map(|zone| {
+            let socket = zone.id.split(':').nth(1)?;
+            match zone.name.as_str() {
+                "dram" => Some((zone.id.clone(), format!("rapl/package-{socket}/dram"))),
+                name if name.starts_with("package-") => Some((zone.id.clone(), format!("rapl/{name}"))),
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+fn three_wraps(name: &str, step_ns: u64) {
+    // Without stated limits the agent believes 1,500 W, so that wraps come soon.
+    let mut rig = Rig::new(name, Options { limits: false, ..Options::default() });
+    rig.start();
+    let found = sources(&rig.node);
+    for leaf in rig.node.leaf_names() {
+        let watts = if leaf.ends_with(".pkg") { 1_200 } else { 450 };
+        rig.node.set(&leaf, watts * 1_000_000, 2 * SECOND).unwrap();
+    }
+    // Past the third wrap of the slowest counter.
+    let slowest = rig.node.zones().iter().filter(|zone| found.iter().any(|(id, _)| *id == zone.id)).map(|zone| {
+        let watts = if zone.name == "dram" { 450 } else { 1_200 };
+        zone.range_pj() / watts
+    });
+    let nanos =
+        u64::try_from(slowest.max().unwrap() / 1_000 * 2 * 1_001 / 1_000 + i128::from(10 * SECOND) / 1).unwrap();
+    rig.pass(nanos / step_ns, step_ns);
+    let reports = rig.reports();
+    assert_eq!(reports.len(), found.len(), "{:?}", reports.keys());
+    for (zone, source) in &found {
+        let truth = rig.truth(zone);
+        let range = rig.node.zones().iter().find(|other| other.id == *zone).unwrap().range_pj() / 1_000_000;
+        assert!(truth > 2 * range, "{zone}: the first wrap comes at once, two more follow");
+        assert!(agrees(&reports[source], truth), "{name} {source}: {} of {truth} µJ", reports[source].microjoules);
+        assert!(reports[source].gaps.is_empty(), "{:?}", reports[source].gaps);
+    }
+}
+
+#[test]
+fn energy_over_three_wraps_is_the_truth_at_1_hz_on_every_profile_with_rapl() {
+    for name in ["cpu-2s", "dgx-h100", "l40s-4gpu", "epyc-mi300x"] {
+        three_wraps(name, SECOND);
+    }
+}
+
+#[test]
+fn energy_over_three_wraps_is_the_truth_at_10_hz_on_every_profile_with_rapl() {
+    for name in ["cpu-2s", "dgx-h100", "l40s-4gpu", "epyc-mi300x"] {
+        three_wraps(name, SECOND / 10);
+    }
+}
+
+#[test]
+fn a_profile_without_rapl_has_no_powercap_sources() {
+    let mut rig = Rig::new("gh200", Options::default());
+    rig.start();
+    rig.pass(5, SECOND);
+    assert!(rig.reports().is_empty());
+}
+
+fn load(rig: &mut Rig) {
+    let workload = Workload {
+        name: "serving".to_owned(),
+        pid: 4_242,
+        cgroup: "/system.slice/serving.service".to_owned(),
+        cpu_millicores: 60_000,
+        gpu: None,
+        sm_permille: 0,
+        memory_bytes: 1 << 30,
+        model: None,
+        requests_per_kilosecond: 0,
+        prompt_tokens: 0,
+        generated_tokens: 0,
+    };
+    rig.node.add_workload(workload).unwrap();
+}
+
+/// Breaks the package's counter for 20 s and holds what was reported against the truth.
+fn bounded(kind: Kind, target: &str, n: Option<i64>) -> Report {
+    let mut rig = Rig::new("cpu-2s", Options::default());
+    load(&mut rig);
+    rig.start();
+    rig.pass(60, SECOND);
+    let broken_ns = BEGIN + rig.node.boot_ns();
+    rig.node.fault(&Fault { target: target.to_owned(), kind, n, for_ms: Some(20_000) }).unwrap();
+    rig.pass(19, SECOND);
+    let repaired_ns = BEGIN + rig.node.boot_ns();
+    rig.pass(121, SECOND);
+    let truth = rig.truth(PACKAGE);
+    let report = rig.reports().remove("rapl/package-0").unwrap();
+    let (reported, high) = (report.microjoules, report.high);
+    assert!(reported <= truth + ROUNDING, "{kind:?}: {reported} µJ reported of {truth}");
+    assert!(truth <= reported + high + ROUNDING, "{kind:?}: {truth} µJ, {reported} reported, at most {high} missing");
+    if matches!(kind, Kind::Eio | Kind::Eacces | Kind::Freeze | Kind::RemoveZone) {
+        let during = report.points.iter().filter(|(at, _)| *at > broken_ns && *at <= repaired_ns).count();
+        assert_eq!(during, 0, "{kind:?}: no sample while the source is lost");
+    }
+    let flat = report.points.windows(2).filter(|pair| pair[0].1 == pair[1].1).count();
+    assert_eq!(flat, 0, "{kind:?}: no interval of 0 µJ while power flows: {:?}", report.points);
+    report
+}
+
+#[test]
+fn a_source_that_cannot_be_read_for_a_while_loses_no_energy() {
+    for kind in [Kind::Eio, Kind::Eacces, Kind::Freeze, Kind::RemoveZone] {
+        let report = bounded(kind, PACKAGE, None);
+        assert!(report.gaps.is_empty(), "{kind:?}: the counter counted on: {:?}", report.gaps);
+    }
+}
+
+#[test]
+fn what_a_reset_or_a_pause_of_several_wraps_hides_is_declared() {
+    for (kind, n) in [(Kind::Reset, None), (Kind::JumpWraps, Some(2)), (Kind::Suspend, Some(3_600))] {
+        let report = bounded(kind, PACKAGE, n);
+        assert_eq!(report.gaps.len(), 1, "{kind:?}: {:?}", report.gaps);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_changes_no_energy() {
+    let report = bounded(Kind::NtpStep, "", Some(-90_000));
+    assert!(report.gaps.is_empty(), "{:?}", report.gaps);
+}
+
+#[test]
+fn a_second_door_and_mirrored_dies_are_counted_once() {
+    for (name, kind) in [("cpu-2s", Kind::DupMmio), ("l40s-4gpu", Kind::MirrorDies)] {
+        let mut rig = Rig::new(name, Options::default());
+        let expected = sources(&rig.node);
+        rig.node.fault(&Fault { target: String::new(), kind, n: None, for_ms: None }).unwrap();
+        rig.start();
+        rig.pass(60, SECOND);
+        let reports = rig.reports();
+        assert_eq!(reports.len(), expected.len(), "{kind:?}: {:?}", reports.keys());
+        for (zone, source) in expected {
+            assert!(agrees(&reports[&source], rig.truth(&zone)), "{kind:?} {source}");
+        }
+    }
+}
+
+#[test]
+fn an_independent_client_reads_the_joules_of_the_truth_through_the_fake_library() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::new(profile("dgx-h100"), folder.path(), Options::default()).unwrap();
+    let built = gpu::built_library().expect("cargo builds the library beside the tests");
+    let library = gpu::install(&built, folder.path()).unwrap();
+    let python = std::env::var_os("JOULEBOOK_NVML_CLIENT").expect("set by `make test`: python with nvidia-ml-py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hwsim-nvml/read.py");
+    let read = || -> serde_json::Value {
+        let mut command = Command::new(&python);
+        command.arg(&script).env("LD_LIBRARY_PATH", library.parent().unwrap());
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).unwrap()
+    };
+    node.step(SECOND).unwrap();
+    let before = read();
+    for gpu in 0..8 {
+        node.set(&format!("gpu{gpu}"), (100 + 75 * gpu) * 1_000_000, 0).unwrap();
+    }
+    let begin = node.now_ns();
+    node.step(60 * SECOND).unwrap();
+    let after = read();
+    let truth = node.truth(begin, node.now_ns());
+    for slot in 0..8 {
+        let of = |state: &serde_json::Value| i128::from(state["gpus"][slot]["millijoules"].as_u64().unwrap()) * 1_000;
+        let (read, truth) = (of(&after) - of(&before), truth.leaves[&format!("gpu{slot}")]);
+        assert!((read - truth).abs() <= 1_000, "GPU {slot}: {read} µJ of {truth}");
+        let watts = 100 + 75 * slot as u64;
+        assert_eq!(after["gpus"][slot]["milliwatts"], watts * 1_000);
+    }
+    node.fault(&Fault { target: "gpu3".to_owned(), kind: Kind::GpuLost, n: None, for_ms: None }).unwrap();
+    node.fault(&Fault { target: "gpu4".to_owned(), kind: Kind::NotSupported, n: None, for_ms: None }).unwrap();
+    let broken = read();
+    assert_eq!(broken["gpus"][3]["error"], 15);
+    assert_eq!(broken["gpus"][4]["error"], 3);
+    assert!(broken["gpus"][5]["millijoules"].is_u64());
+}
