@@ -142,7 +142,7 @@ impl Zone {
         if obstacle == Obstacle::Folder || nix::unistd::geteuid().is_root() {
             return fs::create_dir(&path).map_err(at(&path));
         }
-        OpenOptions::new().write(true).create_new(true).mode(0).open(&path).map_err(at(&path))?;
+        OpenOptions::new().write(true).create_new(true).mode(0o0).open(&path).map_err(at(&path))?;
         Ok(())
     }
 
