@@ -7,12 +7,15 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use joulebook_agent::clock::Clock;
 use joulebook_agent::collector::Sources;
 use joulebook_agent::config::{Config, Roots};
 use joulebook_agent::hardware;
 use joulebook_agent::process::Workloads;
+use joulebook_agent::process::cgroup::Hierarchy;
+use joulebook_agent::process::proc;
 use joulebook_agent::sampler::{Flush, Parts, Sampler};
 use joulebook_agent::spool::{Spool, SpoolConfig, SpoolHandle};
 use joulebook_hwsim::fault::{Fault, Kind};
@@ -21,6 +24,7 @@ use joulebook_hwsim::node::{Node, Options};
 use joulebook_hwsim::profile::Profile;
 use joulebook_hwsim::workload::Workload;
 use joulebook_units::{BootId, BootNanos, EnergyGap, Inventory, Placement, Subject, UnixNanos};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
@@ -109,7 +113,7 @@ impl Rig {
         };
         let (spool, recovery) = Spool::open(&SpoolConfig::new(self.folder.path().join("spool"))).unwrap();
         let sampler = Sampler::new(parts, &recovery);
-        let first_ns = self.node.now_ns();
+        let first_ns = self.node.shown_ns();
         let _channels = (counts_kept, groups_kept, spool);
         let agent = Agent { sampler, flushes: Vec::new(), series: BTreeMap::new(), first_ns, _channels };
         self.agent = Some(agent);
@@ -166,7 +170,7 @@ impl Rig {
 
     /// Truth of a zone since the agent's first row.
     fn truth(&self, zone: &str) -> i128 {
-        self.node.truth(self.agent.as_ref().unwrap().first_ns, self.node.now_ns()).zones[zone]
+        self.node.truth(self.agent.as_ref().unwrap().first_ns, self.node.shown_ns()).zones[zone]
     }
 }
 
@@ -228,6 +232,34 @@ fn energy_over_three_wraps_is_the_truth_at_1_hz_on_every_profile_with_rapl() {
 fn energy_over_three_wraps_is_the_truth_at_10_hz_on_every_profile_with_rapl() {
     for name in ["cpu-2s", "dgx-h100", "l40s-4gpu", "epyc-mi300x"] {
         three_wraps(name, SECOND / 10);
+    }
+}
+
+#[test]
+fn energy_over_thirty_seconds_of_a_real_clock_is_the_truth_at_1_and_10_hz() {
+    let options = Options { manual: false, ..Options::default() };
+    let mut rigs: Vec<_> =
+        ["cpu-2s", "dgx-h100", "l40s-4gpu", "epyc-mi300x"].map(|name| Rig::new(name, options)).into();
+    for rig in &mut rigs {
+        load(rig);
+        rig.start();
+    }
+    for tick in 1..=310 {
+        std::thread::sleep(Duration::from_millis(100));
+        for (index, rig) in rigs.iter_mut().enumerate().filter(|(index, _)| index % 2 == 0 || tick % 10 == 0) {
+            if tick == 150 {
+                rig.node.set("cpu0.pkg", (100 + 20 * index as i64) * 1_000_000, 5 * SECOND).unwrap();
+            }
+            rig.node.publish().unwrap();
+            rig.row();
+        }
+    }
+    for rig in &mut rigs {
+        let reports = rig.reports();
+        for (zone, source) in sources(&rig.node) {
+            let truth = rig.truth(&zone);
+            assert!(agrees(&reports[&source], truth), "{source}: {} of {truth} µJ", reports[&source].microjoules);
+        }
     }
 }
 
@@ -322,41 +354,139 @@ fn a_second_door_and_mirrored_dies_are_counted_once() {
     }
 }
 
-#[test]
-fn an_independent_client_reads_the_joules_of_the_truth_through_the_fake_library() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut node = Node::new(profile("dgx-h100"), folder.path(), Options::default()).unwrap();
-    let built = gpu::built_library().expect("cargo builds the library beside the tests");
-    let library = gpu::install(&built, folder.path()).unwrap();
-    let python = std::env::var_os("JOULEBOOK_NVML_CLIENT").expect("set by `make test`: python with nvidia-ml-py");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hwsim-nvml/read.py");
-    let read = || -> serde_json::Value {
-        let mut command = Command::new(&python);
-        command.arg(&script).env("LD_LIBRARY_PATH", library.parent().unwrap());
-        let done = command.output().unwrap();
+/// A simulated node with GPUs, the fake library, and NVIDIA's Python client of it.
+struct Gpus {
+    folder: TempDir,
+    node: Node,
+}
+
+impl Gpus {
+    fn new(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::new(profile(name), folder.path(), Options::default()).unwrap();
+        let built = gpu::built_library().expect("cargo builds the library beside the tests");
+        gpu::install(&built, folder.path()).unwrap();
+        Self { folder, node }
+    }
+
+    fn client(&self) -> Command {
+        let python = std::env::var_os("JOULEBOOK_NVML_CLIENT").expect("set by `make test`: python with nvidia-ml-py");
+        let mut command = Command::new(python);
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("hwsim-nvml/read.py"));
+        command.env("LD_LIBRARY_PATH", self.folder.path().join("lib"));
+        command
+    }
+
+    fn read(&self) -> Value {
+        let done = self.client().output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         serde_json::from_slice(&done.stdout).unwrap()
-    };
-    node.step(SECOND).unwrap();
-    let before = read();
-    for gpu in 0..8 {
-        node.set(&format!("gpu{gpu}"), (100 + 75 * gpu) * 1_000_000, 0).unwrap();
     }
-    let begin = node.now_ns();
-    node.step(60 * SECOND).unwrap();
-    let after = read();
-    let truth = node.truth(begin, node.now_ns());
+
+    fn fault(&mut self, target: &str, kind: Kind, for_ms: Option<u64>) {
+        self.node.fault(&Fault { target: target.to_owned(), kind, n: None, for_ms }).unwrap();
+    }
+}
+
+#[test]
+fn an_independent_client_reads_the_joules_of_the_truth_through_the_fake_library() {
+    for (name, count) in [("dgx-h100", 8), ("l40s-4gpu", 4), ("gh200", 1)] {
+        let mut rig = Gpus::new(name);
+        rig.node.step(SECOND).unwrap();
+        let before = rig.read();
+        assert_eq!(before["gpus"].as_array().unwrap().len(), count);
+        for gpu in 0..count {
+            rig.node.set(&format!("gpu{gpu}"), (100 + 75 * gpu as i64) * 1_000_000, 0).unwrap();
+        }
+        let begin = rig.node.now_ns();
+        rig.node.step(60 * SECOND).unwrap();
+        let after = rig.read();
+        let truth = rig.node.truth(begin, rig.node.now_ns());
+        for slot in 0..count {
+            let of = |state: &Value| i128::from(state["gpus"][slot]["millijoules"].as_u64().unwrap()) * 1_000;
+            let (read, truth) = (of(&after) - of(&before), truth.leaves[&format!("gpu{slot}")]);
+            assert!((read - truth).abs() <= 1_000, "{name}, GPU {slot}: {read} µJ of {truth}");
+            assert_eq!(after["gpus"][slot]["milliwatts"], (100 + 75 * slot as u64) * 1_000);
+        }
+    }
+}
+
+#[test]
+fn a_client_meets_each_fault_of_a_gpu_as_the_driver_would_show_it() {
+    let mut rig = Gpus::new("dgx-h100");
+    rig.node.step(10 * SECOND).unwrap();
+    let healthy = rig.read();
+    let uuid = |state: &Value, slot: usize| state["gpus"][slot]["uuid"].as_str().unwrap_or_default().to_owned();
+    rig.fault("gpu2", Kind::Timeout, Some(5_000));
+    rig.fault("gpu3", Kind::GpuLost, Some(5_000));
+    rig.fault("gpu4", Kind::NotSupported, Some(5_000));
+    rig.fault("gpu5", Kind::FrozenCounter, Some(5_000));
+    rig.node.step(2 * SECOND).unwrap();
+    let broken = rig.read();
+    assert_eq!([2, 3, 4].map(|slot| broken["gpus"][slot]["error"].as_u64()), [Some(10), Some(15), Some(3)]);
+    assert_eq!(broken["gpus"][5]["millijoules"], healthy["gpus"][5]["millijoules"]);
+    assert_ne!(broken["gpus"][6]["millijoules"], healthy["gpus"][6]["millijoules"]);
+    rig.node.step(10 * SECOND).unwrap();
+    let repaired = rig.read();
     for slot in 0..8 {
-        let of = |state: &serde_json::Value| i128::from(state["gpus"][slot]["millijoules"].as_u64().unwrap()) * 1_000;
-        let (read, truth) = (of(&after) - of(&before), truth.leaves[&format!("gpu{slot}")]);
-        assert!((read - truth).abs() <= 1_000, "GPU {slot}: {read} µJ of {truth}");
-        let watts = 100 + 75 * slot as u64;
-        assert_eq!(after["gpus"][slot]["milliwatts"], watts * 1_000);
+        assert_eq!(repaired["gpus"][slot]["millijoules"], 22 * 69_000, "GPU {slot}: 69 W for 22 s");
     }
-    node.fault(&Fault { target: "gpu3".to_owned(), kind: Kind::GpuLost, n: None, for_ms: None }).unwrap();
-    node.fault(&Fault { target: "gpu4".to_owned(), kind: Kind::NotSupported, n: None, for_ms: None }).unwrap();
-    let broken = read();
-    assert_eq!(broken["gpus"][3]["error"], 15);
-    assert_eq!(broken["gpus"][4]["error"], 3);
-    assert!(broken["gpus"][5]["millijoules"].is_u64());
+
+    rig.fault("gpu0", Kind::Hotplug, Some(5_000));
+    let unplugged = rig.read();
+    assert_eq!(unplugged["gpus"].as_array().unwrap().len(), 7);
+    assert_eq!(uuid(&unplugged, 0), uuid(&healthy, 1), "the others move up");
+    rig.fault("", Kind::LibMismatch, Some(5_000));
+    assert!(!rig.client().output().unwrap().status.success(), "the library cannot be started");
+    rig.node.step(5 * SECOND).unwrap();
+    rig.fault("", Kind::IndexShift, None);
+    assert_eq!(uuid(&rig.read(), 0), uuid(&healthy, 1));
+    rig.node.repair(Kind::IndexShift, "").unwrap();
+    rig.fault("", Kind::DriverReload, None);
+    rig.node.step(10 * SECOND).unwrap();
+    assert_eq!(rig.read()["gpus"][0]["millijoules"], 690_000, "the counter starts again");
+}
+
+#[test]
+fn a_call_that_hangs_returns_when_the_fault_ends() {
+    let mut rig = Gpus::new("gh200");
+    rig.node.step(SECOND).unwrap();
+    rig.fault("gpu0", Kind::Hang, None);
+    let mut client = rig.client();
+    let (done, ended) = std::sync::mpsc::channel();
+    let waiting = std::thread::spawn(move || done.send(client.output().unwrap().status.success()).unwrap());
+    assert!(ended.recv_timeout(Duration::from_millis(500)).is_err(), "it returned while the call should hang");
+    rig.node.repair(Kind::Hang, "gpu0").unwrap();
+    assert!(ended.recv().unwrap(), "it goes on when the fault ends");
+    waiting.join().unwrap();
+}
+
+#[test]
+fn control_groups_count_the_tables_cpu_time_through_short_lives_and_new_groups() {
+    let mut rig = Rig::new("cpu-2s", Options::default());
+    load(&mut rig);
+    let cgroup = rig.node.root().join("sys/fs/cgroup");
+    let group =
+        |path: &str| Hierarchy::find(&cgroup).unwrap().groups().into_iter().find(|group| group.path == path).unwrap();
+    let serving = "/system.slice/serving.service";
+    rig.node.step(10 * SECOND).unwrap();
+    let before = group(serving);
+    assert_eq!(before.cpu_nanos, 600 * SECOND, "60 cores for 10 s");
+    let storm = Fault { target: String::new(), kind: Kind::ExitStorm, n: Some(10), for_ms: Some(10_000) };
+    rig.node.fault(&storm).unwrap();
+    let seen = proc::processes(&rig.node.root().join("proc"));
+    assert_eq!(seen.len(), 1, "children of the storm are never seen");
+    rig.node.step(20 * SECOND).unwrap();
+    assert_eq!(group("/system.slice/exit-storm.service").cpu_nanos, 2_400_000_000, "24 ms × 10 × 10 s");
+    assert_eq!(Hierarchy::find(&cgroup).unwrap().machine_nanos(), Some(1_800 * SECOND + 2_400_000_000));
+
+    let fault = |kind| Fault { target: "serving".to_owned(), kind, n: None, for_ms: None };
+    rig.node.fault(&fault(Kind::PidReuse)).unwrap();
+    rig.node.fault(&fault(Kind::CgroupRecreate)).unwrap();
+    rig.node.step(SECOND).unwrap();
+    let (after, reused) = (group(serving), proc::processes(&rig.node.root().join("proc")));
+    assert_eq!(after.cpu_nanos, 60 * SECOND);
+    assert_ne!(after.inode, before.inode, "another group at the same path");
+    assert_eq!((reused[0].pid, seen[0].pid, reused[0].ticks), (4_242, 4_242, 6_000));
+    assert!(reused[0].start_ticks > seen[0].start_ticks);
 }

@@ -165,6 +165,11 @@ impl Node {
         if self.options.manual { self.now_ns } else { monotonic().saturating_sub(self.t0_ns) }
     }
 
+    /// Simulated time in ns of what the views show.
+    pub fn shown_ns(&self) -> u64 {
+        self.state.now_ns
+    }
+
     /// The node's boot clock in ns: simulated time and time asleep.
     pub fn boot_ns(&self) -> u64 {
         self.now_ns() + self.suspended_ns
