@@ -40,8 +40,18 @@ pub struct Config {
     pub rapl: RaplSection,
     /// Estimates where no sensor is.
     pub estimate: EstimateSection,
+    /// Counts that servers tell themselves.
+    pub push: PushSection,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
+}
+
+/// Counts that servers tell themselves.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushSection {
+    /// Path of the unix socket; unset = nobody can tell.
+    pub socket: Option<PathBuf>,
 }
 
 /// The disk queue.
@@ -128,6 +138,7 @@ impl Default for Config {
             placement: PlacementSection::default(),
             rapl: RaplSection::default(),
             estimate: EstimateSection::default(),
+            push: PushSection::default(),
             target: Vec::new(),
         }
     }

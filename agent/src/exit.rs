@@ -16,6 +16,7 @@ pub const IO: u8 = 74;
 pub fn code(error: &RunError) -> u8 {
     match error {
         RunError::Config(_) | RunError::Target(_) => CONFIGURATION,
+        RunError::Push(error) => error.exit_code(),
         RunError::Spool(error) => error.exit_code(),
         RunError::Uplink(error) => error.exit_code(),
         RunError::NoSource { .. } => PERMISSION,

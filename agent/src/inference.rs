@@ -8,6 +8,7 @@ pub mod gguf;
 pub mod identity;
 pub mod mapping;
 pub mod preset;
+pub mod push;
 pub mod reader;
 pub mod socket;
 pub mod tally;
@@ -20,10 +21,11 @@ use crate::process::InferenceGroup;
 use joulebook_units::{BootNanos, CountKind, Service};
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use push::{PushError, PushSocket};
 pub use socket::ProcessId;
 pub use target::{Target, TargetConfig, TargetError};
 
@@ -43,7 +45,7 @@ pub struct CountSample {
     /// resets of the engine's counters are already taken out.
     pub counts: BTreeMap<CountKind, u64>,
     /// The instant at which all of them were 0, if it is known (the server started while the agent was running, or the
-    /// service was not there at the scrape before). Only with the first sample of a service.
+    /// service was not there at the scrape before). It matters for counts that no earlier sample of the service held.
     pub origin: Option<BootNanos>,
     /// What the engine itself shows now, since its own start. With the same `process`, the difference to an earlier
     /// sample bridges a time in which the agent did not run.
@@ -52,13 +54,15 @@ pub struct CountSample {
     pub process: Option<ProcessId>,
 }
 
-/// A kind of failure at a target. It costs time resolution, not counts, unless the reason is `value` or `duplicate`.
+/// A kind of failure at a target. It costs time resolution, not counts, unless the reason is `value`, `duplicate` or
+/// `counter_reset` (what was counted between the last page and the reset).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
-    /// The target's URL as configured.
+    /// The target's URL as configured; `push` for reports.
     pub target: String,
     /// Reason from a fixed list: `connect`, `http`, `redirect`, `status`, `form`, `timeout`, `scrape_too_large`,
-    /// `parse`, `signature`, `identity`, `process_changed`, `process_unknown`, `value`, `duplicate`.
+    /// `parse`, `signature`, `identity`, `process_changed`, `process_unknown`, `value`, `duplicate`,
+    /// `counter_reset`; of reports `form`, `value`, `peer`, `rate`, `limit`, `counter_reset`.
     pub reason: &'static str,
 }
 
@@ -72,9 +76,19 @@ pub struct Inference {
     /// Failures since the start.
     pub failures: watch::Receiver<BTreeMap<Failure, u64>>,
     scraper: Scraper,
+    around: scrape::Surroundings,
+    out: scrape::Outputs,
 }
 
 impl Inference {
+    /// Takes reports at a unix socket too. The socket goes with the value that is given back.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn listen(&self, socket: &Path) -> Result<PushSocket, PushError> {
+        push::listen(socket, self.around.clone(), self.out.clone())
+    }
+
     /// A handle for scrapes on demand.
     pub fn scraper(&self) -> Scraper {
         self.scraper.clone()
@@ -130,5 +144,5 @@ pub fn start(targets: Vec<TargetConfig>, procfs: PathBuf, clock: Arc<dyn Clock>)
         demand
     };
     let demands = targets.into_iter().map(start_one).collect();
-    Ok(Inference { samples, groups, failures, scraper: Scraper { demands } })
+    Ok(Inference { samples, groups, failures, scraper: Scraper { demands }, around, out })
 }

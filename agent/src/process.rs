@@ -312,6 +312,10 @@ impl Workloads {
             (parent.1 <= key.1 && parent != key).then_some(*parent)
         };
         self.own_rows.retain(|key| used.contains_key(key));
+        let host_of_key = |key: &Key| used.get(key).and_then(|one| one.host.as_deref());
+        // Groups in which servers are told apart by process: whoever works beside them there is told apart as well.
+        let split: BTreeSet<Option<&str>> =
+            hosts.iter().filter(|(_, whole)| whole.is_none()).map(|(key, _)| host_of_key(key)).collect();
         let mut owners: BTreeMap<Key, String> = BTreeMap::new();
         // By start time: a parent's owner is known before its children's.
         let mut order: Vec<Key> = used.keys().copied().collect();
@@ -332,7 +336,7 @@ impl Workloads {
             } else if let Some(server) = kept.filter(|owner| self.is_server(owner, hosts)) {
                 // A child whose parent ended still works for the server.
                 Some(server.clone())
-            } else if one.host.is_some() || hosts.contains_key(&key) {
+            } else if hosts.contains_key(&key) || one.host.is_some() && !split.contains(&one.host.as_deref()) {
                 None
             } else if self.own_rows.contains(&key) {
                 Some(row_id(&key))

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::collector::{Sources, estimate};
 use crate::config::{Config, ConfigError, Roots};
 use crate::hardware;
-use crate::inference::{self, Scraper, TargetError};
+use crate::inference::{self, PushError, Scraper, TargetError};
 use crate::process::{Workloads, proc::read_text};
 use crate::sampler::{Flush, Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
@@ -33,6 +33,9 @@ pub enum RunError {
     /// A scrape target of the configuration.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The socket for reports.
+    #[error(transparent)]
+    Push(#[from] PushError),
     /// The disk queue.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -70,6 +73,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
     config.check()?;
     let boot = boot_id(&config.roots)?;
     let (sources, inventory) = discover(&config)?;
+    if let Some(socket) = &config.push.socket {
+        inference::push::check(socket)?;
+    }
     // Targets are checked before the spool is made: a refusal changes nothing.
     let inference = inference::start(config.target.clone(), config.roots.procfs.clone(), Arc::clone(&clock))?;
     let (spool, recovery) = Spool::open(&SpoolConfig {
@@ -79,6 +85,8 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
         segment_bytes: SEGMENT_BYTES,
         keep_acked: config.spool.keep_acked,
     })?;
+    // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
+    let _socket = config.push.socket.as_deref().map(|socket| inference.listen(socket)).transpose()?;
     let threads = inventory.hardware.threads.unwrap_or(1);
     let package_idle = package_idle(&config, &inventory);
     tracing::info!(node = %inventory.node, stream = %recovery.stream, epoch = recovery.session_epoch, "agent starts");

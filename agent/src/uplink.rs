@@ -10,7 +10,7 @@ mod tests;
 use crate::clock::Clock;
 use crate::spool::{SpoolError, SpoolHandle};
 use joulebook_proto::telemetry::NodeDirectory;
-use joulebook_units::{BootId, Inventory, RejectReason};
+use joulebook_units::{BootId, BootNanos, Inventory, RejectReason};
 use session::{End, Session};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+/// The end of a session is logged at most this often.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// Longest first wait before connecting again.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait before connecting again.
@@ -136,6 +138,7 @@ impl Uplink {
     /// One session after another. Returns only when the spool has ended.
     async fn sessions(&self, endpoint: &Endpoint, mut shutdown: watch::Receiver<bool>) -> Result<(), UplinkError> {
         let mut longest = FIRST_WAIT;
+        let mut logged: Option<BootNanos> = None;
         loop {
             let answered = self.counters.borrow().sessions;
             let end = match endpoint.connect().await {
@@ -152,8 +155,12 @@ impl Uplink {
                 End::RetryAfter(wait) => wait.min(LONGEST_WAIT),
                 end => {
                     let wait = jittered(longest);
-                    let endpoint = self.config.endpoint.as_str();
-                    tracing::warn!(endpoint, reason = %end, retry_in = ?wait, "the session ended; records stay in the spool");
+                    let now = self.clock.boot();
+                    if logged.is_none_or(|logged| now.since(logged) >= LOG_EVERY) {
+                        logged = Some(now);
+                        let endpoint = self.config.endpoint.as_str();
+                        tracing::warn!(endpoint, reason = %end, retry_in = ?wait, "the session ended; records stay in the spool");
+                    }
                     longest = (longest * 2).min(LONGEST_WAIT);
                     wait
                 }

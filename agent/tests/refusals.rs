@@ -67,3 +67,16 @@ async fn a_target_that_cannot_be_used_is_a_configuration_error_and_nothing_is_wr
     assert_eq!(exit::code(&refused(config).await), 78);
     assert!(!root.path().join("spool").exists());
 }
+
+#[tokio::test]
+async fn a_push_socket_that_cannot_be_made_is_a_configuration_error_and_nothing_is_written() {
+    let root = tempfile::tempdir().expect("folder");
+    fs::write(root.path().join("file"), "kept").expect("file");
+    for socket in ["missing/push.sock", "file"] {
+        let mut config = config(root.path());
+        config.push.socket = Some(root.path().join(socket));
+        assert_eq!(exit::code(&refused(config).await), 78, "{socket}");
+        assert!(!root.path().join("spool").exists());
+    }
+    assert_eq!(fs::read_to_string(root.path().join("file")).expect("still there"), "kept");
+}

@@ -11,8 +11,14 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+#[path = "scrape/bad_inputs.rs"]
+mod bad_inputs;
+#[path = "scrape/services.rs"]
+mod services;
 
 /// A clock that moves one second with each look.
 struct StepClock(AtomicU64);
@@ -26,18 +32,35 @@ impl Clock for StepClock {
     }
 }
 
+/// What a path answers.
+#[derive(Clone)]
+enum Answer {
+    /// These bytes, then the end.
+    Bytes(Vec<u8>),
+    /// The first bytes, then the second ones again and again.
+    Endless(Vec<u8>, Vec<u8>),
+    /// The first bytes, then a blank each second for ever.
+    Drip(Vec<u8>),
+}
+
 /// Answers per path; everything else is 404.
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<BTreeMap<&'static str, Vec<u8>>>>);
+struct Server {
+    answers: Arc<Mutex<BTreeMap<&'static str, Answer>>>,
+    /// Paths asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+    /// Bytes sent of endless answers.
+    sent: Arc<AtomicU64>,
+}
 
 impl Server {
     async fn start(&self) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let answers = self.0.clone();
+        let server = self.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let answers = answers.clone();
+                let server = server.clone();
                 tokio::spawn(async move {
                     let mut request = Vec::new();
                     while !request.ends_with(b"\r\n\r\n") {
@@ -46,18 +69,43 @@ impl Server {
                     }
                     let request = String::from_utf8(request).expect("text");
                     let path = request.split(' ').nth(1).expect("a path");
-                    let absent = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec();
-                    let answer = answers.lock().expect("lock").get(path).cloned().unwrap_or(absent);
+                    server.asked.lock().expect("lock").push(path.to_owned());
+                    let absent = Answer::Bytes(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec());
+                    let answer = server.answers.lock().expect("lock").get(path).cloned().unwrap_or(absent);
                     // The other side may hang up first: that is what some tests are about.
-                    let _ = stream.write_all(&answer).await;
+                    let _ = server.send(stream, answer).await;
                 });
             }
         });
         port
     }
 
+    async fn send(&self, mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
+        match answer {
+            Answer::Bytes(bytes) => stream.write_all(&bytes).await,
+            Answer::Endless(first, again) => {
+                stream.write_all(&first).await?;
+                loop {
+                    stream.write_all(&again).await?;
+                    self.sent.fetch_add(again.len() as u64, Ordering::Relaxed);
+                }
+            }
+            Answer::Drip(first) => {
+                stream.write_all(&first).await?;
+                loop {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    stream.write_all(b" ").await?;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, path: &'static str, answer: Answer) {
+        self.answers.lock().expect("lock").insert(path, answer);
+    }
+
     fn raw(&self, path: &'static str, answer: impl Into<Vec<u8>>) {
-        self.0.lock().expect("lock").insert(path, answer.into());
+        self.answer(path, Answer::Bytes(answer.into()));
     }
 
     fn says(&self, path: &'static str, body: &str) {
@@ -113,8 +161,12 @@ fn gguf(version: &str) -> Vec<u8> {
 }
 
 fn run(urls: &[String], procfs: &Path) -> Inference {
+    run_as("llamacpp", urls, procfs)
+}
+
+fn run_as(preset: &str, urls: &[String], procfs: &Path) -> Inference {
     let config = |url: &String| -> TargetConfig {
-        toml::from_str(&format!("url = \"{url}\"\npreset = \"llamacpp\"\nreserved_cores = 0.5\ninterval = \"1h\""))
+        toml::from_str(&format!("url = \"{url}\"\npreset = \"{preset}\"\nreserved_cores = 0.5\ninterval = \"1h\""))
             .expect("legal")
     };
     // The agent starts in second 1,000 of the boot.

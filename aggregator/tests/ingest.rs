@@ -306,3 +306,32 @@ async fn stored_status(aggregator: &Aggregator) -> usize {
     let mut client = AdminServiceClient::connect(aggregator.url()).await.expect("connect");
     client.get_status(GetStatusRequest {}).await.expect("status").into_inner().nodes.len()
 }
+
+#[tokio::test]
+async fn health_and_reflection_answer_for_every_service() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let aggregator = Aggregator::start(dir.path()).await;
+    let channel =
+        tonic::transport::Endpoint::from_shared(aggregator.url()).expect("a URL").connect().await.expect("connect");
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let services = ["telemetry.v1.TelemetryService", "query.v1.QueryService", "admin.v1.AdminService"];
+    for service in services {
+        let asked = tonic_health::pb::HealthCheckRequest { service: format!("joulebook.{service}") };
+        let status = health.check(asked).await.expect("known").into_inner().status();
+        assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving, "{service}");
+    }
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let list = tonic_reflection::pb::v1::ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let mut answers = reflection.server_reflection_info(tokio_stream::once(list)).await.expect("a stream").into_inner();
+    let answer = answers.message().await.expect("no error").expect("an answer").message_response;
+    let Some(MessageResponse::ListServicesResponse(listed)) = answer else { panic!("not a list: {answer:?}") };
+    let names: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
+    assert!(services.iter().all(|service| names.contains(&format!("joulebook.{service}"))), "{names:?}");
+    aggregator.stop().await;
+}

@@ -3,8 +3,10 @@
 //!
 //! Nothing here waits a fixed time: a process is ready when it says so, and everything that is started ends with its value.
 
+pub mod aggregator;
 pub mod cpu_time;
 pub mod engine;
+pub mod history;
 pub mod installation;
 pub mod powercap;
 pub mod program;

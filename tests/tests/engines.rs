@@ -77,6 +77,11 @@ fn tokens_and_energy_of_two_versions_agree_with_the_client_and_the_kernel() {
 
     let window = ["--from", begin.as_str(), "--to", end.as_str()];
     let scores = installation.ask(&[&["sci", "--per", "total-token"], &window[..]].concat()).unwrap();
+    let schema = include_str!("../../cli/schema/answer.schema.json");
+    let schema = jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap();
+    let faults: Vec<String> =
+        schema.iter_errors(&scores).map(|fault| format!("{}: {fault}", fault.instance_path)).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
     let mut grams = BTreeMap::new();
     for (version, sums) in ["1.0", "2.0"].into_iter().zip(client) {
         let answers = scores["answers"].as_array().unwrap();

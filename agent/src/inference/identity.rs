@@ -1,5 +1,6 @@
 //! Which model and version a target serves. First hit wins, and the answer says which rule it was:
-//! configuration → label of the page → the engine's own endpoints → the weights file that the process maps.
+//! configuration → label of the page → the mapping's static name → the engine's own endpoints → the weights file that
+//! the process maps.
 //!
 //! The version of a weights file counts as told by the *process* when the file is one that the process maps, and by the
 //! *engine* when only the engine names its path (`--no-mmap`). A file on disk that is no longer the mapped one is not
@@ -31,24 +32,26 @@ pub struct Served {
 }
 
 impl Served {
-    /// The service of a page's series.
-    pub fn service(&self, target: &Target, page: &PageIdentity) -> Service {
+    /// The service of a page's series; `adapters`: the page counts adapters in their base.
+    pub fn service(&self, target: &Target, page: &PageIdentity, adapters: bool) -> Service {
         let header = self.weights.as_ref().map(|(header, _)| header);
         let from_weights = self.weights.as_ref().and_then(|(header, source)| Some((header.version.clone()?, *source)));
-        let (version, version_source) = match (&target.version, &page.version, from_weights) {
-            (Some(version), _, _) => (Some(version.clone()), VersionSource::Config),
-            (None, PageVersion::Label(version), _) => (Some(version.clone()), VersionSource::Label),
-            (None, _, Some((version, source))) => (Some(version), source),
-            (None, PageVersion::Denied, None) => (None, VersionSource::DenyList),
-            (None, PageVersion::Untold, None) => (None, VersionSource::Unresolved),
+        let (version, version_source) = match (&target.version, &page.version, &target.fixed.version, from_weights) {
+            (Some(version), _, _, _) => (Some(version.clone()), VersionSource::Config),
+            (None, PageVersion::Label(version), _, _) => (Some(version.clone()), VersionSource::Label),
+            (None, _, Some(version), _) => (Some(version.clone()), VersionSource::Config),
+            (None, _, None, Some((version, source))) => (Some(version), source),
+            (None, PageVersion::Denied, None, None) => (None, VersionSource::DenyList),
+            (None, PageVersion::Untold, None, None) => (None, VersionSource::Unresolved),
         };
-        let named = target.model.as_ref().or(page.model.as_ref()).or(self.model.as_ref());
+        let named = target.model.as_ref().or(page.model.as_ref()).or(target.fixed.model.as_ref());
+        let named = named.or(self.model.as_ref());
         Service {
             model: named.or(header.and_then(|header| header.name.as_ref())).cloned(),
             version,
             version_source,
             fingerprint: header.map(|header| header.fingerprint.clone()),
-            adapter: None,
+            adapter: adapters.then(|| "*".to_owned()),
             engine: target.preset.id.clone(),
             target: target.name.clone(),
             workload: None,
@@ -215,6 +218,7 @@ fn open(folder: &Path, path: &str, inode: Option<u64>) -> Result<File, WeightsEr
 
 #[cfg(test)]
 mod tests {
+    use super::super::target::TargetConfig;
     use super::*;
     use std::os::unix::fs::symlink;
 
@@ -303,7 +307,7 @@ mod tests {
         let served = Served { model: None, weights: Some((header, VersionSource::Process)) };
         let page = |version| PageIdentity { model: None, version };
         let answer = |target: &Target, served: &Served, version| {
-            let service = served.service(target, &page(version));
+            let service = served.service(target, &page(version), false);
             (service.model, service.version, service.version_source)
         };
         let (own, plain) = (config("version = \"9\"\nmodel = \"m\""), config(""));
@@ -312,6 +316,13 @@ mod tests {
         assert_eq!(answer(&own, &served, label()), (some("m"), some("9"), VersionSource::Config));
         assert_eq!(answer(&plain, &served, label()), (some("tiny"), some("5"), VersionSource::Label));
         assert_eq!(answer(&plain, &served, PageVersion::Denied), (some("tiny"), some("1.0"), VersionSource::Process));
+        let mapping = "[mapping]\nstatic = { model = \"s\", version = \"7\" }\n\
+            values.items = { metric = \"a\", type = \"counter\" }";
+        let fixed: TargetConfig =
+            toml::from_str(&format!("url = \"http://h:1\"\npreset = \"custom\"\n{mapping}")).expect("valid");
+        let fixed = Target::new(0, fixed).expect("valid");
+        assert_eq!(answer(&fixed, &served, label()), (some("s"), some("5"), VersionSource::Label));
+        assert_eq!(answer(&fixed, &served, PageVersion::Untold), (some("s"), some("7"), VersionSource::Config));
         let nothing = Served::default();
         assert_eq!(answer(&plain, &nothing, PageVersion::Denied), (None, None, VersionSource::DenyList));
         assert_eq!(answer(&plain, &nothing, PageVersion::Untold), (None, None, VersionSource::Unresolved));

@@ -17,6 +17,12 @@ pub struct Mapping {
     /// Names for what no label names.
     #[serde(default, rename = "static")]
     pub fixed: Fixed,
+    /// A service opens only once this field was above 0, for engines whose clients can invent labels. Unset: with any
+    /// series that is counted.
+    pub opened_by: Option<Field>,
+    /// Series of which one on the page says that adapters are counted in their base. Empty: no adapter is told.
+    #[serde(default)]
+    pub adapters: Vec<Metric>,
     /// Expression per field; a field without one is not known.
     #[serde(default)]
     pub values: BTreeMap<Field, Expression>,
@@ -120,7 +126,8 @@ pub enum Expression {
 }
 
 /// Samples of one name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "RawExpression")]
 pub struct Metric {
     /// Name of the sample.
     pub name: String,
@@ -199,6 +206,16 @@ impl TryFrom<RawExpression> for Expression {
     }
 }
 
+impl TryFrom<RawExpression> for Metric {
+    type Error = &'static str;
+    fn try_from(raw: RawExpression) -> Result<Self, Self::Error> {
+        match (raw.scale, Expression::try_from(raw)?) {
+            (None, Expression::Metric(metric)) => Ok(metric),
+            _ => Err("only `metric`, `type` and `where` go here"),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFilter {
@@ -241,6 +258,9 @@ mod tests {
             ),
             ("values.items = { metric = \"a\", type = \"counter\", where.l = { } }", "exactly one of"),
             ("lables.model = \"m\"", "unknown field"),
+            ("opened_by = \"tokens\"", "unknown variant"),
+            ("adapters = [{ add = [{ metric = \"a\", type = \"gauge\" }] }]", "go here"),
+            ("adapters = [{ metric = \"a\", type = \"gauge\", scale = 2.0 }]", "go here"),
         ] {
             let error = toml::from_str::<Mapping>(text).expect_err(text).to_string();
             assert!(error.contains(word), "{text}: {error}");

@@ -5,21 +5,17 @@ use super::mapping::Mapping;
 use serde::Deserialize;
 
 /// The presets of this build. A new one is a file and a line here.
-const FILES: [&str; 2] = [include_str!("presets/llamacpp.toml"), include_str!("presets/custom.toml")];
+const FILES: [&str; 5] = [
+    include_str!("presets/llamacpp.toml"),
+    include_str!("presets/vllm.toml"),
+    include_str!("presets/triton.toml"),
+    include_str!("presets/mlserver.toml"),
+    include_str!("presets/custom.toml"),
+];
 
 /// Presets that are described but not built: a target that asks for one is told to use a mapping of its own.
-pub const NOT_BUILT: [&str; 10] = [
-    "vllm",
-    "sglang",
-    "triton",
-    "dynamo-frontend",
-    "torchserve",
-    "mlserver",
-    "kserve",
-    "rayserve",
-    "bentoml",
-    "litellm",
-];
+pub const NOT_BUILT: [&str; 7] =
+    ["sglang", "dynamo-frontend", "torchserve", "kserve", "rayserve", "bentoml", "litellm"];
 
 /// A preset or mapping that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +32,9 @@ pub enum PresetError {
     /// The mapping counts nothing.
     #[error("the mapping has no values, so nothing would be counted; add `values`")]
     Empty,
+    /// `opened_by` names a field that is not counted.
+    #[error("`opened_by` names a field without an expression, so no service would ever open; add it to `values`")]
+    NeverOpened,
 }
 
 /// How one engine is read.

@@ -42,15 +42,21 @@ pub struct Reader {
     labels: Labels,
     metrics: Vec<(Metric, Field)>,
     fields: Vec<(Field, Node)>,
+    opened_by: Option<Field>,
+    adapters: Vec<Metric>,
 }
 
 impl Reader {
     /// Makes a mapping ready.
     ///
     /// # Errors
-    /// The mapping counts nothing.
+    /// The mapping counts nothing, or opens no service.
     pub fn new(mapping: Mapping) -> Result<Self, PresetError> {
-        let mut reader = Self { labels: mapping.labels, metrics: Vec::new(), fields: Vec::new() };
+        let Mapping { labels, opened_by, adapters, .. } = mapping;
+        if opened_by.is_some_and(|field| !mapping.values.contains_key(&field)) {
+            return Err(PresetError::NeverOpened);
+        }
+        let mut reader = Self { labels, metrics: Vec::new(), fields: Vec::new(), opened_by, adapters };
         for (field, expression) in mapping.values {
             let node = reader.number(expression, field);
             reader.fields.push((field, node));
@@ -81,10 +87,19 @@ impl Reader {
 
     /// Per metric, whether the page has its family with the expected TYPE.
     pub fn told(&self, page: &Page<'_>) -> Vec<bool> {
-        self.metrics
-            .iter()
-            .map(|(metric, _)| page.family_type(&metric.name, metric.kind) == Some(metric.kind))
-            .collect()
+        self.metrics.iter().map(|(metric, _)| typed(page, metric)).collect()
+    }
+
+    /// Whether values of [`Self::evaluate`] are enough for a service to open.
+    pub fn opens(&self, values: &[(Field, Option<u128>)]) -> bool {
+        let above = |field| values.iter().any(|(own, value)| *own == field && value.is_some_and(|value| value > 0));
+        self.opened_by.is_none_or(above)
+    }
+
+    /// Whether the page says that adapters are counted in their base.
+    pub fn adapters(&self, page: &Page<'_>) -> bool {
+        let mut signs = self.adapters.iter().filter(|metric| typed(page, metric));
+        signs.any(|metric| page.samples().iter().any(|sample| metric.takes(sample)))
     }
 
     /// Values of all fields from sums per metric; a field is `None` where its metrics are not told.
@@ -121,6 +136,10 @@ impl Reader {
     }
 }
 
+fn typed(page: &Page<'_>, metric: &Metric) -> bool {
+    page.family_type(&metric.name, metric.kind) == Some(metric.kind)
+}
+
 /// A sum times its unit's factor. Exact without one; with one it rounds, and it never falls while the sum grows.
 #[expect(
     clippy::cast_possible_truncation,
@@ -147,5 +166,8 @@ mod tests {
         assert_eq!(seen[1], PageIdentity { model: Some("x/".into()), version: PageVersion::Label("2".into()) });
         assert_eq!(seen[2], PageIdentity { model: None, version: PageVersion::Untold });
         assert!(matches!(Reader::new(Mapping::default()), Err(PresetError::Empty)));
+        let closed = "opened_by = \"requests_ok\"\nvalues.items = { metric = \"a\", type = \"counter\" }";
+        let closed = Reader::new(toml::from_str(closed).expect("valid"));
+        assert!(matches!(closed, Err(PresetError::NeverOpened)));
     }
 }

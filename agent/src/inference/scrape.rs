@@ -65,7 +65,7 @@ impl ScrapeError {
 }
 
 /// Where a task's results go.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Outputs {
     pub samples: mpsc::Sender<CountSample>,
     pub groups: Arc<watch::Sender<Vec<InferenceGroup>>>,
@@ -81,6 +81,15 @@ pub(super) struct Surroundings {
     pub started: BootNanos,
     /// The kernel's USER_HZ.
     pub ticks_per_second: u64,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings")
+            .field("procfs", &self.procfs)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The state of one target.
@@ -220,7 +229,7 @@ impl Task {
         let seen = self.tally.observe(&page, at);
         self.skipped(&seen);
         if seen.reset && !fresh {
-            tracing::info!(target_url = %self.target.name, "an engine counter restarted; its new value is counted");
+            self.fail("counter_reset", 1, &"a counter of the engine restarted; its new value is counted");
             // The counts cannot be taken back now: if the engine does not answer, the next scrape asks again.
             let _ = self.resolve(process, false).await;
         }
@@ -282,7 +291,7 @@ impl Task {
     ) -> Vec<CountSample> {
         let mut services: BTreeMap<Service, Counts> = BTreeMap::new();
         for (identity, counts) in seen.services {
-            let mut service = self.served.service(&self.target, &identity);
+            let mut service = self.served.service(&self.target, &identity, seen.adapters);
             let known = self.totals.len() + services.keys().filter(|new| !self.totals.contains_key(*new)).count();
             if known >= MAX_SERVICES && !self.totals.contains_key(&service) && !services.contains_key(&service) {
                 service.model = Some("other".to_owned());

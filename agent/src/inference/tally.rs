@@ -31,6 +31,8 @@ pub enum FirstPage {
 pub struct Observation {
     /// Per service that the page names.
     pub services: Vec<(PageIdentity, Counts)>,
+    /// Whether adapters are counted in their base. Once told it holds for the epoch: engines name only those at work.
+    pub adapters: bool,
     /// Whether a series fell, so that the engine restarted or reloaded a model.
     pub reset: bool,
     /// Samples left out because their value cannot be a count.
@@ -66,6 +68,8 @@ struct Sums {
     metrics: Vec<u128>,
     /// Highest value given out per field.
     given: BTreeMap<Field, u128>,
+    /// Whether the service has opened; until then nothing is given out.
+    open: bool,
 }
 
 /// The memory of one target.
@@ -76,24 +80,27 @@ pub struct Tally {
     sums: HashMap<PageIdentity, Sums>,
     /// What the next page means, if it is the first of an epoch.
     first: Option<FirstPage>,
+    adapters: bool,
 }
 
 impl Tally {
     /// An empty memory.
     pub fn new(reader: Reader) -> Self {
-        Self { reader, last: HashMap::new(), sums: HashMap::new(), first: Some(FirstPage::IsBaseline) }
+        Self { reader, last: HashMap::new(), sums: HashMap::new(), first: Some(FirstPage::IsBaseline), adapters: false }
     }
 
     /// Another process counts from here on: what was last seen of its predecessor means nothing.
     pub fn new_epoch(&mut self, first: FirstPage) {
         self.last.clear();
         self.first = Some(first);
+        self.adapters = false;
     }
 
     /// Takes a page in. `at` only ages series that are gone.
     pub fn observe(&mut self, page: &Page<'_>, at: BootNanos) -> Observation {
         let first = self.first.take();
-        let mut out = Observation::default();
+        self.adapters |= self.reader.adapters(page);
+        let mut out = Observation { adapters: self.adapters, ..Observation::default() };
         let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
         let told = self.reader.told(page);
         let metrics = self.reader.metrics().len();
@@ -135,16 +142,23 @@ impl Tally {
                 now[*index] = now[*index].saturating_add(value);
             }
         }
+        // What never opened and is gone was invented: it must not fill the memory.
+        self.sums.retain(|identity, sums| sums.open || shown.contains_key(identity));
         for (identity, shown) in shown {
             let Some(sums) = self.sums.get_mut(&identity) else { continue };
+            let (counted, shown) = (self.reader.evaluate(&told, &sums.metrics), self.reader.evaluate(&told, &shown));
+            sums.open |= self.reader.opens(&counted) || self.reader.opens(&shown);
+            if !sums.open {
+                continue;
+            }
             let mut counts = Counts::default();
-            for (field, total) in self.reader.evaluate(&told, &sums.metrics) {
+            for (field, total) in counted {
                 let Some(total) = total.map(|total| rounded(field, total)) else { continue };
                 let given = sums.given.entry(field).or_insert(0);
                 counts.added.insert(field.kind(), u64::try_from(total.saturating_sub(*given)).unwrap_or(u64::MAX));
                 *given = total.max(*given);
             }
-            for (field, value) in self.reader.evaluate(&told, &shown) {
+            for (field, value) in shown {
                 let value = value.and_then(|value| u64::try_from(rounded(field, value)).ok());
                 counts.shown.extend(value.map(|value| (field.kind(), value)));
             }
@@ -250,6 +264,38 @@ mod tests {
         assert_eq!((items(&seen), seen.bad_values), (Some(7), 6));
         assert_eq!(items(&observe(&mut tally, "a_total{v=\"7\"} NaN")), Some(0));
         assert_eq!(items(&observe(&mut tally, "a_total{v=\"7\"} 9")), Some(2));
+    }
+
+    #[test]
+    fn a_service_opens_with_its_first_success_and_brings_what_was_counted_before() {
+        let mapping = "labels.version = \"v\"\nopened_by = \"requests_ok\"\n\
+            values.requests_ok = { metric = \"ok\", type = \"counter\" }\n\
+            values.requests_failed = { metric = \"bad\", type = \"counter\" }";
+        let mut tally = Tally::new(Reader::new(toml::from_str(mapping).expect("valid")).expect("counts"));
+        tally.new_epoch(FirstPage::CountsFromZero);
+        let mut failed = |text: &str| {
+            let text = format!("# TYPE ok counter\n# TYPE bad counter\n{text}\n");
+            let seen = tally.observe(&Page::parse(text.as_bytes()).expect("legal"), BootNanos(1));
+            let failed = |(_, counts): &(_, Counts)| counts.added.get(&CountKind::RequestsFailed).copied();
+            seen.services.iter().map(failed).collect::<Vec<_>>()
+        };
+        assert_eq!(failed("bad{v=\"9\"} 2\nok{v=\"9\"} 0"), []);
+        assert_eq!(failed("bad{v=\"9\"} 3\nok{v=\"9\"} 1"), [Some(3)]);
+        assert_eq!(failed("bad{v=\"9\"} 4\nok{v=\"9\"} 0"), [Some(1)], "a reload does not close it");
+    }
+
+    #[test]
+    fn adapters_stay_told_while_the_process_runs() {
+        let mapping = "adapters = [{ metric = \"info\", type = \"gauge\", where.a = { not_in = [\"\"] } }]\n\
+            values.items = { metric = \"a\", type = \"counter\" }";
+        let mut tally = Tally::new(Reader::new(toml::from_str(mapping).expect("valid")).expect("counts"));
+        let mut told = |text: &str| {
+            let text = format!("# TYPE info gauge\n{text}\n");
+            tally.observe(&Page::parse(text.as_bytes()).expect("legal"), BootNanos(1)).adapters
+        };
+        assert_eq!(["info{a=\"\"} 1", "info{a=\"x\"} 1", "info{a=\"\"} 2"].map(&mut told), [false, true, true]);
+        tally.new_epoch(FirstPage::CountsFromZero);
+        assert!(!tally.observe(&Page::default(), BootNanos(2)).adapters);
     }
 
     #[test]

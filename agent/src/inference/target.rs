@@ -1,6 +1,6 @@
 //! The configuration of one inference server.
 
-use super::mapping::Mapping;
+use super::mapping::{Fixed, Mapping};
 use super::preset::{Preset, PresetError};
 use super::reader::Reader;
 use hyper::Uri;
@@ -17,7 +17,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 pub struct TargetConfig {
     /// Where its metric page is: `http://host:port` or `http://host:port/path`. Without a path the preset's is taken.
     pub url: String,
-    /// Which engine it is: `llamacpp`, or `custom` with a `mapping`.
+    /// Which engine it is: `llamacpp`, `vllm`, `triton`, `mlserver`, or `custom` with a `mapping`.
     pub preset: String,
     /// Model name that overrides what the server tells. Unset: the server's own.
     pub model: Option<String>,
@@ -87,6 +87,8 @@ pub struct Target {
     pub model: Option<String>,
     /// Configured version.
     pub version: Option<String>,
+    /// Names of the mapping, for what no label names.
+    pub fixed: Fixed,
     /// Configured tokenizer.
     pub tokenizer: Option<String>,
     /// Reservation in thousandths of a core.
@@ -112,7 +114,7 @@ impl Target {
             (None, None) => return refuse("preset", &config.preset, "it needs a `mapping` that says what is counted"),
             (Some(_), Some(_)) => return refuse("preset", &config.preset, "a `mapping` goes with preset custom only"),
         };
-        let (model, version) = (mapping.fixed.model.clone(), mapping.fixed.version.clone());
+        let fixed = mapping.fixed.clone();
         let reader = Reader::new(mapping).map_err(preset_error(key))?;
         let interval = config.interval.unwrap_or(DEFAULT_INTERVAL);
         if !(Duration::from_secs(1)..=LONGEST_INTERVAL).contains(&interval) {
@@ -139,8 +141,9 @@ impl Target {
             path: path.unwrap_or_else(|| preset.path.clone()),
             preset,
             reader,
-            model: config.model.or(model),
-            version: config.version.or(version),
+            model: config.model,
+            version: config.version,
+            fixed,
             tokenizer: config.tokenizer,
             reserved_millicores,
             interval,
@@ -208,7 +211,7 @@ mod tests {
             (format!("{base}url = \"http://h:1\"\ninterval = \"10\""), ["interval", "write it like"]),
             (format!("{base}url = \"http://h:1\"\nreserved_cores = -1.0"), ["target[0].reserved_cores", "-1"]),
             (format!("{base}url = \"http://h:1\"\nmodle = \"x\""), ["unknown field", "modle"]),
-            ("preset = \"vllm\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "not built"]),
+            ("preset = \"sglang\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "not built"]),
             ("preset = \"x\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "llamacpp"]),
             ("preset = \"custom\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "mapping"]),
         ] {

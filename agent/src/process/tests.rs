@@ -170,6 +170,18 @@ fn a_process_inside_a_control_group_is_not_counted_twice() {
     assert_eq!((cpu(&two, "process/10@5"), cpu(&two, "process/20@5")), (Some(2 * SECOND), Some(SECOND)));
     assert_eq!(cpu(&two, &container), Some(4 * SECOND));
     assert_eq!(total(&two), 9 * SECOND);
+    // Whoever works beside them gets a row of its own, as in the root group.
+    usage("", 12 * SECOND);
+    usage(&scope, 10 * SECOND);
+    machine.process(40, 1, 800, 0);
+    machine.write("proc/40/cgroup", &format!("2:cpuacct:/{scope}\n"));
+    workloads.sample(at(9), &[]);
+    usage("", 14 * SECOND);
+    usage(&scope, 12 * SECOND);
+    machine.process(40, 1, 800, 150);
+    let three = workloads.sample(at(11), &[]);
+    assert_eq!(cpu(&three, "process/40@800"), Some(150 * TICK));
+    assert_eq!(total(&three), 14 * SECOND);
 }
 
 #[test]

@@ -174,6 +174,20 @@ pub fn encode_frame(kind: Kind, sequence: u64, payload: &[u8]) -> Option<Vec<u8>
     Some(seal(out))
 }
 
+/// Bytes of the whole frame whose first four bytes are `head`; absent if no frame may be that long.
+pub fn frame_bytes(head: [u8; 4]) -> Option<usize> {
+    let payload = usize::try_from(u32::from_le_bytes(head)).ok()?;
+    (payload <= MAX_PAYLOAD_BYTES).then_some(payload + FRAME_BYTES)
+}
+
+/// Sets the format version of a segment's first bytes and makes its checksum right again: a segment of the future.
+#[cfg(test)]
+pub fn set_version(segment: &mut [u8], version: u8) {
+    segment[8] = version;
+    let sum = crc32c::crc32c(&segment[..HEADER_BYTES - 4]);
+    segment[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+}
+
 /// Reads the frame at the start of `bytes`, which reach to the end of the file.
 pub fn decode_frame(bytes: &[u8]) -> Result<Frame<'_>, FrameFault> {
     let mut reader = Reader(bytes);

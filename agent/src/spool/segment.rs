@@ -252,10 +252,7 @@ impl Segment {
         let mut wanted = left;
         if left >= length(FRAME_BYTES) {
             self.file.read_exact_at(&mut head, offset).map_err(io_error("reading", &self.path))?;
-            let payload = u64::from(u32::from_le_bytes(head));
-            if payload <= length(MAX_PAYLOAD_BYTES) {
-                wanted = left.min(payload + length(FRAME_BYTES));
-            }
+            wanted = record::frame_bytes(head).map_or(left, |bytes| left.min(length(bytes)));
         }
         let mut bytes = vec![0; usize::try_from(wanted.min(length(MAX_PAYLOAD_BYTES + FRAME_BYTES))).unwrap_or(0)];
         self.file.read_exact_at(&mut bytes, offset).map_err(io_error("reading", &self.path))?;

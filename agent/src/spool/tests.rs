@@ -1,5 +1,5 @@
 use super::queue::Queue;
-use super::record::{HEADER_BYTES, Kind};
+use super::record::Kind;
 use super::segment::{self, Place};
 use super::*;
 use joulebook_units::{Column, LossReason, Point};
@@ -249,9 +249,7 @@ fn a_segment_of_a_newer_format_is_kept_and_the_agent_runs() {
     let before = filled(dir.path(), 2);
     let path = segments(dir.path()).pop().expect("one");
     let mut bytes = fs::read(&path).expect("read");
-    bytes[8] = 2;
-    let sum = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);
-    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    record::set_version(&mut bytes, 2);
     fs::write(&path, &bytes).expect("written");
     let (mut queue, recovery) = Queue::open(&config(dir.path())).expect("opened");
     assert_ne!(recovery.stream, before.stream, "its numbers are unknown: another stream is begun");
@@ -432,4 +430,14 @@ proptest! {
         prop_assert!(gaps.iter().all(|gap| gap.reason == LossReason::SpoolFull));
         prop_assert!(declared <= queue.counters().lost_records);
     }
+}
+
+#[tokio::test]
+async fn a_question_that_changes_nothing_wakes_nobody() {
+    let dir = folder();
+    let (spool, _) = Spool::open(&config(dir.path())).expect("opened");
+    let mut watched = spool.watch();
+    watched.mark_unchanged();
+    assert_eq!(spool.next_after(0).await.expect("answered"), Item::None);
+    assert!(!watched.has_changed().expect("open"), "who waits for records would ask again for ever");
 }

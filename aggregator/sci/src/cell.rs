@@ -157,10 +157,11 @@ pub struct Cell {
     pub workloads: BTreeMap<Arc<Workload>, WorkloadUse>,
     /// Components beyond the wall meter in µJ.
     pub overcount_microjoules: u64,
-    /// Capacity of the node: CPU threads × time in core-nanoseconds; 0 if the number of threads is not known.
+    /// Capacity of the node: CPU threads × expected time in core-nanoseconds; 0 if the number of threads is not known.
+    /// Not part of a stored cell, as `expected_nanos`.
     pub capacity_core_nanos: u64,
     /// Nanoseconds of the slot since the node's first row. Not part of a stored cell, since older rows may yet come: set
-    /// by [`Cell::expect`] when a question is answered.
+    /// by [`Cell::set_expected`] when a question is answered.
     pub expected_nanos: u64,
     /// Nanoseconds of them in which every uncontained component source is known.
     pub covered_nanos: u64,
@@ -214,9 +215,11 @@ impl Cell {
         components.fold(0, |sum, (_, source)| sum.saturating_add(source.microjoules))
     }
 
-    /// Sets what of the cell's `window` was to be covered: time since the node's first row.
-    pub fn expect(&mut self, window: Window, first_row: Option<UnixNanos>) {
+    /// Sets what of the cell's `window` was to be covered, time since the node's first row, and the node's capacity in
+    /// that time; `threads` are its hardware threads, if known.
+    pub fn set_expected(&mut self, window: Window, first_row: Option<UnixNanos>, threads: Option<u32>) {
         self.expected_nanos = first_row.map_or(0, |first| window.end().nanos_since(window.start().max(first)));
+        self.capacity_core_nanos = u64::from(threads.unwrap_or(0)).saturating_mul(self.expected_nanos);
     }
 
     /// Whether nothing is known of the slot and nothing was to be.

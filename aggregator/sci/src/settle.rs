@@ -291,9 +291,6 @@ impl Joined {
         if node.lost.iter().any(|lost| window.is_some_and(|window| window.intersect(*lost).is_some())) {
             cell.flags.insert(Flags::RECORDS_LOST);
         }
-        let length: u64 = self.grid.slots().iter().map(|slot| slot.nanos()).sum();
-        cell.capacity_core_nanos =
-            self.capacity_millicores.map_or(0, |millicores| millicores.saturating_mul(length) / 1000);
         cell.covered_nanos = self.covered.iter().sum();
     }
 

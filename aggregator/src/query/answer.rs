@@ -4,7 +4,7 @@ mod figures;
 mod origin;
 mod quality;
 
-use super::energy::{component_name, covered_fraction, method_name, methods};
+use super::energy::{component_name, covered_share, method_name, methods};
 use super::gather::{Member, site_name};
 use super::question::{Question, policy_name};
 use super::{Computed, QueryError, rfc3339, seconds};
@@ -211,9 +211,15 @@ impl Context<'_> {
         }
     }
 
+    /// Whether pool idle of the nodes concerned is charged to nobody: by policy, or because no version has a weight.
+    fn leaves_idle(&self, parts: &Parts<'_>) -> bool {
+        self.question.policy == IdlePolicy::Unallocated
+            || parts.nodes.iter().any(|node| node.ledger.unallocated_idle > 0)
+    }
+
     fn boundary(&self, parts: &Parts<'_>) -> wire::Boundary {
         let level = self.question.level;
-        let allocated = self.question.policy != IdlePolicy::Unallocated;
+        let allocated = !self.leaves_idle(parts);
         let mut inclusions = Vec::new();
         let mut exclusions = Vec::new();
         let mut place =

@@ -6,7 +6,7 @@ use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::{Account, Cell, ModelVersion, score};
-use joulebook_units::{Component, GramsCo2e, Method, Microjoules, Workload, WorkloadKind};
+use joulebook_units::{Component, GramsCo2e, Method, Microjoules, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Answers an energy question.
@@ -45,17 +45,17 @@ pub fn rows(
         total_microjoules: total,
         resolution_seconds: u64::try_from(resolution_seconds).unwrap_or(1),
         window: Some(TimeWindow { start_unix_nanos: window.start().0, end_unix_nanos: window.end().0 }),
-        energy_measured_fraction: covered_fraction(nodes.values().map(|node| &node.cell)),
+        energy_measured_fraction: covered_share(nodes.values().map(|node| &node.cell)).map(Share::get),
     })
 }
 
 /// Part of the expected time in which energy is known; `None` where none is expected.
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-pub fn covered_fraction<'a>(cells: impl Iterator<Item = &'a Cell>) -> Option<f64> {
+pub fn covered_share<'a>(cells: impl Iterator<Item = &'a Cell>) -> Option<Share> {
     let (covered, expected) = cells.fold((0u64, 0u64), |(covered, expected), cell| {
         (covered.saturating_add(cell.covered_nanos), expected.saturating_add(cell.expected_nanos))
     });
-    (expected > 0).then(|| covered as f64 / expected as f64)
+    (expected > 0).then(|| Share::new((covered as f64 / expected as f64).min(1.0)).ok()).flatten()
 }
 
 /// Name of a method, or of the mixture of several.

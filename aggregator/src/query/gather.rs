@@ -114,7 +114,7 @@ impl<'a> Gathered<'a> {
         let mut slot = Slot { window, nodes: vec![], factors: vec![] };
         for member in &self.members {
             let mut cell = self.cell(&member.record, window)?;
-            cell.expect(window, member.record.first_row);
+            cell.set_expected(window, member.record.first_row, member.record.inventory.hardware.threads);
             if cell.is_empty() {
                 continue;
             }

@@ -7,15 +7,21 @@ pub(crate) use balance::explanation;
 use super::csv::key_names;
 use super::quantity::{self, UNKNOWN, energy_unit, exact_joules, mass_unit, number, percent, show};
 use crate::command::version_name;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use joulebook_proto::query::{Energy, GetEnergyResponse, SciAnswer};
 
 const WIDTH: u16 = 100;
 
+/// A line above, under the header and below; none between rows, which are many.
+const STYLE: TableStyle = TableStyle::new()
+    .top_border(LineStyle::none().fill('─').junction('─'))
+    .header_separator(LineStyle::none().fill('═').junction('═'))
+    .bottom_border(LineStyle::none().fill('─').junction('─'));
+
 /// An empty table of the house's style.
 fn sheet(header: Vec<String>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(WIDTH).set_header(header);
     table
 }

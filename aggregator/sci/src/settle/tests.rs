@@ -117,11 +117,11 @@ proptest! {
 #[test]
 fn energy_that_no_reading_covers_is_not_covered_and_not_zero() {
     let mut cell = settle(&node(&[(2 * SECOND, 100, 1)]), window(0, 10 * SECOND));
-    cell.expect(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)));
-    assert_eq!(cell.expected_nanos, 10_000_000_000);
+    cell.set_expected(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)), Some(4));
+    assert_eq!((cell.expected_nanos, cell.capacity_core_nanos), (10_000_000_000, 40_000_000_000));
     assert_eq!(cell.covered_nanos, 2_000_000_000);
     let mut nothing = settle(&NodeSeries::default(), window(0, 10 * SECOND));
-    nothing.expect(window(0, 10 * SECOND), None);
+    nothing.set_expected(window(0, 10 * SECOND), None, None);
     assert!(nothing.sources.is_empty() && nothing.entries.is_empty());
     assert_eq!(nothing.expected_nanos, 0);
 }

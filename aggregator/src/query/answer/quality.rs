@@ -6,8 +6,8 @@ impl Context<'_> {
     #[allow(clippy::cast_precision_loss, reason = "ratios")]
     pub(super) fn quality(&self, parts: &Parts<'_>, world: bool, missing: &mut Missing) -> wire::Quality {
         let used = &parts.totals.cost.used;
-        let time = covered_fraction(parts.nodes.iter().map(|node| &node.cell));
-        let measured = time.map(|fraction| fraction * read_fraction(&parts.members));
+        let time = covered_share(parts.nodes.iter().map(|node| &node.cell));
+        let measured = time.map(|share| share.get() * read_fraction(&parts.members));
         let joint = parts.totals.cost.joint_share();
         let counted =
             (used.resident_nanos > 0).then(|| (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0));
@@ -28,7 +28,7 @@ impl Context<'_> {
         if world {
             names.push("world_intensity".to_owned());
         }
-        if self.question.policy == IdlePolicy::Unallocated {
+        if self.leaves_idle(parts) {
             names.push("idle_excluded".to_owned());
         }
         let low = [measured, joint].into_iter().flatten().any(|fraction| fraction < LOW_QUALITY_BELOW);
@@ -50,8 +50,9 @@ impl Context<'_> {
         if self.question.level != Level::Facility {
             reasons.push(format!("sci_1_1: the level is {}, not facility", self.question.level.name()));
         }
-        if self.question.policy == IdlePolicy::Unallocated {
-            reasons.push("sci_1_1: idle capacity is left out".to_owned());
+        if self.leaves_idle(parts) {
+            reasons
+                .push("sci_1_1: idle capacity is left out: no policy, or no version with a weight under it".to_owned());
         }
         if world {
             reasons.push("sci_1_1: a world average is coarser than the standard accepts".to_owned());

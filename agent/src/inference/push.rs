@@ -1,0 +1,342 @@
+//! Counts that a server tells itself, over a unix stream socket: one JSON object a line, one answer a line.
+//!
+//! Who tells is what the kernel says of the other end (SO_PEERPIDFD, before Linux 6.5 SO_PEERCRED), never what it claims.
+//! A report is `{"seq": 1, "cumulative": true, "model": "m", "model_version": "2", "requests": 5, …}`, see [`Report`]; the
+//! answer is `{"ok": true, "seq": 1}`, or `{"ok": false, "reason": …, "why": …}` and nothing was counted. An answer says that
+//! the report is taken, not that it is on disk: cumulative reports heal what a crash of the agent loses, deltas do not.
+
+use super::scrape::{Outputs, Surroundings};
+use super::socket::ProcessId;
+use super::{CountSample, Failure};
+use crate::process::InferenceGroup;
+use joulebook_units::BootNanos;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+mod ledger;
+mod peer;
+mod report;
+
+pub use report::Report;
+
+use ledger::{Ledger, Outcome};
+use report::Refusal;
+
+/// Connections at a time.
+const MOST_CONNECTIONS: usize = 64;
+/// Bytes of a line.
+const MOST_LINE_BYTES: u64 = 4096;
+/// Lines of a connection in a second.
+const MOST_LINES_A_SECOND: u32 = 20;
+/// A connection that says nothing for so long is closed.
+const SILENCE: Duration = Duration::from_secs(600);
+/// Name of this way in failures.
+const TARGET: &str = "push";
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// Another agent listens there.
+    #[error("push.socket {0} is taken: another process answers there; stop it or choose another path")]
+    Taken(PathBuf),
+    /// Something else is at the path.
+    #[error("push.socket {0} exists and is no socket; choose another path")]
+    NoSocket(PathBuf),
+    /// The folder does not exist.
+    #[error("push.socket {0} cannot be made: its folder does not exist; make it or choose another path")]
+    Folder(PathBuf),
+    /// Not allowed.
+    #[error("making push.socket {path} failed: {source}; the agent needs to write into its folder")]
+    Permission {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("making push.socket {path} failed: {source}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl PushError {
+    /// The agent's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Taken(_) => 69,
+            Self::Io { .. } => 74,
+            Self::Permission { .. } => 77,
+            Self::NoSocket(_) | Self::Folder(_) => 78,
+        }
+    }
+
+    fn of(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Folder(path),
+            io::ErrorKind::PermissionDenied => Self::Permission { path, source },
+            io::ErrorKind::AddrInUse => Self::Taken(path),
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+/// The socket's file; it goes with this value.
+#[derive(Debug)]
+pub struct PushSocket {
+    path: PathBuf,
+}
+
+impl Drop for PushSocket {
+    fn drop(&mut self) {
+        // A file that is gone already needs no removal.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Refuses a path that can never be the socket, and changes nothing.
+///
+/// # Errors
+/// Its folder does not exist, or it is something else.
+pub fn check(path: &Path) -> Result<(), PushError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(PushError::Folder(path.to_owned()));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => Err(PushError::NoSocket(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the socket and takes reports on the current runtime until nobody takes the samples any more.
+pub(super) fn listen(path: &Path, around: Surroundings, out: Outputs) -> Result<PushSocket, PushError> {
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path).map_err(|source| PushError::of(path, source))?;
+    let socket = PushSocket { path: path.to_owned() };
+    // Whoever reaches the folder may tell: who it is says the kernel.
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).map_err(|source| PushError::of(path, source))?;
+    tokio::spawn(Task { ledger: Ledger::default(), around, out, logged: BTreeMap::new() }.run(listener));
+    Ok(socket)
+}
+
+/// Removes the socket of an agent that was killed.
+fn remove_stale(path: &Path) -> Result<(), PushError> {
+    check(path)?;
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(PushError::Taken(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|source| PushError::of(path, source))
+        }
+        Err(source) => Err(PushError::of(path, source)),
+    }
+}
+
+/// A report on its way from a connection to the owner of the counts.
+struct Delivery {
+    process: ProcessId,
+    connected: BootNanos,
+    report: Report,
+    answer: oneshot::Sender<Result<Outcome, Refusal>>,
+}
+
+/// What connections send to the owner.
+enum Event {
+    Report(Box<Delivery>),
+    /// A line that was no report.
+    Refused(Refusal),
+}
+
+/// The owner of what was told.
+struct Task {
+    ledger: Ledger,
+    around: Surroundings,
+    out: Outputs,
+    logged: BTreeMap<&'static str, BootNanos>,
+}
+
+impl Task {
+    async fn run(mut self, listener: UnixListener) {
+        let (events, mut told) = mpsc::channel(MOST_CONNECTIONS);
+        let samples = self.out.samples.clone();
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = samples.closed() => return,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+                    Ok((stream, _)) => {
+                        let connection = Connection { around: self.around.clone(), events: events.clone() };
+                        connections.spawn(connection.serve(stream));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting a connection at push.socket failed");
+                        // Out of descriptors, most likely: others must be closed first.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                Some(event) = told.recv() => match event {
+                    Event::Refused(refusal) => self.refused(&refusal),
+                    Event::Report(delivery) => {
+                        let Delivery { process, connected, report, answer } = *delivery;
+                        let (taken, sample) = self.take(process, connected, &report);
+                        if let Some(sample) = sample
+                            && samples.send(sample).await.is_err()
+                        {
+                            return;
+                        }
+                        // Whoever asked may have gone.
+                        let _ = answer.send(taken);
+                    }
+                },
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        process: ProcessId,
+        connected: BootNanos,
+        report: &Report,
+    ) -> (Result<Outcome, Refusal>, Option<CountSample>) {
+        let at = self.around.clock.boot();
+        let started = process.started(self.around.ticks_per_second);
+        let zero = (started > self.around.started).then_some(started);
+        let alive = |process: ProcessId| ProcessId::read(&self.around.procfs, process.pid) == Some(process);
+        match self.ledger.take(process, report, ledger::Times { at, connected, zero }, alive) {
+            Ok((outcome, sample)) => {
+                // Published before its samples, so that the counts find their workload.
+                self.publish();
+                if outcome == Outcome::Reset {
+                    self.refused(&Refusal { reason: "counter_reset", why: "a cumulative count fell".to_owned() });
+                }
+                (Ok(outcome), sample)
+            }
+            Err(refusal) => {
+                self.refused(&refusal);
+                (Err(refusal), None)
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let own: Vec<InferenceGroup> = self
+            .ledger
+            .processes()
+            .map(|process| InferenceGroup {
+                target: ledger::target(process),
+                pid: process.pid,
+                start_ticks: process.start_ticks,
+                reserved_millicores: None,
+            })
+            .collect();
+        self.out.groups.send_if_modified(|groups| {
+            let before: Vec<_> = groups.iter().filter(|group| group.target.starts_with("push/")).cloned().collect();
+            if before == own {
+                return false;
+            }
+            groups.retain(|group| !group.target.starts_with("push/"));
+            groups.extend(own);
+            true
+        });
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        let failure = Failure { target: TARGET.to_owned(), reason: refusal.reason };
+        self.out.failures.send_modify(|failures| *failures.entry(failure).or_insert(0) += 1);
+        let now = self.around.clock.boot();
+        if self.logged.get(refusal.reason).is_none_or(|last| now.since(*last) >= Duration::from_secs(10)) {
+            self.logged.insert(refusal.reason, now);
+            // The words may quote the line.
+            let why: String = refusal.why.chars().take(200).collect();
+            tracing::warn!(reason = refusal.reason, ?why, "a pushed report was refused or corrected");
+        }
+    }
+}
+
+/// One client.
+struct Connection {
+    around: Surroundings,
+    events: mpsc::Sender<Event>,
+}
+
+impl Connection {
+    async fn serve(self, stream: UnixStream) {
+        let connected = self.around.clock.boot();
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read);
+        let (mut second, mut of_second) = (connected, 0);
+        loop {
+            let mut line = Vec::new();
+            let mut limited = (&mut lines).take(MOST_LINE_BYTES + 1);
+            let Ok(Ok(1..)) = timeout(SILENCE, limited.read_until(b'\n', &mut line)).await else { return };
+            let whole = line.ends_with(b"\n") && line.len() as u64 <= MOST_LINE_BYTES;
+            let now = self.around.clock.boot();
+            if now.since(second) >= Duration::from_secs(1) {
+                (second, of_second) = (now, 0);
+            }
+            of_second += 1;
+            let answered = if !whole {
+                Err(Refusal::form("a line must end and hold at most 4096 bytes"))
+            } else if of_second > MOST_LINES_A_SECOND {
+                Err(Refusal { reason: "rate", why: "more than 20 reports in a second; add them up".to_owned() })
+            } else {
+                match Report::parse(&line) {
+                    Ok(report) => self.deliver(&write, report, connected).await,
+                    Err(refusal) => Err(refusal),
+                }
+            };
+            let text = match answered {
+                Ok(Some(text)) => text,
+                Ok(None) => return,
+                Err(refusal) => {
+                    let text = refusal.answer();
+                    if self.events.send(Event::Refused(refusal)).await.is_err() {
+                        return;
+                    }
+                    text
+                }
+            };
+            // Who does not read its answers, or sent what is no line, is let go.
+            let sent = timeout(Duration::from_secs(5), write.write_all(text.as_bytes())).await;
+            if !matches!(sent, Ok(Ok(()))) || !whole {
+                return;
+            }
+        }
+    }
+
+    /// The owner's answer as text; `None` if the agent stops.
+    async fn deliver(
+        &self,
+        write: &tokio::net::unix::OwnedWriteHalf,
+        report: Report,
+        connected: BootNanos,
+    ) -> Result<Option<String>, Refusal> {
+        let process = peer::identify(write.as_ref(), &self.around.procfs, report.parents)?;
+        let (answer, answered) = oneshot::channel();
+        let seq = report.seq;
+        let delivery = Delivery { process, connected, report, answer };
+        if self.events.send(Event::Report(Box::new(delivery))).await.is_err() {
+            return Ok(None);
+        }
+        Ok(match answered.await {
+            Ok(Ok(outcome)) => Some(outcome.answer(seq)),
+            // The owner has counted the refusal.
+            Ok(Err(refusal)) => Some(refusal.answer()),
+            Err(_) => None,
+        })
+    }
+}

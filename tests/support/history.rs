@@ -1,0 +1,245 @@
+//! Generated histories of nodes: what an agent would have sent, and what is true.
+
+#![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
+
+use joulebook_units::{
+    Batch, BootId, BootNanos, Column, Component, CountKind, CpuTimeMethod, EnergyGap, GapReason, Hardware, IdleOrigin,
+    Inventory, Method, Microjoules, Milliwatts, Placement, Point, Service, Source, SourceState, StreamId, Subject,
+    UnixNanos, VersionSource, Workload, WorkloadKind,
+};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// Nanoseconds.
+pub const SECOND: u64 = 1_000_000_000;
+/// The aggregator's clock when the nodes' boot clocks show 0.
+pub const BOOTED: i64 = 1_790_000_000 * 1_000_000_000;
+const CPU: u32 = 1;
+const DRAM: u32 = 2;
+const IDLE: u32 = 3;
+const SERVED: u32 = 4;
+const OTHER: u32 = 5;
+const TOKENS: u32 = 6;
+
+/// One row of a node's history: time since the row before, µJ and CPU ns since then, what else happens.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Time since the row before.
+    pub nanos: u64,
+    /// CPU energy since then in µJ; memory takes a ninth of it.
+    pub microjoules: u64,
+    /// CPU time of the server since then; the rest of the machine takes half of it.
+    pub cpu_nanos: u64,
+    /// Tokens since then.
+    pub tokens: u64,
+    /// Whether the server is scraped at this row.
+    pub scraped: bool,
+    /// Whether the CPU's energy since the row before is unknown.
+    pub gap: bool,
+    /// Whether the batch before this row is closed.
+    pub ends_batch: bool,
+}
+
+/// Any row: short steps mostly, a pause now and then.
+pub fn step() -> impl Strategy<Value = Step> {
+    let wide = prop_oneof![8 => 200_000_000..3 * SECOND, 1 => 3 * SECOND..200 * SECOND];
+    (
+        wide,
+        0u64..300_000_000,
+        0u64..2 * SECOND,
+        0u64..50,
+        any::<bool>(),
+        prop::bool::weighted(0.05),
+        prop::bool::weighted(0.3),
+    )
+        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch)| Step {
+            nanos,
+            // Never above the ceiling of 1 kW.
+            microjoules: microjoules.min(nanos / 1_000_000 * 900_000),
+            cpu_nanos,
+            tokens,
+            scraped,
+            gap,
+            ends_batch,
+        })
+}
+
+/// A node's records in their order, and what it measured.
+#[derive(Debug)]
+pub struct History {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its records in their order.
+    pub batches: Vec<Batch>,
+    /// What it measured in µJ.
+    pub energy: u64,
+    /// Tokens it served.
+    pub tokens: u64,
+    /// Its boot clock at the last row.
+    pub end: u64,
+}
+
+/// Cumulative state of one series while its history is written.
+#[derive(Default, Clone)]
+struct Written {
+    value: u64,
+    last: Option<Point>,
+    open: Vec<Column>,
+}
+
+impl Written {
+    fn point(&mut self, series: u32, at: u64) {
+        let point = Point { at: BootNanos(at), value: self.value };
+        match self.open.last_mut() {
+            Some(column) => column.points.push(point),
+            None => self.open.push(Column { series, previous: self.last, points: vec![point] }),
+        }
+        self.last = Some(point);
+    }
+
+    /// The run breaks: what comes next is not joined to what was.
+    fn cut(&mut self, series: u32, at: u64) {
+        self.last = None;
+        let point = Point { at: BootNanos(at), value: self.value };
+        self.open.push(Column { series, previous: None, points: vec![point] });
+        self.last = Some(point);
+    }
+}
+
+/// The history of the node with this number.
+pub fn history(index: u8, steps: &[Step]) -> History {
+    let boot = BootId([index; 16]);
+    let mut at = 1000 * SECOND + u64::from(index) * 137_000_001;
+    let mut series: BTreeMap<u32, Written> =
+        [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS].map(|id| (id, Written::default())).into();
+    let (mut batches, mut rows, mut gaps): (Vec<Batch>, Vec<BootNanos>, Vec<EnergyGap>) = (vec![], vec![], vec![]);
+    let (mut energy, mut tokens) = (0, 0);
+    for (number, step) in steps.iter().enumerate() {
+        let before = at;
+        at += step.nanos;
+        let first = rows.first().copied();
+        let full = rows.len() == 5 || first.is_some_and(|first| at - first.0 > 50 * SECOND);
+        if full || (step.ends_batch && !rows.is_empty()) {
+            batches.push(close(boot, &mut rows, &mut series, &mut gaps));
+        }
+        rows.push(BootNanos(at));
+        let gap = step.gap && number > 0;
+        for id in [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS] {
+            let Some(written) = series.get_mut(&id) else { continue };
+            match id {
+                CPU if gap => {
+                    let (low, high) = (Microjoules(0), Microjoules(step.microjoules));
+                    gaps.push(EnergyGap {
+                        series: CPU,
+                        from: BootNanos(before),
+                        to: BootNanos(at),
+                        reason: GapReason::CounterReset,
+                        low,
+                        high,
+                    });
+                    written.cut(CPU, at);
+                    continue;
+                }
+                CPU => written.value += if number > 0 { step.microjoules } else { 0 },
+                DRAM => written.value += if number > 0 { step.microjoules / 9 } else { 0 },
+                IDLE => written.value = 20_000,
+                SERVED | OTHER => written.value += if number > 0 { step.cpu_nanos / u64::from(id - 3) } else { 0 },
+                _ => {
+                    written.value += if number > 0 { step.tokens } else { 0 };
+                    if !(step.scraped || number == 0 || number + 1 == steps.len()) {
+                        continue;
+                    }
+                }
+            }
+            written.point(id, at);
+        }
+        if number > 0 {
+            energy += if gap { 0 } else { step.microjoules } + step.microjoules / 9;
+            tokens += step.tokens;
+        }
+    }
+    if !rows.is_empty() {
+        batches.push(close(boot, &mut rows, &mut series, &mut gaps));
+    }
+    History { stream: StreamId([index ^ 0xa5; 16]), batches, energy, tokens, end: at }
+}
+
+fn close(
+    boot: BootId,
+    rows: &mut Vec<BootNanos>,
+    series: &mut BTreeMap<u32, Written>,
+    gaps: &mut Vec<EnergyGap>,
+) -> Batch {
+    Batch {
+        boot,
+        wall: UnixNanos(BOOTED + i64::try_from(rows[0].0).expect("a time of this century")),
+        rows: std::mem::take(rows),
+        columns: series.values_mut().flat_map(|written| std::mem::take(&mut written.open)).collect(),
+        gaps: std::mem::take(gaps),
+    }
+}
+
+fn source(id: &str, component: Component) -> Source {
+    Source {
+        id: id.to_owned(),
+        component,
+        socket: None,
+        device: None,
+        collector: "rapl".to_owned(),
+        method: Method::Counter,
+        unit_nanojoules: None,
+        ceiling: Milliwatts(1_000_000),
+        uncertainty_permille: 50,
+        contained_in: None,
+        basis: "generated".to_owned(),
+    }
+}
+
+fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
+    Workload {
+        id: id.to_owned(),
+        kind,
+        name: id.to_owned(),
+        cgroup: None,
+        container_id: None,
+        pod_uid: None,
+        cpu_time_method: CpuTimeMethod::ProcessTime,
+        reserved_millicores: reserved,
+        reservation_origin: None,
+    }
+}
+
+/// What its series measure.
+pub fn dictionary() -> Vec<(u32, Subject)> {
+    let service = Service {
+        model: Some("tiny".to_owned()),
+        version: Some("1".to_owned()),
+        version_source: VersionSource::Config,
+        fingerprint: None,
+        adapter: None,
+        engine: "custom".to_owned(),
+        target: "http://127.0.0.1:1/".to_owned(),
+        workload: Some("process/1".to_owned()),
+        tokenizer: None,
+    };
+    vec![
+        (CPU, Subject::Energy(source("rapl/package-0", Component::Cpu))),
+        (DRAM, Subject::Energy(source("rapl/dram-0", Component::Dram))),
+        (IDLE, Subject::IdlePower { source: "rapl/package-0".to_owned(), origin: IdleOrigin::Configured }),
+        (SERVED, Subject::CpuTime(workload("process/1", WorkloadKind::ProcessTree, Some(500)))),
+        (OTHER, Subject::CpuTime(workload("remainder", WorkloadKind::Remainder, None))),
+        (TOKENS, Subject::Count(service, CountKind::OutputTokens)),
+    ]
+}
+
+/// What its agent says of itself.
+pub fn inventory(index: u8) -> Inventory {
+    let state = |id, component| SourceState { source: source(id, component), unavailable: None };
+    Inventory {
+        node: format!("node-{index}").parse().expect("a node name"),
+        agent_version: "0.1.0".to_owned(),
+        sources: vec![state("rapl/package-0", Component::Cpu), state("rapl/dram-0", Component::Dram)],
+        hardware: Hardware { threads: Some(4), memory_bytes: Some(1 << 34), ..Hardware::default() },
+        placement: Placement::default(),
+    }
+}
