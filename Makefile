@@ -17,7 +17,7 @@ export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## Installs what is missing: libclang, RocksDB as a library, the demo's inference server, the contract's linter.
+setup: ## Installs what is missing: libclang, RocksDB as a library, the demo's inference server, NVIDIA's client of NVML, the contract's linter.
 	.ci/setup libclang rocksdb engine nvml buf
 
 build: ## Builds the three programs, optimised.

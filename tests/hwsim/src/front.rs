@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 pub fn exposition(served: &[Served]) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, pick: fn(&Served) -> u64, extra: &str| {
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        text.push_str(&format!("# HELP {name}_total {help}\n# TYPE {name}_total counter\n"));
         for one in served {
             let model = one.model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             text.push_str(&format!("{name}_total{{engine=\"0\",{extra}model_name=\"{model}\"}} {}.0\n", pick(one)));

@@ -121,6 +121,7 @@ fn the_front_counts_what_the_table_serves() {
     let text = program.metrics();
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
     assert!(text.contains("vllm:prompt_tokens_total{engine=\"0\",model_name=\"m\"} 1200.0\n"), "{text}");
+    assert!(text.contains("# TYPE vllm:generation_tokens_total counter\n"), "{text}");
     let success = "vllm:request_success_total{engine=\"0\",finished_reason=\"stop\",model_name=\"m\"} 120.0\n";
     assert!(text.contains(success), "{text}");
     let usage = std::fs::read_to_string(program.folder.path().join("sys/fs/cgroup/system.slice/vllm.service/cpu.stat"));
