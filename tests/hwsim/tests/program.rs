@@ -136,3 +136,19 @@ fn a_real_clock_moves_by_itself_and_refuses_to_be_moved() {
     let now = |answer: &Value| answer["now_ns"].as_u64().unwrap();
     assert!(now(&answers[2]) > now(&answers[1]));
 }
+
+#[test]
+fn faults_come_over_the_socket_and_from_a_scenario() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = folder.path().join("scenario.toml");
+    let text = "[[at]]\nms = 0\nop = \"fault\"\nkind = \"reset\"\ntarget = \"intel-rapl:1\"\n";
+    std::fs::write(&scenario, text).unwrap();
+    let program = Program::start("cpu-2s", &["--clock", "manual", "--scenario", scenario.to_str().unwrap()]);
+    assert_eq!(program.counter("intel-rapl:1"), format!("{:020}\n", 0));
+    let remove = json!({ "op": "fault", "kind": "remove_zone", "target": "intel-rapl:0:0", "for_ms": 1_000 });
+    program.ask(&[remove]);
+    let zone = program.folder.path().join("sys/class/powercap/intel-rapl:0:0");
+    assert!(!zone.exists());
+    program.ask(&[json!({ "op": "step", "ns": 1_000_000_000 })]);
+    assert!(zone.join("energy_uj").is_file());
+}
