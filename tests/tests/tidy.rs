@@ -17,6 +17,8 @@ mod imports;
 mod length;
 #[path = "tidy/readme.rs"]
 mod readme;
+#[path = "tidy/safety.rs"]
+mod safety;
 #[path = "tidy/sources.rs"]
 mod sources;
 #[path = "tidy/words.rs"]

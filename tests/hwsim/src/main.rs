@@ -1,0 +1,116 @@
+//! `hwsim`: a simulated node for as long as the process runs.
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use joulebook_hwsim::control::{self, Scenario};
+use joulebook_hwsim::node::{Node, Options};
+use joulebook_hwsim::profile::Profile;
+use joulebook_hwsim::{front, gpu};
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Simulates a node: powercap, procfs, control groups, NVML and an inference server from one known truth.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Profile of the node.
+    #[arg(long)]
+    profile: PathBuf,
+    /// Requests with their times (TOML: `[[at]]` with `ms` and a request of the control socket).
+    #[arg(long)]
+    scenario: Option<PathBuf>,
+    /// Folder in which everything is shown; best on tmpfs.
+    #[arg(long)]
+    root: PathBuf,
+    /// Whether time passes by itself or by `step` requests.
+    #[arg(long, value_enum, default_value_t = Clock::Real)]
+    clock: Clock,
+    /// Time between two updates of the files, in ms.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    tick_ms: u64,
+    /// Makes the first values of the counters differ.
+    #[arg(long, default_value_t = 1)]
+    seed: u32,
+    /// Address of the inference server's metrics; a free port with :0.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    front: String,
+    /// The fake NVML library that is copied to `lib/`, if not the one beside this program.
+    #[arg(long)]
+    nvml: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Clock {
+    Real,
+    Manual,
+}
+
+/// Does what the scenario has for now and before.
+fn play(node: &mut Node, scenario: &mut Scenario) -> Result<()> {
+    let now_ms = node.now_ns() / 1_000_000;
+    let (due, later): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut scenario.at).into_iter().partition(|timed| timed.ms <= now_ms);
+    scenario.at = later;
+    for timed in due {
+        control::answer(node, &timed.request)
+            .with_context(|| format!("doing what the scenario has at {} ms", timed.ms))?;
+    }
+    Ok(())
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    let profile = Profile::read(&arguments.profile)?;
+    let mut scenario = match &arguments.scenario {
+        None => Scenario::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?
+        }
+    };
+    scenario.at.sort_by_key(|timed| timed.ms);
+    let options = Options { manual: arguments.clock == Clock::Manual, seed: arguments.seed, ..Options::default() };
+    let mut node = Node::new(profile, &arguments.root, options)?;
+    let library = arguments.nvml.or_else(gpu::built_library).filter(|_| node.has_nvml());
+    let nvml = library.map(|library| gpu::install(&library, &arguments.root)).transpose()?;
+    play(&mut node, &mut scenario)?;
+    let socket = arguments.root.join("run/ctl.sock");
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).with_context(|| format!("listening on {}", socket.display()))?;
+    let metrics =
+        TcpListener::bind(&arguments.front).await.with_context(|| format!("listening on {}", arguments.front))?;
+    let address = metrics.local_addr()?;
+    let ready = json!({
+        "ready": true,
+        "root": arguments.root,
+        "ctl": socket,
+        "front": format!("http://{address}/metrics"),
+        "nvml": nvml,
+        "t0_mono_ns": node.t0_ns(),
+    });
+    let node = Arc::new(Mutex::new(node));
+    tokio::spawn(control::serve(listener, node.clone()));
+    tokio::spawn(front::serve(metrics, node.clone()));
+    writeln!(std::io::stdout(), "{ready}")?;
+    let mut ticks = tokio::time::interval(Duration::from_millis(arguments.tick_ms));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);
+                play(&mut node, &mut scenario)?;
+                if !node.is_manual() {
+                    node.publish()?;
+                }
+            }
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(run(arguments))
+}
