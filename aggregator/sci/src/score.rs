@@ -57,10 +57,10 @@ impl FunctionalUnit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoScore {
     /// The engine does not tell this unit.
-    #[error("the engine does not tell how many {0} it served")]
+    #[error("the engine does not tell its number of units ({0})")]
     UnitUnknown(&'static str),
     /// Nothing was delivered: the carbon stands in the ledger as overhead without output.
-    #[error("no {0} was delivered; the carbon is overhead without output")]
+    #[error("no unit ({0}) was delivered; the carbon is overhead without output")]
     NoOutput(&'static str),
 }
 

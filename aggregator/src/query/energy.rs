@@ -151,7 +151,9 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
         .zip(ledger)
         .chain([("model versions outside the level", outside), ("other model versions", others)]);
     for (name, energy) in rest.filter(|(_, energy)| *energy > 0) {
-        rows.push(row(key(&[("account", name), ("model", ""), ("version", "")]), energy, BTreeMap::new(), &all));
+        let mut row = row(key(&[("account", name), ("model", ""), ("version", "")]), energy, BTreeMap::new(), &all);
+        row.per_unit_null_reason = question.unit.map(|_| "not a model version".to_owned());
+        rows.push(row);
     }
     Ok(rows)
 }
