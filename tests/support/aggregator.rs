@@ -49,11 +49,12 @@ impl Aggregator {
                 boot_time: BootNanos(end),
                 wall: now,
                 received: now,
-                streams: vec![history.stream],
+                streams: vec![history.stream, history.live],
             };
             let opened = vec![
                 Request::Open(u64::from(index), Box::new(opening)),
                 Request::Define(u64::from(index), history.stream, dictionary()),
+                Request::Define(u64::from(index), history.live, dictionary()),
             ];
             intake.apply(now, opened).expect("memory does not fail");
         }
@@ -64,10 +65,11 @@ impl Aggregator {
     pub fn send(&mut self, index: usize, history: &History, record: usize) {
         let batch = history.batches[record].clone();
         let payload = encode_batch(&batch).expect("a batch within the limits");
+        let (stream, sequence) = history.place(record);
         let request = Request::Record {
             session: index as u64,
-            stream: history.stream,
-            sequence: record as u64 + 1,
+            stream,
+            sequence,
             hash: payload.hash,
             payload: payload.bytes.to_vec(),
             batch: Some(Box::new(batch)),

@@ -67,8 +67,10 @@ pub fn step() -> impl Strategy<Value = Step> {
 /// A node's records in their order, and what it measured.
 #[derive(Debug)]
 pub struct History {
-    /// Its stream.
+    /// The stream of its older records.
     pub stream: StreamId,
+    /// The stream of its newer ones, as an agent begins one after an outage.
+    pub live: StreamId,
     /// Its records in their order.
     pub batches: Vec<Batch>,
     /// What it measured in µJ.
@@ -77,6 +79,21 @@ pub struct History {
     pub tokens: u64,
     /// Its boot clock at the last row.
     pub end: u64,
+}
+
+impl History {
+    /// The first record of the live stream.
+    pub fn outage(&self) -> usize {
+        self.batches.len() / 2
+    }
+
+    /// Stream and sequence number of a record.
+    pub fn place(&self, record: usize) -> (StreamId, u64) {
+        match record.checked_sub(self.outage()) {
+            Some(live) => (self.live, live as u64 + 1),
+            None => (self.stream, record as u64 + 1),
+        }
+    }
 }
 
 /// Cumulative state of one series while its history is written.
@@ -161,7 +178,14 @@ pub fn history(index: u8, steps: &[Step]) -> History {
     if !rows.is_empty() {
         batches.push(close(boot, &mut rows, &mut series, &mut gaps));
     }
-    History { stream: StreamId([index ^ 0xa5; 16]), batches, energy, tokens, end: at }
+    History {
+        stream: StreamId([index ^ 0xa5; 16]),
+        live: StreamId([index ^ 0x5a; 16]),
+        batches,
+        energy,
+        tokens,
+        end: at,
+    }
 }
 
 fn close(

@@ -34,23 +34,25 @@ proptest! {
         }
         early.settle();
 
-        // Nodes interleaved, cells settled in between (so that later rows are late), records replayed.
+        // Live records before those of the outage, nodes interleaved, cells settled in between (so that later rows are
+        // late), records replayed.
+        let arrival = |history: &History, turn: usize| (turn + history.outage()) % history.batches.len();
         let mut late = Aggregator::new(&histories);
         let mut sent = vec![0usize; histories.len()];
         for (pick, what) in order {
             let index = pick.index(histories.len());
             match what {
                 0 => late.settle(),
-                1 if sent[index] > 0 => late.send(index, &histories[index], pick.index(sent[index])),
+                1 if sent[index] > 0 => late.send(index, &histories[index], arrival(&histories[index], pick.index(sent[index]))),
                 _ if sent[index] < histories[index].batches.len() => {
-                    late.send(index, &histories[index], sent[index]);
+                    late.send(index, &histories[index], arrival(&histories[index], sent[index]));
                     sent[index] += 1;
                 }
                 _ => {}
             }
         }
         for (index, history) in histories.iter().enumerate() {
-            (sent[index]..history.batches.len()).for_each(|record| late.send(index, history, record));
+            (sent[index]..history.batches.len()).for_each(|turn| late.send(index, history, arrival(history, turn)));
         }
         late.settle();
 
