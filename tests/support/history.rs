@@ -20,6 +20,8 @@ const IDLE: u32 = 3;
 const SERVED: u32 = 4;
 const OTHER: u32 = 5;
 const TOKENS: u32 = 6;
+/// Series of the workloads that come and go.
+const VISITORS: [u32; 3] = [7, 8, 9];
 
 /// One row of a node's history: time since the row before, µJ and CPU ns since then, what else happens.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct Step {
     pub gap: bool,
     /// Whether the batch before this row is closed.
     pub ends_batch: bool,
+    /// Which of three further workloads run since the row before, one a bit: they come and go.
+    pub running: u8,
 }
 
 /// Any row: short steps mostly, a pause now and then.
@@ -51,8 +55,9 @@ pub fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
         prop::bool::weighted(0.05),
         prop::bool::weighted(0.3),
+        0u8..8,
     )
-        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch)| Step {
+        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch, running)| Step {
             nanos,
             // Never above the ceiling of 1 kW.
             microjoules: microjoules.min(nanos / 1_000_000 * 900_000),
@@ -61,6 +66,7 @@ pub fn step() -> impl Strategy<Value = Step> {
             scraped,
             gap,
             ends_batch,
+            running,
         })
 }
 
@@ -128,7 +134,7 @@ pub fn history(index: u8, steps: &[Step]) -> History {
     let boot = BootId([index; 16]);
     let mut at = 1000 * SECOND + u64::from(index) * 137_000_001;
     let mut series: BTreeMap<u32, Written> =
-        [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS].map(|id| (id, Written::default())).into();
+        [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS, 7, 8, 9].map(|id| (id, Written::default())).into();
     let (mut batches, mut rows, mut gaps): (Vec<Batch>, Vec<BootNanos>, Vec<EnergyGap>) = (vec![], vec![], vec![]);
     let (mut energy, mut tokens) = (0, 0);
     for (number, step) in steps.iter().enumerate() {
@@ -169,6 +175,16 @@ pub fn history(index: u8, steps: &[Step]) -> History {
                 }
             }
             written.point(id, at);
+        }
+        for (bit, id) in VISITORS.into_iter().enumerate() {
+            let runs = |step: &Step| step.running & 1 << bit != 0;
+            let Some(written) = series.get_mut(&id).filter(|_| runs(step)) else { continue };
+            if number > 0 && runs(&steps[number - 1]) {
+                written.value += step.cpu_nanos / u64::from(id);
+                written.point(id, at);
+            } else {
+                written.cut(id, at);
+            }
         }
         if number > 0 {
             energy += if gap { 0 } else { step.microjoules } + step.microjoules / 9;
@@ -253,6 +269,9 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
         (SERVED, Subject::CpuTime(workload("process/1", WorkloadKind::ProcessTree, Some(500)))),
         (OTHER, Subject::CpuTime(workload("remainder", WorkloadKind::Remainder, None))),
         (TOKENS, Subject::Count(service, CountKind::OutputTokens)),
+        (VISITORS[0], Subject::CpuTime(workload("container/7", WorkloadKind::Container, Some(1500)))),
+        (VISITORS[1], Subject::CpuTime(workload("kernel", WorkloadKind::Kernel, None))),
+        (VISITORS[2], Subject::CpuTime(workload("process/9", WorkloadKind::ProcessTree, None))),
     ]
 }
 
