@@ -99,6 +99,8 @@ pub struct PlacementSection {
     pub site: Option<String>,
     /// Serving pool.
     pub pool: Option<String>,
+    /// Whether the hardware is simulated.
+    pub simulated: bool,
 }
 
 /// CPU and DRAM counters.

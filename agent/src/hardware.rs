@@ -101,7 +101,7 @@ fn nvidia(roots: &Roots) -> Vec<Accelerator> {
                 |key| text.lines().find_map(|line| Some(line.split_once(':')?).filter(|(name, _)| name.trim() == key));
             let model = field("Model").map_or("NVIDIA device", |(_, value)| value.trim()).to_owned();
             let device = field("GPU UUID").map(|(_, value)| value.trim().to_owned());
-            Some(Accelerator { device, model, driver: driver.clone() })
+            Some(Accelerator { device, model, driver: driver.clone(), memory_bytes: None })
         })
         .collect();
     if from_driver.is_empty() {
@@ -115,6 +115,7 @@ fn nvidia(roots: &Roots) -> Vec<Accelerator> {
                 device: None,
                 model: format!("NVIDIA PCI device {address}"),
                 driver: driver.clone(),
+                memory_bytes: None,
             })
             .collect();
     }

@@ -429,6 +429,7 @@ impl Workloads {
             cpu_time_method: CpuTimeMethod::Cgroup,
             reserved_millicores: reservation.map(|(millicores, _)| millicores),
             reservation_origin: reservation.map(|(_, origin)| origin.to_owned()),
+            part_of: None,
         }
     }
 
@@ -442,6 +443,7 @@ impl Workloads {
         Some(Workload {
             reserved_millicores: reserved,
             reservation_origin: reserved.map(|_| "config".to_owned()),
+            part_of: None,
             ..plain(id, WorkloadKind::ProcessTree, &name)
         })
     }
@@ -505,6 +507,7 @@ fn plain(id: &str, kind: WorkloadKind, name: &str) -> Workload {
         cpu_time_method: CpuTimeMethod::ProcessTime,
         reserved_millicores: None,
         reservation_origin: None,
+        part_of: None,
     }
 }
 

@@ -207,7 +207,11 @@ fn discover(config: &Config) -> Result<(Sources, Inventory), RunError> {
     if !states.iter().any(|state| state.source.collector != "estimate" && state.unavailable.is_none()) {
         tracing::warn!("no energy sensor is read: all energy of this node is estimated");
     }
-    let placement = Placement { site: config.placement.site.clone(), pool: config.placement.pool.clone() };
+    let placement = Placement {
+        site: config.placement.site.clone(),
+        pool: config.placement.pool.clone(),
+        simulated: config.placement.simulated,
+    };
     let agent_version = env!("CARGO_PKG_VERSION").to_owned();
     Ok((sources, Inventory { node: config.node_name()?, agent_version, sources: states, hardware, placement }))
 }

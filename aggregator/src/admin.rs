@@ -143,9 +143,9 @@ fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
 fn unit(subject: &Subject) -> &'static str {
     match subject {
         Subject::Energy(_) => "uJ",
-        Subject::IdlePower { .. } => "mW",
-        Subject::CpuTime(_) | Subject::Count(_, CountKind::BusyNanos) => "ns",
-        Subject::Memory { .. } | Subject::NodeMemoryUsed => "bytes",
+        Subject::IdlePower { .. } | Subject::ResidentIdlePower { .. } => "mW",
+        Subject::CpuTime(_) | Subject::DeviceTime { .. } | Subject::Count(_, CountKind::BusyNanos) => "ns",
+        Subject::Memory { .. } | Subject::NodeMemoryUsed | Subject::DeviceMemory { .. } => "bytes",
         Subject::Count(..) => "1",
     }
 }
@@ -157,6 +157,10 @@ fn name(subject: &Subject) -> String {
         Subject::CpuTime(workload) => format!("cpu_time {}", workload.id),
         Subject::Memory { workload } => format!("memory {workload}"),
         Subject::NodeMemoryUsed => "node_memory_used".to_owned(),
+        Subject::ResidentIdlePower { source } => format!("resident_idle_power {source}"),
+        Subject::DeviceTime { device, workload: None } => format!("device_time {device}"),
+        Subject::DeviceTime { device, workload: Some(workload) } => format!("device_time {device} {workload}"),
+        Subject::DeviceMemory { device, workload } => format!("device_memory {device} {workload}"),
         Subject::Count(service, kind) => format!("{} {}", count(*kind), model(service)),
     }
 }

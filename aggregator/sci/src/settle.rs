@@ -132,6 +132,7 @@ impl Joined {
                 let counts = self.counts.entry(Arc::new(service.clone())).or_default();
                 counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
             }
+            Subject::DeviceTime { .. } | Subject::DeviceMemory { .. } | Subject::ResidentIdlePower { .. } => {}
         }
     }
 

@@ -91,7 +91,8 @@ fn the_revision_changes_with_the_configuration_and_only_with_it() {
 #[test]
 fn a_host_is_billed_by_its_parts_and_unknown_parts_are_named_not_zero() {
     let factors = factors("").expect("defaults");
-    let accelerator = Accelerator { device: None, model: "NVIDIA A100-PCIE-40GB".into(), driver: None };
+    let accelerator =
+        Accelerator { device: None, model: "NVIDIA A100-PCIE-40GB".into(), driver: None, memory_bytes: None };
     let hardware = Hardware {
         sockets: Some(2),
         memory_bytes: Some(400 << 30),

@@ -22,6 +22,7 @@ pub fn inventory_to_hello(inventory: &Inventory) -> telemetry::Hello {
         device: optional_clean(accelerator.device.as_ref(), MAX_ID_BYTES),
         model: clean(&accelerator.model, MAX_TEXT_BYTES),
         driver: optional_clean(accelerator.driver.as_ref(), MAX_ID_BYTES),
+        memory_bytes: accelerator.memory_bytes,
     });
     telemetry::Hello {
         node: inventory.node.as_str().into(),
@@ -41,6 +42,7 @@ pub fn inventory_to_hello(inventory: &Inventory) -> telemetry::Hello {
         placement: Some(telemetry::Placement {
             site: optional_clean(inventory.placement.site.as_ref(), MAX_ID_BYTES),
             pool: optional_clean(inventory.placement.pool.as_ref(), MAX_ID_BYTES),
+            simulated: inventory.placement.simulated,
         }),
         ..telemetry::Hello::default()
     }
@@ -80,6 +82,7 @@ fn hardware(hardware: &telemetry::Hardware) -> Result<Hardware, ConvertError> {
             device: optional_text(accelerator.device.clone(), "Accelerator.device", MAX_ID_BYTES)?,
             model: text(accelerator.model.clone(), "Accelerator.model", MAX_TEXT_BYTES)?,
             driver: optional_text(accelerator.driver.clone(), "Accelerator.driver", MAX_ID_BYTES)?,
+            memory_bytes: accelerator.memory_bytes,
         })
     };
     Ok(Hardware {
@@ -98,6 +101,7 @@ fn placement(placement: &telemetry::Placement) -> Result<Placement, ConvertError
     Ok(Placement {
         site: optional_text(placement.site.clone(), "Placement.site", MAX_ID_BYTES)?,
         pool: optional_text(placement.pool.clone(), "Placement.pool", MAX_ID_BYTES)?,
+        simulated: placement.simulated,
     })
 }
 
@@ -130,10 +134,15 @@ mod tests {
             hardware: Hardware {
                 sockets: Some(1),
                 guest: Some(true),
-                accelerators: vec![Accelerator { device: None, model: "nvidia PCI device".into(), driver: None }],
+                accelerators: vec![Accelerator {
+                    device: None,
+                    model: "nvidia PCI device".into(),
+                    driver: None,
+                    memory_bytes: Some(80 << 30),
+                }],
                 ..Hardware::default()
             },
-            placement: Placement { site: Some("fsn1".into()), pool: None },
+            placement: Placement { site: Some("fsn1".into()), pool: None, simulated: true },
         }
     }
 

@@ -114,6 +114,7 @@ pub fn workload_to_wire(workload: &Workload) -> telemetry::Workload {
         cpu_time_method: cpu_time_method_to_wire(workload.cpu_time_method),
         reserved_millicores: workload.reserved_millicores,
         reservation_origin: optional_clean(workload.reservation_origin.as_ref(), MAX_ID_BYTES),
+        part_of: optional_clean(workload.part_of.as_ref(), MAX_WORKLOAD_ID_BYTES),
     }
 }
 
@@ -129,6 +130,7 @@ pub fn workload_from_wire(workload: telemetry::Workload) -> Result<Workload, Con
         cpu_time_method: cpu_time_method_from_wire(workload.cpu_time_method)?,
         reserved_millicores: workload.reserved_millicores,
         reservation_origin: optional_text(workload.reservation_origin, "Workload.reservation_origin", MAX_ID_BYTES)?,
+        part_of: optional_text(workload.part_of, "Workload.part_of", MAX_WORKLOAD_ID_BYTES)?,
     })
 }
 
@@ -176,6 +178,15 @@ pub fn series_to_wire(number: u32, subject: &Subject) -> telemetry::Series {
         Subject::Count(service, kind) => {
             Wire::Count(telemetry::Count { service: Some(service_to_wire(service)), kind: count_kind_to_wire(*kind) })
         }
+        Subject::DeviceTime { device, workload } => Wire::DeviceTime(telemetry::DeviceUse {
+            device: clean(device, MAX_ID_BYTES),
+            workload_id: optional_clean(workload.as_ref(), MAX_WORKLOAD_ID_BYTES),
+        }),
+        Subject::DeviceMemory { device, workload } => Wire::DeviceMemory(telemetry::DeviceUse {
+            device: clean(device, MAX_ID_BYTES),
+            workload_id: Some(clean(workload, MAX_WORKLOAD_ID_BYTES)),
+        }),
+        Subject::ResidentIdlePower { source } => Wire::ResidentIdleSourceId(clean(source, MAX_ID_BYTES)),
     };
     telemetry::Series { series_id: number, subject: Some(subject) }
 }
@@ -201,6 +212,24 @@ pub fn series_from_wire(series: telemetry::Series) -> Result<(u32, Subject), Con
             service_from_wire(required(count.service, "Count.service")?)?,
             count_kind_from_wire(count.kind)?,
         ),
+        Wire::DeviceTime(used) => Subject::DeviceTime {
+            device: identity(used.device, "DeviceUse.device", MAX_ID_BYTES)?,
+            workload: used
+                .workload_id
+                .map(|workload| identity(workload, "DeviceUse.workload_id", MAX_WORKLOAD_ID_BYTES))
+                .transpose()?,
+        },
+        Wire::DeviceMemory(used) => Subject::DeviceMemory {
+            device: identity(used.device, "DeviceUse.device", MAX_ID_BYTES)?,
+            workload: identity(
+                required(used.workload_id, "DeviceUse.workload_id")?,
+                "DeviceUse.workload_id",
+                MAX_WORKLOAD_ID_BYTES,
+            )?,
+        },
+        Wire::ResidentIdleSourceId(source) => {
+            Subject::ResidentIdlePower { source: identity(source, "Series.resident_idle_source_id", MAX_ID_BYTES)? }
+        }
     };
     Ok((series.series_id, subject))
 }
@@ -252,7 +281,8 @@ mod tests {
             pod_uid: cgroup.clone(),
             cpu_time_method: CpuTimeMethod::ProcessTime,
             reserved_millicores,
-            reservation_origin: cgroup,
+            reservation_origin: cgroup.clone(),
+            part_of: cgroup,
         });
         let service = (option::of(words()), option::of(words()), words(), option::of(words()));
         let service = service.prop_map(|(model, version, target, workload)| Service {
@@ -275,6 +305,9 @@ mod tests {
             words().prop_map(|workload| Subject::Memory { workload }),
             Just(Subject::NodeMemoryUsed),
             (service, kind).prop_map(|(service, kind)| Subject::Count(service, kind)),
+            (words(), option::of(words())).prop_map(|(device, workload)| Subject::DeviceTime { device, workload }),
+            (words(), words()).prop_map(|(device, workload)| Subject::DeviceMemory { device, workload }),
+            words().prop_map(|source| Subject::ResidentIdlePower { source }),
         ]
     }
 
@@ -306,6 +339,9 @@ mod tests {
         assert!(series_from_wire(telemetry::Series { series_id: 1, subject: None }).is_err());
         let hidden = telemetry::Series { series_id: 1, subject: Some(Wire::NodeMemoryUsed(false)) };
         assert!(series_from_wire(hidden).is_err());
+        let nobody = telemetry::DeviceUse { device: "GPU-1".into(), workload_id: None };
+        let nobody = telemetry::Series { series_id: 1, subject: Some(Wire::DeviceMemory(nobody)) };
+        assert!(series_from_wire(nobody).is_err());
         let controls = telemetry::Series { series_id: 1, subject: Some(Wire::MemoryWorkloadId("a\0b".into())) };
         assert!(series_from_wire(controls).is_err());
         let long = telemetry::Series { series_id: 1, subject: Some(Wire::MemoryWorkloadId("a".repeat(513))) };

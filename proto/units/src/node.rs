@@ -35,6 +35,8 @@ pub struct Accelerator {
     pub model: String,
     /// Driver version, where it could be read.
     pub driver: Option<String>,
+    /// Its own memory in bytes, where it could be read.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Where a node belongs, as its agent's configuration says.
@@ -44,6 +46,8 @@ pub struct Placement {
     pub site: Option<String>,
     /// Serving pool: nodes whose idle capacity is shared.
     pub pool: Option<String>,
+    /// Whether the node's hardware is simulated: its joules are real to no one, and every row that holds them says so.
+    pub simulated: bool,
 }
 
 /// A source and whether it can be read.

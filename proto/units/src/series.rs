@@ -116,6 +116,9 @@ pub struct Workload {
     pub reserved_millicores: Option<u64>,
     /// Where the reservation comes from: `config`, `container_request`, `cpuset`, `quota`.
     pub reservation_origin: Option<String>,
+    /// Identity of the workload that this one is a part of: a server's own processes for one model version, say. The
+    /// two are counted apart, and services of the part share what the rest of the whole uses.
+    pub part_of: Option<String>,
 }
 
 /// Where a model version's name comes from (resolution order of the identity rules).
@@ -210,12 +213,18 @@ impl CountKind {
 pub enum Subject {
     /// Cumulative energy of a source in µJ.
     Energy(Source),
-    /// Held idle power of the source with this id in mW, and where it comes from.
+    /// Held idle power of the source with this id in mW, and where it comes from: its floor, with nothing resident.
     IdlePower {
         /// Id of the source.
         source: String,
         /// Where the value comes from.
         origin: IdleOrigin,
+    },
+    /// Held power in mW of the source with this id while something is resident on its device and nothing runs: what a
+    /// loaded model draws at rest. Told for people; the floor that splits base from dynamic energy is the other one.
+    ResidentIdlePower {
+        /// Id of the source.
+        source: String,
     },
     /// Cumulative CPU time of a workload in ns.
     CpuTime(Workload),
@@ -228,11 +237,27 @@ pub enum Subject {
     NodeMemoryUsed,
     /// Cumulative count of a service.
     Count(Service, CountKind),
+    /// Cumulative busy time of an accelerator in ns: utilisation × time. Known exactly while the list of the processes
+    /// on the device is: a workload that has a point is resident, and where the device has one and no workload does,
+    /// nothing is.
+    DeviceTime {
+        /// Hardware identity of the device, as its source names it.
+        device: String,
+        /// Identity of the workload that used it; absent for the device as a whole.
+        workload: Option<String>,
+    },
+    /// Held memory in bytes that a workload has on an accelerator.
+    DeviceMemory {
+        /// Hardware identity of the device.
+        device: String,
+        /// Identity of the workload.
+        workload: String,
+    },
 }
 
 impl Subject {
     /// Whether values accumulate (and never fall) rather than hold.
     pub fn is_cumulative(&self) -> bool {
-        matches!(self, Self::Energy(_) | Self::CpuTime(_) | Self::Count(..))
+        matches!(self, Self::Energy(_) | Self::CpuTime(_) | Self::Count(..) | Self::DeviceTime { .. })
     }
 }

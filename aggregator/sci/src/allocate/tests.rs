@@ -30,6 +30,7 @@ fn workload() -> Arc<Workload> {
         cpu_time_method: CpuTimeMethod::ProcessTime,
         reserved_millicores: None,
         reservation_origin: None,
+        part_of: None,
     })
 }
 

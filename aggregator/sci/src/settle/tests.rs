@@ -33,6 +33,7 @@ fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
         cpu_time_method: CpuTimeMethod::ProcessTime,
         reserved_millicores: reserved,
         reservation_origin: None,
+        part_of: None,
     }
 }
 

@@ -39,7 +39,7 @@ fn inventory(node: &str) -> Inventory {
         agent_version: "1.2.3".to_owned(),
         sources: Vec::new(),
         hardware: Hardware::default(),
-        placement: Placement { site: Some("paris".to_owned()), pool: None },
+        placement: Placement { site: Some("paris".to_owned()), pool: None, simulated: false },
     }
 }
 
@@ -407,6 +407,7 @@ fn cell() -> Cell {
         cpu_time_method: CpuTimeMethod::Cgroup,
         reserved_millicores: None,
         reservation_origin: None,
+        part_of: None,
     });
     let mut cell = Cell { overcount_microjoules: 3, expected_nanos: 60, flags: Flags::GAP, ..Cell::default() };
     cell.sources.insert(source, SourceUse { microjoules: 1 << 60, covered_nanos: 59, ..SourceUse::default() });

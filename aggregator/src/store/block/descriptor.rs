@@ -1,7 +1,8 @@
 //! What series measure, and what nodes are.
 //!
 //! Fields follow each other in the order of their types' declarations; an enumeration is one byte, its place in the
-//! lists below. New kinds are appended, never inserted.
+//! lists below. New kinds are appended, never inserted: a workload that is a part of another one is a kind of its own,
+//! and what is known of a node since later stands behind everything else of its record.
 
 use super::fact::Fact;
 use super::{Damaged, Reader, Writer};
@@ -121,6 +122,9 @@ fn write_workload(writer: &mut Writer, workload: &Workload) {
     write_kind(writer, &CPU_METHODS, &workload.cpu_time_method);
     writer.option(workload.reserved_millicores, Writer::number);
     write_text(writer, workload.reservation_origin.as_ref());
+    if let Some(whole) = &workload.part_of {
+        writer.text(whole);
+    }
 }
 
 fn read_workload(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
@@ -134,7 +138,13 @@ fn read_workload(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
         cpu_time_method: read_kind(reader, &CPU_METHODS)?,
         reserved_millicores: reader.option(Reader::number)?,
         reservation_origin: read_text(reader)?,
+        part_of: None,
     })
+}
+
+fn read_part(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
+    let workload = read_workload(reader)?;
+    Ok(Workload { part_of: Some(reader.text()?), ..workload })
 }
 
 fn write_service(writer: &mut Writer, service: &Service) {
@@ -177,7 +187,7 @@ impl Fact for Subject {
                 write_kind(writer, &ORIGINS, origin);
             }
             Self::CpuTime(workload) => {
-                writer.byte(2);
+                writer.byte(if workload.part_of.is_some() { 6 } else { 2 });
                 write_workload(writer, workload);
             }
             Self::Memory { workload } => {
@@ -190,6 +200,20 @@ impl Fact for Subject {
                 write_service(writer, service);
                 write_kind(writer, &CountKind::ALL, kind);
             }
+            Self::DeviceTime { device, workload } => {
+                writer.byte(7);
+                writer.text(device);
+                write_text(writer, workload.as_ref());
+            }
+            Self::DeviceMemory { device, workload } => {
+                writer.byte(8);
+                writer.text(device);
+                writer.text(workload);
+            }
+            Self::ResidentIdlePower { source } => {
+                writer.byte(9);
+                writer.text(source);
+            }
         }
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
@@ -197,6 +221,10 @@ impl Fact for Subject {
             0 => Self::Energy(read_source(reader)?),
             1 => Self::IdlePower { source: reader.text()?, origin: read_kind(reader, &ORIGINS)? },
             2 => Self::CpuTime(read_workload(reader)?),
+            6 => Self::CpuTime(read_part(reader)?),
+            7 => Self::DeviceTime { device: reader.text()?, workload: read_text(reader)? },
+            8 => Self::DeviceMemory { device: reader.text()?, workload: reader.text()? },
+            9 => Self::ResidentIdlePower { source: reader.text()? },
             3 => Self::Memory { workload: reader.text()? },
             4 => Self::NodeMemoryUsed,
             5 => Self::Count(read_service(reader)?, read_kind(reader, &CountKind::ALL)?),
@@ -214,7 +242,7 @@ impl Fact for Entity {
                 write_service(writer, service);
             }
             Self::Workload(workload) => {
-                writer.byte(1);
+                writer.byte(if workload.part_of.is_some() { 3 } else { 1 });
                 write_workload(writer, workload);
             }
             Self::Source(source) => {
@@ -232,6 +260,7 @@ impl Fact for Entity {
         Ok(match reader.byte()? {
             0 => Self::Service(Arc::new(read_service(reader)?)),
             1 => Self::Workload(Arc::new(read_workload(reader)?)),
+            3 => Self::Workload(Arc::new(read_part(reader)?)),
             2 => Self::Source(SourceKey {
                 id: reader.text()?,
                 component: read_kind(reader, &COMPONENTS)?,
@@ -283,13 +312,31 @@ pub(super) fn read_inventory(reader: &mut Reader<'_>) -> Result<Inventory, Damag
         memory_bytes: reader.option(Reader::number)?,
         disks: read_number(reader)?,
         accelerators: reader.list(|reader| {
-            Ok(Accelerator { device: read_text(reader)?, model: reader.text()?, driver: read_text(reader)? })
+            let (device, model, driver) = (read_text(reader)?, reader.text()?, read_text(reader)?);
+            Ok(Accelerator { device, model, driver, memory_bytes: None })
         })?,
         guest: reader.option(Reader::truth)?,
         kernel: read_text(reader)?,
     };
-    let placement = Placement { site: read_text(reader)?, pool: read_text(reader)? };
+    let placement = Placement { site: read_text(reader)?, pool: read_text(reader)?, simulated: false };
     Ok(Inventory { node, agent_version, sources, hardware, placement })
+}
+
+/// What is known of a node since its record had its first layout.
+pub(super) fn write_later_inventory(writer: &mut Writer, inventory: &Inventory) {
+    for accelerator in &inventory.hardware.accelerators {
+        writer.option(accelerator.memory_bytes, Writer::number);
+    }
+    writer.byte(u8::from(inventory.placement.simulated));
+}
+
+/// Completes an inventory with what [`write_later_inventory`] wrote.
+pub(super) fn read_later_inventory(reader: &mut Reader<'_>, inventory: &mut Inventory) -> Result<(), Damaged> {
+    for accelerator in &mut inventory.hardware.accelerators {
+        accelerator.memory_bytes = reader.option(Reader::number)?;
+    }
+    inventory.placement.simulated = reader.truth()?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -330,6 +377,7 @@ mod tests {
             cpu_time_method: CpuTimeMethod::ProcessTime,
             reserved_millicores: Some(500),
             reservation_origin: Some("quota".to_owned()),
+            part_of: None,
         }
     }
 
@@ -353,6 +401,14 @@ mod tests {
             (Subject::Energy(source()), "0100017304010100016302 01ac028001900301017701 62"),
             (Subject::IdlePower { source: "s".to_owned(), origin: IdleOrigin::Default }, "0101017303"),
             (Subject::CpuTime(workload()), "0102017705016e0101670000 0101f403010571756f7461"),
+            (
+                Subject::CpuTime(Workload { part_of: Some("p".to_owned()), ..workload() }),
+                "0106017705016e0101670000 0101f403010571756f7461 0170",
+            ),
+            (Subject::DeviceTime { device: "d".to_owned(), workload: None }, "0107016400"),
+            (Subject::DeviceTime { device: "d".to_owned(), workload: Some("w".to_owned()) }, "01070164010177"),
+            (Subject::DeviceMemory { device: "d".to_owned(), workload: "w".to_owned() }, "010801640177"),
+            (Subject::ResidentIdlePower { source: "s".to_owned() }, "01090173"),
             (Subject::Memory { workload: "w".to_owned() }, "01030177"),
             (Subject::NodeMemoryUsed, "0104"),
             (Subject::Count(service(), CountKind::BusyNanos), "010501016d0101760600000165017401017700 08"),
@@ -367,7 +423,8 @@ mod tests {
 
     #[test]
     fn an_inventory_comes_back() {
-        let accelerator = Accelerator { device: None, model: "nvidia".to_owned(), driver: Some("1".to_owned()) };
+        let accelerator =
+            Accelerator { device: None, model: "nvidia".to_owned(), driver: Some("1".to_owned()), memory_bytes: None };
         let inventory = Inventory {
             node: "gpu-1".parse().expect("a name"),
             agent_version: "1.0.0".to_owned(),
@@ -382,14 +439,24 @@ mod tests {
                 guest: Some(false),
                 kernel: None,
             },
-            placement: Placement { site: None, pool: Some("pool".to_owned()) },
+            placement: Placement { site: None, pool: Some("pool".to_owned()), simulated: false },
         };
         let mut writer = Writer::default();
         write_inventory(&mut writer, &inventory);
         let bytes = writer.seal(b"key");
         let mut reader = Reader::open(b"key", &bytes).expect("own bytes");
-        assert_eq!(read_inventory(&mut reader), Ok(inventory));
-        assert_eq!(reader.end(), Ok(()));
+        assert_eq!(read_inventory(&mut reader), Ok(inventory.clone()));
+        assert_eq!(reader.end(), Ok(()), "the first layout");
+        let mut later = inventory.clone();
+        later.hardware.accelerators[0].memory_bytes = Some(80 << 30);
+        later.placement.simulated = true;
+        let mut writer = Writer::default();
+        write_later_inventory(&mut writer, &later);
+        let bytes = writer.seal(b"key");
+        let mut completed = inventory;
+        let mut reader = Reader::open(b"key", &bytes).expect("own bytes");
+        assert_eq!(read_later_inventory(&mut reader, &mut completed), Ok(()));
+        assert_eq!((completed, reader.end()), (later, Ok(())));
     }
 
     fn sample() -> Cell {

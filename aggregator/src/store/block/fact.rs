@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! schema   version u32 | cluster 16 bytes
-//! node     inventory | session epoch | first row: option signed | skew ns signed
+//! node     inventory | session epoch | first row: option signed | skew ns signed | later inventory (absent in old records)
 //! stream   id 16 bytes | node | high-water mark | lost records | refused values | last instant: option signed |
 //!          clock: option (boot 16 bytes, offset signed)
 //! hash     sequence | 16 bytes
@@ -14,7 +14,9 @@
 //!          1 | to signed | reason u8 | last sequence | values             (records lost)
 //! ```
 
-use super::descriptor::{read_inventory, read_kind, write_inventory, write_kind};
+use super::descriptor::{
+    read_inventory, read_kind, read_later_inventory, write_inventory, write_kind, write_later_inventory,
+};
 use super::{Damaged, Reader, Writer};
 use crate::store::StoreError;
 use joulebook_units::{BootId, GapReason, Inventory, LossReason, StreamId, UnixNanos};
@@ -165,14 +167,20 @@ impl Fact for NodeFact {
         writer.number(self.epoch);
         writer.option(self.first_row, |writer, at| writer.signed(at.0));
         writer.signed(self.skew_nanos);
+        write_later_inventory(writer, &self.inventory);
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
-        Ok(Self {
+        let mut node = Self {
             inventory: read_inventory(reader)?,
             epoch: reader.number()?,
             first_row: reader.option(|reader| reader.signed().map(UnixNanos))?,
             skew_nanos: reader.signed()?,
-        })
+        };
+        // A record of the first layout ends here.
+        if reader.end().is_err() {
+            read_later_inventory(reader, &mut node.inventory)?;
+        }
+        Ok(node)
     }
 }
 
