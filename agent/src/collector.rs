@@ -3,10 +3,12 @@
 use crate::config::{Config, Roots};
 use crate::hardware;
 use estimate::Estimate;
-use joulebook_units::{BootNanos, Component, Hardware, Microjoules, SourceState};
+use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Microjoules, SourceState};
+use nvml::Nvml;
 use rapl::Rapl;
 
 pub mod estimate;
+pub mod nvml;
 pub mod rapl;
 
 /// What a source shows at one instant.
@@ -19,8 +21,58 @@ pub enum Value {
         /// Its range.
         range: Option<u64>,
     },
+    /// A counter in µJ that never wraps: a fall is a reset.
+    Total {
+        /// The counter.
+        raw: u64,
+    },
     /// Energy since this collector's last reading of the source: models and integrated power.
-    Increment(Microjoules),
+    Increment {
+        /// The energy; nothing at the first reading.
+        energy: Microjoules,
+        /// With the first reading of a source that goes on where another one ended: since when it is energy.
+        since: Option<BootNanos>,
+    },
+    /// The source is read again after a time in which its energy is not known.
+    Unknown {
+        /// Last instant at which it was.
+        since: BootNanos,
+        /// Most energy that can have passed.
+        high: Microjoules,
+    },
+}
+
+impl Value {
+    /// Energy since the collector's last reading.
+    pub fn increment(energy: Microjoules) -> Self {
+        Self::Increment { energy, since: None }
+    }
+}
+
+/// Use of an accelerator over an interval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceUse {
+    /// Hardware identity of the device.
+    pub device: String,
+    /// Begin: the instant of the list before; absent if there is none that this one follows.
+    pub since: Option<BootNanos>,
+    /// End: when the list was read.
+    pub at: BootNanos,
+    /// Busy time of the whole device in ns.
+    pub busy_nanos: u64,
+    /// The processes on it.
+    pub users: Vec<DeviceUser>,
+}
+
+/// A process on an accelerator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceUser {
+    /// Its pid on the host; −1 if it is none.
+    pub pid: i32,
+    /// Time of the device's multiprocessors that it used, in ns.
+    pub busy_nanos: u64,
+    /// Its memory on the device in bytes; absent where it cannot be told.
+    pub memory_bytes: Option<u64>,
 }
 
 /// One raw value from a source.
@@ -41,7 +93,7 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`.
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`.
     pub reason: &'static str,
     /// What was tried, why it failed, what to do.
     pub why: String,
@@ -59,6 +111,7 @@ pub trait Collector: Send {
 /// Every source of the node: the sensors, and the model for what they leave unmetered.
 pub struct Sources {
     sensors: Vec<Box<dyn Collector>>,
+    nvml: Option<Nvml>,
     estimate: Estimate,
     seen_only: Vec<SourceState>,
     states: Vec<SourceState>,
@@ -71,10 +124,13 @@ impl Sources {
         if config.rapl.enabled {
             sensors.push(Box::new(Rapl::new(roots, &config.rapl)));
         }
+        // The collector of the devices says itself which of them it cannot read.
+        let seen_only = if config.nvml.enabled { Vec::new() } else { hardware::unread_sources(&hardware.accelerators) };
         Self {
             sensors,
+            nvml: config.nvml.enabled.then(|| Nvml::new(roots, &config.nvml)),
             estimate: Estimate::new(roots, &config.estimate),
-            seen_only: hardware::unread_sources(hardware),
+            seen_only,
             states: Vec::new(),
         }
     }
@@ -86,6 +142,7 @@ impl Sources {
             |component| states.iter().any(|state| state.source.component == component && state.unavailable.is_none());
         self.estimate.want(!metered(Component::Cpu), !metered(Component::Dram));
         states.extend(self.estimate.discover());
+        states.extend(self.nvml.as_mut().map(Nvml::discover).unwrap_or_default());
         states.extend(self.seen_only.iter().cloned());
         self.states = states;
         &self.states
@@ -98,8 +155,29 @@ impl Sources {
 
     /// Whether sensors were found and none of them can be read.
     pub fn all_refused(&self) -> bool {
-        let mut sensors = self.states.iter().filter(|state| state.source.collector == "rapl").peekable();
-        sensors.peek().is_some() && sensors.all(|state| state.unavailable.is_some())
+        let sensors = self.states.iter().filter(|state| matches!(state.source.collector.as_str(), "rapl" | "nvml"));
+        let counters = self.states.iter().any(|state| state.source.collector == "rapl");
+        counters && sensors.fold(true, |refused, state| refused && state.unavailable.is_some())
+    }
+
+    /// The accelerators as their own library describes them; none where it could not be asked.
+    pub fn accelerators(&self) -> Vec<Accelerator> {
+        self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default()
+    }
+
+    /// Use of the accelerators since the last call.
+    pub fn device_use(&mut self) -> Vec<DeviceUse> {
+        self.nvml.as_mut().map(Nvml::device_use).unwrap_or_default()
+    }
+
+    /// Power of a device with nothing resident, as configured or from a table.
+    pub fn device_idle(&self, device: &str) -> Option<estimate::Idle> {
+        self.nvml.as_ref()?.stated_idle(device)
+    }
+
+    /// Process id of the helper that holds the vendor's library, while it runs.
+    pub fn helper_pid(&self) -> Option<u32> {
+        self.nvml.as_ref().and_then(Nvml::helper_pid)
     }
 
     /// Idle power of the modelled sources.
@@ -110,6 +188,8 @@ impl Sources {
     /// Reads every source once. If a source died or came to life, the sources are discovered again before the next
     /// reading, and the second value says so.
     pub fn read(&mut self, now: BootNanos) -> (Vec<Result<Reading, ReadFailure>>, bool) {
+        // Asked first, so that the devices are read as near the row as the rest.
+        let devices = self.nvml.as_mut().map(|nvml| nvml.read(now)).unwrap_or_default();
         let mut readings: Vec<_> = self.sensors.iter_mut().flat_map(|sensor| sensor.read(now)).collect();
         readings.extend(self.estimate.read(now));
         let unavailable =
@@ -118,6 +198,8 @@ impl Sources {
             Ok(reading) => unavailable(&reading.source),
             Err(failure) => failure.reason == "dead",
         });
+        let changed = changed || self.nvml.as_ref().is_some_and(Nvml::has_changed);
+        readings.extend(devices);
         if changed {
             self.discover();
         }

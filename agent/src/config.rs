@@ -1,5 +1,6 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
+use crate::collector::nvml::helper::Limits;
 use crate::inference::TargetConfig;
 use joulebook_units::{Milliwatts, NodeName};
 use serde::Deserialize;
@@ -38,6 +39,8 @@ pub struct Config {
     pub placement: PlacementSection,
     /// CPU and DRAM counters.
     pub rapl: RaplSection,
+    /// NVIDIA GPUs.
+    pub nvml: NvmlSection,
     /// Estimates where no sensor is.
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
@@ -115,6 +118,27 @@ pub struct RaplSection {
     pub idle_watts: Option<f64>,
 }
 
+/// NVIDIA GPUs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NvmlSection {
+    /// Whether to read them.
+    pub enabled: bool,
+    /// The management library; the driver's `libnvidia-ml.so.1` if unset.
+    pub library: Option<PathBuf>,
+    /// Idle power in watts of one GPU with nothing resident.
+    pub idle_watts: Option<f64>,
+    /// The program that holds the library, if not the running one.
+    #[serde(skip)]
+    pub helper: Option<PathBuf>,
+    /// How long a row waits for the readings that it asked for; what comes later stands in the next row.
+    #[serde(skip)]
+    pub patience: Duration,
+    /// When the helper process is given up and started again.
+    #[serde(skip)]
+    pub limits: Limits,
+}
+
 /// Estimates where no sensor is.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -139,6 +163,7 @@ impl Default for Config {
             roots: Roots::default(),
             placement: PlacementSection::default(),
             rapl: RaplSection::default(),
+            nvml: NvmlSection::default(),
             estimate: EstimateSection::default(),
             push: PushSection::default(),
             target: Vec::new(),
@@ -169,6 +194,19 @@ impl Default for Roots {
     }
 }
 
+impl Default for NvmlSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            library: None,
+            idle_watts: None,
+            helper: None,
+            patience: Duration::ZERO,
+            limits: Limits::default(),
+        }
+    }
+}
+
 impl Default for RaplSection {
     fn default() -> Self {
         Self { enabled: true, ceiling_watts: None, idle_watts: None }
@@ -192,6 +230,8 @@ pub struct Overrides {
     pub procfs_root: Option<PathBuf>,
     /// `--cgroup-root`.
     pub cgroup_root: Option<PathBuf>,
+    /// `--nvml-lib`.
+    pub nvml_library: Option<PathBuf>,
 }
 
 impl Config {
@@ -231,6 +271,7 @@ impl Config {
             (overrides.procfs_root, &mut self.roots.procfs),
             (overrides.cgroup_root, &mut self.roots.cgroup),
         ];
+        self.nvml.library = overrides.nvml_library.or(self.nvml.library.take());
         for (value, place) in paths {
             if let Some(value) = value {
                 *place = value;
@@ -254,6 +295,7 @@ impl Config {
         let powers = [
             ("rapl.ceiling_watts", self.rapl.ceiling_watts),
             ("rapl.idle_watts", self.rapl.idle_watts),
+            ("nvml.idle_watts", self.nvml.idle_watts),
             ("estimate.tdp_watts", self.estimate.tdp_watts),
             ("estimate.idle_watts", self.estimate.idle_watts),
             ("estimate.dram_watts_per_gigabyte", self.estimate.dram_watts_per_gigabyte),

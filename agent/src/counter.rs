@@ -18,6 +18,8 @@ pub mod power;
 const STUCK_NANOS: u64 = 180 * 1_000_000_000;
 /// While it is stuck, a gap is declared this often.
 const STUCK_GAP_NANOS: u64 = 60 * 1_000_000_000;
+/// What a device that stays lost may have used is declared this often.
+const LOST_GAP_NANOS: u64 = 60 * 1_000_000_000;
 /// A reading of 0 is taken for a torn one if the counter shows its old value again within this time.
 const TORN_NANOS: u64 = 10 * 1_000_000_000;
 /// Falls among the last ten readings that make a counter unstable, and clean readings that end it.
@@ -109,7 +111,11 @@ pub struct Tracker {
     /// Since when the counter has stood still while the device worked.
     standing: Option<BootNanos>,
     lost: bool,
+    /// Up to here the time since the device was lost is declared; there is no baseline then.
+    declared: Option<BootNanos>,
     stuck: bool,
+    /// Whether the counter is too wide to wrap: then a fall is a reset, whatever its range.
+    endless: bool,
 }
 
 impl Tracker {
@@ -125,8 +131,15 @@ impl Tracker {
             working: false,
             standing: None,
             lost: false,
+            declared: None,
             stuck: false,
+            endless: false,
         }
+    }
+
+    /// The same for a counter that never wraps.
+    pub fn endless(self) -> Self {
+        Self { endless: true, ..self }
     }
 
     /// Goes on from a baseline of an earlier run of the agent in the same boot.
@@ -149,6 +162,19 @@ impl Tracker {
         self.lost = true;
     }
 
+    /// Declares, once a minute, what a device that stays lost may have used since it was last known: it may never come
+    /// back. What it shows when it does is a new baseline.
+    pub fn declare_lost(&mut self, now: BootNanos) -> Option<Unknown> {
+        let from = self.declared.or(self.last.map(|last| last.at))?;
+        if !self.lost || now.0.saturating_sub(from.0) < LOST_GAP_NANOS {
+            return None;
+        }
+        self.last = None;
+        self.held = None;
+        self.declared = Some(now);
+        Some(self.unknown(from, now, GapReason::SourceLost, 0))
+    }
+
     /// Takes one reading: `raw` in µJ, read at `at`, of a counter that shows at most `range` before it wraps.
     pub fn observe(&mut self, at: BootNanos, raw: u64, range: Option<u64>) -> Step {
         let range = range.filter(|range| *range > 0);
@@ -156,8 +182,12 @@ impl Tracker {
             return Step::Skip(Refused::OutOfRange);
         }
         let Some(last) = self.last else {
+            let step = match self.declared.take() {
+                Some(from) if from < at => Step::Gap(self.unknown(from, at, GapReason::SourceLost, 0)),
+                _ => Step::First,
+            };
             self.rebase(at, raw);
-            return Step::First;
+            return step;
         };
         if at <= self.seen {
             return Step::Skip(Refused::NotLater);
@@ -287,8 +317,8 @@ impl Tracker {
     fn reset_reason(&self, range: Option<u64>) -> GapReason {
         match (self.lost, range) {
             (true, _) => GapReason::SourceLost,
-            (false, None) => GapReason::WrapUnknownRange,
-            (false, Some(_)) => GapReason::CounterReset,
+            (false, None) if !self.endless => GapReason::WrapUnknownRange,
+            (false, _) => GapReason::CounterReset,
         }
     }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 const NVIDIA_VENDOR: &str = "0x10de";
 /// PCI base class of display controllers.
 const DISPLAY_CLASS: &str = "0x03";
-/// Why a seen NVIDIA device gives no energy.
-const NO_COLLECTOR: &str = "NVIDIA device seen, no collector reads it yet";
+/// Why a seen NVIDIA device gives no energy, where nothing better is known.
+const NO_COLLECTOR: &str = "NVIDIA device seen, and not read: nvml.enabled is false";
 /// Highest power of one device that is known today is below this; nothing is read, so it bounds nothing.
 const DEVICE_CEILING: Milliwatts = Milliwatts(1_500_000);
 
@@ -91,7 +91,7 @@ fn disks(sysfs: &Path) -> Option<u32> {
 }
 
 /// NVIDIA devices: from the driver where it is loaded, else from the PCI bus.
-fn nvidia(roots: &Roots) -> Vec<Accelerator> {
+pub fn nvidia(roots: &Roots) -> Vec<Accelerator> {
     let driver = read_text(&roots.procfs.join("driver/nvidia/version")).and_then(|text| driver_version(&text));
     let mut from_driver: Vec<_> = entries(&roots.procfs.join("driver/nvidia/gpus"))
         .into_iter()
@@ -144,9 +144,8 @@ fn entries(folder: &Path) -> Vec<(String, std::path::PathBuf)> {
 }
 
 /// Sources for devices that are seen but that nothing reads: they stand in every answer's exclusions.
-pub fn unread_sources(hardware: &Hardware) -> Vec<SourceState> {
-    hardware
-        .accelerators
+pub fn unread_sources(accelerators: &[Accelerator]) -> Vec<SourceState> {
+    accelerators
         .iter()
         .enumerate()
         .map(|(index, accelerator)| SourceState {
@@ -203,7 +202,7 @@ mod tests {
         assert_eq!((hardware.memory_bytes, hardware.guest), (Some(1024 * 1024), Some(true)));
         assert_eq!(hardware.kernel.as_deref(), Some("6.1.0"));
         assert_eq!(hardware.accelerators.len(), 1);
-        let unread = unread_sources(&hardware);
+        let unread = unread_sources(&hardware.accelerators);
         assert_eq!(unread[0].source.component, Component::Accelerator);
         assert_eq!(unread[0].unavailable.as_deref(), Some(NO_COLLECTOR));
     }

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use joulebook_agent::clock::SystemClock;
+use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides};
 use joulebook_agent::run::RunError;
 use joulebook_agent::{exit, run};
@@ -39,12 +40,24 @@ struct Arguments {
     /// Where control groups are mounted.
     #[arg(long, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
+    /// NVIDIA's management library, if not the one that the driver installed.
+    #[arg(long, value_name = "FILE")]
+    nvml_lib: Option<PathBuf>,
     /// Print a complete commented configuration and exit.
     #[arg(long)]
     print_default_config: bool,
 }
 
 fn main() -> ExitCode {
+    // The agent starts itself once more to hold the vendor's library, which may hang or crash.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|first| first == HELPER) {
+        let library = words.next().map(PathBuf::from);
+        return match serve_nvml(library.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(exit::TEMPORARY),
+        };
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -78,6 +91,7 @@ fn serve(arguments: Arguments) -> Result<(), RunError> {
         sysfs_root: arguments.sysfs_root,
         procfs_root: arguments.procfs_root,
         cgroup_root: arguments.cgroup_root,
+        nvml_library: arguments.nvml_lib,
     };
     let config = Config::load(arguments.config.as_deref(), overrides)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

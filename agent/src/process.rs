@@ -71,6 +71,8 @@ pub struct WorkloadSample {
     pub node_memory_used: Option<u64>,
     /// Share of the CPUs at work since the sample before, in thousandths.
     pub busy_permille: Option<u64>,
+    /// Workload of each process that was named as a user of a device and was found.
+    pub device_users: BTreeMap<i32, String>,
 }
 
 /// The accountant of a node's workloads.
@@ -87,6 +89,8 @@ pub struct Workloads {
     seen: HashMap<(i32, u64), Seen>,
     inference: BTreeMap<(i32, u64), InferenceGroup>,
     own_rows: BTreeSet<(i32, u64)>,
+    /// Processes that hold a device.
+    device_users: BTreeSet<i32>,
     meters: Meters,
 }
 
@@ -149,8 +153,15 @@ impl Workloads {
             seen: HashMap::new(),
             inference: BTreeMap::new(),
             own_rows: BTreeSet::new(),
+            device_users: BTreeSet::new(),
             meters: Meters::default(),
         }
+    }
+
+    /// Names the processes that hold a device now. From the next sample on each of them belongs to a row: who holds a
+    /// device is somebody, however little CPU time it uses.
+    pub fn name_device_users(&mut self, pids: BTreeSet<i32>) {
+        self.device_users = pids;
     }
 
     /// Reads everything once. `groups` are the inference servers known now; one that is missing later is remembered
@@ -220,6 +231,7 @@ impl Workloads {
         self.meters.add(REMAINDER, rest);
         sample.rows.push(self.row(plain(REMAINDER, WorkloadKind::Remainder, "everything else"), None, None));
         sample.groups = self.targets(groups, &hosts);
+        sample.device_users = self.find_device_users(&used, &owners);
         let meminfo = proc::read_text(&self.roots.procfs.join("meminfo"));
         sample.node_memory_used =
             meminfo.and_then(|text| proc::memory(&text, "MemTotal")?.checked_sub(proc::memory(&text, "MemAvailable")?));
@@ -376,7 +388,7 @@ impl Workloads {
                 Some(server.clone())
             } else if hosts.contains_key(&key) || one.host.is_some() && !split.contains(&one.host.as_deref()) {
                 None
-            } else if self.own_rows.contains(&key) {
+            } else if self.own_rows.contains(&key) || self.device_users.contains(&key.0) {
                 Some(row_id(&key))
             } else if seen.watched_nanos >= OWN_ROW_NANOS && self.own_rows.len() < MOST_PROCESS_ROWS {
                 self.own_rows.insert(key);
@@ -394,6 +406,16 @@ impl Workloads {
             }
         }
         owners
+    }
+
+    fn find_device_users(&self, used: &BTreeMap<Key, Used>, owners: &BTreeMap<Key, String>) -> BTreeMap<i32, String> {
+        let row = |pid: i32| {
+            // One process at a time has a pid.
+            let (key, one) = used.range((pid, 0)..=(pid, u64::MAX)).next_back()?;
+            let host = || one.host.as_deref().and_then(|host| self.path_id(host));
+            Some((pid, owners.get(key).cloned().or_else(host).unwrap_or_else(|| REMAINDER.to_owned())))
+        };
+        self.device_users.iter().filter_map(|pid| row(*pid)).collect()
     }
 
     fn is_live(&self, owner: &str, used: &BTreeMap<Key, Used>) -> bool {

@@ -207,6 +207,11 @@ fn discover(config: &Config) -> Result<(Sources, Inventory), RunError> {
     if !states.iter().any(|state| state.source.collector != "estimate" && state.unavailable.is_none()) {
         tracing::warn!("no energy sensor is read: all energy of this node is estimated");
     }
+    let mut hardware = hardware;
+    let accelerators = sources.accelerators();
+    if !accelerators.is_empty() {
+        hardware.accelerators = accelerators;
+    }
     let placement = Placement {
         site: config.placement.site.clone(),
         pool: config.placement.pool.clone(),

@@ -6,12 +6,13 @@
 //! known: their runs begin anew. After a reboot, counters declare a gap with bounds.
 
 use crate::clock::Clock;
-use crate::collector::{ReadFailure, Reading, Sources, Value};
-use crate::counter::{Baseline as RawBaseline, Held, Refused, Step, Tracker};
+use crate::collector::{DeviceUse, ReadFailure, Reading, Sources, Value};
+use crate::counter::{Baseline as RawBaseline, Held, Refused, Step, Tracker, Unknown};
 use crate::inference::{CountSample, ProcessId};
 use crate::process::{InferenceGroup, WorkloadSample, Workloads};
 use crate::spool::{Baseline, LocalState, Recovery};
 use book::{Book, Page};
+use devices::{Devices, Quiet};
 use idle::IdlePower;
 use joulebook_units::{
     Batch, BootId, BootNanos, Component, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory, Microjoules,
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 pub mod book;
+pub mod devices;
 pub mod idle;
 
 /// Held values are repeated after this many rows even if they did not change.
@@ -83,6 +85,7 @@ pub struct Sampler {
     count_points: HashMap<(Service, CountKind), (u32, Point)>,
     held: HashMap<u32, (u64, u64)>,
     workload_ids: BTreeMap<String, String>,
+    devices: Devices,
     busy_permille: Option<u64>,
     refused: BTreeMap<(String, &'static str), u64>,
     logged: BTreeMap<(String, &'static str), BootNanos>,
@@ -97,6 +100,8 @@ struct Meter {
     value: u64,
     last: Option<BootNanos>,
     idle: IdlePower,
+    /// Power while something is resident and nothing runs.
+    resident_idle: IdlePower,
 }
 
 impl Sampler {
@@ -131,6 +136,7 @@ impl Sampler {
             count_points: HashMap::new(),
             held: HashMap::new(),
             workload_ids: BTreeMap::new(),
+            devices: Devices::default(),
             busy_permille: None,
             refused: BTreeMap::new(),
             logged: BTreeMap::new(),
@@ -155,17 +161,24 @@ impl Sampler {
             flushes.push(self.flush(page, now, wall));
         }
         let (readings, changed) = self.parts.sources.read(now);
+        let used = self.parts.sources.device_use();
+        if changed {
+            self.tell_sources();
+        }
+        let groups = self.parts.groups.borrow_and_update().clone();
+        if !used.is_empty() {
+            let pids = used.iter().flat_map(|used| used.users.iter().map(|user| user.pid)).collect();
+            self.parts.workloads.name_device_users(pids);
+        }
+        let sample = self.parts.workloads.sample(now, &groups);
+        // Who is on a device is known before its energy: its idle power is learned from both.
+        self.device_use(&used, &sample);
         for reading in readings {
             match reading {
                 Ok(reading) => self.energy(&reading, wall),
                 Err(failure) => self.failed(&failure, now),
             }
         }
-        if changed {
-            self.tell_sources();
-        }
-        let groups = self.parts.groups.borrow_and_update().clone();
-        let sample = self.parts.workloads.sample(now, &groups);
         self.busy_permille = sample.busy_permille.or(self.busy_permille);
         self.workload_ids.clone_from(&sample.groups);
         self.workloads(now, sample);
@@ -207,9 +220,30 @@ impl Sampler {
                 tracker.set_working(works && self.busy_permille.is_some_and(|busy| busy > WORKING_PERMILLE));
                 tracker.observe(at, *raw, *range)
             }
-            (Value::Increment(_), _) if meter.last.is_none() => Step::First,
-            (Value::Increment(energy), _) => Step::Delta { microjoules: energy.0, wrapped: false },
-            (Value::Counter { .. }, None) => return,
+            (Value::Total { raw }, Some(tracker)) => {
+                // A powered device always draws something: a counter that stands still is stuck.
+                tracker.set_working(true);
+                tracker.observe(at, *raw, None)
+            }
+            (Value::Increment { energy, since: Some(since) }, _) if meter.last.is_none() => {
+                let known = Point { at: *since, value: meter.value };
+                meter.value = meter.value.saturating_add(energy.0);
+                self.book.start(series, Some(known), Point { at, value: meter.value });
+                meter.last = Some(at);
+                self.baselines.insert(series, Baseline { series, raw: 0, value: meter.value, at, epoch: 0 });
+                return;
+            }
+            (Value::Increment { .. }, _) if meter.last.is_none() => Step::First,
+            (Value::Increment { energy, .. }, _) => Step::Delta { microjoules: energy.0, wrapped: false },
+            (Value::Unknown { since, high }, _) => Step::Gap(Unknown {
+                from: *since,
+                to: at,
+                reason: GapReason::SourceLost,
+                low: Microjoules::ZERO,
+                high: *high,
+                after: 0,
+            }),
+            (Value::Counter { .. } | Value::Total { .. }, None) => return,
         };
         let known_from = match step {
             Step::First => None,
@@ -231,8 +265,15 @@ impl Sampler {
         if !matches!(step, Step::Delta { .. }) {
             self.book.start(series, known_from, Point { at, value: meter.value });
         }
-        if let (Some(busy), (value, Some(last)), Step::Delta { .. }) = (self.busy_permille, before, step) {
-            meter.idle.observe(meter.value - value, at.0.saturating_sub(last.0), busy);
+        if let ((value, Some(last)), Step::Delta { .. }) = (before, step) {
+            let quiet = match meter.source.device.as_deref() {
+                Some(device) => self.devices.quiet(device),
+                None if self.busy_permille.is_some_and(idle::is_quiet) => Quiet::Empty,
+                None => Quiet::No,
+            };
+            let (energy, nanos) = (meter.value - value, at.0.saturating_sub(last.0));
+            meter.idle.observe(energy, nanos, quiet == Quiet::Empty);
+            meter.resident_idle.observe(energy, nanos, quiet == Quiet::Resident);
         }
         meter.last = Some(at);
         let raw = meter.tracker.as_ref().and_then(Tracker::baseline);
@@ -255,34 +296,80 @@ impl Sampler {
         let Some(source) = found.map(|state| state.source.clone()) else { return false };
         let series = self.book.series(&Subject::Energy(source.clone()));
         let recovered = self.recovered.get(&series).copied();
-        let is_counter = matches!(reading.value, Value::Counter { .. });
+        let is_counter = matches!(reading.value, Value::Counter { .. } | Value::Total { .. });
         let tracker = is_counter.then(|| match recovered {
             Some(baseline) if baseline.epoch != STALE => {
                 Tracker::resume(source.ceiling, RawBaseline { at: baseline.at, raw: baseline.raw })
             }
             _ => Tracker::new(source.ceiling),
         });
+        let tracker = match reading.value {
+            Value::Total { .. } => tracker.map(Tracker::endless),
+            _ => tracker,
+        };
         if let (true, Some(_), Some(then)) = (is_counter, recovered, self.other_boot) {
             let most = source.ceiling.over_nanos(wall.nanos_since(then));
             let high = Microjoules(most.0.saturating_add(most.0 / 4));
             let (from, to, reason) = (BootNanos(0), reading.at, GapReason::Reboot);
             self.book.gap(EnergyGap { series, from, to, reason, low: Microjoules::ZERO, high });
         }
-        let stated =
-            (source.collector == "rapl" && source.component == Component::Cpu).then_some(self.parts.package_idle);
-        let idle = IdlePower::new(stated.flatten());
+        let stated = match (source.component, source.device.as_deref()) {
+            (_, Some(device)) => self.parts.sources.device_idle(device),
+            (Component::Cpu, None) if source.collector == "rapl" => self.parts.package_idle,
+            _ => None,
+        };
         let value = recovered.map_or(0, |baseline| baseline.value);
-        self.meters.insert(source.id.clone(), Meter { series, source, tracker, value, last: None, idle });
+        let meter = Meter {
+            series,
+            tracker,
+            value,
+            last: None,
+            // What is inside another source has no floor of its own.
+            idle: IdlePower::new(stated.filter(|_| source.contained_in.is_none())),
+            resident_idle: IdlePower::new(None),
+            source,
+        };
+        self.meters.insert(meter.source.id.clone(), meter);
         true
     }
 
+    fn device_use(&mut self, used: &[DeviceUse], sample: &WorkloadSample) {
+        let recovered = &self.recovered;
+        for used in used {
+            let booked = self.devices.take(
+                used,
+                |pid| sample.device_users.get(&pid).cloned(),
+                |series| recovered.get(&series).map_or(0, |baseline| baseline.value),
+                &mut self.book,
+            );
+            for (series, Point { at, value }) in booked.points {
+                self.baselines.insert(series, Baseline { series, raw: 0, value, at, epoch: 0 });
+            }
+            for series in booked.ended {
+                self.baselines.remove(&series);
+            }
+        }
+    }
+
     fn failed(&mut self, failure: &ReadFailure, now: BootNanos) {
-        if failure.reason == "missing"
-            && let Some(tracker) = self.meters.get_mut(&failure.source_id).and_then(|meter| meter.tracker.as_mut())
+        if matches!(failure.reason, "missing" | "gpu_lost" | "unavailable")
+            && let Some(meter) = self.meters.get_mut(&failure.source_id)
+            && let Some(tracker) = &mut meter.tracker
         {
             tracker.lose();
+            if let Some(gap) = tracker.declare_lost(now) {
+                let series = meter.series;
+                let Unknown { from, to, reason, low, high, .. } = gap;
+                self.book.gap(EnergyGap { series, from, to, reason, low, high });
+                // Another run of the agent must not bridge what is declared unknown.
+                let stale = Baseline { series, raw: 0, value: meter.value, at: BootNanos(0), epoch: STALE };
+                self.baselines.insert(series, stale);
+            }
         }
-        self.refuse(&failure.source_id, failure.reason, now, Some(&failure.why));
+        // A source that is off was told when it went, and its collector told of its helper.
+        let told = matches!(failure.reason, "unavailable" | "helper" | "stuck");
+        let why = (!told).then_some(failure.why.as_str());
+        self.refuse(&failure.source_id, failure.reason, now, why);
     }
 
     fn refuse(&mut self, source: &str, reason: &'static str, now: BootNanos, why: Option<&str>) {
@@ -295,12 +382,30 @@ impl Sampler {
         }
     }
 
-    fn tell_sources(&self) {
+    fn tell_sources(&mut self) {
         let states = self.parts.sources.states().to_vec();
-        for state in &states {
+        let before = self.parts.inventory.borrow().sources.clone();
+        for state in states.iter().filter(|state| !before.contains(state)) {
             tell(state);
         }
-        self.parts.inventory.send_modify(|inventory| inventory.sources = states);
+        // A source that goes on in another way is another series; a later run must not bridge from the old one.
+        for state in &states {
+            let changed = |meter: &&Meter| meter.source != state.source;
+            let Some(series) = self.meters.get(&state.source.id).filter(changed).map(|meter| meter.series) else {
+                continue;
+            };
+            self.meters.remove(&state.source.id);
+            if let Some(baseline) = self.baselines.get_mut(&series) {
+                *baseline = Baseline { raw: 0, at: BootNanos(0), epoch: STALE, ..*baseline };
+            }
+        }
+        let accelerators = self.parts.sources.accelerators();
+        self.parts.inventory.send_modify(|inventory| {
+            inventory.sources = states;
+            if !accelerators.is_empty() {
+                inventory.hardware.accelerators = accelerators;
+            }
+        });
     }
 
     fn workloads(&mut self, now: BootNanos, sample: WorkloadSample) {
@@ -431,6 +536,11 @@ impl Sampler {
         let told: BTreeMap<_, _> = idle.into_iter().collect();
         for (source, (power, origin)) in told {
             self.hold(Subject::IdlePower { source, origin }, now, power.0);
+        }
+        let resident: Vec<_> =
+            self.meters.iter().filter_map(|(id, meter)| Some((id.clone(), meter.resident_idle.get()?.0))).collect();
+        for (source, power) in resident {
+            self.hold(Subject::ResidentIdlePower { source }, now, power.0);
         }
     }
 }

@@ -173,7 +173,7 @@ impl Model {
         let picojoules = weighted * nanos / total + self.carried_picojoules;
         self.carried_picojoules = picojoules % PICOJOULES;
         let microjoules = u64::try_from(picojoules / PICOJOULES).unwrap_or(u64::MAX);
-        Reading { source: id.to_owned(), at: now, value: Value::Increment(Microjoules(microjoules)) }
+        Reading { source: id.to_owned(), at: now, value: Value::increment(Microjoules(microjoules)) }
     }
 }
 

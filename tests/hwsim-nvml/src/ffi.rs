@@ -31,6 +31,8 @@ const INSUFFICIENT_SIZE: c_uint = 7;
 const DRIVER_NOT_LOADED: c_uint = 9;
 const GPU_IS_LOST: c_uint = 15;
 const UNKNOWN: c_uint = 999;
+/// Not a return code: the call kills its process.
+const CRASH: c_uint = u32::MAX;
 /// Field ids: energy in mJ, power average, power instantaneous, and the older name of the average.
 const FIELD_ENERGY: c_uint = 83;
 const FIELD_AVERAGE: c_uint = 185;
@@ -51,6 +53,17 @@ pub struct PciInfo {
     device_id: c_uint,
     subsystem_id: c_uint,
     bus_id: [u8; 32],
+}
+
+/// nvmlMemory_v2_t, in bytes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Memory {
+    version: c_uint,
+    total: c_ulonglong,
+    reserved: c_ulonglong,
+    free: c_ulonglong,
+    used: c_ulonglong,
 }
 
 /// nvmlUtilization_t, in percent.
@@ -190,6 +203,10 @@ fn device(device: Device, class: Class) -> Result<(State, usize), c_uint> {
         state = current()?;
         found = gpu(&state)?;
     }
+    if found.crash {
+        // SAFETY: sends the calling process the signal of a bad pointer, as the fault asks.
+        unsafe { libc::raise(libc::SIGSEGV) };
+    }
     match found.code(class) {
         SUCCESS if !found.present => Err(GPU_IS_LOST),
         SUCCESS => Ok((state, slot)),
@@ -237,7 +254,15 @@ pub extern "C" fn nvmlInitWithFlags(_flags: c_uint) -> c_uint {
     }
     drop(mapping);
     let Some(state) = load() else { return DRIVER_NOT_LOADED };
-    match state.gpus.first().map_or(SUCCESS, |gpu| gpu.code(Class::Init)) {
+    let Some(first) = state.gpus.first() else {
+        USERS.fetch_add(1, Ordering::SeqCst);
+        return SUCCESS;
+    };
+    if first.code(Class::Init) == CRASH {
+        // SAFETY: as in `device`.
+        unsafe { libc::raise(libc::SIGSEGV) };
+    }
+    match first.code(Class::Init) {
         SUCCESS => {
             USERS.fetch_add(1, Ordering::SeqCst);
             SUCCESS
@@ -374,7 +399,14 @@ getter!(
 getter!(
     /// Use over the last second in percent.
     nvmlDeviceGetUtilizationRates, Class::Other, Utilization,
-    |state, gpu, slot| Ok(Utilization { gpu: gpu.processes.iter().map(|(_, sm)| sm / 10).sum::<u32>().min(100), memory: 0 }));
+    |state, gpu, slot| Ok(Utilization { gpu: gpu.processes.iter().map(|process| process.sm_permille / 10).sum::<u32>().min(100), memory: 0 }));
+getter!(
+/// Memory.
+nvmlDeviceGetMemoryInfo_v2, Class::Other, Memory, |state, gpu, slot| {
+    let total = u64::from(gpu.memory_mib) << 20;
+    let used = gpu.processes.iter().map(|process| u64::from(process.memory_mib) << 20).sum::<u64>().min(total);
+    Ok(Memory { version: 0x0200_0028, total, reserved: 0, free: total - used, used })
+});
 getter!(
     /// Address on the bus.
     nvmlDeviceGetPciInfo_v3, Class::Other, PciInfo, |state, gpu, slot| Ok(pci(gpu)));
@@ -512,9 +544,17 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
 ) -> c_uint {
     code(device(handle, Class::Processes).and_then(|(state, slot)| {
         let timestamp_us = now(&state) / 1_000;
-        let working = state.gpus[slot].processes.iter().filter(|(_, sm)| *sm > 0 && timestamp_us > since_us);
+        let working =
+            state.gpus[slot].processes.iter().filter(|process| process.sm_permille > 0 && timestamp_us > since_us);
         let entries: Vec<_> = working
-            .map(|(pid, sm)| ProcessSample { pid: *pid, timestamp_us, sm: sm / 10, memory: 0, encoder: 0, decoder: 0 })
+            .map(|process| ProcessSample {
+                pid: process.pid,
+                timestamp_us,
+                sm: process.sm_permille / 10,
+                memory: 0,
+                encoder: 0,
+                decoder: 0,
+            })
             .collect();
         if entries.is_empty() {
             return Err(NOT_FOUND);
@@ -536,7 +576,12 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
         let entries: Vec<_> = state.gpus[slot]
             .processes
             .iter()
-            .map(|(pid, _)| ProcessInfo { pid: *pid, memory: 1 << 30, gpu_instance: none, compute_instance: none })
+            .map(|process| ProcessInfo {
+                pid: process.pid,
+                memory: u64::from(process.memory_mib) << 20,
+                gpu_instance: none,
+                compute_instance: none,
+            })
             .collect();
         // SAFETY: the caller's pointers.
         unsafe { put_list(entries, infos, count) }
@@ -551,7 +596,7 @@ mod tests {
     fn structures_are_as_long_as_the_vendors() {
         assert_eq!(size_of::<PciInfo>(), 68);
         assert_eq!(size_of::<FieldValue>(), 40);
-        assert_eq!((size_of::<ProcessSample>(), size_of::<ProcessInfo>()), (32, 24));
+        assert_eq!((size_of::<ProcessSample>(), size_of::<ProcessInfo>(), size_of::<Memory>()), (32, 24, 40));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! latency µs, hang, energy counter step ms, instant window ms, instant period ms, average window ms, frozen,
 //! architecture, return codes of the eight classes · 256 reset epoch pJ i128 · 272 frozen pJ i128 · 288 module mW u32
 //! (all ones: none) · 292 processes u32 · 296 six times (pid u32, SM permille u32) · 352 three segments, the newest
-//! first, of (t ns u64, e pJ i128, p µW i64, slope µW/s i64).
+//! first, of (t ns u64, e pJ i128, p µW i64, slope µW/s i64) · 472 memory MiB u32 · 476 crash u32 · 480 six times memory
+//! of a process MiB u32.
 
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 4096;
@@ -75,6 +76,17 @@ impl Segment {
     }
 }
 
+/// A process on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Process {
+    /// Its pid.
+    pub pid: u32,
+    /// Use of the multiprocessors in permille.
+    pub sm_permille: u32,
+    /// Its memory on the GPU in MiB.
+    pub memory_mib: u32,
+}
+
 /// One GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
@@ -116,8 +128,12 @@ pub struct Gpu {
     pub frozen_pj: i128,
     /// Power of the whole module in mW, or [`NO_MODULE`].
     pub module_mw: u32,
-    /// Processes (pid, SM use in permille), at most [`MOST_PROCESSES`].
-    pub processes: Vec<(u32, u32)>,
+    /// Processes, at most [`MOST_PROCESSES`].
+    pub processes: Vec<Process>,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// Whether calls on it kill the calling process (SIGSEGV).
+    pub crash: bool,
     /// The newest first; the first is the running one.
     pub segments: [Segment; SEGMENTS],
 }
@@ -298,9 +314,9 @@ impl Gpu {
         out.put(&self.frozen_pj.to_le_bytes());
         out.word(self.module_mw);
         out.word(u32::try_from(self.processes.len().min(MOST_PROCESSES)).unwrap_or(0));
-        for (pid, permille) in self.processes.iter().take(MOST_PROCESSES) {
-            out.word(*pid);
-            out.word(*permille);
+        for process in self.processes.iter().take(MOST_PROCESSES) {
+            out.word(process.pid);
+            out.word(process.sm_permille);
         }
         out.at = 352;
         for segment in &self.segments {
@@ -309,6 +325,9 @@ impl Gpu {
             out.put(&segment.p_uw.to_le_bytes());
             out.put(&segment.slope.to_le_bytes());
         }
+        out.word(self.memory_mib);
+        out.word(u32::from(self.crash));
+        self.processes.iter().take(MOST_PROCESSES).for_each(|process| out.word(process.memory_mib));
     }
 
     fn decode(from: &mut Source<'_>) -> Option<Self> {
@@ -329,7 +348,7 @@ impl Gpu {
         let count = usize::try_from(count).ok().filter(|count| *count <= MOST_PROCESSES)?;
         let mut processes = Vec::with_capacity(count);
         for _ in 0..count {
-            processes.push((from.word()?, from.word()?));
+            processes.push(Process { pid: from.word()?, sm_permille: from.word()?, memory_mib: 0 });
         }
         from.at = 352;
         let mut segments = [Segment::default(); SEGMENTS];
@@ -338,6 +357,10 @@ impl Gpu {
             segment.e_pj = from.take().map(i128::from_le_bytes)?;
             segment.p_uw = from.take().map(i64::from_le_bytes)?;
             segment.slope = from.take().map(i64::from_le_bytes)?;
+        }
+        let (memory_mib, crash) = (from.word()?, from.word()? == 1);
+        for process in &mut processes {
+            process.memory_mib = from.word()?;
         }
         Some(Self {
             uuid,
@@ -360,6 +383,8 @@ impl Gpu {
             frozen_pj,
             module_mw,
             processes,
+            memory_mib,
+            crash,
             segments,
         })
     }
@@ -391,7 +416,11 @@ mod tests {
             epoch_pj: 1_000_000_000,
             frozen_pj: 5,
             module_mw: NO_MODULE,
-            processes: vec![(77, 400), (78, 20)],
+            processes: [(77, 400), (78, 20)]
+                .map(|(pid, sm_permille)| Process { pid, sm_permille, memory_mib: 512 })
+                .to_vec(),
+            memory_mib: 81_920,
+            crash: true,
             segments: [segment; SEGMENTS],
         }
     }

@@ -12,6 +12,9 @@ const NOT_SUPPORTED: u32 = 3;
 const TIMEOUT: u32 = 10;
 const GPU_IS_LOST: u32 = 15;
 const LIB_RM_VERSION_MISMATCH: u32 = 18;
+const UNKNOWN: u32 = 999;
+/// Not a return code: the call kills its process.
+const CRASH: u32 = u32::MAX;
 /// CPU of a child of an exit storm: 24 ms, so 24 thousandths of a core for one child a second.
 const CHILD_MILLICORES: u64 = 24;
 
@@ -45,6 +48,12 @@ pub enum Kind {
     Timeout,
     /// Calls on the GPU do not return until the fault ends.
     Hang,
+    /// Calls on the GPU kill the calling process.
+    Crash,
+    /// Starting the library kills the calling process.
+    InitCrash,
+    /// Every call says that something unknown went wrong.
+    Unknown,
     /// The library cannot be started.
     LibMismatch,
     /// The order of devices turns by one.
@@ -255,6 +264,7 @@ impl Node {
             cpu_millicores: children.saturating_mul(CHILD_MILLICORES),
             gpu: None,
             sm_permille: 0,
+            gpu_memory_bytes: 0,
             memory_bytes: 0,
             model: None,
             requests_per_kilosecond: 0,
@@ -269,7 +279,7 @@ impl Node {
             self.state.index_shift = u32::from(begins);
             return Ok(());
         }
-        let whole = matches!(kind, Kind::LibMismatch | Kind::DriverReload);
+        let whole = matches!(kind, Kind::LibMismatch | Kind::DriverReload | Kind::InitCrash | Kind::Unknown);
         let wanted: Vec<usize> =
             (0..self.state.gpus.len()).filter(|slot| whole || *target == format!("gpu{slot}")).collect();
         if wanted.is_empty() {
@@ -292,6 +302,12 @@ impl Node {
                 Kind::LibMismatch => code(&[Class::Init, Class::Count, Class::Handle], LIB_RM_VERSION_MISMATCH),
                 Kind::DriverReload if begins => gpu.epoch_pj = energy,
                 Kind::Hang => gpu.hang = begins,
+                Kind::Crash => gpu.crash = begins,
+                Kind::InitCrash => code(&[Class::Init], CRASH),
+                Kind::Unknown => {
+                    code(&calls, UNKNOWN);
+                    code(&[Class::Count, Class::Handle], UNKNOWN);
+                }
                 Kind::FrozenCounter => {
                     gpu.frozen_pj = energy;
                     gpu.frozen = begins;

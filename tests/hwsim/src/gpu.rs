@@ -70,6 +70,8 @@ fn device(gpus: &Gpus, slot: u32) -> Gpu {
         frozen_pj: 0,
         module_mw: NO_MODULE,
         processes: Vec::new(),
+        memory_mib: if gpus.model.contains("L40") { 48 << 10 } else { 80 << 10 },
+        crash: false,
         segments: [Segment::default(); SEGMENTS],
     }
 }

@@ -7,7 +7,7 @@ use crate::powercap::{Plan, Zone};
 use crate::profile::{Levels, Profile};
 use crate::truth::Leaf;
 use crate::workload::{Table, Workload};
-use hwsim_nvml::state::State;
+use hwsim_nvml::state::{Process, State};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,6 +65,12 @@ pub struct Node {
     pub(crate) wall_offset_ms: i64,
     /// Time spent asleep, which the boot clock counts and the simulated time does not.
     pub(crate) suspended_ns: u64,
+}
+
+/// A workload's process as its GPU shows it.
+fn on_gpu(workload: &Workload) -> Process {
+    let memory_mib = u32::try_from(workload.gpu_memory_bytes >> 20).unwrap_or(u32::MAX);
+    Process { pid: workload.pid, sm_permille: workload.sm_permille, memory_mib }
 }
 
 /// CLOCK_MONOTONIC in ns.
@@ -256,8 +262,7 @@ impl Node {
                 gpu.segments = leaf.latest(now);
             }
             let here = |workload: &&Workload| workload.gpu.is_some_and(|gpu| gpu as usize == slot);
-            gpu.processes =
-                self.table.workloads().filter(here).map(|workload| (workload.pid, workload.sm_permille)).collect();
+            gpu.processes = self.table.workloads().filter(here).map(on_gpu).collect();
             if tells_module {
                 gpu.module_mw = u32::try_from(module / 1_000).unwrap_or(0);
             }

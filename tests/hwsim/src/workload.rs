@@ -31,6 +31,9 @@ pub struct Workload {
     /// Use of that GPU in permille.
     #[serde(default)]
     pub sm_permille: u32,
+    /// Memory on that GPU in bytes.
+    #[serde(default = "gibibyte")]
+    pub gpu_memory_bytes: u64,
     /// Memory in bytes.
     #[serde(default)]
     pub memory_bytes: u64,
@@ -45,6 +48,10 @@ pub struct Workload {
     /// Generated tokens of a request.
     #[serde(default)]
     pub generated_tokens: u64,
+}
+
+fn gibibyte() -> u64 {
+    1 << 30
 }
 
 /// A running workload.

@@ -50,8 +50,8 @@ fn a_thousand_short_readings_sum_to_one_long_one() {
     let mut short = cpu_model(&cpu("AMD EPYC", 3, 3, true), &EstimateSection::default());
     let mut long = short.clone();
     let energy = |reading: Reading| match reading.value {
-        Value::Increment(microjoules) => microjoules.0,
-        Value::Counter { .. } => panic!("no counter"),
+        Value::Increment { energy, .. } => energy.0,
+        Value::Counter { .. } | Value::Total { .. } | Value::Unknown { .. } => panic!("no counter"),
     };
     let nanos = |k: u64| BootNanos(k * 1_000_003);
     let sum: u64 = (0..1_000).map(|k| energy(short.reading(CPU, nanos(k), nanos(k + 1), 1, 2))).sum();
@@ -75,10 +75,10 @@ fn utilisation_leaves_out_waiting_and_stolen_time() {
         estimate
             .read(BootNanos(0))
             .iter()
-            .all(|reading| { matches!(reading, Ok(Reading { value: Value::Increment(Microjoules(0)), .. })) })
+            .all(|reading| matches!(reading, Ok(reading) if reading.value == Value::increment(Microjoules(0))))
     );
     fs::write(root.path().join("stat"), "cpu 50 0 0 50 50 0 0 50\n").expect("file");
     let reading = estimate.read(BootNanos(1_000_000_000)).remove(0).expect("a reading");
     // 2 threads: 1.48 W at rest, 7 W at full load, a quarter busy for 1 s.
-    assert_eq!(reading.value, Value::Increment(Microjoules(1_480_000 + (7_000_000 - 1_480_000) / 4)));
+    assert_eq!(reading.value, Value::increment(Microjoules(1_480_000 + (7_000_000 - 1_480_000) / 4)));
 }

@@ -1,0 +1,319 @@
+//! Collector `nvml`: energy, power and use of NVIDIA GPUs through NVIDIA's management library.
+//!
+//! Reads, for each GPU, the energy counter (mJ since the driver was loaded; Volta and later), power in mW (a mean over
+//! 1 s or the power now, by generation), and who is on the GPU with how much memory and what share of the
+//! multiprocessors' time. Needs access to `/dev/nvidiactl` and `/dev/nvidia*`, no root. The first energy exists at the
+//! second reading.
+//!
+//! The library runs in a [`helper`] process. A round is asked for at each row and its answer is taken at the next one,
+//! so the agent never waits for the library: a reading carries the instant at which the helper made it. A GPU is named
+//! by its UUID, since indices change when one is lost. One that is lost gives no readings, never zeros; after a hang, the
+//! others are read on without it.
+//!
+//! A GPU with a counter has two sources: the counter, and the integral of its power, which the first one contains: the
+//! two are compared by whoever reads them, and never added. One without a counter has the integral alone.
+
+use super::estimate::Idle;
+use super::{Collector, DeviceUse, ReadFailure, Reading};
+use crate::config::{NvmlSection, Roots, milliwatts};
+use crate::hardware;
+use gpu::Gpu;
+use helper::{Event, Helper, Launch};
+use joulebook_units::{Accelerator, BootNanos, IdleOrigin, Milliwatts, SourceState};
+use message::{Line, Request, Shown};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub mod edge;
+pub mod gpu;
+pub mod helper;
+pub mod library;
+pub mod message;
+pub mod serve;
+pub mod table;
+
+/// Longest time for which a start of the agent waits to know which GPUs there are.
+const START_WAIT: Duration = Duration::from_secs(5);
+/// Time between two readings of the processes on the GPUs, in ns: a row of 1 s always has one.
+const PROCESSES_NANOS: u64 = 900_000_000;
+/// A GPU on which a call hung is left alone for this long, in ns; each further time twice as long, up to an hour.
+const SKIP_NANOS: u64 = 60_000_000_000;
+const LONGEST_SKIP_NANOS: u64 = 3_600_000_000_000;
+/// A library that fails on every GPU for this long is given up, in ns: its helper is started anew.
+const ALL_FAIL_NANOS: u64 = 300_000_000_000;
+/// Rows that may meet a round which is not complete before it is called stuck.
+const OVERDUE_ROWS: u32 = 2;
+/// Looking for NVIDIA's hardware where none was found takes place this often, in ns.
+const LOOK_NANOS: u64 = 60_000_000_000;
+
+/// The collector.
+#[derive(Debug)]
+pub struct Nvml {
+    helper: Helper,
+    /// How long a reading waits for its own round.
+    patience: Duration,
+    /// Idle power of one GPU, if it is configured.
+    idle: Option<Milliwatts>,
+    /// What the system shows of NVIDIA's hardware, for saying what is not read.
+    seen: Vec<SourceState>,
+    /// Whether the library is to be tried although nothing is seen.
+    insist: bool,
+    started: bool,
+    looked: Option<BootNanos>,
+    roots: Roots,
+    gpus: BTreeMap<String, Gpu>,
+    /// GPUs that the library lists now.
+    listed: BTreeSet<String>,
+    driver: Option<String>,
+    /// Why no GPU is read.
+    why: Option<String>,
+    /// GPUs that are left alone: until when, and for how long the next time.
+    skipped: BTreeMap<String, (u64, u64)>,
+    /// The agent's clock and the helper's when the round was asked for.
+    asked: (BootNanos, u64),
+    asked_processes: Option<BootNanos>,
+    failing_since: Option<u64>,
+    /// Rows in a row that met a round which is not complete.
+    overdue: u32,
+    /// GPUs that this reading heard of.
+    heard: BTreeSet<String>,
+    used: Vec<DeviceUse>,
+    /// Something about the sources changed that a discovery has to tell.
+    changed: bool,
+}
+
+impl Nvml {
+    /// A collector of what the roots show; starts nothing yet.
+    pub fn new(roots: &Roots, section: &NvmlSection) -> Self {
+        let program = section.helper.clone().or_else(|| std::env::current_exe().ok()).unwrap_or_default();
+        let launch = Launch { program, library: section.library.clone(), limits: section.limits };
+        Self {
+            helper: Helper::new(launch),
+            patience: section.patience,
+            idle: section.idle_watts.map(milliwatts),
+            seen: hardware::unread_sources(&hardware::nvidia(roots)),
+            insist: section.library.is_some(),
+            started: false,
+            looked: None,
+            roots: roots.clone(),
+            gpus: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            driver: None,
+            why: None,
+            skipped: BTreeMap::new(),
+            asked: (BootNanos(0), 0),
+            asked_processes: None,
+            failing_since: None,
+            overdue: 0,
+            heard: BTreeSet::new(),
+            used: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// Process id of the helper while it runs.
+    pub fn helper_pid(&self) -> Option<u32> {
+        self.helper.pid()
+    }
+
+    /// Use of the GPUs since the last call.
+    pub fn device_use(&mut self) -> Vec<DeviceUse> {
+        std::mem::take(&mut self.used)
+    }
+
+    /// Whether a discovery has something new to tell.
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The GPUs as the library describes them; none where it could not be asked.
+    pub fn accelerators(&self) -> Vec<Accelerator> {
+        self.gpus.values().map(|gpu| gpu.accelerator(self.driver.as_deref())).collect()
+    }
+
+    /// Power of a GPU with nothing resident, as configured or from a table.
+    pub fn stated_idle(&self, device: &str) -> Option<Idle> {
+        let configured = self.idle.map(|power| (power, IdleOrigin::Configured));
+        let of_model = || table::idle(self.gpus.get(device)?.model()).map(|power| (power, IdleOrigin::Table));
+        configured.or_else(of_model)
+    }
+
+    fn ensure(&mut self) {
+        if !self.insist && self.seen.is_empty() {
+            return;
+        }
+        if let Err(why) = self.helper.ensure() {
+            self.give_up(why);
+        }
+    }
+
+    /// No GPU is read from now on, and why.
+    fn give_up(&mut self, why: String) {
+        for gpu in self.gpus.values_mut() {
+            gpu.stop(why.clone());
+        }
+        self.why = Some(why);
+        self.changed = true;
+    }
+
+    fn take(&mut self, events: Vec<Event>, readings: &mut Vec<Result<Reading, ReadFailure>>) {
+        for event in events {
+            match event {
+                Event::Line(Line::Devices { driver, devices }) => {
+                    self.driver = driver;
+                    self.why = devices.is_empty().then(|| "NVIDIA's library finds no GPU".to_owned());
+                    self.listed = devices.iter().map(|facts| facts.uuid.clone()).collect();
+                    for facts in devices {
+                        let known = self.gpus.get_mut(&facts.uuid).map(|gpu| gpu.learn(&facts));
+                        self.changed |= known.unwrap_or(true);
+                        if known.is_none() {
+                            self.gpus.insert(facts.uuid.clone(), Gpu::new(facts));
+                        }
+                    }
+                }
+                Event::Line(Line::Device(shown)) => self.shown(&shown, readings),
+                Event::Line(Line::Failed { why }) => self.give_up(why),
+                Event::Line(Line::Begin { .. } | Line::End | Line::Watched) => {}
+                Event::Gone { why, hung_on, failed } => self.gone(&why, hung_on, failed),
+            }
+        }
+    }
+
+    fn shown(&mut self, shown: &Shown, readings: &mut Vec<Result<Reading, ReadFailure>>) {
+        let (agent, then) = self.asked;
+        let at = |helper: u64| BootNanos(agent.0.saturating_add(helper).saturating_sub(then));
+        let Some(gpu) = self.gpus.get_mut(&shown.uuid) else { return };
+        self.heard.insert(shown.uuid.clone());
+        let was_off = gpu.is_off();
+        gpu.take(shown, &at, readings, &mut self.used);
+        self.changed |= was_off != gpu.is_off();
+        if shown.energy.is_ok() || shown.power.is_ok() {
+            self.skipped.remove(&shown.uuid);
+            self.failing_since = None;
+        } else if self.gpus.values().all(Gpu::is_failing) {
+            self.failing_since.get_or_insert(library::now());
+        }
+    }
+
+    fn gone(&mut self, why: &str, hung_on: Option<String>, failed: bool) {
+        self.overdue = 0;
+        if let Some(uuid) = hung_on {
+            let now = library::now();
+            let pause = self.skipped.get(&uuid).map_or(SKIP_NANOS, |(_, next)| *next);
+            self.skipped.insert(uuid.clone(), (now.saturating_add(pause), (pause * 2).min(LONGEST_SKIP_NANOS)));
+            if let Some(gpu) = self.gpus.get_mut(&uuid) {
+                gpu.stop(why.to_owned());
+                self.changed = true;
+            }
+        }
+        if !failed {
+            tracing::warn!(why, "NVIDIA's library is started again in a new process");
+            self.why = Some(why.to_owned());
+        }
+        for gpu in self.gpus.values_mut() {
+            gpu.lose_sight();
+        }
+    }
+
+    /// What the GPUs say that gave no reading.
+    fn tell_silent(&mut self, readings: &mut Vec<Result<Reading, ReadFailure>>) {
+        let (listed, heard) = (&self.listed, &self.heard);
+        let stuck = self.overdue >= OVERDUE_ROWS;
+        let runs = self.helper.pid().is_some();
+        for (uuid, gpu) in self.gpus.iter_mut().filter(|(uuid, _)| !heard.contains(*uuid)) {
+            let was_off = gpu.is_off();
+            if !listed.contains(uuid) {
+                readings.push(Err(gpu.absent()));
+                self.changed |= !was_off;
+            } else if was_off {
+                readings.push(Err(gpu.failure("unavailable", "it is not read")));
+            } else if stuck || !runs {
+                readings.push(Err(gpu.failure(if stuck { "stuck" } else { "helper" }, "no answer")));
+            }
+        }
+    }
+
+    fn skipped_now(&self) -> BTreeSet<String> {
+        let now = library::now();
+        self.skipped.iter().filter(|(_, (until, _))| *until > now).map(|(uuid, _)| uuid.clone()).collect()
+    }
+
+    fn ask(&mut self, now: BootNanos) -> bool {
+        let processes = self.asked_processes.is_none_or(|last| now.0.saturating_sub(last.0) >= PROCESSES_NANOS);
+        let request = Request { skip: self.skipped_now().into_iter().collect(), processes };
+        let helper_now = library::now();
+        if !self.helper.ask(&request) {
+            return false;
+        }
+        self.asked = (now, helper_now);
+        if processes {
+            self.asked_processes = Some(now);
+        }
+        true
+    }
+}
+
+impl Collector for Nvml {
+    fn discover(&mut self) -> Vec<SourceState> {
+        if !std::mem::replace(&mut self.started, true) {
+            self.ensure();
+            let mut none = Vec::new();
+            let mut waited = Duration::ZERO;
+            let step = Duration::from_millis(50);
+            // Which GPUs there are belongs to what the agent says of its node at first.
+            while self.helper.pid().is_some() && self.gpus.is_empty() && self.why.is_none() && waited < START_WAIT {
+                let events = self.helper.poll(step);
+                self.take(events, &mut none);
+                waited += step;
+            }
+        }
+        self.changed = false;
+        if self.gpus.is_empty() {
+            let why = self.why.clone().unwrap_or_else(|| "NVIDIA's library has not answered yet".to_owned());
+            return self
+                .seen
+                .iter()
+                .map(|seen| SourceState { unavailable: Some(why.clone()), ..seen.clone() })
+                .collect();
+        }
+        self.gpus.values().flat_map(|gpu| gpu.states(self.driver.as_deref())).collect()
+    }
+
+    fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>> {
+        let mut readings = Vec::new();
+        self.heard.clear();
+        if self.seen.is_empty() && !self.insist && self.looked.is_none_or(|at| now.0.saturating_sub(at.0) >= LOOK_NANOS)
+        {
+            self.looked = Some(now);
+            self.seen = hardware::unread_sources(&hardware::nvidia(&self.roots));
+        }
+        self.ensure();
+        let events = self.helper.poll(Duration::ZERO);
+        self.take(events, &mut readings);
+        if self.ask(now) {
+            // Lines come one by one: the wait is for the end of the round.
+            let begin = library::now();
+            while self.helper.is_outstanding() {
+                let left = self.patience.saturating_sub(Duration::from_nanos(library::now().saturating_sub(begin)));
+                if left.is_zero() {
+                    break;
+                }
+                let events = self.helper.poll(left);
+                self.take(events, &mut readings);
+            }
+            self.overdue = 0;
+        } else if self.helper.is_outstanding() {
+            self.overdue += 1;
+            if self.overdue == OVERDUE_ROWS {
+                tracing::warn!("a call of NVIDIA's library has not returned; the other sources go on");
+            }
+        }
+        self.tell_silent(&mut readings);
+        if self.failing_since.is_some_and(|since| library::now().saturating_sub(since) >= ALL_FAIL_NANOS) {
+            self.failing_since = None;
+            self.helper.restart();
+            self.give_up("every call of NVIDIA's library has failed for 5 minutes".to_owned());
+        }
+        readings
+    }
+}

@@ -1,0 +1,272 @@
+//! One GPU as the agent knows it: what is read of it becomes readings of its sources.
+//!
+//! Pure: instants and answers come in, readings go out. Energy comes from the counter where there is one; beside it the
+//! power is integrated, a mean as the rectangle back to the sample before, a power of the instant as the trapezoid. A
+//! GPU that lost its counter for good goes on with the integral from the last instant at which the counter was read.
+
+use super::message::{Facts, Fault, Sampled, Shown, Use};
+use crate::collector::{DeviceUse, DeviceUser, ReadFailure, Reading, Value};
+use crate::counter::power;
+use joulebook_units::{Accelerator, BootNanos, Component, Method, Microjoules, Milliwatts, Source, SourceState};
+
+/// Samples of power further apart than this leave the energy between them unknown.
+const LONGEST_SAMPLE_NANOS: u64 = 30_000_000_000;
+/// Highest power of a GPU that does not tell its limit.
+const DEFAULT_CEILING: Milliwatts = Milliwatts(1_500_000);
+/// Half-width of the 95 % interval of energy over a minute and more.
+const UNCERTAINTY_PERMILLE: u32 = 50;
+/// Looks at the devices (each 30 s) that find no energy counter before it is given up.
+const GIVEN_UP_LOOKS: u32 = 2;
+/// Value of the power call that means that there is none.
+const NO_POWER: u32 = u32::MAX;
+
+/// A GPU.
+#[derive(Debug)]
+pub struct Gpu {
+    facts: Facts,
+    /// Whether energy comes from the counter.
+    counts: bool,
+    /// Looks in a row that found no counter on a GPU that had one.
+    without: u32,
+    /// Last reading of the counter, and the energy integrated since.
+    counted: Option<BootNanos>,
+    since_counted: Microjoules,
+    /// The integral goes on from this instant of the counter.
+    takes_over: bool,
+    power: Option<(BootNanos, Milliwatts)>,
+    used: Option<BootNanos>,
+    off: Option<String>,
+    failing: bool,
+}
+
+impl Gpu {
+    /// A GPU that was just found.
+    pub fn new(facts: Facts) -> Self {
+        Self {
+            counts: facts.counts,
+            facts,
+            without: 0,
+            counted: None,
+            since_counted: Microjoules::ZERO,
+            takes_over: false,
+            power: None,
+            used: None,
+            off: None,
+            failing: false,
+        }
+    }
+
+    /// Whether it is not read, as far as is known.
+    pub fn is_off(&self) -> bool {
+        self.off.is_some()
+    }
+
+    /// Whether its last calls failed for a reason that may pass.
+    pub fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// What it says in each round in which it is not read.
+    pub fn absent(&mut self) -> ReadFailure {
+        self.fail(&Fault::Lost)
+    }
+
+    /// Says that it is not read any more.
+    pub fn stop(&mut self, why: String) {
+        self.off = Some(why);
+        self.lose_sight();
+    }
+
+    /// Who uses it is not known from here to the next list.
+    pub fn lose_sight(&mut self) {
+        self.used = None;
+    }
+
+    /// Takes what a later look found. Whether the sources change.
+    pub fn learn(&mut self, facts: &Facts) -> bool {
+        if facts.counts || !self.counts {
+            self.without = 0;
+            return false;
+        }
+        self.without += 1;
+        if self.without < GIVEN_UP_LOOKS {
+            return false;
+        }
+        self.counts = false;
+        self.takes_over = true;
+        true
+    }
+
+    /// Model as the hardware names it.
+    pub fn model(&self) -> &str {
+        &self.facts.model
+    }
+
+    fn id(&self) -> String {
+        format!("nvml/{}", self.facts.uuid)
+    }
+
+    fn ceiling(&self) -> Milliwatts {
+        // The counter is judged with a margin of its own.
+        self.facts.limit_milliwatts.map_or(DEFAULT_CEILING, |limit| Milliwatts(u64::from(limit) * 5 / 4))
+    }
+
+    /// Its sources.
+    pub fn states(&self, driver: Option<&str>) -> Vec<SourceState> {
+        let driver = driver.unwrap_or("unknown");
+        let mut basis = format!("{}, driver {driver}", self.facts.model);
+        if let Some(bus) = &self.facts.bus {
+            basis = format!("{basis}, {bus}");
+        }
+        let main = Source {
+            id: self.id(),
+            component: Component::Accelerator,
+            socket: None,
+            device: Some(self.facts.uuid.clone()),
+            collector: "nvml".to_owned(),
+            method: if self.counts { Method::Counter } else { Method::IntegratedPower },
+            unit_nanojoules: self.counts.then_some(1_000_000),
+            ceiling: self.ceiling(),
+            uncertainty_permille: UNCERTAINTY_PERMILLE,
+            contained_in: None,
+            basis,
+        };
+        let integral = self.counts.then(|| Source {
+            id: self.integral_id(),
+            method: Method::IntegratedPower,
+            unit_nanojoules: None,
+            contained_in: Some(main.id.clone()),
+            ..main.clone()
+        });
+        let state = |source| SourceState { source, unavailable: self.off.clone() };
+        [Some(main), integral].into_iter().flatten().map(state).collect()
+    }
+
+    fn integral_id(&self) -> String {
+        if self.counts { format!("{}/power", self.id()) } else { self.id() }
+    }
+
+    /// It as a part of the node's hardware.
+    pub fn accelerator(&self, driver: Option<&str>) -> Accelerator {
+        Accelerator {
+            device: Some(self.facts.uuid.clone()),
+            model: self.facts.model.clone(),
+            driver: driver.map(str::to_owned),
+            memory_bytes: self.facts.memory_bytes,
+        }
+    }
+
+    /// A failure of its source.
+    pub fn failure(&self, reason: &'static str, why: &str) -> ReadFailure {
+        ReadFailure { source_id: self.id(), reason, why: format!("{}: {why}", self.facts.uuid) }
+    }
+
+    /// Takes what was read; `at` gives the agent's instant for one of the helper's.
+    pub fn take(
+        &mut self,
+        shown: &Shown,
+        at: &impl Fn(u64) -> BootNanos,
+        readings: &mut Vec<Result<Reading, ReadFailure>>,
+        used: &mut Vec<DeviceUse>,
+    ) {
+        self.failing = false;
+        match &shown.processes {
+            Some(Ok(list)) => used.extend(self.use_of(list, at(list.at))),
+            // Who is on it is not known now.
+            Some(Err(_)) => self.used = None,
+            None => {}
+        }
+        // Who is on a GPU is known before its energy: idle power is learned from both.
+        if let Some(reading) = self.power(shown, at) {
+            readings.push(reading);
+        }
+        if !self.counts {
+            return;
+        }
+        match &shown.energy {
+            Ok((millijoules, when)) => {
+                let at = at(*when);
+                self.counted = Some(at);
+                self.since_counted = Microjoules::ZERO;
+                self.off = None;
+                let value = Value::Total { raw: millijoules.saturating_mul(1_000) };
+                readings.push(Ok(Reading { source: self.id(), at, value }));
+            }
+            Err(fault) => readings.push(Err(self.fail(fault))),
+        }
+    }
+
+    fn fail(&mut self, fault: &Fault) -> ReadFailure {
+        let (reason, why) = match fault {
+            Fault::Lost => ("gpu_lost", "the GPU has fallen off the bus; it is looked for every 30 s".to_owned()),
+            Fault::Permission => ("permission", "the driver does not let this user read it; run as root".to_owned()),
+            Fault::NotSupported => ("not_supported", "it has no energy counter now".to_owned()),
+            Fault::Failed(why) => ("nvml", format!("the library says: {why}")),
+        };
+        self.failing = matches!(fault, Fault::Failed(_));
+        if !matches!(fault, Fault::Lost | Fault::Permission) {
+            return self.failure(reason, &why);
+        }
+        self.used = None;
+        // Told once; after that it is simply not there.
+        let known = self.off.replace(why.clone());
+        self.failure(if known.is_some() { "unavailable" } else { reason }, &why)
+    }
+
+    fn power(&mut self, shown: &Shown, at: &impl Fn(u64) -> BootNanos) -> Option<Result<Reading, ReadFailure>> {
+        let (milliwatts, sampled, when) = match &shown.power {
+            Ok(power) => *power,
+            // The counter's failure says it already.
+            Err(_) if self.counts => return None,
+            Err(fault) => return Some(Err(self.fail(fault))),
+        };
+        let (at, power) = (at(when), Milliwatts(u64::from(milliwatts)));
+        if milliwatts == NO_POWER || power > self.ceiling() {
+            let why = format!("a power of {milliwatts} mW is none that this GPU can draw");
+            return Some(Err(self.failure("implausible", &why)));
+        }
+        let source = self.integral_id();
+        if !self.counts {
+            self.off = None;
+        }
+        let Some((since, before)) = self.power.replace((at, power)) else {
+            return Some(Ok(Reading { source, at, value: Value::increment(Microjoules::ZERO) }));
+        };
+        let nanos = at.0.checked_sub(since.0).filter(|nanos| *nanos > 0)?;
+        let sampled = match sampled {
+            Sampled::Instant => power::Sampled::Point,
+            Sampled::Average => power::Sampled::Average,
+        };
+        let energy = power::integrate(&[(since, before), (at, power)], sampled)?;
+        if nanos > LONGEST_SAMPLE_NANOS {
+            self.takes_over = false;
+            let high = self.ceiling().over_nanos(nanos);
+            return Some(Ok(Reading { source, at, value: Value::Unknown { since, high } }));
+        }
+        self.since_counted = self.since_counted.checked_add(energy).unwrap_or(self.since_counted);
+        let value = match self.counted.filter(|_| std::mem::take(&mut self.takes_over)) {
+            Some(since) => Value::Increment { energy: self.since_counted, since: Some(since) },
+            None => Value::increment(energy),
+        };
+        Some(Ok(Reading { source, at, value }))
+    }
+
+    fn use_of(&mut self, list: &Use, at: BootNanos) -> Option<DeviceUse> {
+        let since = self.used.replace(at);
+        let nanos = since.map_or(0, |since| at.0.saturating_sub(since.0));
+        let part = |percent: u32| nanos / 100 * u64::from(percent.min(100));
+        let users: Vec<DeviceUser> = list
+            .processes
+            .iter()
+            .map(|process| DeviceUser {
+                pid: i32::try_from(process.pid).unwrap_or(-1),
+                busy_nanos: part(process.busy_percent),
+                memory_bytes: process.memory_bytes,
+            })
+            .collect();
+        let busy = list.busy_percent.map(part);
+        let of_users = users.iter().fold(0u64, |sum, user| sum.saturating_add(user.busy_nanos)).min(nanos);
+        let busy_nanos = busy.unwrap_or(of_users);
+        Some(DeviceUse { device: self.facts.uuid.clone(), since, at, busy_nanos, users })
+    }
+}

@@ -1,0 +1,125 @@
+//! What the agent and its helper process say to each other: one JSON object a line over the helper's stdin and stdout.
+//!
+//! The agent asks with a [`Request`] only after the answer to the one before is complete. The helper answers with a
+//! line for each device as soon as it has been read, and ends with [`Line::End`]: a call that never returns shows on
+//! which device it hangs. Instants are CLOCK_BOOTTIME in nanoseconds, which is one clock for both.
+
+use serde::{Deserialize, Serialize};
+
+/// A round of readings.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Request {
+    /// UUIDs of devices to leave alone, because a call on them has hung.
+    pub skip: Vec<String>,
+    /// Whether the processes on the devices are read as well.
+    pub processes: bool,
+}
+
+/// A line of the helper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// The library cannot be used; the helper ends after this.
+    Failed {
+        /// What failed and why.
+        why: String,
+    },
+    /// The devices that there are, before the first round and whenever they were looked for again.
+    Devices {
+        /// Version of the driver.
+        driver: Option<String>,
+        /// The devices.
+        devices: Vec<Facts>,
+    },
+    /// A call on this device comes next.
+    Begin {
+        /// UUID of the device.
+        uuid: String,
+    },
+    /// A device was read.
+    Device(Box<Shown>),
+    /// The round is complete.
+    End,
+    /// Calls between rounds are over: nothing is called until the next request.
+    Watched,
+}
+
+/// What does not change of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its identity.
+    pub uuid: String,
+    /// Model as the hardware names it.
+    pub model: String,
+    /// Address on the bus.
+    pub bus: Option<String>,
+    /// Power limit in mW.
+    pub limit_milliwatts: Option<u32>,
+    /// Its memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Whether it is divided into instances (MIG).
+    pub divided: bool,
+    /// Whether it has an energy counter.
+    pub counts: bool,
+    /// What the plain power call tells on this generation.
+    pub power_usage: Sampled,
+}
+
+/// What a power value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampled {
+    /// The power at its instant.
+    Instant,
+    /// The mean over the second that ends at it.
+    Average,
+}
+
+/// Why a call gave no value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The device cannot tell this.
+    NotSupported,
+    /// The device is not there any more.
+    Lost,
+    /// The driver refuses this user.
+    Permission,
+    /// Another error, which may pass: the library's words.
+    Failed(String),
+}
+
+/// One device at one instant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// UUID.
+    pub uuid: String,
+    /// Energy counter in mJ, and the instant at which it showed this.
+    pub energy: Result<(u64, u64), Fault>,
+    /// Power in mW, what kind of value it is, and the instant of the call.
+    pub power: Result<(u32, Sampled, u64), Fault>,
+    /// Processes, if they were asked for.
+    pub processes: Option<Result<Use, Fault>>,
+}
+
+/// Use of a device since the round before that asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    /// When the list was read.
+    pub at: u64,
+    /// Utilisation of the device in percent; absent where it cannot be told.
+    pub busy_percent: Option<u32>,
+    /// Processes with a context on the device.
+    pub processes: Vec<Process>,
+}
+
+/// A process on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid in the host's namespace.
+    pub pid: u32,
+    /// Memory on the device in bytes; absent where it cannot be told.
+    pub memory_bytes: Option<u64>,
+    /// Share of the multiprocessors' time in percent.
+    pub busy_percent: u32,
+}

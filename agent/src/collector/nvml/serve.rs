@@ -1,0 +1,224 @@
+//! The helper process: answers rounds of readings until its input ends.
+//!
+//! It may hang or die at any call of the vendor's library; nothing here has to be undone then. It ends with the agent:
+//! by the end of its input, and, where it hangs, by a signal of the kernel.
+
+use super::edge::{Edges, LOOK_NANOS};
+use super::library;
+use super::message::{Facts, Fault, Line, Request, Shown};
+use nix::sys::signal::Signal;
+use nvml_wrapper::{Device, Nvml};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::time::Duration;
+
+/// Devices are looked for again this often, in ns.
+const LOOK_AGAIN_NANOS: u64 = 30_000_000_000;
+/// Longest time for which steps of the energy counters are watched.
+const WATCH_NANOS: u64 = 250_000_000;
+/// Rounds in which every device fails before the library is started again.
+const FAILED_ROUNDS: u32 = 2;
+/// The first argument that makes a program this helper.
+pub const HELPER: &str = "nvml-helper";
+
+/// Why a session with the library ended.
+enum End {
+    /// The agent closed the helper's input.
+    Input,
+    /// Every device fails: the library has to be started again.
+    Restart,
+}
+
+/// Serves until the input ends. What goes wrong is said as a [`Line::Failed`].
+///
+/// # Errors
+/// Of stdin and stdout.
+pub fn serve(library: Option<&Path>) -> io::Result<()> {
+    // An agent that was killed cannot close anything while a call hangs.
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    let mut requests = io::stdin().lock().lines();
+    let mut out = io::stdout().lock();
+    loop {
+        let nvml = match library::start(library) {
+            Ok(nvml) => nvml,
+            Err(why) => return say(&mut out, &Line::Failed { why }),
+        };
+        match session(&nvml, &mut requests, &mut out)? {
+            End::Input => return Ok(()),
+            // Dropping the library shuts it down.
+            End::Restart => {}
+        }
+    }
+}
+
+fn say(out: &mut impl Write, line: &Line) -> io::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    out.write_all(&text)?;
+    out.flush()
+}
+
+/// Devices of one start of the library.
+struct Session<'nvml> {
+    nvml: &'nvml Nvml,
+    devices: BTreeMap<String, Open<'nvml>>,
+    driver: Option<String>,
+    looked: u64,
+}
+
+struct Open<'nvml> {
+    device: Device<'nvml>,
+    facts: Facts,
+    edges: Edges,
+    /// Newest sample of use by process, in the library's µs.
+    seen_us: u64,
+}
+
+fn session(
+    nvml: &Nvml,
+    requests: &mut impl Iterator<Item = io::Result<String>>,
+    out: &mut impl Write,
+) -> io::Result<End> {
+    let driver = nvml.sys_driver_version().ok();
+    let mut session = Session { nvml, devices: BTreeMap::new(), driver, looked: 0 };
+    let mut failed = 0;
+    session.look(out)?;
+    session.watch(&BTreeSet::new(), out)?;
+    say(out, &Line::Watched)?;
+    for request in requests {
+        let request: Request = serde_json::from_str(&request?)?;
+        let skip: BTreeSet<String> = request.skip.iter().cloned().collect();
+        if library::now().saturating_sub(session.looked) >= LOOK_AGAIN_NANOS {
+            session.look(out)?;
+        }
+        let all_failed = session.round(&request, &skip, out)?;
+        say(out, &Line::End)?;
+        failed = if all_failed { failed + 1 } else { 0 };
+        if failed >= FAILED_ROUNDS {
+            return Ok(End::Restart);
+        }
+        session.watch(&skip, out)?;
+        say(out, &Line::Watched)?;
+    }
+    Ok(End::Input)
+}
+
+impl Session<'_> {
+    /// Looks which devices there are. One that is lost stays known, so that every round says so.
+    fn look(&mut self, out: &mut impl Write) -> io::Result<()> {
+        self.looked = library::now();
+        // A count that fails leaves what is known: each device then tells for itself.
+        let Ok(found) = library::devices(self.nvml) else { return Ok(()) };
+        for (uuid, device) in found {
+            let facts = library::facts(&uuid, &device);
+            let open = Open { device, facts, edges: Edges::default(), seen_us: 0 };
+            match self.devices.get_mut(&uuid) {
+                // The handle may be another one after the device was away.
+                Some(known) => {
+                    known.facts.counts = open.facts.counts;
+                    known.device = open.device;
+                }
+                None => {
+                    self.devices.insert(uuid, open);
+                }
+            }
+        }
+        let devices = self.devices.values().map(|open| open.facts.clone()).collect();
+        say(out, &Line::Devices { driver: self.driver.clone(), devices })
+    }
+
+    /// Reads every device. Whether there are devices and each of them fails.
+    fn round(&mut self, request: &Request, skip: &BTreeSet<String>, out: &mut impl Write) -> io::Result<bool> {
+        let mut failures = 0;
+        let mut read = 0;
+        for (uuid, open) in self.devices.iter_mut().filter(|(uuid, _)| !skip.contains(*uuid)) {
+            say(out, &Line::Begin { uuid: uuid.clone() })?;
+            let energy = open.energy();
+            let power = match &energy {
+                // Asking a lost device more only takes time.
+                Err(Fault::Lost) => Err(Fault::Lost),
+                _ => library::power(&open.device, open.facts.power_usage),
+            };
+            let processes = (request.processes && energy != Err(Fault::Lost)).then(|| {
+                let read = library::processes(&open.device, open.seen_us);
+                read.map(|(used, newest)| {
+                    open.seen_us = newest;
+                    used
+                })
+            });
+            read += 1;
+            let failed = |fault: &Fault| matches!(fault, Fault::Failed(_));
+            if energy.as_ref().is_err_and(failed) && power.as_ref().is_err_and(failed) {
+                failures += 1;
+            }
+            say(out, &Line::Device(Box::new(Shown { uuid: uuid.clone(), energy, power, processes })))?;
+        }
+        Ok(read > 0 && failures == read)
+    }
+
+    /// Watches the energy counters' steps where that is due. Every look says which device it is on.
+    fn watch(&mut self, skip: &BTreeSet<String>, out: &mut impl Write) -> io::Result<()> {
+        let begin = library::now();
+        let mut due: Vec<(&String, &mut Open<'_>, Watch)> = Vec::new();
+        for (uuid, open) in self.devices.iter_mut().filter(|(uuid, _)| !skip.contains(*uuid)) {
+            if open.edges.is_due(begin) {
+                due.push((uuid, open, Watch::default()));
+            }
+        }
+        while library::now().saturating_sub(begin) < WATCH_NANOS && due.iter().any(|(.., watch)| !watch.is_done()) {
+            for (uuid, open, watch) in due.iter_mut().filter(|(.., watch)| !watch.is_done()) {
+                say(out, &Line::Begin { uuid: (*uuid).clone() })?;
+                watch.look(library::energy(&open.device).ok());
+            }
+            std::thread::sleep(Duration::from_nanos(LOOK_NANOS));
+        }
+        for (_, open, watch) in due {
+            open.edges.watched(watch.steps.first().copied().zip(watch.steps.get(1).copied()), library::now());
+        }
+        Ok(())
+    }
+}
+
+impl Open<'_> {
+    /// The energy counter, dated by its last step where that is known.
+    fn energy(&self) -> Result<(u64, u64), Fault> {
+        let (shown, at) = library::energy(&self.device)?;
+        match self.edges.last_before(at) {
+            None => Ok((shown, at)),
+            Some(Ok(step)) => Ok((shown, step)),
+            Some(Err(wait)) => {
+                std::thread::sleep(Duration::from_nanos(wait));
+                let (shown, at) = library::energy(&self.device)?;
+                let step = self.edges.last_before(at).and_then(Result::ok);
+                Ok((shown, step.unwrap_or(at)))
+            }
+        }
+    }
+}
+
+/// One counter that is being watched.
+#[derive(Default)]
+struct Watch {
+    before: Option<(u64, u64)>,
+    steps: Vec<u64>,
+    failed: bool,
+}
+
+impl Watch {
+    fn is_done(&self) -> bool {
+        self.failed || self.steps.len() >= 2
+    }
+
+    fn look(&mut self, shown: Option<(u64, u64)>) {
+        let Some((value, at)) = shown else {
+            self.failed = true;
+            return;
+        };
+        if let Some((last, then)) = self.before.replace((value, at))
+            && value != last
+        {
+            self.steps.push(then + at.saturating_sub(then) / 2);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Use of accelerators by workload: who is on a device, and for how much of its time.
+//!
+//! A list of processes stands for the time since the list before. A workload that appears in it was there since the
+//! earlier list; one that is missing from it was there up to the earlier one. Where a list is missing, nobody's use is
+//! known until the next pair of lists.
+
+use super::book::Book;
+use crate::collector::DeviceUse;
+use joulebook_units::{Point, Subject};
+use std::collections::{BTreeMap, HashMap};
+
+/// Workload of processes that could not be identified.
+pub const UNMAPPED: &str = "unmapped";
+
+/// What the time between two lists was like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiet {
+    /// Something ran, or nothing is known.
+    No,
+    /// Nothing was resident.
+    Empty,
+    /// Something was resident, and nothing ran.
+    Resident,
+}
+
+/// The devices of a node.
+#[derive(Debug, Default)]
+pub struct Devices {
+    devices: BTreeMap<String, Device>,
+    /// Sums of busy time by series, as the stream has them.
+    sums: HashMap<u32, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Device {
+    /// Workloads of the last list, each with the series of its busy time.
+    resident: BTreeMap<String, u32>,
+    quiet: Option<Quiet>,
+}
+
+/// What one list changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Booked {
+    /// New sums by series.
+    pub points: Vec<(u32, Point)>,
+    /// Series that will never go on: a process that ended does not come back.
+    pub ended: Vec<u32>,
+}
+
+impl Devices {
+    /// What the time up to the last list of a device was like.
+    pub fn quiet(&self, device: &str) -> Quiet {
+        self.devices.get(device).and_then(|device| device.quiet).unwrap_or(Quiet::No)
+    }
+
+    /// Books one list. `workload` names the workload of a process; `recovered` gives the sum of a series at which an
+    /// earlier run of the agent ended.
+    pub fn take(
+        &mut self,
+        used: &DeviceUse,
+        workload: impl Fn(i32) -> Option<String>,
+        recovered: impl Fn(u32) -> u64,
+        book: &mut Book,
+    ) -> Booked {
+        let mut busy: BTreeMap<Option<String>, u64> = BTreeMap::from([(None, used.busy_nanos)]);
+        let mut memory: BTreeMap<String, Option<u64>> = BTreeMap::new();
+        for user in &used.users {
+            let id = workload(user.pid).unwrap_or_else(|| UNMAPPED.to_owned());
+            *busy.entry(Some(id.clone())).or_default() += user.busy_nanos;
+            let sum = memory.entry(id).or_insert(Some(0));
+            *sum = sum.zip(user.memory_bytes).map(|(sum, bytes)| sum.saturating_add(bytes));
+        }
+        let mut booked = Booked::default();
+        let mut resident = BTreeMap::new();
+        for (workload, nanos) in busy {
+            let series = book.series(&Subject::DeviceTime { device: used.device.clone(), workload: workload.clone() });
+            let sum = self.sums.entry(series).or_insert_with(|| recovered(series));
+            let from = used.since.map(|at| Point { at, value: *sum });
+            *sum = sum.saturating_add(nanos);
+            let point = Point { at: used.at, value: *sum };
+            if from.is_some() && from == book.last(series) {
+                book.extend(series, point);
+            } else {
+                book.start(series, from, point);
+            }
+            booked.points.push((series, point));
+            resident.extend(workload.map(|workload| (workload, series)));
+        }
+        for (workload, bytes) in memory {
+            let Some(bytes) = bytes else { continue };
+            let series = book.series(&Subject::DeviceMemory { device: used.device.clone(), workload });
+            let point = Point { at: used.at, value: bytes };
+            match book.last(series) {
+                Some(last) if Some(last.at) == used.since => book.extend(series, point),
+                // It was there since the earlier list.
+                _ => book.start(series, used.since.map(|at| Point { at, value: bytes }), point),
+            }
+        }
+        let device = self.devices.entry(used.device.clone()).or_default();
+        device.quiet = Some(match (used.since.is_some(), device.resident.is_empty(), resident.is_empty()) {
+            _ if used.busy_nanos > 0 || used.users.iter().any(|user| user.busy_nanos > 0) => Quiet::No,
+            (true, true, true) => Quiet::Empty,
+            (true, false, false) => Quiet::Resident,
+            _ => Quiet::No,
+        });
+        let gone = device.resident.iter().filter(|(id, _)| id.starts_with("process/") && !resident.contains_key(*id));
+        booked.ended = gone.map(|(_, series)| *series).collect();
+        for series in &booked.ended {
+            self.sums.remove(series);
+        }
+        device.resident = resident;
+        booked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::DeviceUser;
+    use joulebook_units::{BootId, BootNanos, UnixNanos};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    struct Rig {
+        devices: Devices,
+        book: Book,
+        points: BTreeMap<String, Vec<(u64, u64)>>,
+        names: BTreeMap<u32, String>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let book = Book::new(BootId([1; 16]), 1, &BTreeMap::new());
+            Self { devices: Devices::default(), book, points: BTreeMap::new(), names: BTreeMap::new() }
+        }
+
+        /// One row with a list; pids below 10 are workloads of their own, others are not known.
+        fn list(&mut self, since: Option<u64>, second: u64, users: &[(i32, u64)]) -> Booked {
+            let at = |second: u64| BootNanos(second * SECOND);
+            self.book.begin_row(at(second), UnixNanos(0));
+            let users: Vec<_> = users
+                .iter()
+                .map(|(pid, busy_nanos)| DeviceUser { pid: *pid, busy_nanos: *busy_nanos, memory_bytes: Some(1 << 30) })
+                .collect();
+            let busy_nanos = users.iter().map(|user| user.busy_nanos).sum();
+            let used = DeviceUse { device: "G".to_owned(), since: since.map(at), at: at(second), busy_nanos, users };
+            let workload = |pid: i32| (pid < 10).then(|| format!("process/{pid}@1"));
+            let booked = self.devices.take(&used, workload, |_| 0, &mut self.book);
+            let page = self.book.end_row().expect("rows of one");
+            for (id, subject) in page.new_series {
+                self.names.insert(id, format!("{subject:?}"));
+            }
+            for column in page.batch.columns {
+                let points = column.previous.into_iter().chain(column.points);
+                let points = points.map(|point| (point.at.0 / SECOND, point.value));
+                self.points.entry(self.names[&column.series].clone()).or_default().extend(points);
+            }
+            booked
+        }
+
+        fn time(&self, workload: &str) -> Vec<(u64, u64)> {
+            let name = |name: &&String| name.contains("DeviceTime") && name.contains(workload);
+            let found = self.points.keys().find(name).map(|name| self.points[name].clone());
+            found.unwrap_or_default()
+        }
+    }
+
+    #[test]
+    fn who_appears_was_there_since_the_list_before_and_who_is_missing_up_to_it() {
+        let mut rig = Rig::new();
+        rig.list(None, 1, &[(1, 0)]);
+        rig.list(Some(1), 2, &[(1, 400), (2, 100)]);
+        let booked = rig.list(Some(2), 3, &[(1, 500)]);
+        assert_eq!(rig.time("process/1@1"), [(1, 0), (1, 0), (2, 400), (2, 400), (3, 900)]);
+        assert_eq!(rig.time("process/2@1"), [(1, 0), (2, 100)], "there in the second between the lists");
+        assert_eq!(booked.ended.len(), 1);
+        assert_eq!(rig.time("None"), [(1, 0), (1, 0), (2, 500), (2, 500), (3, 1_000)]);
+    }
+
+    #[test]
+    fn a_list_that_follows_none_begins_anew_and_sums_never_fall() {
+        let mut rig = Rig::new();
+        rig.list(None, 1, &[(1, 0)]);
+        rig.list(Some(1), 2, &[(1, 400)]);
+        rig.list(None, 9, &[(1, 0)]);
+        rig.list(Some(9), 10, &[(1, 7)]);
+        assert_eq!(rig.time("process/1@1"), [(1, 0), (1, 0), (2, 400), (9, 400), (9, 400), (10, 407)]);
+    }
+
+    #[test]
+    fn processes_that_cannot_be_identified_are_one_workload() {
+        let mut rig = Rig::new();
+        rig.list(None, 1, &[(11, 0), (12, 0)]);
+        rig.list(Some(1), 2, &[(11, 3), (12, 4)]);
+        assert_eq!(rig.time(UNMAPPED).last(), Some(&(2, 7)));
+    }
+
+    #[test]
+    fn a_device_is_empty_or_at_rest_only_between_two_lists_that_say_so() {
+        let mut rig = Rig::new();
+        let mut quiet = |since, second, users: &[(i32, u64)]| {
+            rig.list(since, second, users);
+            rig.devices.quiet("G")
+        };
+        assert_eq!(quiet(None, 1, &[]), Quiet::No);
+        assert_eq!(quiet(Some(1), 2, &[]), Quiet::Empty);
+        assert_eq!(quiet(Some(2), 3, &[(1, 0)]), Quiet::No, "it may have come at once");
+        assert_eq!(quiet(Some(3), 4, &[(1, 0)]), Quiet::Resident);
+        assert_eq!(quiet(Some(4), 5, &[(1, 9)]), Quiet::No);
+        assert_eq!(quiet(None, 8, &[(1, 0)]), Quiet::No);
+    }
+}
