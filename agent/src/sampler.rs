@@ -150,6 +150,11 @@ impl Sampler {
         &self.refused
     }
 
+    /// The sources.
+    pub fn sources(&self) -> &Sources {
+        &self.parts.sources
+    }
+
     /// Takes one row. Gives the batches that it completes, in order.
     pub fn tick(&mut self) -> Vec<Flush> {
         let (now, wall) = (self.parts.clock.boot(), self.parts.clock.wall());

@@ -10,4 +10,5 @@ pub mod history;
 pub mod installation;
 pub mod powercap;
 pub mod program;
+pub mod simulated;
 pub mod timestamp;

@@ -2,182 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "functions that tests call may fail the test")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use joulebook_agent::clock::Clock;
-use joulebook_agent::collector::Sources;
-use joulebook_agent::config::{Config, Roots};
-use joulebook_agent::hardware;
-use joulebook_agent::process::Workloads;
 use joulebook_agent::process::cgroup::Hierarchy;
 use joulebook_agent::process::proc;
-use joulebook_agent::sampler::{Flush, Parts, Sampler};
-use joulebook_agent::spool::{Spool, SpoolConfig, SpoolHandle};
 use joulebook_hwsim::fault::{Fault, Kind};
 use joulebook_hwsim::gpu;
 use joulebook_hwsim::node::{Node, Options};
-use joulebook_hwsim::profile::Profile;
 use joulebook_hwsim::workload::Workload;
-use joulebook_units::{BootId, BootNanos, EnergyGap, Inventory, Placement, Subject, UnixNanos};
+use joulebook_tests::simulated::{BEGIN, Report, Rig, SECOND, profile};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
 
-const SECOND: u64 = 1_000_000_000;
-/// The agent's clock at simulated 0: no agent starts at boot.
-const BEGIN: u64 = 10 * SECOND;
 const PACKAGE: &str = "intel-rapl:0";
 /// µJ that rounding to the counter's unit and to whole µJ may cost at each end of a run.
 const ROUNDING: i128 = 200;
-
-struct Hand(AtomicU64);
-
-impl Clock for Hand {
-    fn boot(&self) -> BootNanos {
-        BootNanos(self.0.load(Ordering::SeqCst))
-    }
-
-    fn wall(&self) -> UnixNanos {
-        UnixNanos(1_795_478_400 * UnixNanos::PER_SECOND + i64::try_from(self.boot().0).unwrap())
-    }
-}
-
-fn profile(name: &str) -> Profile {
-    Profile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/profiles/{name}.json"))).unwrap()
-}
-
-/// A simulated node and an agent on it, both on one clock that the test moves.
-struct Rig {
-    folder: TempDir,
-    node: Node,
-    clock: Arc<Hand>,
-    agent: Option<Agent>,
-}
-
-struct Agent {
-    sampler: Sampler,
-    flushes: Vec<Flush>,
-    series: BTreeMap<u32, String>,
-    first_ns: u64,
-    _channels: Channels,
-}
-
-type Channels = (
-    mpsc::Sender<joulebook_agent::inference::CountSample>,
-    watch::Sender<Vec<joulebook_agent::process::InferenceGroup>>,
-    SpoolHandle,
-);
-
-/// What the agent reported of one source.
-#[derive(Debug)]
-struct Report {
-    microjoules: i128,
-    high: i128,
-    points: Vec<(u64, u64)>,
-    gaps: Vec<EnergyGap>,
-}
-
-impl Rig {
-    fn new(name: &str, options: Options) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let node = Node::new(profile(name), &folder.path().join("node"), options).unwrap();
-        Self { folder, node, clock: Arc::new(Hand(AtomicU64::new(BEGIN))), agent: None }
-    }
-
-    /// Starts the agent's parts and takes their first row.
-    fn start(&mut self) {
-        let root = self.node.root();
-        let roots = Roots { sysfs: root.join("sys"), procfs: root.join("proc"), cgroup: root.join("sys/fs/cgroup") };
-        let hardware = hardware::discover(&roots);
-        let mut sources = Sources::new(&Config::default(), &roots, &hardware);
-        let states = sources.discover().to_vec();
-        let (agent_version, placement) = ("0".to_owned(), Placement::default());
-        let inventory = Inventory { node: "n".parse().unwrap(), agent_version, sources: states, hardware, placement };
-        let (counts_kept, counts) = mpsc::channel(1);
-        let (groups_kept, groups) = watch::channel(Vec::new());
-        let parts = Parts {
-            clock: self.clock.clone(),
-            boot: BootId([7; 16]),
-            batch_rows: 60,
-            sources,
-            workloads: Workloads::new(&roots, 1),
-            package_idle: None,
-            counts,
-            groups,
-            inventory: watch::channel(inventory).0,
-        };
-        let (spool, recovery) = Spool::open(&SpoolConfig::new(self.folder.path().join("spool"))).unwrap();
-        let sampler = Sampler::new(parts, &recovery);
-        let first_ns = self.node.shown_ns();
-        let _channels = (counts_kept, groups_kept, spool);
-        let agent = Agent { sampler, flushes: Vec::new(), series: BTreeMap::new(), first_ns, _channels };
-        self.agent = Some(agent);
-        self.row();
-    }
-
-    fn row(&mut self) {
-        self.clock.0.store(BEGIN + self.node.boot_ns(), Ordering::SeqCst);
-        let agent = self.agent.as_mut().unwrap();
-        agent.flushes.extend(agent.sampler.tick());
-    }
-
-    /// Lets time pass, with a row at each step.
-    fn pass(&mut self, rows: u64, step_ns: u64) {
-        for _ in 0..rows {
-            self.node.step(step_ns).unwrap();
-            self.row();
-        }
-    }
-
-    /// All that was reported so far, by the id of the source.
-    fn reports(&mut self) -> BTreeMap<String, Report> {
-        let agent = self.agent.as_mut().unwrap();
-        agent.flushes.extend(agent.sampler.close());
-        let mut reports: BTreeMap<String, Report> = BTreeMap::new();
-        for flush in &agent.flushes {
-            for (id, subject) in &flush.new_series {
-                if let Subject::Energy(source) = subject
-                    && source.collector == "rapl"
-                {
-                    agent.series.insert(*id, source.id.clone());
-                    let empty = Report { microjoules: 0, high: 0, points: Vec::new(), gaps: Vec::new() };
-                    reports.entry(source.id.clone()).or_insert(empty);
-                }
-            }
-            for column in &flush.batch.columns {
-                let Some(report) = agent.series.get(&column.series).and_then(|id| reports.get_mut(id)) else {
-                    continue;
-                };
-                for point in &column.points {
-                    assert!(report.microjoules <= i128::from(point.value), "a sum never falls");
-                    report.microjoules = i128::from(point.value);
-                    report.points.push((point.at.0, point.value));
-                }
-            }
-            for gap in &flush.batch.gaps {
-                let Some(report) = agent.series.get(&gap.series).and_then(|id| reports.get_mut(id)) else { continue };
-                report.high += i128::from(gap.high.0);
-                report.gaps.push(gap.clone());
-            }
-        }
-        reports
-    }
-
-    /// Truth of a zone since the agent's first row.
-    fn truth(&self, zone: &str) -> i128 {
-        self.node.truth(self.agent.as_ref().unwrap().first_ns, self.node.shown_ns()).zones[zone]
-    }
-}
-
-/// Whether the report is the truth within 0.1 %.
-fn agrees(report: &Report, truth: i128) -> bool {
-    truth > 0 && (report.microjoules - truth).abs() * 1_000 <= truth
-}
 
 /// Zone and source of every package and memory that the agent should read.
 fn sources(node: &Node) -> Vec<(String, String)> {
@@ -196,8 +37,9 @@ fn sources(node: &Node) -> Vec<(String, String)> {
 
 fn three_wraps(name: &str, step_ns: u64) {
     // Without stated limits the agent believes 1,500 W, so that wraps come soon.
-    let mut rig = Rig::new(name, Options { limits: false, ..Options::default() });
-    rig.start();
+    let mut rig = Rig::new(name, Options { limits: false, ..Options::default() }).unwrap();
+    rig.config.nvml.enabled = false;
+    rig.start().unwrap();
     let found = sources(&rig.node);
     for leaf in rig.node.leaf_names() {
         let watts = if leaf.ends_with(".pkg") { 1_200 } else { 450 };
@@ -209,15 +51,16 @@ fn three_wraps(name: &str, step_ns: u64) {
         zone.range_pj() / watts
     });
     let nanos = u64::try_from(slowest.max().unwrap() / 1_000 * 2 * 1_001 / 1_000 + i128::from(10 * SECOND)).unwrap();
-    rig.pass(nanos / step_ns, step_ns);
-    let reports = rig.reports();
+    rig.pass(nanos / step_ns, step_ns).unwrap();
+    let reports = rig.energy("rapl");
     assert_eq!(reports.len(), found.len(), "{:?}", reports.keys());
     for (zone, source) in &found {
-        let truth = rig.truth(zone);
+        let truth = rig.zone_truth(zone);
+        let report = &reports[source].1;
         let range = rig.node.zones().iter().find(|other| other.id == *zone).unwrap().range_pj() / 1_000_000;
         assert!(truth > 2 * range, "{zone}: the first wrap comes at once, two more follow");
-        assert!(agrees(&reports[source], truth), "{name} {source}: {} of {truth} µJ", reports[source].microjoules);
-        assert!(reports[source].gaps.is_empty(), "{:?}", reports[source].gaps);
+        assert!(report.agrees(truth), "{name} {source}: {} of {truth} µJ", report.value);
+        assert!(report.gaps.is_empty(), "{:?}", report.gaps);
     }
 }
 
@@ -239,10 +82,11 @@ fn energy_over_three_wraps_is_the_truth_at_10_hz_on_every_profile_with_rapl() {
 fn energy_over_thirty_seconds_of_a_real_clock_is_the_truth_at_1_and_10_hz() {
     let options = Options { manual: false, ..Options::default() };
     let mut rigs: Vec<_> =
-        ["cpu-2s", "dgx-h100", "l40s-4gpu", "epyc-mi300x"].map(|name| Rig::new(name, options)).into();
+        ["cpu-2s", "dgx-h100", "l40s-4gpu", "epyc-mi300x"].map(|name| Rig::new(name, options).unwrap()).into();
     for rig in &mut rigs {
+        rig.config.nvml.enabled = false;
         load(rig);
-        rig.start();
+        rig.start().unwrap();
     }
     for tick in 1..=310 {
         std::thread::sleep(Duration::from_millis(100));
@@ -255,20 +99,20 @@ fn energy_over_thirty_seconds_of_a_real_clock_is_the_truth_at_1_and_10_hz() {
         }
     }
     for rig in &mut rigs {
-        let reports = rig.reports();
+        let reports = rig.energy("rapl");
         for (zone, source) in sources(&rig.node) {
-            let truth = rig.truth(&zone);
-            assert!(agrees(&reports[&source], truth), "{source}: {} of {truth} µJ", reports[&source].microjoules);
+            let (truth, report) = (rig.zone_truth(&zone), &reports[&source].1);
+            assert!(report.agrees(truth), "{source}: {} of {truth} µJ", report.value);
         }
     }
 }
 
 #[test]
 fn a_profile_without_rapl_has_no_powercap_sources() {
-    let mut rig = Rig::new("gh200", Options::default());
-    rig.start();
-    rig.pass(5, SECOND);
-    assert!(rig.reports().is_empty());
+    let mut rig = Rig::new("gh200", Options::default()).unwrap();
+    rig.start().unwrap();
+    rig.pass(5, SECOND).unwrap();
+    assert!(rig.energy("rapl").is_empty());
 }
 
 fn load(rig: &mut Rig) {
@@ -291,18 +135,18 @@ fn load(rig: &mut Rig) {
 
 /// Breaks the package's counter for 20 s and holds what was reported against the truth.
 fn bounded(kind: Kind, target: &str, n: Option<i64>) -> Report {
-    let mut rig = Rig::new("cpu-2s", Options::default());
+    let mut rig = Rig::new("cpu-2s", Options::default()).unwrap();
     load(&mut rig);
-    rig.start();
-    rig.pass(60, SECOND);
+    rig.start().unwrap();
+    rig.pass(60, SECOND).unwrap();
     let broken_ns = BEGIN + rig.node.boot_ns();
-    rig.node.fault(&Fault { target: target.to_owned(), kind, n, for_ms: Some(20_000) }).unwrap();
-    rig.pass(19, SECOND);
+    rig.fault(target, kind, n, Some(20_000)).unwrap();
+    rig.pass(19, SECOND).unwrap();
     let repaired_ns = BEGIN + rig.node.boot_ns();
-    rig.pass(121, SECOND);
-    let truth = rig.truth(PACKAGE);
-    let report = rig.reports().remove("rapl/package-0").unwrap();
-    let (reported, high) = (report.microjoules, report.high);
+    rig.pass(121, SECOND).unwrap();
+    let truth = rig.zone_truth(PACKAGE);
+    let (_, report) = rig.energy("rapl").remove("rapl/package-0").unwrap();
+    let (reported, high) = (report.value, report.high);
     assert!(reported <= truth + ROUNDING, "{kind:?}: {reported} µJ reported of {truth}");
     assert!(truth <= reported + high + ROUNDING, "{kind:?}: {truth} µJ, {reported} reported, at most {high} missing");
     if matches!(kind, Kind::Eio | Kind::Eacces | Kind::Freeze | Kind::RemoveZone) {
@@ -342,15 +186,16 @@ fn a_clock_that_is_set_changes_no_energy() {
 #[test]
 fn a_second_door_and_mirrored_dies_are_counted_once() {
     for (name, kind) in [("cpu-2s", Kind::DupMmio), ("l40s-4gpu", Kind::MirrorDies)] {
-        let mut rig = Rig::new(name, Options::default());
+        let mut rig = Rig::new(name, Options::default()).unwrap();
+        rig.config.nvml.enabled = false;
         let expected = sources(&rig.node);
-        rig.node.fault(&Fault { target: String::new(), kind, n: None, for_ms: None }).unwrap();
-        rig.start();
-        rig.pass(60, SECOND);
-        let reports = rig.reports();
+        rig.fault("", kind, None, None).unwrap();
+        rig.start().unwrap();
+        rig.pass(60, SECOND).unwrap();
+        let reports = rig.energy("rapl");
         assert_eq!(reports.len(), expected.len(), "{kind:?}: {:?}", reports.keys());
         for (zone, source) in expected {
-            assert!(agrees(&reports[&source], rig.truth(&zone)), "{kind:?} {source}");
+            assert!(reports[&source].1.agrees(rig.zone_truth(&zone)), "{kind:?} {source}");
         }
     }
 }
@@ -364,7 +209,7 @@ struct Gpus {
 impl Gpus {
     fn new(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node = Node::new(profile(name), folder.path(), Options::default()).unwrap();
+        let node = Node::new(profile(name).unwrap(), folder.path(), Options::default()).unwrap();
         let built = gpu::built_library().expect("cargo builds the library beside the tests");
         gpu::install(&built, folder.path()).unwrap();
         Self { folder, node }
@@ -464,7 +309,7 @@ fn a_call_that_hangs_returns_when_the_fault_ends() {
 
 #[test]
 fn control_groups_count_the_tables_cpu_time_through_short_lives_and_new_groups() {
-    let mut rig = Rig::new("cpu-2s", Options::default());
+    let mut rig = Rig::new("cpu-2s", Options::default()).unwrap();
     load(&mut rig);
     let cgroup = rig.node.root().join("sys/fs/cgroup");
     let group =

@@ -18,7 +18,7 @@ use super::{Collector, DeviceUse, ReadFailure, Reading};
 use crate::config::{NvmlSection, Roots, milliwatts};
 use crate::hardware;
 use gpu::Gpu;
-use helper::{Event, Helper, Launch};
+use helper::{Event, Helper, Launch, Limits, later};
 use joulebook_units::{Accelerator, BootNanos, IdleOrigin, Milliwatts, SourceState};
 use message::{Line, Request, Shown};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,17 +32,17 @@ pub mod message;
 pub mod serve;
 pub mod table;
 
+/// Longest wait for one line.
+const WAIT_SLICE: Duration = Duration::from_millis(50);
 /// Longest time for which a start of the agent waits to know which GPUs there are.
 const START_WAIT: Duration = Duration::from_secs(5);
 /// Time between two readings of the processes on the GPUs, in ns: a row of 1 s always has one.
 const PROCESSES_NANOS: u64 = 900_000_000;
-/// A GPU on which a call hung is left alone for this long, in ns; each further time twice as long, up to an hour.
-const SKIP_NANOS: u64 = 60_000_000_000;
-const LONGEST_SKIP_NANOS: u64 = 3_600_000_000_000;
-/// A library that fails on every GPU for this long is given up, in ns: its helper is started anew.
-const ALL_FAIL_NANOS: u64 = 300_000_000_000;
-/// Rows that may meet a round which is not complete before it is called stuck.
+/// Longest time for which a GPU on which calls hang is left alone.
+const LONGEST_SKIP: Duration = Duration::from_secs(3_600);
+/// Rows that may meet a round which is not complete before it is called stuck, and its least age.
 const OVERDUE_ROWS: u32 = 2;
+const OVERDUE: Duration = Duration::from_millis(500);
 /// Looking for NVIDIA's hardware where none was found takes place this often, in ns.
 const LOOK_NANOS: u64 = 60_000_000_000;
 
@@ -52,6 +52,7 @@ pub struct Nvml {
     helper: Helper,
     /// How long a reading waits for its own round.
     patience: Duration,
+    limits: Limits,
     /// Idle power of one GPU, if it is configured.
     idle: Option<Milliwatts>,
     /// What the system shows of NVIDIA's hardware, for saying what is not read.
@@ -68,16 +69,20 @@ pub struct Nvml {
     /// Why no GPU is read.
     why: Option<String>,
     /// GPUs that are left alone: until when, and for how long the next time.
-    skipped: BTreeMap<String, (u64, u64)>,
+    skipped: BTreeMap<String, (u64, Duration)>,
     /// The agent's clock and the helper's when the round was asked for.
     asked: (BootNanos, u64),
     asked_processes: Option<BootNanos>,
     failing_since: Option<u64>,
     /// Rows in a row that met a round which is not complete.
     overdue: u32,
+    /// The round that tells which GPUs there are is not complete: what it reads belongs to no row.
+    priming: bool,
     /// GPUs that this reading heard of.
     heard: BTreeSet<String>,
     used: Vec<DeviceUse>,
+    /// The row that is being read: no reading is later.
+    row: BootNanos,
     /// Something about the sources changed that a discovery has to tell.
     changed: bool,
 }
@@ -90,6 +95,7 @@ impl Nvml {
         Self {
             helper: Helper::new(launch),
             patience: section.patience,
+            limits: section.limits,
             idle: section.idle_watts.map(milliwatts),
             seen: hardware::unread_sources(&hardware::nvidia(roots)),
             insist: section.library.is_some(),
@@ -105,8 +111,10 @@ impl Nvml {
             asked_processes: None,
             failing_since: None,
             overdue: 0,
+            priming: false,
             heard: BTreeSet::new(),
             used: Vec::new(),
+            row: BootNanos(0),
             changed: false,
         }
     }
@@ -171,24 +179,29 @@ impl Nvml {
                         }
                     }
                 }
+                Event::Line(Line::Device(_)) if self.priming => {}
                 Event::Line(Line::Device(shown)) => self.shown(&shown, readings),
                 Event::Line(Line::Failed { why }) => self.give_up(why),
-                Event::Line(Line::Begin { .. } | Line::End | Line::Watched) => {}
+                Event::Line(Line::End) => self.priming = false,
+                Event::Line(Line::Begin { .. } | Line::Watched) => {}
                 Event::Gone { why, hung_on, failed } => self.gone(&why, hung_on, failed),
             }
         }
     }
 
     fn shown(&mut self, shown: &Shown, readings: &mut Vec<Result<Reading, ReadFailure>>) {
-        let (agent, then) = self.asked;
-        let at = |helper: u64| BootNanos(agent.0.saturating_add(helper).saturating_sub(then));
+        let ((agent, then), row) = (self.asked, self.row);
+        // Nothing is read after the row that takes it, which tells a clock that is moved by hand from the machine's.
+        let at = |helper: u64| BootNanos(agent.0.saturating_add(helper).saturating_sub(then)).min(row);
         let Some(gpu) = self.gpus.get_mut(&shown.uuid) else { return };
         self.heard.insert(shown.uuid.clone());
         let was_off = gpu.is_off();
         gpu.take(shown, &at, readings, &mut self.used);
         self.changed |= was_off != gpu.is_off();
         if shown.energy.is_ok() || shown.power.is_ok() {
-            self.skipped.remove(&shown.uuid);
+            for name in gpu.names() {
+                self.skipped.remove(&name);
+            }
             self.failing_since = None;
         } else if self.gpus.values().all(Gpu::is_failing) {
             self.failing_since.get_or_insert(library::now());
@@ -196,15 +209,18 @@ impl Nvml {
     }
 
     fn gone(&mut self, why: &str, hung_on: Option<String>, failed: bool) {
-        self.overdue = 0;
-        if let Some(uuid) = hung_on {
+        (self.overdue, self.priming) = (0, false);
+        if let Some(device) = hung_on {
             let now = library::now();
-            let pause = self.skipped.get(&uuid).map_or(SKIP_NANOS, |(_, next)| *next);
-            self.skipped.insert(uuid.clone(), (now.saturating_add(pause), (pause * 2).min(LONGEST_SKIP_NANOS)));
-            if let Some(gpu) = self.gpus.get_mut(&uuid) {
+            let pause = self.skipped.get(&device).map_or(self.limits.skip, |(_, next)| *next);
+            let entry = (later(now, pause), (pause * 2).min(LONGEST_SKIP));
+            if let Some(gpu) = self.gpus.values_mut().find(|gpu| gpu.is_named(&device)) {
                 gpu.stop(why.to_owned());
                 self.changed = true;
+                // Where one call hangs, the next may: it is not even opened.
+                self.skipped.extend(gpu.names().map(|name| (name, entry)));
             }
+            self.skipped.insert(device, entry);
         }
         if !failed {
             tracing::warn!(why, "NVIDIA's library is started again in a new process");
@@ -238,6 +254,20 @@ impl Nvml {
         self.skipped.iter().filter(|(_, (until, _))| *until > now).map(|(uuid, _)| uuid.clone()).collect()
     }
 
+    /// Waits for the end of the round, as long as patience lasts.
+    fn wait(&mut self, readings: &mut Vec<Result<Reading, ReadFailure>>) {
+        let begin = library::now();
+        while self.helper.is_outstanding() {
+            let left = self.patience.saturating_sub(Duration::from_nanos(library::now().saturating_sub(begin)));
+            if left.is_zero() {
+                return;
+            }
+            // In slices: a hang shows at a poll.
+            let events = self.helper.poll(left.min(WAIT_SLICE));
+            self.take(events, readings);
+        }
+    }
+
     fn ask(&mut self, now: BootNanos) -> bool {
         let processes = self.asked_processes.is_none_or(|last| now.0.saturating_sub(last.0) >= PROCESSES_NANOS);
         let request = Request { skip: self.skipped_now().into_iter().collect(), processes };
@@ -257,14 +287,18 @@ impl Collector for Nvml {
     fn discover(&mut self) -> Vec<SourceState> {
         if !std::mem::replace(&mut self.started, true) {
             self.ensure();
+            // Which GPUs there are belongs to what the agent says of its node at first; nothing is read yet.
+            self.priming =
+                self.helper.ask(&Request { skip: self.skipped_now().into_iter().collect(), processes: false });
+            let begin = library::now();
             let mut none = Vec::new();
-            let mut waited = Duration::ZERO;
-            let step = Duration::from_millis(50);
-            // Which GPUs there are belongs to what the agent says of its node at first.
-            while self.helper.pid().is_some() && self.gpus.is_empty() && self.why.is_none() && waited < START_WAIT {
-                let events = self.helper.poll(step);
+            while self.helper.pid().is_some() && self.gpus.is_empty() && self.why.is_none() {
+                let left = START_WAIT.saturating_sub(Duration::from_nanos(library::now().saturating_sub(begin)));
+                if left.is_zero() {
+                    break;
+                }
+                let events = self.helper.poll(left.min(WAIT_SLICE));
                 self.take(events, &mut none);
-                waited += step;
             }
         }
         self.changed = false;
@@ -281,6 +315,7 @@ impl Collector for Nvml {
 
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>> {
         let mut readings = Vec::new();
+        self.row = now;
         self.heard.clear();
         if self.seen.is_empty() && !self.insist && self.looked.is_none_or(|at| now.0.saturating_sub(at.0) >= LOOK_NANOS)
         {
@@ -290,29 +325,22 @@ impl Collector for Nvml {
         self.ensure();
         let events = self.helper.poll(Duration::ZERO);
         self.take(events, &mut readings);
+        self.wait(&mut readings);
         if self.ask(now) {
-            // Lines come one by one: the wait is for the end of the round.
-            let begin = library::now();
-            while self.helper.is_outstanding() {
-                let left = self.patience.saturating_sub(Duration::from_nanos(library::now().saturating_sub(begin)));
-                if left.is_zero() {
-                    break;
-                }
-                let events = self.helper.poll(left);
-                self.take(events, &mut readings);
-            }
             self.overdue = 0;
-        } else if self.helper.is_outstanding() {
+            self.wait(&mut readings);
+        } else if self.helper.is_outstanding() && library::now() >= later(self.asked.1, OVERDUE) {
             self.overdue += 1;
             if self.overdue == OVERDUE_ROWS {
                 tracing::warn!("a call of NVIDIA's library has not returned; the other sources go on");
             }
         }
         self.tell_silent(&mut readings);
-        if self.failing_since.is_some_and(|since| library::now().saturating_sub(since) >= ALL_FAIL_NANOS) {
+        if self.failing_since.is_some_and(|since| library::now() >= later(since, self.limits.all_fail)) {
             self.failing_since = None;
             self.helper.restart();
-            self.give_up("every call of NVIDIA's library has failed for 5 minutes".to_owned());
+            let time = humantime::format_duration(self.limits.all_fail);
+            self.give_up(format!("every call of NVIDIA's library has failed for {time}"));
         }
         readings
     }

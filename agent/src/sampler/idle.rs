@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 /// Below this many thousandths the CPU counts as resting.
 const QUIET_PERMILLE: u64 = 20;
 /// Powers are means over at least this long: a counter's steps are too coarse for less.
-const MEAN_NANOS: u64 = 1_000_000_000;
+const MEAN_NANOS: u64 = 500_000_000;
 /// Quiet powers that are kept, and the least number to learn from.
 const KEPT: usize = 600;
 const ENOUGH: usize = 60;
@@ -81,8 +81,8 @@ mod tests {
             idle.observe(90_000_000, 1_000_000_000, is_quiet(800));
         }
         assert_eq!(idle.get(), Some(table));
-        // Ten intervals of a tenth of a second make one mean.
-        (0..9).for_each(|_| idle.observe(400_000, 100_000_000, true));
+        // Five intervals of a tenth of a second make one mean.
+        (0..4).for_each(|_| idle.observe(400_000, 100_000_000, true));
         assert_eq!(idle.get(), Some(table));
         idle.observe(400_059, 100_000_000, true);
         assert_eq!(idle.get(), Some((Milliwatts(4_000), IdleOrigin::Learned)));

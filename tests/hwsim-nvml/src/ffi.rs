@@ -185,6 +185,14 @@ fn current() -> Result<State, c_uint> {
     load().ok_or(UNKNOWN)
 }
 
+/// Kills the calling process as a bad pointer would. A runtime may take the first signal for its own.
+fn crash() -> ! {
+    loop {
+        // SAFETY: sends the calling process a signal, which the fault asks for.
+        unsafe { libc::raise(libc::SIGSEGV) };
+    }
+}
+
 fn slot_of(device: Device) -> Result<usize, c_uint> {
     (device as usize).checked_sub(1).ok_or(INVALID_ARGUMENT)
 }
@@ -204,8 +212,7 @@ fn device(device: Device, class: Class) -> Result<(State, usize), c_uint> {
         found = gpu(&state)?;
     }
     if found.crash {
-        // SAFETY: sends the calling process the signal of a bad pointer, as the fault asks.
-        unsafe { libc::raise(libc::SIGSEGV) };
+        crash();
     }
     match found.code(class) {
         SUCCESS if !found.present => Err(GPU_IS_LOST),
@@ -259,8 +266,7 @@ pub extern "C" fn nvmlInitWithFlags(_flags: c_uint) -> c_uint {
         return SUCCESS;
     };
     if first.code(Class::Init) == CRASH {
-        // SAFETY: as in `device`.
-        unsafe { libc::raise(libc::SIGSEGV) };
+        crash();
     }
     match first.code(Class::Init) {
         SUCCESS => {

@@ -12,7 +12,7 @@
 /// Closest that the instant of a step is known, in ns: the pause between two looks.
 pub const LOOK_NANOS: u64 = 2_000_000;
 /// A step is predicted while its error is at most this part of the period.
-const TRUSTED_PART: u64 = 8;
+const TRUSTED_PART: u64 = 16;
 /// Longest time for which steps are predicted without a look, in ns.
 const LONGEST_NANOS: u64 = 300_000_000_000;
 /// How long a counter that shows no steps in time is left alone, in ns.
@@ -69,9 +69,18 @@ impl Edges {
         (watched.saturating_mul(allowed) / (2 * LOOK_NANOS)).min(LONGEST_NANOS)
     }
 
-    /// The last step at or before `at`, and how long to wait and read anew if `at` is too near a step to tell on which
-    /// side of it the value was read. `None` where steps are not predicted.
-    pub fn last_before(&self, at: u64) -> Option<Result<u64, u64>> {
+    /// The step that made a value which was read between `before` and `after`; how long to wait and read anew if a step
+    /// is too near to tell. `None` where steps are not predicted.
+    pub fn step_of(&self, before: u64, after: u64) -> Option<Result<u64, u64>> {
+        Some(match (self.last_before(before)?, self.last_before(after)?) {
+            (Ok(first), Ok(last)) if first == last => Ok(first),
+            (_, Err(wait)) => Err(wait),
+            // A step lies inside the call.
+            _ => Err(LOOK_NANOS),
+        })
+    }
+
+    fn last_before(&self, at: u64) -> Option<Result<u64, u64>> {
         let (_, last, _) = self.watched?;
         let period = self.period()?;
         let since = at.checked_sub(last)?;
@@ -108,7 +117,7 @@ mod tests {
     /// Reads at `at` as the helper does and gives the instant of the value.
     fn date(edges: &Edges, mut at: u64) -> Option<(u64, u64)> {
         loop {
-            match edges.last_before(at)? {
+            match edges.step_of(at, at)? {
                 Ok(step) => return Some((at, step)),
                 Err(wait) => at += wait,
             }
@@ -131,7 +140,10 @@ mod tests {
                 now += 1_000 * MS - now % (1_000 * MS) + 13 * MS;
                 if let Some((at, step)) = date(&edges, now) {
                     let truth = at - at % period;
-                    assert!(step.abs_diff(truth) <= period / 8 + LOOK_NANOS, "{step} for {truth}, period {period}");
+                    assert!(
+                        step.abs_diff(truth) <= period / TRUSTED_PART + LOOK_NANOS,
+                        "{step} for {truth}, period {period}"
+                    );
                 }
             }
             assert!((3..=20).contains(&looks), "{looks} looks in ten minutes, period {period}");

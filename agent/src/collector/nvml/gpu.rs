@@ -4,7 +4,7 @@
 //! power is integrated, a mean as the rectangle back to the sample before, a power of the instant as the trapezoid. A
 //! GPU that lost its counter for good goes on with the integral from the last instant at which the counter was read.
 
-use super::message::{Facts, Fault, Sampled, Shown, Use};
+use super::message::{Facts, Fault, Sampled, Shown, Use, by_index};
 use crate::collector::{DeviceUse, DeviceUser, ReadFailure, Reading, Value};
 use crate::counter::power;
 use joulebook_units::{Accelerator, BootNanos, Component, Method, Microjoules, Milliwatts, Source, SourceState};
@@ -82,8 +82,19 @@ impl Gpu {
         self.used = None;
     }
 
+    /// Its names in requests.
+    pub fn names(&self) -> [String; 2] {
+        [self.facts.uuid.clone(), by_index(self.facts.index)]
+    }
+
+    /// Whether a line of the helper names it so.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.names().iter().any(|own| own == name)
+    }
+
     /// Takes what a later look found. Whether the sources change.
     pub fn learn(&mut self, facts: &Facts) -> bool {
+        self.facts.index = facts.index;
         if facts.counts || !self.counts {
             self.without = 0;
             return false;

@@ -38,6 +38,10 @@ pub struct Limits {
     pub first_pause: Duration,
     /// Longest pause, and the one after the library could not be started.
     pub longest_pause: Duration,
+    /// For how long a device on which a call hung is left alone; each further time twice as long.
+    pub skip: Duration,
+    /// A library that fails on every device for this long is given up.
+    pub all_fail: Duration,
 }
 
 impl Default for Limits {
@@ -46,6 +50,8 @@ impl Default for Limits {
             hang: Duration::from_secs(5),
             first_pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(60),
+            skip: Duration::from_secs(60),
+            all_fail: Duration::from_secs(300),
         }
     }
 }
@@ -243,8 +249,8 @@ impl Running {
     fn hear(&mut self, line: &Line) {
         self.heard = library::now();
         match line {
-            Line::Begin { uuid } => {
-                self.on = Some(uuid.clone());
+            Line::Begin { device } => {
+                self.on = Some(device.clone());
                 self.working = true;
             }
             Line::Device(_) => self.on = None,
@@ -274,7 +280,8 @@ impl Drop for Helper {
     }
 }
 
-fn later(now: u64, by: Duration) -> u64 {
+/// The instant that lies so much later.
+pub(super) fn later(now: u64, by: Duration) -> u64 {
     now.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
 }
 

@@ -3,7 +3,7 @@
 //! Errors concern one call on one device. Return codes that the crate does not know arrive as `UnexpectedVariant` and
 //! count as errors that may pass, so no match here is exhaustive over codes.
 
-use super::message::{Facts, Fault, Process, Sampled, Use};
+use super::message::{Facts, Fault, Process, Sampled, Use, by_index};
 use crate::clock::{Clock, SystemClock};
 use nvml_wrapper::enums::device::{DeviceArchitecture, SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
@@ -40,24 +40,34 @@ pub fn start(file: Option<&Path>) -> Result<Nvml, String> {
     })
 }
 
-/// Every device that can be opened, by UUID: the order of indices changes when one is lost.
+/// Every device that can be opened, by UUID: the order of indices changes when one is lost. `begin` is told each name
+/// before the first call on the device, and says whether to make it.
 ///
 /// # Errors
 /// Of the count of devices; a device that cannot be opened is left out.
-pub fn devices(nvml: &Nvml) -> Result<BTreeMap<String, Device<'_>>, NvmlError> {
-    let count = nvml.device_count()?;
-    let open = |index| {
-        let device = nvml.device_by_index(index).ok()?;
-        Some((device.uuid().ok()?, device))
-    };
-    Ok((0..count).filter_map(open).collect())
+pub fn devices(
+    nvml: &Nvml,
+    mut begin: impl FnMut(String) -> bool,
+) -> Result<BTreeMap<String, (u32, Device<'_>)>, NvmlError> {
+    let mut found = BTreeMap::new();
+    for index in 0..nvml.device_count()? {
+        if !begin(by_index(index)) {
+            continue;
+        }
+        let opened = nvml.device_by_index(index).and_then(|device| Ok((device.uuid()?, device)));
+        if let Ok((uuid, device)) = opened {
+            found.insert(uuid, (index, device));
+        }
+    }
+    Ok(found)
 }
 
 /// What does not change of a device.
-pub fn facts(uuid: &str, device: &Device<'_>) -> Facts {
+pub fn facts(uuid: &str, index: u32, device: &Device<'_>) -> Facts {
     let model = device.name().unwrap_or_else(|_| "NVIDIA device".to_owned());
     Facts {
         uuid: uuid.to_owned(),
+        index,
         bus: device.pci_info().ok().map(|pci| pci.bus_id),
         // The limit in force may be raised later, the highest one not.
         limit_milliwatts: device
@@ -75,7 +85,7 @@ pub fn facts(uuid: &str, device: &Device<'_>) -> Facts {
 
 /// Whether a device has an energy counter: an error that may pass says nothing against it.
 pub fn counts(device: &Device<'_>) -> bool {
-    energy(device) != Err(Fault::NotSupported)
+    !matches!(energy(device), Err(Fault::NotSupported))
 }
 
 /// What the plain power call tells: GA100 and everything before Ampere the power now, later parts a mean over 1 s.
@@ -95,11 +105,29 @@ fn power_usage(device: &Device<'_>, model: &str) -> Sampled {
     }
 }
 
-/// The energy counter in mJ and the instant of the call.
-pub fn energy(device: &Device<'_>) -> Result<(u64, u64), Fault> {
+/// A value of the energy counter.
+#[derive(Debug, Clone, Copy)]
+pub struct Energy {
+    /// In mJ.
+    pub millijoules: u64,
+    /// Before the call.
+    pub before: u64,
+    /// After the call.
+    pub after: u64,
+}
+
+impl Energy {
+    /// The middle of the call.
+    pub fn at(self) -> u64 {
+        midpoint(self.before, self.after)
+    }
+}
+
+/// Reads the energy counter.
+pub fn energy(device: &Device<'_>) -> Result<Energy, Fault> {
     let before = now();
-    let shown = device.total_energy_consumption().map_err(fault)?;
-    Ok((shown, midpoint(before, now())))
+    let millijoules = device.total_energy_consumption().map_err(fault)?;
+    Ok(Energy { millijoules, before, after: now() })
 }
 
 /// Power in mW: a mean over the last second where the device has one, else the power now, else what the plain call

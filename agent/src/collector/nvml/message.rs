@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// A round of readings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Request {
-    /// UUIDs of devices to leave alone, because a call on them has hung.
+    /// Devices to leave alone, because a call on them has hung: UUIDs, or [`by_index`] where a device hangs before it
+    /// tells its UUID.
     pub skip: Vec<String>,
     /// Whether the processes on the devices are read as well.
     pub processes: bool,
@@ -24,7 +25,7 @@ pub enum Line {
         /// What failed and why.
         why: String,
     },
-    /// The devices that there are, before the first round and whenever they were looked for again.
+    /// The devices that there are, in the first round and whenever they were looked for again.
     Devices {
         /// Version of the driver.
         driver: Option<String>,
@@ -33,8 +34,8 @@ pub enum Line {
     },
     /// A call on this device comes next.
     Begin {
-        /// UUID of the device.
-        uuid: String,
+        /// UUID of the device, or its [`by_index`].
+        device: String,
     },
     /// A device was read.
     Device(Box<Shown>),
@@ -44,11 +45,18 @@ pub enum Line {
     Watched,
 }
 
+/// How a device is named of which only the index is known.
+pub fn by_index(index: u32) -> String {
+    format!("GPU {index}")
+}
+
 /// What does not change of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Its identity.
     pub uuid: String,
+    /// Its index when it was found.
+    pub index: u32,
     /// Model as the hardware names it.
     pub model: String,
     /// Address on the bus.

@@ -1,6 +1,6 @@
 //! The helper process: answers rounds of readings until its input ends.
 //!
-//! It may hang or die at any call of the vendor's library; nothing here has to be undone then. It ends with the agent:
+//! It may hang or die (without a core dump: that would only fill the disk) at any call of the vendor's library; nothing here has to be undone then. It ends with the agent:
 //! by the end of its input, and, where it hangs, by a signal of the kernel.
 
 use super::edge::{Edges, LOOK_NANOS};
@@ -17,6 +17,12 @@ use std::time::Duration;
 const LOOK_AGAIN_NANOS: u64 = 30_000_000_000;
 /// Longest time for which steps of the energy counters are watched.
 const WATCH_NANOS: u64 = 250_000_000;
+/// Times that steps are watched before the first round, where the first time was in vain.
+const FIRST_WATCHES: u32 = 12;
+/// Widest interval in which a step is seen well enough, in ns.
+const SHARP_NANOS: u64 = 3 * LOOK_NANOS;
+/// Times that a counter is read anew because a step was too near.
+const MOST_TRIES: u32 = 3;
 /// Rounds in which every device fails before the library is started again.
 const FAILED_ROUNDS: u32 = 2;
 /// The first argument that makes a program this helper.
@@ -37,6 +43,7 @@ enum End {
 pub fn serve(library: Option<&Path>) -> io::Result<()> {
     // An agent that was killed cannot close anything while a call hangs.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
     let mut requests = io::stdin().lock().lines();
     let mut out = io::stdout().lock();
     loop {
@@ -64,7 +71,9 @@ struct Session<'nvml> {
     nvml: &'nvml Nvml,
     devices: BTreeMap<String, Open<'nvml>>,
     driver: Option<String>,
-    looked: u64,
+    looked: Option<u64>,
+    /// Whether the devices could not be counted.
+    blind: bool,
 }
 
 struct Open<'nvml> {
@@ -81,16 +90,20 @@ fn session(
     out: &mut impl Write,
 ) -> io::Result<End> {
     let driver = nvml.sys_driver_version().ok();
-    let mut session = Session { nvml, devices: BTreeMap::new(), driver, looked: 0 };
+    let mut session = Session { nvml, devices: BTreeMap::new(), driver, looked: None, blind: false };
     let mut failed = 0;
-    session.look(out)?;
-    session.watch(&BTreeSet::new(), out)?;
-    say(out, &Line::Watched)?;
     for request in requests {
         let request: Request = serde_json::from_str(&request?)?;
         let skip: BTreeSet<String> = request.skip.iter().cloned().collect();
-        if library::now().saturating_sub(session.looked) >= LOOK_AGAIN_NANOS {
-            session.look(out)?;
+        if session.devices.is_empty()
+            || session.looked.is_none_or(|at| library::now().saturating_sub(at) >= LOOK_AGAIN_NANOS)
+        {
+            let first = session.looked.is_none();
+            session.look(&skip, out)?;
+            // The first value of all is a baseline: it is worth some tries to know how old it is.
+            for _ in 0..if first { FIRST_WATCHES } else { 0 } {
+                session.watch(&skip, out)?;
+            }
         }
         let all_failed = session.round(&request, &skip, out)?;
         say(out, &Line::End)?;
@@ -106,17 +119,30 @@ fn session(
 
 impl Session<'_> {
     /// Looks which devices there are. One that is lost stays known, so that every round says so.
-    fn look(&mut self, out: &mut impl Write) -> io::Result<()> {
-        self.looked = library::now();
+    fn look(&mut self, skip: &BTreeSet<String>, out: &mut impl Write) -> io::Result<()> {
+        self.looked = Some(library::now());
+        let mut said = Ok(());
+        let found = library::devices(self.nvml, |device| {
+            let skipped = skip.contains(&device);
+            said = std::mem::replace(&mut said, Ok(())).and_then(|()| say(out, &Line::Begin { device }));
+            !skipped
+        });
+        said?;
         // A count that fails leaves what is known: each device then tells for itself.
-        let Ok(found) = library::devices(self.nvml) else { return Ok(()) };
-        for (uuid, device) in found {
-            let facts = library::facts(&uuid, &device);
+        self.blind = found.is_err();
+        let Ok(found) = found else { return Ok(()) };
+        for (uuid, (index, device)) in found {
+            if skip.contains(&uuid) {
+                continue;
+            }
+            say(out, &Line::Begin { device: uuid.clone() })?;
+            let facts = library::facts(&uuid, index, &device);
             let open = Open { device, facts, edges: Edges::default(), seen_us: 0 };
             match self.devices.get_mut(&uuid) {
                 // The handle may be another one after the device was away.
                 Some(known) => {
                     known.facts.counts = open.facts.counts;
+                    known.facts.index = open.facts.index;
                     known.device = open.device;
                 }
                 None => {
@@ -128,12 +154,12 @@ impl Session<'_> {
         say(out, &Line::Devices { driver: self.driver.clone(), devices })
     }
 
-    /// Reads every device. Whether there are devices and each of them fails.
+    /// Reads every device. Whether each of them fails, or none can be found.
     fn round(&mut self, request: &Request, skip: &BTreeSet<String>, out: &mut impl Write) -> io::Result<bool> {
         let mut failures = 0;
         let mut read = 0;
         for (uuid, open) in self.devices.iter_mut().filter(|(uuid, _)| !skip.contains(*uuid)) {
-            say(out, &Line::Begin { uuid: uuid.clone() })?;
+            say(out, &Line::Begin { device: uuid.clone() })?;
             let energy = open.energy();
             let power = match &energy {
                 // Asking a lost device more only takes time.
@@ -154,7 +180,7 @@ impl Session<'_> {
             }
             say(out, &Line::Device(Box::new(Shown { uuid: uuid.clone(), energy, power, processes })))?;
         }
-        Ok(read > 0 && failures == read)
+        Ok(self.blind && self.devices.is_empty() || read > 0 && failures == read)
     }
 
     /// Watches the energy counters' steps where that is due. Every look says which device it is on.
@@ -168,13 +194,18 @@ impl Session<'_> {
         }
         while library::now().saturating_sub(begin) < WATCH_NANOS && due.iter().any(|(.., watch)| !watch.is_done()) {
             for (uuid, open, watch) in due.iter_mut().filter(|(.., watch)| !watch.is_done()) {
-                say(out, &Line::Begin { uuid: (*uuid).clone() })?;
+                say(out, &Line::Begin { device: (*uuid).clone() })?;
                 watch.look(library::energy(&open.device).ok());
             }
             std::thread::sleep(Duration::from_nanos(LOOK_NANOS));
         }
         for (_, open, watch) in due {
-            open.edges.watched(watch.steps.first().copied().zip(watch.steps.get(1).copied()), library::now());
+            match watch.steps[..] {
+                [first, second, ..] => open.edges.watched(Some((first, second)), library::now()),
+                // A busy machine: what was seen is too vague, and the next round tries again.
+                _ if watch.moved => {}
+                _ => open.edges.watched(None, library::now()),
+            }
         }
         Ok(())
     }
@@ -183,25 +214,28 @@ impl Session<'_> {
 impl Open<'_> {
     /// The energy counter, dated by its last step where that is known.
     fn energy(&self) -> Result<(u64, u64), Fault> {
-        let (shown, at) = library::energy(&self.device)?;
-        match self.edges.last_before(at) {
-            None => Ok((shown, at)),
-            Some(Ok(step)) => Ok((shown, step)),
-            Some(Err(wait)) => {
-                std::thread::sleep(Duration::from_nanos(wait));
-                let (shown, at) = library::energy(&self.device)?;
-                let step = self.edges.last_before(at).and_then(Result::ok);
-                Ok((shown, step.unwrap_or(at)))
+        let mut read = library::energy(&self.device)?;
+        for _ in 0..MOST_TRIES {
+            match self.edges.step_of(read.before, read.after) {
+                None => break,
+                Some(Ok(step)) => return Ok((read.millijoules, step)),
+                Some(Err(wait)) => {
+                    std::thread::sleep(Duration::from_nanos(wait));
+                    read = library::energy(&self.device)?;
+                }
             }
         }
+        Ok((read.millijoules, read.at()))
     }
 }
 
 /// One counter that is being watched.
 #[derive(Default)]
 struct Watch {
-    before: Option<(u64, u64)>,
+    before: Option<library::Energy>,
     steps: Vec<u64>,
+    /// Whether the value changed at all.
+    moved: bool,
     failed: bool,
 }
 
@@ -210,15 +244,22 @@ impl Watch {
         self.failed || self.steps.len() >= 2
     }
 
-    fn look(&mut self, shown: Option<(u64, u64)>) {
-        let Some((value, at)) = shown else {
+    fn look(&mut self, shown: Option<library::Energy>) {
+        let Some(shown) = shown else {
             self.failed = true;
             return;
         };
-        if let Some((last, then)) = self.before.replace((value, at))
-            && value != last
-        {
-            self.steps.push(then + at.saturating_sub(then) / 2);
+        let Some(last) = self.before.replace(shown) else { return };
+        if last.millijoules == shown.millijoules {
+            return;
         }
+        self.moved = true;
+        let width = shown.after.saturating_sub(last.before);
+        if width > SHARP_NANOS {
+            // The step lies anywhere in between, and steps have to be neighbours.
+            self.steps.clear();
+            return;
+        }
+        self.steps.push(last.before + width / 2);
     }
 }
