@@ -155,9 +155,9 @@ impl Sources {
 
     /// Whether sensors were found and none of them can be read.
     pub fn all_refused(&self) -> bool {
-        let sensors = self.states.iter().filter(|state| matches!(state.source.collector.as_str(), "rapl" | "nvml"));
-        let counters = self.states.iter().any(|state| state.source.collector == "rapl");
-        counters && sensors.fold(true, |refused, state| refused && state.unavailable.is_some())
+        let mut sensors = self.states.iter().filter(|state| state.source.collector != "estimate");
+        let any = self.states.iter().any(|state| state.source.collector == "rapl");
+        any && sensors.all(|state| state.unavailable.is_some())
     }
 
     /// The accelerators as their own library describes them; none where it could not be asked.

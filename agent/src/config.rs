@@ -1,6 +1,6 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
-use crate::collector::nvml::helper::Limits;
+use crate::collector::nvml::child::Limits;
 use crate::inference::TargetConfig;
 use joulebook_units::{Milliwatts, NodeName};
 use serde::Deserialize;

@@ -1,6 +1,12 @@
 //! GPUs through the agent's own collector, its helper process and the fake library: joules, faults, users, idle floor.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "functions that tests call may fail the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "functions that tests call may fail the test and print what they measured"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +20,10 @@ use joulebook_tests::simulated::{BEGIN, Report, Rig, SECOND};
 use joulebook_units::{EnergyGap, GapReason, IdleOrigin, Method, Source, Subject};
 use serde_json::Value;
 
-#[path = "nvml/helper.rs"]
-mod helper;
 #[path = "nvml/rows.rs"]
 mod rows;
+#[path = "nvml/survival.rs"]
+mod survival;
 
 /// Profiles whose GPUs NVML shows, with their number.
 const PROFILES: [(&str, usize); 3] = [("dgx-h100", 8), ("l40s-4gpu", 4), ("gh200", 1)];

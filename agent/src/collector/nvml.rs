@@ -5,7 +5,7 @@
 //! multiprocessors' time. Needs access to `/dev/nvidiactl` and `/dev/nvidia*`, no root. The first energy exists at the
 //! second reading.
 //!
-//! The library runs in a [`helper`] process. A round is asked for at each row and its answer is taken at the next one,
+//! The library runs in a [`child`] process. A round is asked for at each row and its answer is taken at the next one,
 //! so the agent never waits for the library: a reading carries the instant at which the helper made it. A GPU is named
 //! by its UUID, since indices change when one is lost. One that is lost gives no readings, never zeros; after a hang, the
 //! others are read on without it.
@@ -17,16 +17,16 @@ use super::estimate::Idle;
 use super::{Collector, DeviceUse, ReadFailure, Reading};
 use crate::config::{NvmlSection, Roots, milliwatts};
 use crate::hardware;
+use child::{Event, Helper, Launch, Limits, later};
 use gpu::Gpu;
-use helper::{Event, Helper, Launch, Limits, later};
 use joulebook_units::{Accelerator, BootNanos, IdleOrigin, Milliwatts, SourceState};
 use message::{Line, Request, Shown};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub mod child;
 pub mod edge;
 pub mod gpu;
-pub mod helper;
 pub mod library;
 pub mod message;
 pub mod serve;

@@ -10,6 +10,7 @@
 #![allow(non_snake_case, reason = "the names are the vendor's")]
 #![allow(clippy::missing_safety_doc, reason = "the contract is nvml.h's: valid pointers, lengths as given")]
 
+use crate::abi::{FieldValue, Memory, PciInfo, ProcessInfo, ProcessSample, Utilization};
 use crate::state::{Class, GPU_BYTES, Gpu, HEADER_BYTES, MOST_GPUS, NO_MODULE, State};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
@@ -41,73 +42,6 @@ const FIELD_PROCESS_AVERAGE: c_uint = 191;
 const SCOPE_MODULE: c_uint = 1;
 const TYPE_UNSIGNED: c_uint = 1;
 const TYPE_UNSIGNED_LONG_LONG: c_uint = 3;
-
-/// nvmlPciInfo_t.
-#[repr(C)]
-#[derive(Debug)]
-pub struct PciInfo {
-    legacy: [u8; 16],
-    domain: c_uint,
-    bus: c_uint,
-    device: c_uint,
-    device_id: c_uint,
-    subsystem_id: c_uint,
-    bus_id: [u8; 32],
-}
-
-/// nvmlMemory_v2_t, in bytes.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Memory {
-    version: c_uint,
-    total: c_ulonglong,
-    reserved: c_ulonglong,
-    free: c_ulonglong,
-    used: c_ulonglong,
-}
-
-/// nvmlUtilization_t, in percent.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Utilization {
-    gpu: c_uint,
-    memory: c_uint,
-}
-
-/// nvmlFieldValue_t.
-#[repr(C)]
-#[derive(Debug)]
-pub struct FieldValue {
-    field: c_uint,
-    scope: c_uint,
-    timestamp_us: i64,
-    latency_us: i64,
-    value_type: c_uint,
-    code: c_uint,
-    value: u64,
-}
-
-/// nvmlProcessUtilizationSample_t.
-#[repr(C)]
-#[derive(Debug)]
-pub struct ProcessSample {
-    pid: c_uint,
-    timestamp_us: c_ulonglong,
-    sm: c_uint,
-    memory: c_uint,
-    encoder: c_uint,
-    decoder: c_uint,
-}
-
-/// nvmlProcessInfo_v2_t, which the third version of the call fills.
-#[repr(C)]
-#[derive(Debug)]
-pub struct ProcessInfo {
-    pid: c_uint,
-    memory: c_ulonglong,
-    gpu_instance: c_uint,
-    compute_instance: c_uint,
-}
 
 /// A device: slot in the state file plus one.
 type Device = *mut c_void;
@@ -597,13 +531,6 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn structures_are_as_long_as_the_vendors() {
-        assert_eq!(size_of::<PciInfo>(), 68);
-        assert_eq!(size_of::<FieldValue>(), 40);
-        assert_eq!((size_of::<ProcessSample>(), size_of::<ProcessInfo>(), size_of::<Memory>()), (32, 24, 40));
-    }
 
     #[test]
     fn nothing_answers_before_the_library_is_started() {
