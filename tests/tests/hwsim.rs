@@ -1,6 +1,11 @@
 //! The agent's own sensors over the simulated node: what it reports is the truth, and what it misses it declares.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "functions that tests call may fail the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "functions that tests call may fail the test and print what they found"
+)]
 
 use std::path::Path;
 use std::process::Command;
@@ -335,4 +340,58 @@ fn control_groups_count_the_tables_cpu_time_through_short_lives_and_new_groups()
     assert_ne!(after.inode, before.inode, "another group at the same path");
     assert_eq!((reused[0].pid, seen[0].pid, reused[0].ticks), (4_242, 4_242, 6_000));
     assert!(reused[0].start_ticks > seen[0].start_ticks);
+}
+
+/// Sources that a profile says its node has: `ok` where the agent reads what the simulator shows, `PENDING` where a
+/// later view or collector is missing.
+fn listed(name: &str, read: &[String]) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/profiles/{name}.json"));
+    let profile: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut lines = Vec::new();
+    let mut line = |built: bool, what: String| {
+        lines.push(format!("{} {name} {what}", if built { "ok" } else { "PENDING" }));
+    };
+    let reads = |prefix: &str| read.iter().filter(|id| id.starts_with(prefix)).count();
+    let sockets = profile["cpu"]["sockets"].as_u64().unwrap() as usize;
+    if let Some(zones) = profile["cpu"]["rapl"]["zones"].as_array() {
+        let has = |zone: &str| zones.iter().any(|other| other == zone);
+        let counted = sockets * (usize::from(has("package")) + usize::from(has("dram")));
+        assert_eq!(reads("rapl/package"), counted, "{name}: {read:?}");
+        line(true, format!("rapl: {counted} zones"));
+    }
+    if profile["cpu"]["rapl"]["psys"] == true {
+        line(false, "rapl: psys as a layer".to_owned());
+    }
+    if let Some(labels) = profile["cpu"]["hwmon"].as_array() {
+        line(false, format!("hwmon: {} channels", labels.len()));
+    }
+    let count = profile["gpus"]["count"].as_u64().unwrap_or(0) as usize;
+    match profile["gpus"]["vendor"].as_str() {
+        Some("nvidia") => {
+            assert_eq!(reads("nvml/GPU"), 2 * count, "{name}: a counter and an integral each: {read:?}");
+            line(true, format!("nvml: {count} GPUs"));
+        }
+        Some(vendor) => line(false, format!("hwmon: {count} GPUs of {vendor}")),
+        None => {}
+    }
+    for source in ["redfish", "dcmi"] {
+        if !matches!(profile["bmc"][source], Value::Null | Value::Bool(false)) {
+            line(false, format!("bmc: {source}"));
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_source_of_every_profile_is_read_or_listed_as_pending() {
+    for name in ["cpu-2s", "dgx-h100", "l40s-4gpu", "epyc-mi300x", "gh200"] {
+        let mut rig = Rig::new(name, Options::default()).unwrap();
+        rig.start().unwrap();
+        rig.pass(3, SECOND).unwrap();
+        let read: Vec<String> =
+            ["rapl", "nvml"].iter().flat_map(|collector| rig.energy(collector).into_keys()).collect();
+        for line in listed(name, &read) {
+            println!("{line}");
+        }
+    }
 }
