@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::collector::{DeviceUse, ReadFailure, Reading, Sources, Value};
 use crate::counter::{Baseline as RawBaseline, Held, Refused, Step, Tracker, Unknown};
 use crate::inference::{CountSample, ProcessId};
+use crate::process::part::PartName;
 use crate::process::{InferenceGroup, WorkloadSample, Workloads};
 use crate::spool::{Baseline, LocalState, Recovery};
 use book::{Book, Page};
@@ -86,6 +87,7 @@ pub struct Sampler {
     held: HashMap<u32, (u64, u64)>,
     workload_ids: BTreeMap<String, String>,
     devices: Devices,
+    part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
     refused: BTreeMap<(String, &'static str), u64>,
     logged: BTreeMap<(String, &'static str), BootNanos>,
@@ -137,6 +139,7 @@ impl Sampler {
             held: HashMap::new(),
             workload_ids: BTreeMap::new(),
             devices: Devices::default(),
+            part_ids: BTreeMap::new(),
             busy_permille: None,
             refused: BTreeMap::new(),
             logged: BTreeMap::new(),
@@ -170,6 +173,8 @@ impl Sampler {
         if changed {
             self.tell_sources();
         }
+        // Before the processes: those that belong to these counts are published already.
+        let counts: Vec<_> = std::iter::from_fn(|| self.parts.counts.try_recv().ok()).collect();
         let groups = self.parts.groups.borrow_and_update().clone();
         if !used.is_empty() {
             let pids = used.iter().flat_map(|used| used.users.iter().map(|user| user.pid)).collect();
@@ -186,10 +191,9 @@ impl Sampler {
         }
         self.busy_permille = sample.busy_permille.or(self.busy_permille);
         self.workload_ids.clone_from(&sample.groups);
+        self.part_ids.clone_from(&sample.parts);
         self.workloads(now, sample);
-        while let Ok(sample) = self.parts.counts.try_recv() {
-            self.count(sample);
-        }
+        counts.into_iter().for_each(|sample| self.count(sample));
         self.idle(now);
         self.rows += 1;
         self.last_row = Some(now);
@@ -476,7 +480,9 @@ impl Sampler {
 
     fn count(&mut self, sample: CountSample) {
         let service = sample.service;
-        let workload = service.workload.clone().or_else(|| self.workload_ids.get(&service.target).cloned());
+        let whole = self.workload_ids.get(&service.target).cloned();
+        let part = whole.clone().zip(sample.part).and_then(|part| self.part_ids.get(&part).cloned());
+        let workload = service.workload.clone().or(part).or(whole);
         let epoch = sample.process.map_or(0, epoch_of);
         for (kind, counted) in sample.counts {
             let described = Service { workload: workload.clone(), ..service.clone() };
@@ -486,7 +492,14 @@ impl Sampler {
             let before = self.count_points.get(&key).copied();
             let point = if let Some(base) = self.bases.get(&series).copied() {
                 let point = Point { at: sample.at, value: base.saturating_add(counted) };
-                self.book.extend(series, point);
+                match before {
+                    // What was counted while another workload did the work is in that one's series.
+                    Some((other, last)) if other != series => {
+                        let from = Point { at: last.at, value: base.saturating_add(last.value) };
+                        self.book.start(series, Some(from), point);
+                    }
+                    _ => self.book.extend(series, point),
+                }
                 point
             } else {
                 self.begin_count(
@@ -497,6 +510,10 @@ impl Sampler {
                     before.map(|(_, last)| last).or(sample.origin.map(|at| Point { at, value: 0 })),
                 )
             };
+            // A later run of the agent goes on from one series only.
+            if let Some((other, _)) = before.filter(|(other, _)| *other != series) {
+                self.baselines.remove(&other);
+            }
             self.count_points.insert(key, (series, Point { at: sample.at, value: counted }));
             let (at, value) = (point.at, point.value);
             self.baselines.insert(series, Baseline { series, raw: shown.unwrap_or(STALE), value, at, epoch });

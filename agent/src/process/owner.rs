@@ -1,15 +1,16 @@
 //! Whose each process is: of an inference server, of itself, or of nobody in particular.
 
+use super::part::Trees;
 use super::{KERNEL, Key, MOST_PROCESS_ROWS, OWN_ROW_NANOS, Used, Workloads, key_of, row_id};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl Workloads {
-    /// The process row that each process belongs to, if any.
+    /// The process row that each process belongs to, if any, and the trees of the servers.
     pub(super) fn owners(
         &mut self,
         used: &BTreeMap<Key, Used>,
         hosts: &BTreeMap<Key, Option<String>>,
-    ) -> BTreeMap<Key, String> {
+    ) -> (BTreeMap<Key, String>, Trees) {
         let by_pid: HashMap<i32, Key> = used.keys().map(|key| (key.0, *key)).collect();
         let parent = |key: &Key| {
             let parent = by_pid.get(&used.get(key)?.process.parent)?;
@@ -24,6 +25,7 @@ impl Workloads {
         // By start time: a parent's owner is known before its children's.
         let mut order: Vec<Key> = used.keys().copied().collect();
         order.sort_by_key(|key| (key.1, key.0));
+        let trees = self.trees(&order, used, parent);
         for key in order {
             let Some(one) = used.get(&key) else { continue };
             if one.process.kernel || one.process.pid == 2 && one.process.comm == "kthreadd" {
@@ -33,13 +35,9 @@ impl Workloads {
             let Some(seen) = self.seen.get(&key) else { continue };
             let inherited = parent(&key).and_then(|parent| owners.get(&parent)).filter(|owner| *owner != KERNEL);
             let kept = seen.owner.as_ref().filter(|owner| self.is_live(owner, used));
-            let owner = if hosts.get(&key) == Some(&None) {
-                Some(row_id(&key))
-            } else if let Some(server) = inherited.filter(|owner| self.is_server(owner, hosts)) {
-                Some(server.clone())
-            } else if let Some(server) = kept.filter(|owner| self.is_server(owner, hosts)) {
-                // A child whose parent ended still works for the server.
-                Some(server.clone())
+            let server = trees.server(&key).filter(|server| hosts.get(server) == Some(&None));
+            let owner = if let Some(row) = trees.leader(&key).or(server) {
+                Some(row_id(row))
             } else if hosts.contains_key(&key) || one.host.is_some() && !split.contains(&one.host.as_deref()) {
                 None
             } else if self.own_rows.contains(&key) || self.device_users.contains(&key.0) {
@@ -59,14 +57,10 @@ impl Workloads {
                 owners.insert(key, owner);
             }
         }
-        owners
+        (owners, trees)
     }
 
     fn is_live(&self, owner: &str, used: &BTreeMap<Key, Used>) -> bool {
         key_of(owner).is_some_and(|key| used.contains_key(&key))
-    }
-
-    fn is_server(&self, owner: &str, hosts: &BTreeMap<Key, Option<String>>) -> bool {
-        key_of(owner).is_some_and(|key| hosts.get(&key) == Some(&None))
     }
 }
