@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{Config, Roots};
 use crate::hardware;
+use crate::inference::ProcessId;
 use joulebook_units::{Hardware, NodeName, Placement, StreamId, VersionSource};
 use std::fs;
 use std::path::Path;
