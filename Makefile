@@ -5,8 +5,10 @@ SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/joulebook
 CARGO_TARGET_DIR ?= $(CACHE)/target
 JOULEBOOK_ENGINE ?= $(CACHE)/engines/llamacpp/bin/python
+JOULEBOOK_TRITON ?= $(CACHE)/engines/triton/bin/tritonserver
+JOULEBOOK_MLSERVER ?= $(CACHE)/engines/mlserver/bin/mlserver
 JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
-export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_NVML_CLIENT
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_NVML_CLIENT
 CARGO := .ci/cargo
 
 DEMO_SECONDS ?= 60
@@ -17,8 +19,8 @@ export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## Installs what is missing: libclang, RocksDB as a library, the demo's inference server, NVIDIA's client of NVML, the contract's linter.
-	.ci/setup libclang rocksdb engine nvml buf
+setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, the contract's linter.
+	.ci/setup libclang rocksdb engine triton mlserver nvml buf
 
 build: ## Builds the three programs, optimised.
 	.ci/setup libclang rocksdb
@@ -30,7 +32,7 @@ demo: ## Grams per token of two model versions served on this machine. [DEMO_SEC
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
 
 test: lint ## Runs every test that needs no privilege, and the linters before.
-	.ci/setup engine nvml
+	.ci/setup engine triton mlserver nvml
 	.ci/test --workspace
 
 test-rigs: ## Runs the tests that need root; fails where it cannot run them.

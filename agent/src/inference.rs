@@ -18,6 +18,7 @@ mod scrape;
 
 use crate::clock::Clock;
 use crate::process::InferenceGroup;
+use crate::process::part::PartName;
 use joulebook_units::{BootNanos, CountKind, Service};
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::{BTreeMap, HashSet};
@@ -52,6 +53,9 @@ pub struct CountSample {
     pub shown: BTreeMap<CountKind, u64>,
     /// The process that listens at the target's port; absent if it is not known.
     pub process: Option<ProcessId>,
+    /// The one model version of the engine whose counts these are, by the engine's own names: processes that work for it
+    /// alone did its work. Absent if the engine does not tell, or if several are counted as one service.
+    pub part: Option<PartName>,
 }
 
 /// A kind of failure at a target. It costs time resolution, not counts, unless the reason is `value`, `duplicate` or

@@ -2,7 +2,8 @@
 //!
 //! CPU time is split once over control groups (a container or unit counts whole, less what lies in it); processes only
 //! split a group further, or the root group: each inference server with its descendants, kernel threads together, and
-//! any process that used a second of CPU while it was watched. What is left of the machine's total is the remainder:
+//! any process that used a second of CPU while it was watched. Processes of a server that work for one model version alone
+//! have a row of their own, which says whose part it is. What is left of the machine's total is the remainder:
 //! short-lived processes, ended ones, everything small. What a new process uses waits, at most 30 s, until it is known
 //! whose it is: a server is found only once it listens, and its start belongs to it. Rows are increments since this accountant was made, so a
 //! row never falls; where two counters that were not read at the same instant disagree, the difference is owed and
@@ -16,9 +17,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub mod cgroup;
 mod meter;
+mod owner;
+pub mod part;
 pub mod proc;
 
 use meter::Meters;
+use part::{PartName, PartRule, Place, Trees};
 
 /// CPU time after which a process outside inference groups gets a row of its own.
 const OWN_ROW_NANOS: u64 = 1_000_000_000;
@@ -45,6 +49,8 @@ pub struct InferenceGroup {
     pub start_ticks: u64,
     /// CPU reservation in thousandths of a core; absent reserves nothing.
     pub reserved_millicores: Option<u64>,
+    /// How its processes for one model version are recognised; absent where it has none.
+    pub parts: Option<PartRule>,
 }
 
 /// One workload at one instant.
@@ -67,6 +73,8 @@ pub struct WorkloadSample {
     pub rows: Vec<WorkloadRow>,
     /// Workload of each inference target whose process is known.
     pub groups: BTreeMap<String, String>,
+    /// Workload of each part of them, by the workload of the whole and the part's name.
+    pub parts: BTreeMap<(String, PartName), String>,
     /// Memory in use on the node in bytes (total − available).
     pub node_memory_used: Option<u64>,
     /// Share of the CPUs at work since the sample before, in thousandths.
@@ -111,6 +119,8 @@ struct Seen {
     waiting: Option<Waiting>,
     /// Row it belongs to.
     owner: Option<String>,
+    /// Where it stands in a server's tree.
+    place: Place,
     /// Control group, and the samples since it was read.
     cgroup: Option<String>,
     age: u32,
@@ -177,7 +187,8 @@ impl Workloads {
         let used = self.processes(now, &cgroups);
         self.remember(groups, &used);
         let hosts = self.split_hosts(&cgroups, &used);
-        let owners = self.owners(&used, &hosts);
+        let (owners, trees) = self.owners(&used, &hosts);
+        let parts = self.parts(&trees, &hosts);
 
         // Takes from what is left of a group, or of the machine outside groups.
         let mut take = |host: Option<&str>, nanos: i128| match host {
@@ -189,13 +200,16 @@ impl Workloads {
             None => rest -= nanos,
         };
         let mut members: BTreeMap<String, u64> = BTreeMap::new();
+        let mut apart: BTreeMap<&str, u64> = BTreeMap::new();
         let mut births: BTreeMap<&str, BootNanos> = BTreeMap::new();
         for (key, one) in &used {
             let Some(seen) = self.seen.get_mut(key) else { continue };
             let (host, nanos) = (one.host.as_deref(), i128::from(one.nanos));
             if let Some(owner) = owners.get(key) {
                 take(host, nanos);
-                *members.entry(owner.clone()).or_default() += one.process.resident_pages * self.page_bytes;
+                let resident = one.process.resident_pages * self.page_bytes;
+                *members.entry(owner.clone()).or_default() += resident;
+                *apart.entry(host.unwrap_or_default()).or_default() += resident;
                 let waited = seen.waiting.take();
                 if waited.is_some() && *owner == row_id(key) {
                     births.insert(owner, BootNanos(key.1.saturating_mul(self.tick_nanos)));
@@ -219,11 +233,13 @@ impl Workloads {
             let left = own.get(&group.path).map_or(0, |(_, left)| *left);
             let workload = self.group_workload(group, &hosts);
             let memory = hierarchy.as_ref().and_then(|hierarchy| hierarchy.memory_bytes(&group.path));
+            // As CPU time: what has a row of its own is not the group's.
+            let memory = memory.map(|all| all.saturating_sub(apart.get(group.path.as_str()).copied().unwrap_or(0)));
             self.meters.add(&workload.id, left);
             sample.rows.push(self.row(workload, memory, None));
         }
         for (id, resident) in members {
-            let workload = self.process_workload(&id, &used);
+            let workload = self.process_workload(&id, &used, &parts);
             let memory = (id != KERNEL).then_some(resident);
             let born = births.get(id.as_str()).copied();
             sample.rows.extend(workload.map(|workload| self.row(workload, memory, born)));
@@ -232,6 +248,7 @@ impl Workloads {
         sample.rows.push(self.row(plain(REMAINDER, WorkloadKind::Remainder, "everything else"), None, None));
         sample.groups = self.targets(groups, &hosts);
         sample.device_users = self.find_device_users(&used, &owners);
+        sample.parts = parts.into_iter().map(|(row, part)| (part, row)).collect();
         let meminfo = proc::read_text(&self.roots.procfs.join("meminfo"));
         sample.node_memory_used =
             meminfo.and_then(|text| proc::memory(&text, "MemTotal")?.checked_sub(proc::memory(&text, "MemAvailable")?));
@@ -354,60 +371,6 @@ impl Workloads {
             .collect()
     }
 
-    /// The process row that each process belongs to, if any.
-    fn owners(&mut self, used: &BTreeMap<Key, Used>, hosts: &BTreeMap<Key, Option<String>>) -> BTreeMap<Key, String> {
-        let by_pid: HashMap<i32, Key> = used.keys().map(|key| (key.0, *key)).collect();
-        let parent = |key: &Key| {
-            let parent = by_pid.get(&used.get(key)?.process.parent)?;
-            (parent.1 <= key.1 && parent != key).then_some(*parent)
-        };
-        self.own_rows.retain(|key| used.contains_key(key));
-        let host_of_key = |key: &Key| used.get(key).and_then(|one| one.host.as_deref());
-        // Groups in which servers are told apart by process: whoever works beside them there is told apart as well.
-        let split: BTreeSet<Option<&str>> =
-            hosts.iter().filter(|(_, whole)| whole.is_none()).map(|(key, _)| host_of_key(key)).collect();
-        let mut owners: BTreeMap<Key, String> = BTreeMap::new();
-        // By start time: a parent's owner is known before its children's.
-        let mut order: Vec<Key> = used.keys().copied().collect();
-        order.sort_by_key(|key| (key.1, key.0));
-        for key in order {
-            let Some(one) = used.get(&key) else { continue };
-            if one.process.kernel || one.process.pid == 2 && one.process.comm == "kthreadd" {
-                owners.insert(key, KERNEL.to_owned());
-                continue;
-            }
-            let Some(seen) = self.seen.get(&key) else { continue };
-            let inherited = parent(&key).and_then(|parent| owners.get(&parent)).filter(|owner| *owner != KERNEL);
-            let kept = seen.owner.as_ref().filter(|owner| self.is_live(owner, used));
-            let owner = if hosts.get(&key) == Some(&None) {
-                Some(row_id(&key))
-            } else if let Some(server) = inherited.filter(|owner| self.is_server(owner, hosts)) {
-                Some(server.clone())
-            } else if let Some(server) = kept.filter(|owner| self.is_server(owner, hosts)) {
-                // A child whose parent ended still works for the server.
-                Some(server.clone())
-            } else if hosts.contains_key(&key) || one.host.is_some() && !split.contains(&one.host.as_deref()) {
-                None
-            } else if self.own_rows.contains(&key) || self.device_users.contains(&key.0) {
-                Some(row_id(&key))
-            } else if seen.watched_nanos >= OWN_ROW_NANOS && self.own_rows.len() < MOST_PROCESS_ROWS {
-                self.own_rows.insert(key);
-                Some(row_id(&key))
-            } else {
-                kept.or(inherited).cloned()
-            };
-            // A member that runs in another group is counted there.
-            let owner = owner.filter(|owner| {
-                let root = key_of(owner).and_then(|root| used.get(&root));
-                root.is_some_and(|root| root.host == one.host)
-            });
-            if let Some(owner) = owner {
-                owners.insert(key, owner);
-            }
-        }
-        owners
-    }
-
     fn find_device_users(&self, used: &BTreeMap<Key, Used>, owners: &BTreeMap<Key, String>) -> BTreeMap<i32, String> {
         let row = |pid: i32| {
             // One process at a time has a pid.
@@ -416,14 +379,6 @@ impl Workloads {
             Some((pid, owners.get(key).cloned().or_else(host).unwrap_or_else(|| REMAINDER.to_owned())))
         };
         self.device_users.iter().filter_map(|pid| row(*pid)).collect()
-    }
-
-    fn is_live(&self, owner: &str, used: &BTreeMap<Key, Used>) -> bool {
-        key_of(owner).is_some_and(|key| used.contains_key(&key))
-    }
-
-    fn is_server(&self, owner: &str, hosts: &BTreeMap<Key, Option<String>>) -> bool {
-        key_of(owner).is_some_and(|key| hosts.get(&key) == Some(&None))
     }
 
     fn group_workload(&self, group: &Group, hosts: &BTreeMap<Key, Option<String>>) -> Workload {
@@ -455,17 +410,31 @@ impl Workloads {
         }
     }
 
-    fn process_workload(&self, id: &str, used: &BTreeMap<Key, Used>) -> Option<Workload> {
+    fn process_workload(
+        &self,
+        id: &str,
+        used: &BTreeMap<Key, Used>,
+        parts: &BTreeMap<String, (String, PartName)>,
+    ) -> Option<Workload> {
         if id == KERNEL {
             return Some(plain(KERNEL, WorkloadKind::Kernel, "kernel threads"));
         }
         let key = key_of(id)?;
-        let name: String = used.get(&key)?.process.comm.chars().filter(|c| !c.is_control()).collect();
+        let one = used.get(&key)?;
+        if let Some((whole, part)) = parts.get(id) {
+            let identity = one.host.as_deref().map(cgroup::identify).unwrap_or_default();
+            return Some(Workload {
+                container_id: identity.container_id,
+                pod_uid: identity.pod_uid,
+                part_of: Some(whole.clone()),
+                ..plain(id, WorkloadKind::ProcessTree, &format!("{}@{}", part.model, part.version))
+            });
+        }
+        let name: String = one.process.comm.chars().filter(|c| !c.is_control()).collect();
         let reserved = self.inference.get(&key).and_then(|group| group.reserved_millicores);
         Some(Workload {
             reserved_millicores: reserved,
             reservation_origin: reserved.map(|_| "config".to_owned()),
-            part_of: None,
             ..plain(id, WorkloadKind::ProcessTree, &name)
         })
     }
@@ -480,13 +449,25 @@ impl Workloads {
         remembered
             .chain(groups)
             .filter_map(|group| {
-                let key = (group.pid, group.start_ticks);
-                let id = match hosts.get(&key)? {
-                    Some(path) => self.path_id(path)?,
-                    None => row_id(&key),
-                };
-                Some((group.target.clone(), id))
+                let whole = self.whole(&(group.pid, group.start_ticks), hosts)?;
+                Some((group.target.clone(), whole))
             })
+            .collect()
+    }
+
+    /// The workload of a server.
+    fn whole(&self, server: &Key, hosts: &BTreeMap<Key, Option<String>>) -> Option<String> {
+        match hosts.get(server)? {
+            Some(path) => self.path_id(path),
+            None => Some(row_id(server)),
+        }
+    }
+
+    /// The parts of the servers by their rows, each with the workload of its whole.
+    fn parts(&self, trees: &Trees, hosts: &BTreeMap<Key, Option<String>>) -> BTreeMap<String, (String, PartName)> {
+        let parts = trees.parts();
+        parts
+            .filter_map(|((server, name), row)| Some((row_id(row), (self.whole(server, hosts)?, name.clone()))))
             .collect()
     }
 

@@ -8,7 +8,8 @@
 use crate::clock::Clock;
 use crate::collector::{DeviceUse, ReadFailure, Reading, Sources, Value};
 use crate::counter::{Baseline as RawBaseline, Held, Refused, Step, Tracker, Unknown};
-use crate::inference::{CountSample, ProcessId};
+use crate::inference::CountSample;
+use crate::process::part::PartName;
 use crate::process::{InferenceGroup, WorkloadSample, Workloads};
 use crate::spool::{Baseline, LocalState, Recovery};
 use book::{Book, Page};
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 pub mod book;
+mod count;
 pub mod devices;
 pub mod idle;
 
@@ -86,6 +88,7 @@ pub struct Sampler {
     held: HashMap<u32, (u64, u64)>,
     workload_ids: BTreeMap<String, String>,
     devices: Devices,
+    part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
     refused: BTreeMap<(String, &'static str), u64>,
     logged: BTreeMap<(String, &'static str), BootNanos>,
@@ -137,6 +140,7 @@ impl Sampler {
             held: HashMap::new(),
             workload_ids: BTreeMap::new(),
             devices: Devices::default(),
+            part_ids: BTreeMap::new(),
             busy_permille: None,
             refused: BTreeMap::new(),
             logged: BTreeMap::new(),
@@ -170,6 +174,8 @@ impl Sampler {
         if changed {
             self.tell_sources();
         }
+        // Before the processes: those that belong to these counts are published already.
+        let counts: Vec<_> = std::iter::from_fn(|| self.parts.counts.try_recv().ok()).collect();
         let groups = self.parts.groups.borrow_and_update().clone();
         if !used.is_empty() {
             let pids = used.iter().flat_map(|used| used.users.iter().map(|user| user.pid)).collect();
@@ -186,10 +192,9 @@ impl Sampler {
         }
         self.busy_permille = sample.busy_permille.or(self.busy_permille);
         self.workload_ids.clone_from(&sample.groups);
+        self.part_ids.clone_from(&sample.parts);
         self.workloads(now, sample);
-        while let Ok(sample) = self.parts.counts.try_recv() {
-            self.count(sample);
-        }
+        counts.into_iter().for_each(|sample| self.count(sample));
         self.idle(now);
         self.rows += 1;
         self.last_row = Some(now);
@@ -474,65 +479,6 @@ impl Sampler {
         self.held.insert(series, (value, self.rows));
     }
 
-    fn count(&mut self, sample: CountSample) {
-        let service = sample.service;
-        let workload = service.workload.clone().or_else(|| self.workload_ids.get(&service.target).cloned());
-        let epoch = sample.process.map_or(0, epoch_of);
-        for (kind, counted) in sample.counts {
-            let described = Service { workload: workload.clone(), ..service.clone() };
-            let series = self.book.series(&Subject::Count(described, kind));
-            let shown = sample.shown.get(&kind).copied();
-            let key = (service.clone(), kind);
-            let before = self.count_points.get(&key).copied();
-            let point = if let Some(base) = self.bases.get(&series).copied() {
-                let point = Point { at: sample.at, value: base.saturating_add(counted) };
-                self.book.extend(series, point);
-                point
-            } else {
-                self.begin_count(
-                    series,
-                    sample.at,
-                    counted,
-                    (shown, epoch),
-                    before.map(|(_, last)| last).or(sample.origin.map(|at| Point { at, value: 0 })),
-                )
-            };
-            self.count_points.insert(key, (series, Point { at: sample.at, value: counted }));
-            let (at, value) = (point.at, point.value);
-            self.baselines.insert(series, Baseline { series, raw: shown.unwrap_or(STALE), value, at, epoch });
-        }
-    }
-
-    /// Begins the series of a count: from the instant and sum (`known`) at which it is known, or bridging the time in
-    /// which no agent ran if the same process counts on.
-    fn begin_count(
-        &mut self,
-        series: u32,
-        at: BootNanos,
-        counted: u64,
-        (shown, epoch): (Option<u64>, u64),
-        known: Option<Point>,
-    ) -> Point {
-        let recovered = self.recovered.get(&series).copied();
-        let bridged = recovered
-            .filter(|baseline| baseline.epoch == epoch && epoch != 0 && baseline.epoch != STALE && known.is_none())
-            .and_then(|baseline| Some((baseline, shown?.checked_sub(baseline.raw)?)));
-        let (base, from) = match bridged {
-            Some((baseline, missed)) => {
-                let base = baseline.value.saturating_add(missed).saturating_sub(counted);
-                (base, Some(Point { at: baseline.at, value: baseline.value }))
-            }
-            None => {
-                let base = recovered.map_or(0, |baseline| baseline.value);
-                (base, known.map(|known| Point { at: known.at, value: base.saturating_add(known.value) }))
-            }
-        };
-        self.bases.insert(series, base);
-        let point = Point { at, value: base.saturating_add(counted) };
-        self.book.start(series, from, point);
-        point
-    }
-
     fn idle(&mut self, now: BootNanos) {
         let mut idle: Vec<(String, (Milliwatts, IdleOrigin))> = Vec::new();
         idle.extend(self.meters.iter().filter_map(|(id, meter)| Some((id.clone(), meter.idle.get()?))));
@@ -557,12 +503,6 @@ pub fn tell(state: &joulebook_units::SourceState) {
         None => tracing::info!(source = source.id, method = ?source.method, basis = source.basis, "source is read"),
         Some(why) => tracing::warn!(source = source.id, why, "source is not read"),
     }
-}
-
-/// A number that tells processes apart; never 0 and never [`STALE`].
-fn epoch_of(process: ProcessId) -> u64 {
-    let pid = u64::from(process.pid.unsigned_abs());
-    (process.start_ticks.wrapping_mul(4_194_304).wrapping_add(pid)).clamp(1, STALE - 1)
 }
 
 fn held_word(held: Held) -> &'static str {

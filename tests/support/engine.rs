@@ -1,4 +1,5 @@
-//! Real llama.cpp servers with tiny random models: what `make setup` installs, driven by the demo's own scripts.
+//! Real inference servers, as `make setup` installs them: llama.cpp with tiny random models, driven by the demo's own
+//! scripts, and below Triton and MLServer with models that only use the CPU.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +10,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::installation::Target;
 use crate::program::Program;
+
+pub mod mlserver;
+pub mod model_server;
+pub mod triton;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The name under which every version is served.
 pub const ALIAS: &str = "tiny-chat";
@@ -31,15 +40,15 @@ pub struct Usage {
     pub output: u64,
 }
 
-/// The interpreter with the server in it: `JOULEBOOK_ENGINE`, or where `make setup` puts it.
-fn interpreter() -> Result<PathBuf> {
-    let path = match std::env::var_os("JOULEBOOK_ENGINE") {
+/// A program of a server: what the variable names, or where `make setup` puts it below the folder of engines.
+fn installed(variable: &str, path: &str) -> Result<PathBuf> {
+    let path = match std::env::var_os(variable) {
         Some(path) => PathBuf::from(path),
         None => {
             let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
             let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
             let cache = cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?;
-            cache.join("joulebook/engines/llamacpp/bin/python")
+            cache.join("joulebook/engines").join(path)
         }
     };
     if !path.is_file() {
@@ -62,15 +71,15 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     Ok(ports)
 }
 
-/// The exposition of a server on this port.
-pub fn exposition(port: u16) -> String {
-    format!("http://127.0.0.1:{port}/metrics")
+/// The exposition of a llama.cpp server on this port, for which half a core is reserved.
+pub fn exposition(port: u16) -> Target {
+    Target { url: format!("http://127.0.0.1:{port}/metrics"), preset: "llamacpp", reserved_cores: Some(0.5) }
 }
 
 impl Engine {
     /// Makes a model of that version in the folder and serves it.
     pub fn start(folder: &Path, version: &str, port: u16) -> Result<Self> {
-        let python = interpreter()?;
+        let python = installed("JOULEBOOK_ENGINE", "llamacpp/bin/python")?;
         let model = folder.join(format!("{ALIAS}-{version}.gguf"));
         let made = Command::new(&python)
             .arg(script("make_gguf.py"))
@@ -115,12 +124,20 @@ impl Engine {
 
 /// Posts JSON and returns the JSON of the answer.
 fn post(port: u16, path: &str, body: &Value) -> Result<Value> {
-    let body = body.to_string();
+    let (status, page) = exchange(port, "POST", path, &body.to_string())?;
+    if status != 200 {
+        bail!("{path} answered {status}: {}", String::from_utf8_lossy(&page));
+    }
+    serde_json::from_slice(&page).with_context(|| format!("{path} did not answer with JSON"))
+}
+
+/// Status and page of an answer.
+fn exchange(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the answer is not chunked and ends with the connection.
     let head = format!(
-        "POST {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
@@ -128,10 +145,7 @@ fn post(port: u16, path: &str, body: &Value) -> Result<Value> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let split = answer.windows(4).position(|four| four == b"\r\n\r\n").context("the answer has no end of its head")?;
-    let (head, page) = answer.split_at(split);
-    let head = String::from_utf8_lossy(head);
-    if head.split_whitespace().nth(1) != Some("200") {
-        bail!("{path} answered: {head}");
-    }
-    serde_json::from_slice(&page[4..]).with_context(|| format!("{path} did not answer with JSON"))
+    let head = String::from_utf8_lossy(&answer[..split]);
+    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    Ok((status.with_context(|| format!("{path} answered: {head}"))?, answer[split + 4..].to_vec()))
 }

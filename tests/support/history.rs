@@ -20,8 +20,10 @@ const IDLE: u32 = 3;
 const SERVED: u32 = 4;
 const OTHER: u32 = 5;
 const TOKENS: u32 = 6;
-/// Series of the workloads that come and go.
-const VISITORS: [u32; 3] = [7, 8, 9];
+/// Series of the workloads that come and go. The last is a part of the server, and serves a version of its own.
+const VISITORS: [u32; 4] = [7, 8, 9, PART];
+const PART: u32 = 10;
+const PART_TOKENS: u32 = 11;
 
 /// One row of a node's history: time since the row before, µJ and CPU ns since then, what else happens.
 #[derive(Debug, Clone)]
@@ -40,8 +42,19 @@ pub struct Step {
     pub gap: bool,
     /// Whether the batch before this row is closed.
     pub ends_batch: bool,
-    /// Which of three further workloads run since the row before, one a bit: they come and go.
+    /// Which of four further workloads run since the row before, one a bit: they come and go.
     pub running: u8,
+}
+
+impl Step {
+    /// Tokens of the server's own version, or of the part's while the part runs.
+    fn tokens_of(&self, series: u32) -> u64 {
+        match series {
+            PART_TOKENS if self.running & 1 << 3 == 0 => 0,
+            PART_TOKENS => self.tokens / 2,
+            _ => self.tokens,
+        }
+    }
 }
 
 /// Any row: short steps mostly, a pause now and then.
@@ -55,7 +68,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
         prop::bool::weighted(0.05),
         prop::bool::weighted(0.3),
-        0u8..8,
+        0u8..16,
     )
         .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch, running)| Step {
             nanos,
@@ -134,7 +147,7 @@ pub fn history(index: u8, steps: &[Step]) -> History {
     let boot = BootId([index; 16]);
     let mut at = 1000 * SECOND + u64::from(index) * 137_000_001;
     let mut series: BTreeMap<u32, Written> =
-        [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS, 7, 8, 9].map(|id| (id, Written::default())).into();
+        [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS, PART_TOKENS, 7, 8, 9, PART].map(|id| (id, Written::default())).into();
     let (mut batches, mut rows, mut gaps): (Vec<Batch>, Vec<BootNanos>, Vec<EnergyGap>) = (vec![], vec![], vec![]);
     let (mut energy, mut tokens) = (0, 0);
     for (number, step) in steps.iter().enumerate() {
@@ -147,7 +160,7 @@ pub fn history(index: u8, steps: &[Step]) -> History {
         }
         rows.push(BootNanos(at));
         let gap = step.gap && number > 0;
-        for id in [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS] {
+        for id in [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS, PART_TOKENS] {
             let Some(written) = series.get_mut(&id) else { continue };
             match id {
                 CPU if gap => {
@@ -168,7 +181,7 @@ pub fn history(index: u8, steps: &[Step]) -> History {
                 IDLE => written.value = 20_000,
                 SERVED | OTHER => written.value += if number > 0 { step.cpu_nanos / u64::from(id - 3) } else { 0 },
                 _ => {
-                    written.value += if number > 0 { step.tokens } else { 0 };
+                    written.value += if number > 0 { step.tokens_of(id) } else { 0 };
                     if !(step.scraped || number == 0 || number + 1 == steps.len()) {
                         continue;
                     }
@@ -188,7 +201,7 @@ pub fn history(index: u8, steps: &[Step]) -> History {
         }
         if number > 0 {
             energy += if gap { 0 } else { step.microjoules } + step.microjoules / 9;
-            tokens += step.tokens;
+            tokens += step.tokens_of(TOKENS) + step.tokens_of(PART_TOKENS);
         }
     }
     if !rows.is_empty() {
@@ -263,16 +276,22 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
         workload: Some("process/1".to_owned()),
         tokenizer: None,
     };
+    let other_version =
+        Service { version: Some("2".to_owned()), workload: Some("process/10".to_owned()), ..service.clone() };
+    let part = workload("process/10", WorkloadKind::ProcessTree, None);
+    let part = Workload { part_of: Some("process/1".to_owned()), ..part };
     vec![
         (CPU, Subject::Energy(source("rapl/package-0", Component::Cpu))),
         (DRAM, Subject::Energy(source("rapl/dram-0", Component::Dram))),
         (IDLE, Subject::IdlePower { source: "rapl/package-0".to_owned(), origin: IdleOrigin::Configured }),
         (SERVED, Subject::CpuTime(workload("process/1", WorkloadKind::ProcessTree, Some(500)))),
         (OTHER, Subject::CpuTime(workload("remainder", WorkloadKind::Remainder, None))),
-        (TOKENS, Subject::Count(service, CountKind::OutputTokens)),
+        (TOKENS, Subject::Count(service.clone(), CountKind::OutputTokens)),
         (VISITORS[0], Subject::CpuTime(workload("container/7", WorkloadKind::Container, Some(1500)))),
         (VISITORS[1], Subject::CpuTime(workload("kernel", WorkloadKind::Kernel, None))),
         (VISITORS[2], Subject::CpuTime(workload("process/9", WorkloadKind::ProcessTree, None))),
+        (PART, Subject::CpuTime(part)),
+        (PART_TOKENS, Subject::Count(other_version, CountKind::OutputTokens)),
     ]
 }
 

@@ -21,13 +21,23 @@ pub struct Installation {
     address: String,
 }
 
+/// A server that an agent reads.
+pub struct Target {
+    /// URL of its metric page.
+    pub url: String,
+    /// Preset that reads it.
+    pub preset: &'static str,
+    /// CPU cores that are kept for it, if any.
+    pub reserved_cores: Option<f64>,
+}
+
 /// What an agent is to do.
 #[derive(Default)]
 pub struct AgentSettings {
     /// sysfs root; none is the machine's own.
     pub sysfs: Option<PathBuf>,
-    /// Exposition URLs of llama.cpp servers, with half a core reserved for each.
-    pub targets: Vec<String>,
+    /// Inference servers.
+    pub targets: Vec<Target>,
     /// Whether acknowledged records stay in the spool, so that a test can read everything that was ever sent.
     pub keep_spool: bool,
 }
@@ -75,11 +85,11 @@ impl Installation {
         if let Some(sysfs) = &settings.sysfs {
             write!(config, "\n[roots]\nsysfs = \"{}\"\n", sysfs.display())?;
         }
-        for url in &settings.targets {
-            write!(
-                config,
-                "\n[[target]]\nurl = \"{url}\"\npreset = \"llamacpp\"\nreserved_cores = 0.5\ninterval = \"2s\"\n"
-            )?;
+        for Target { url, preset, reserved_cores } in &settings.targets {
+            write!(config, "\n[[target]]\nurl = \"{url}\"\npreset = \"{preset}\"\ninterval = \"2s\"\n")?;
+            if let Some(cores) = reserved_cores {
+                writeln!(config, "reserved_cores = {cores:?}")?;
+            }
         }
         let path = self.folder().join("agent.toml");
         std::fs::write(&path, config)?;

@@ -1,7 +1,7 @@
-//! Harness of the tests: the programs as processes, a fake power meter, a real inference server, and the machine's own
+//! Harness of the tests: the programs as processes, a fake power meter, real inference servers, and the machine's own
 //! accounts to hold results against.
 //!
-//! Nothing here waits a fixed time: a process is ready when it says so, and everything that is started ends with its value.
+//! Nothing here waits a fixed time: a process is ready when it says so or answers, and everything that is started ends with its value.
 
 pub mod aggregator;
 pub mod cpu_time;

@@ -4,7 +4,7 @@
 
 use joulebook_aggregator::ledger::cell_from_rows;
 use joulebook_aggregator::store::Resolution;
-use joulebook_sci::{Account, Cell};
+use joulebook_sci::{Account, Cell, ServiceUse};
 use joulebook_tests::aggregator::Aggregator;
 use joulebook_tests::history::{BOOTED, History, SECOND, history, step};
 use joulebook_units::{CountKind, UnixNanos, Window};
@@ -67,6 +67,12 @@ proptest! {
                 prop_assert_eq!(tokens, history.tokens);
             }
             prop_assert_eq!(&late.cells(index), &cells);
+            // Time passes once, in however many workloads a service's energy is used.
+            for ((resolution, _), cell) in &cells {
+                let most = u64::try_from(resolution.seconds()).expect("positive") * SECOND;
+                let times = |used: &ServiceUse| used.resident_nanos.max(used.counted_nanos).max(used.executing_nanos);
+                prop_assert!(cell.services.values().all(|used| times(used) <= most), "{:?}", cell.services);
+            }
 
             // A window of odd seconds from rows is the difference of its neighbours.
             let node = &early.book.nodes()[index];

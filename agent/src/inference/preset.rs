@@ -2,6 +2,7 @@
 
 use super::exposition::Page;
 use super::mapping::Mapping;
+use crate::process::part::PartRule;
 use serde::Deserialize;
 
 /// The presets of this build. A new one is a file and a line here.
@@ -51,6 +52,9 @@ pub struct Preset {
     /// Where else the identity of the model can be asked.
     #[serde(default)]
     pub identity: IdentityHooks,
+    /// How the server's processes for one model version are recognised, for engines that have such: an expression with
+    /// the groups `model` and `version` on an argument of the command line.
+    pub version_process: Option<PartRule>,
     /// What is counted; absent = the target gives it.
     pub mapping: Option<Mapping>,
 }

@@ -242,6 +242,7 @@ impl Task {
                 pid: process.pid,
                 start_ticks: process.start_ticks,
                 reserved_millicores: None,
+                parts: None,
             })
             .collect();
         self.out.groups.send_if_modified(|groups| {

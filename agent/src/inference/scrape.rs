@@ -7,12 +7,14 @@
 use super::exposition::{MAX_BYTES, Page, PageError};
 use super::fetch::{Connection, FetchError};
 use super::identity::{self, Served};
+use super::reader::{PageIdentity, PageVersion};
 use super::socket::{self, Listener, ProcessId};
 use super::tally::{Counts, FirstPage, Observation, Tally};
 use super::target::Target;
 use super::{CountSample, Failure};
 use crate::clock::Clock;
 use crate::process::InferenceGroup;
+use crate::process::part::PartName;
 use joulebook_units::{BootNanos, CountKind, Service, VersionSource};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -290,25 +292,30 @@ impl Task {
         zero: Option<BootNanos>,
         process: Option<ProcessId>,
     ) -> Vec<CountSample> {
-        let mut services: BTreeMap<Service, Counts> = BTreeMap::new();
+        let mut services: BTreeMap<Service, (Counts, Option<PartName>)> = BTreeMap::new();
         for (identity, counts) in seen.services {
             let mut service = self.served.service(&self.target, &identity, seen.adapters);
+            let mut part = part_name(identity);
             let known = self.totals.len() + services.keys().filter(|new| !self.totals.contains_key(*new)).count();
             if known >= MAX_SERVICES && !self.totals.contains_key(&service) && !services.contains_key(&service) {
                 service.model = Some("other".to_owned());
                 (service.version, service.version_source) = (None, VersionSource::Unresolved);
+                part = None;
             }
-            let sum = services.entry(service).or_default();
+            let (sum, of) = services.entry(service).or_insert_with(|| (Counts::default(), part.clone()));
+            if *of != part {
+                *of = None;
+            }
             add(&mut sum.added, &counts.added);
             add(&mut sum.shown, &counts.shown);
         }
-        let booked = services.into_iter().map(|(service, counts)| {
+        let booked = services.into_iter().map(|(service, (counts, part))| {
             let origin = zero.filter(|_| !self.totals.contains_key(&service));
             let total = self.totals.entry(service.clone()).or_default();
             add(total, &counts.added);
             let known = |kind: &CountKind| counts.added.contains_key(kind);
             let now = total.iter().filter(|(kind, _)| known(kind)).map(|(kind, count)| (*kind, *count)).collect();
-            CountSample { service, at, counts: now, origin, shown: counts.shown, process }
+            CountSample { service, at, counts: now, origin, shown: counts.shown, process, part }
         });
         booked.collect()
     }
@@ -320,6 +327,7 @@ impl Task {
             pid: listener.process.pid,
             start_ticks: listener.process.start_ticks,
             reserved_millicores: self.target.reserved_millicores,
+            parts: self.target.preset.version_process.clone(),
         });
         self.out.groups.send_if_modified(|groups| {
             let place = groups.iter().position(|known| known.target == self.target.name);
@@ -350,6 +358,14 @@ impl Task {
             self.logged.insert(reason, now);
             tracing::warn!(target_url = %self.target.name, reason, %why, "scrape incomplete; the next one catches up");
         }
+    }
+}
+
+/// The model version that a page names, if it does.
+fn part_name(identity: PageIdentity) -> Option<PartName> {
+    match identity {
+        PageIdentity { model: Some(model), version: PageVersion::Label(version) } => Some(PartName { model, version }),
+        _ => None,
     }
 }
 

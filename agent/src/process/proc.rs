@@ -134,7 +134,8 @@ pub fn processes(procfs: &Path) -> Vec<Process> {
         .collect()
 }
 
-fn read_bytes(path: &Path) -> Option<Vec<u8>> {
+/// Reads a small file of procfs as it is.
+pub(super) fn read_bytes(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     File::open(path).ok()?.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
     Some(bytes)

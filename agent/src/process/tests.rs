@@ -56,7 +56,7 @@ fn at(second: u64) -> BootNanos {
 }
 
 fn server(pid: i32, start_ticks: u64) -> InferenceGroup {
-    InferenceGroup { target: format!("t{pid}"), pid, start_ticks, reserved_millicores: Some(500) }
+    InferenceGroup { target: format!("t{pid}"), pid, start_ticks, reserved_millicores: Some(500), parts: None }
 }
 
 #[test]
@@ -230,3 +230,5 @@ fn a_group_that_is_made_again_goes_on_from_its_sum() {
     assert_eq!(cpu(&sample, "unit/x.service"), Some(350_000));
     assert_eq!(total(&sample), 350_000);
 }
+
+mod parts;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{Config, Roots};
 use crate::hardware;
+use crate::inference::ProcessId;
 use joulebook_units::{Hardware, NodeName, Placement, StreamId, VersionSource};
 use std::fs;
 use std::path::Path;
@@ -26,6 +27,7 @@ struct Rig {
     root: tempfile::TempDir,
     clock: Arc<Hand>,
     counts: Option<mpsc::Sender<CountSample>>,
+    groups: watch::Sender<Vec<InferenceGroup>>,
 }
 
 impl Rig {
@@ -34,6 +36,7 @@ impl Rig {
             root: tempfile::tempdir().expect("folder"),
             clock: Arc::new(Hand(Mutex::new(BootNanos(SECOND)))),
             counts: None,
+            groups: watch::channel(Vec::new()).0,
         };
         rig.write("proc/cpuinfo", "processor : 0\nprocessor : 1\nvendor_id : AuthenticAMD\n");
         rig.write("proc/meminfo", "MemTotal: 1000000 kB\nMemAvailable: 400000 kB\n");
@@ -84,7 +87,7 @@ impl Rig {
             workloads: Workloads::new(&roots, 2),
             package_idle: None,
             counts,
-            groups: watch::channel(Vec::new()).1,
+            groups: self.groups.subscribe(),
             inventory: watch::channel(inventory).0,
         };
         Sampler::new(parts, recovery)
@@ -277,6 +280,7 @@ fn counted(second: u64, counts: u64, shown: u64, origin: Option<u64>) -> CountSa
         origin: origin.map(|second| BootNanos(second * SECOND)),
         shown: BTreeMap::from([(CountKind::OutputTokens, shown)]),
         process: Some(ProcessId { pid: 7, start_ticks: 9 }),
+        part: None,
     }
 }
 
@@ -306,4 +310,59 @@ fn counts_begin_at_their_origin_and_bridge_a_restart_of_the_agent() {
     let sum: u64 = reader.flushes.iter().map(|flush| amount(&flush.batch, tokens)).sum();
     assert_eq!(sum, 215);
     assert_eq!(reader.dictionary.keys().filter(|id| tokens(id)).count(), 1);
+}
+
+#[test]
+fn counts_follow_the_process_that_does_the_work_and_are_counted_once() {
+    let mut rig = Rig::new(false);
+    let mut reader = Reader::default();
+    let process = |rig: &Rig, pid: i32, parent: i32, start: u64, command: &str| {
+        let line = format!("{pid} (p) S {parent} 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {start} 0 2 0\n");
+        rig.write(&format!("proc/{pid}/stat"), &line);
+        rig.write(&format!("proc/{pid}/cmdline"), command);
+    };
+    process(&rig, 7, 1, 9, "server\0");
+    let rule = "/(?P<model>[^/]+)/(?P<version>[0-9]+)/model".to_owned();
+    rig.groups.send_replace(vec![InferenceGroup {
+        target: "t".to_owned(),
+        pid: 7,
+        start_ticks: 9,
+        reserved_millicores: None,
+        parts: Some(rule.try_into().expect("valid")),
+    }]);
+    let mut sampler = rig.sampler(1, &empty());
+    let part = PartName { model: "m".to_owned(), version: "1".to_owned() };
+    let mut send = |second: u64, count: u64| {
+        rig.at(second);
+        let sample = CountSample { part: Some(part.clone()), ..counted(second, count, count, Some(2)) };
+        rig.counts.as_ref().expect("open").try_send(sample).expect("room");
+        reader.take(sampler.tick());
+    };
+    // The server alone, a process for the version, the server alone again, another process.
+    send(3, 10);
+    process(&rig, 8, 7, 350, "stub\0/repo/m/1/model.py\0");
+    send(4, 30);
+    send(5, 60);
+    fs::remove_dir_all(rig.root.path().join("proc/8")).expect("ended");
+    send(6, 100);
+    process(&rig, 9, 7, 650, "stub\0/repo/m/1/model.py\0");
+    send(7, 150);
+    reader.take(sampler.close());
+    let of = |id: u32| match reader.dictionary.get(&id) {
+        Some(Subject::Count(service, _)) => service.workload.clone(),
+        _ => None,
+    };
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for workload in reader.dictionary.keys().filter_map(|id| of(*id)).collect::<BTreeSet<_>>() {
+        let sum =
+            reader.flushes.iter().map(|flush| amount(&flush.batch, |id| of(*id).as_ref() == Some(&workload))).sum();
+        counts.insert(workload, sum);
+    }
+    let expected = [("process/7@9", 50), ("process/8@350", 50), ("process/9@650", 50)];
+    assert_eq!(counts, expected.map(|(id, count)| (id.to_owned(), count)).into());
+    // A later run goes on from the last one of them and from no other.
+    let recovery = reader.recovery();
+    let baselines = &recovery.last.as_ref().expect("a record").local.baselines;
+    let kept: Vec<_> = baselines.iter().filter_map(|baseline| of(baseline.series)).collect();
+    assert_eq!(kept, ["process/9@650"]);
 }

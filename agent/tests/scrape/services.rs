@@ -61,3 +61,33 @@ async fn a_version_that_a_client_invented_opens_no_service() {
     let mut inference = run_as("mlserver", &[url(port)], table.0.path());
     assert_eq!(requests(&mut inference).await.keys().collect::<Vec<_>>(), ["a/v1"]);
 }
+
+#[tokio::test]
+async fn a_version_keeps_the_engines_own_name_for_its_processes_whatever_the_configuration_calls_it() {
+    let (server, table) = (Server::default(), Table::new());
+    let port = server.start().await;
+    table.listens(port, 41, 1_001, "1.0");
+    server.says("/metrics", &triton(&[("a", "1", 5), ("a", "2", 6)]));
+    for (names, parts) in [
+        ("model = \"mine\"", vec![Some(("a", "1")), Some(("a", "2"))]),
+        // Both are one service now, which no process works for alone.
+        ("model = \"mine\"\nversion = \"9\"", vec![None]),
+    ] {
+        let target = format!("url = \"{}\"\npreset = \"triton\"\n{names}", url(port));
+        let targets: Vec<TargetConfig> = vec![toml::from_str(&target).expect("valid")];
+        let clock = Arc::new(StepClock(AtomicU64::new(0)));
+        let mut inference = start(targets, table.0.path().to_owned(), clock).expect("valid");
+        let mut samples = Vec::new();
+        for _ in &parts {
+            samples.push(inference.samples.recv().await.expect("a sample"));
+        }
+        let told =
+            samples.iter().map(|sample| sample.part.as_ref().map(|part| (part.model.as_str(), part.version.as_str())));
+        assert_eq!(told.collect::<Vec<_>>(), parts);
+        assert!(samples.iter().all(|sample| sample.service.model.as_deref() == Some("mine")));
+        let groups = inference.groups.borrow().clone();
+        let rule = groups[0].parts.as_ref().expect("Triton has a process for each version");
+        let name = rule.name(b"/opt/stub\0/repo/a/2/model.py\0").expect("a version");
+        assert_eq!((name.model.as_str(), name.version.as_str()), ("a", "2"));
+    }
+}

@@ -8,7 +8,7 @@ use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
 use crate::reconcile::{self, PSU_EFFICIENCY};
 use crate::share::portion;
 use crate::spread::{At, Grid, Held, Spread};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -80,6 +80,8 @@ struct Joined {
     sources: BTreeMap<Source, Spread>,
     idle: BTreeMap<String, Held>,
     cpu: BTreeMap<Arc<Workload>, Spread>,
+    /// Parts, each with the workloads that it was a part of.
+    parts: BTreeMap<String, BTreeSet<String>>,
     memory: BTreeMap<String, Held>,
     memory_used: Held,
     counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
@@ -96,6 +98,7 @@ impl Joined {
             sources: BTreeMap::new(),
             idle: BTreeMap::new(),
             cpu: BTreeMap::new(),
+            parts: BTreeMap::new(),
             memory: BTreeMap::new(),
             memory_used: Held::new(slots),
             counts: BTreeMap::new(),
@@ -121,6 +124,9 @@ impl Joined {
                 self.idle.entry(source.clone()).or_insert_with(|| Held::new(slots)).add(grid, &run.points);
             }
             Subject::CpuTime(workload) => {
+                if let Some(whole) = &workload.part_of {
+                    self.parts.entry(workload.id.clone()).or_default().insert(whole.clone());
+                }
                 let spread = self.cpu.entry(Arc::new(workload.clone())).or_insert_with(|| Spread::new(slots));
                 spread.add(grid, &run.points);
             }
@@ -200,15 +206,27 @@ impl Joined {
             .collect()
     }
 
-    /// The services of a workload: those whose counts are known in the slot, else all that the workload runs nearby
-    /// (a server that was not scraped yet, or not any more).
+    /// The services of a workload, those of its parts among them: those whose counts are known in the slot, else all that
+    /// the workload runs nearby (a server that was not scraped yet, or not any more). A part that nobody counts for is used
+    /// by whoever uses the whole.
     fn served(&self, workload: &Workload, slot: usize) -> Vec<Served<'_>> {
-        let own = self.counts.iter().filter(|(service, _)| service.workload.as_deref() == Some(&workload.id));
-        let all: Vec<Served<'_>> = own.map(|(service, counts)| Served::new(service, counts, slot)).collect();
+        let mut all = self.services(&workload.id, &workload.id, slot);
+        if let (true, Some(whole)) = (all.is_empty(), &workload.part_of) {
+            all = self.services(whole, &workload.id, slot);
+        }
         if all.iter().any(|served| served.counted > 0) {
             return all.into_iter().filter(|served| served.counted > 0).collect();
         }
         all
+    }
+
+    /// The services of the workload `whole` and of its parts, as users of the workload `used`.
+    fn services(&self, whole: &str, used: &str, slot: usize) -> Vec<Served<'_>> {
+        let is_part = |id: &str| self.parts.get(id).is_some_and(|wholes| wholes.contains(whole));
+        let own = self.counts.iter().filter(|(service, _)| {
+            service.workload.as_deref().is_some_and(|workload| workload == whole || is_part(workload))
+        });
+        own.map(|(service, counts)| Served::new(service, used, counts, slot)).collect()
     }
 
     fn attribute_cpu(&self, slot: usize, holders: &[Holder<'_>], base: u64, dynamic: u64, cell: &mut Cell) {
@@ -327,10 +345,12 @@ struct Served<'a> {
     activity: Activity,
     counted: u64,
     moving: u64,
+    /// Whether this workload is the service's own: time is counted there, once.
+    is_own: bool,
 }
 
 impl<'a> Served<'a> {
-    fn new(service: &'a Arc<Service>, counts: &BTreeMap<CountKind, Spread>, slot: usize) -> Self {
+    fn new(service: &'a Arc<Service>, used: &str, counts: &BTreeMap<CountKind, Spread>, slot: usize) -> Self {
         let longest =
             |values: fn(&Spread) -> &Vec<u64>| counts.values().map(|s| at(values(s), slot)).max().unwrap_or(0);
         let weight = |spread: &Spread| spread.weights.get(slot).copied().unwrap_or(0);
@@ -339,6 +359,7 @@ impl<'a> Served<'a> {
             activity: Activity { weights: counts.iter().map(|(kind, spread)| (*kind, weight(spread))).collect() },
             counted: longest(|spread| &spread.covered),
             moving: longest(|spread| &spread.moving),
+            is_own: service.workload.as_deref() == Some(used),
         }
     }
 }
@@ -386,6 +407,9 @@ impl Holder<'_> {
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);
             mine.reserved_core_nanos = mine.reserved_core_nanos.saturating_add(reserved);
+            if !served.is_own {
+                continue;
+            }
             mine.resident_nanos = mine.resident_nanos.saturating_add(self.resident_nanos);
             mine.counted_nanos = mine.counted_nanos.saturating_add(served.counted.min(self.nanos));
             mine.executing_nanos = mine.executing_nanos.saturating_add(served.moving.min(self.nanos));

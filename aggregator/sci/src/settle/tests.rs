@@ -59,6 +59,10 @@ fn window(start: i64, end: i64) -> Window {
     Window::new(UnixNanos(start), UnixNanos(end)).expect("ordered")
 }
 
+fn part(id: &str, whole: &str) -> Workload {
+    Workload { part_of: Some(whole.to_string()), ..workload(id, WorkloadKind::ProcessTree, None) }
+}
+
 /// Two sources, one idle power, three workloads of which two serve, counts each 3 s; steps are (ns, µJ, CPU ns).
 fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
     let mut at = 0i64;
@@ -95,13 +99,26 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
     }
 }
 
+/// Two parts of workload `a`, the first with a service.
+fn add_parts(node: &mut NodeSeries) {
+    let energy = node.runs.first().expect("a source").points.clone();
+    let points =
+        |divisor: u64| -> Vec<(i64, u64)> { energy.iter().map(|(at, value)| (at.0, value / divisor)).collect() };
+    let held: Vec<(i64, u64)> = energy.iter().map(|(at, _)| (at.0, 1 << 29)).collect();
+    node.runs.push(run(Subject::CpuTime(part("a/1", "a")), &points(3)));
+    node.runs.push(run(Subject::CpuTime(part("a/2", "a")), &points(5)));
+    node.runs.push(run(Subject::Memory { workload: "a/1".to_string() }, &held));
+    node.runs.push(run(Subject::Count(service("a/1"), CountKind::OutputTokens), &points(1000)));
+}
+
 proptest! {
     #[test]
     fn entries_are_the_measured_energy_and_cells_of_parts_add_up_to_the_cell_of_the_whole(
         steps in prop::collection::vec((1i64..12 * SECOND, 0u64..1 << 36, 0u64..1 << 33), 1..30),
         cut in 1i64..60,
     ) {
-        let node = node(&steps);
+        let mut node = node(&steps);
+        add_parts(&mut node);
         let end = UnixNanos(steps.iter().map(|step| step.0).sum()).ceil_to(1);
         let whole = settle(&node, window(0, end.0));
         let measured: u64 = steps.iter().map(|step| step.1 + step.1 / 7).sum();
@@ -160,6 +177,84 @@ fn a_resident_service_whose_counts_stand_still_holds_dedicated_idle() {
     let used = cell.services.values().next().expect("the service");
     assert_eq!((used.executing_nanos, used.counted_nanos), (0, 3_000_000_000));
     assert_eq!(used.joint_microjoules, mine.map(|(_, energy)| *energy).sum::<u64>());
+}
+
+/// A server `s` with the parts `s/1` and `s/2`, each with a service: 30 W above 20 W of idle for 3 s, CPU time 2 : 3 : 1,
+/// busy time of the two services 1 : 3; half a core of four is reserved for the server.
+fn server_with_parts() -> NodeSeries {
+    let seconds = |step: u64| -> Vec<(i64, u64)> { (0..=3).map(|s| (s * SECOND, s.unsigned_abs() * step)).collect() };
+    let mut runs = vec![
+        run(Subject::Energy(source("cpu", Component::Cpu)), &seconds(50_000_000)),
+        run(Subject::IdlePower { source: "cpu".to_string(), origin: IdleOrigin::Configured }, &seconds(0)),
+        run(Subject::CpuTime(workload("s", WorkloadKind::ProcessTree, Some(500))), &seconds(200)),
+        run(Subject::CpuTime(part("s/1", "s")), &seconds(300)),
+        run(Subject::CpuTime(part("s/2", "s")), &seconds(100)),
+        run(Subject::Count(service("s/1"), CountKind::BusyNanos), &seconds(1)),
+        run(Subject::Count(service("s/2"), CountKind::BusyNanos), &seconds(3)),
+    ];
+    runs[1].points.iter_mut().for_each(|point| point.1 = 20_000);
+    let expected_sources = vec!["cpu".to_string()];
+    NodeSeries { threads: Some(4), expected_sources, runs, ..NodeSeries::default() }
+}
+
+/// Energy by service (the name of its workload) and purpose.
+fn of_services(cell: &Cell) -> BTreeMap<(String, Purpose), u64> {
+    let mut sums: BTreeMap<(String, Purpose), u64> = BTreeMap::new();
+    for (key, energy) in &cell.entries {
+        if let Account::Service(service) = &key.account {
+            *sums.entry((service.workload.clone().expect("named"), key.purpose)).or_default() += energy;
+        }
+    }
+    sums
+}
+
+#[test]
+fn a_part_has_its_own_energy_and_the_rest_of_the_whole_is_shared_by_the_services_of_all_parts() {
+    let cell = settle(&server_with_parts(), window(0, 3 * SECOND));
+    let mut expected = BTreeMap::new();
+    for (name, own, share) in [("s/1", 45_000_000, 1), ("s/2", 15_000_000, 3)] {
+        // A third of 90 J is the server's own process; of 60 J of base an eighth is reserved.
+        expected.insert((name.to_string(), Purpose::Dynamic), own + 30_000_000 * share / 4);
+        expected.insert((name.to_string(), Purpose::Base), 7_500_000 * share / 4);
+    }
+    assert_eq!(of_services(&cell), expected);
+    for (service, used) in &cell.services {
+        let cpu = if service.workload.as_deref() == Some("s/1") { 3 * (300 + 50) } else { 3 * (100 + 150) };
+        assert_eq!(used.cpu_nanos, cpu, "{service:?}");
+        let time = (used.resident_nanos, used.counted_nanos, used.executing_nanos);
+        assert_eq!(time, (3_000_000_000, 3_000_000_000, 3_000_000_000), "once, not once for each workload");
+    }
+    assert!(cell.workloads.is_empty());
+}
+
+#[test]
+fn a_part_whose_model_is_loaded_and_never_asked_keeps_its_idle() {
+    let mut node = server_with_parts();
+    node.runs.last_mut().expect("counts of the second").points.iter_mut().for_each(|point| point.1 = 0);
+    let energy = of_services(&settle(&node, window(0, 3 * SECOND)));
+    let of = |name: &str, purpose| energy.get(&(name.to_string(), purpose)).copied();
+    assert_eq!(of("s/1", Purpose::Dynamic), Some(45_000_000 + 30_000_000));
+    assert_eq!((of("s/2", Purpose::Dynamic), of("s/2", Purpose::DedicatedIdle)), (None, Some(15_000_000)));
+}
+
+#[test]
+fn a_part_that_nobody_counts_for_is_used_by_whoever_uses_the_whole() {
+    let mut node = server_with_parts();
+    node.runs.pop();
+    let energy = of_services(&settle(&node, window(0, 3 * SECOND)));
+    let expected = [(Purpose::Base, 7_500_000), (Purpose::Dynamic, 90_000_000)];
+    assert_eq!(energy, expected.map(|(purpose, energy)| (("s/1".to_string(), purpose), energy)).into());
+    // Counts that tell no version apart belong to the server itself, and its parts are used for them.
+    node.runs.pop();
+    node.runs.push(run(Subject::Count(service("s"), CountKind::BusyNanos), &[(0, 0), (3 * SECOND, 9)]));
+    let cell = settle(&node, window(0, 3 * SECOND));
+    let expected = [(Purpose::Base, 7_500_000), (Purpose::Dynamic, 90_000_000)];
+    assert_eq!(of_services(&cell), expected.map(|(purpose, energy)| (("s".to_string(), purpose), energy)).into());
+    assert_eq!(cell.services.values().map(|used| used.resident_nanos).collect::<Vec<_>>(), [3_000_000_000]);
+    // Nobody counts for the whole either: each is a workload of its own.
+    node.runs.pop();
+    let cell = settle(&node, window(0, 3 * SECOND));
+    assert_eq!((of_services(&cell).len(), cell.workloads.len()), (0, 3));
 }
 
 #[test]

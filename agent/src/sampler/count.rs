@@ -1,0 +1,86 @@
+//! Counts: which series a service's counts go to, and from where they are known.
+
+use super::{Baseline, STALE, Sampler};
+use crate::inference::{CountSample, ProcessId};
+use joulebook_units::{BootNanos, Point, Service, Subject};
+
+impl Sampler {
+    /// Takes the counts of a service.
+    pub(super) fn count(&mut self, sample: CountSample) {
+        let service = sample.service;
+        let whole = self.workload_ids.get(&service.target).cloned();
+        let part = whole.clone().zip(sample.part).and_then(|part| self.part_ids.get(&part).cloned());
+        let workload = service.workload.clone().or(part).or(whole);
+        let epoch = sample.process.map_or(0, epoch_of);
+        for (kind, counted) in sample.counts {
+            let described = Service { workload: workload.clone(), ..service.clone() };
+            let series = self.book.series(&Subject::Count(described, kind));
+            let shown = sample.shown.get(&kind).copied();
+            let key = (service.clone(), kind);
+            let before = self.count_points.get(&key).copied();
+            let point = if let Some(base) = self.bases.get(&series).copied() {
+                let point = Point { at: sample.at, value: base.saturating_add(counted) };
+                match before {
+                    // What was counted while another workload did the work is in that one's series.
+                    Some((other, last)) if other != series => {
+                        let from = Point { at: last.at, value: base.saturating_add(last.value) };
+                        self.book.start(series, Some(from), point);
+                    }
+                    _ => self.book.extend(series, point),
+                }
+                point
+            } else {
+                self.begin_count(
+                    series,
+                    sample.at,
+                    counted,
+                    (shown, epoch),
+                    before.map(|(_, last)| last).or(sample.origin.map(|at| Point { at, value: 0 })),
+                )
+            };
+            // A later run of the agent goes on from one series only.
+            if let Some((other, _)) = before.filter(|(other, _)| *other != series) {
+                self.baselines.remove(&other);
+            }
+            self.count_points.insert(key, (series, Point { at: sample.at, value: counted }));
+            let (at, value) = (point.at, point.value);
+            self.baselines.insert(series, Baseline { series, raw: shown.unwrap_or(STALE), value, at, epoch });
+        }
+    }
+
+    /// Begins the series of a count: from the instant and sum (`known`) at which it is known, or bridging the time in
+    /// which no agent ran if the same process counts on.
+    fn begin_count(
+        &mut self,
+        series: u32,
+        at: BootNanos,
+        counted: u64,
+        (shown, epoch): (Option<u64>, u64),
+        known: Option<Point>,
+    ) -> Point {
+        let recovered = self.recovered.get(&series).copied();
+        let bridged = recovered
+            .filter(|baseline| baseline.epoch == epoch && epoch != 0 && baseline.epoch != STALE && known.is_none())
+            .and_then(|baseline| Some((baseline, shown?.checked_sub(baseline.raw)?)));
+        let (base, from) = match bridged {
+            Some((baseline, missed)) => {
+                let base = baseline.value.saturating_add(missed).saturating_sub(counted);
+                (base, Some(Point { at: baseline.at, value: baseline.value }))
+            }
+            None => {
+                let base = recovered.map_or(0, |baseline| baseline.value);
+                (base, known.map(|known| Point { at: known.at, value: base.saturating_add(known.value) }))
+            }
+        };
+        self.bases.insert(series, base);
+        let point = Point { at, value: base.saturating_add(counted) };
+        self.book.start(series, from, point);
+        point
+    }
+}
+
+/// A number that tells processes apart; never 0 and never [`STALE`].
+fn epoch_of(process: ProcessId) -> u64 {
+    let pid = u64::from(process.pid.unsigned_abs());
+    (process.start_ticks.wrapping_mul(4_194_304).wrapping_add(pid)).clamp(1, STALE - 1)
+}
