@@ -132,6 +132,10 @@ impl Flags {
     pub const RECORDS_LOST: Self = Self(1 << 7);
     /// Energy is unknown for another reason that a gap declares.
     pub const GAP: Self = Self(1 << 8);
+    /// No idle power of an accelerator in use is known: its base energy is taken from its utilisation.
+    pub const IDLE_RATIO: Self = Self(1 << 9);
+    /// An energy counter and the integral of the power beside it differ by more than 10 % over a minute.
+    pub const DISPUTED: Self = Self(1 << 10);
 
     /// Sets the bits of `other`.
     pub fn insert(&mut self, other: Self) {

@@ -4,9 +4,9 @@ use alloc::{format, vec};
 use joulebook_units::{CpuTimeMethod, IdleOrigin, VersionSource};
 use proptest::prelude::*;
 
-const SECOND: i64 = 1_000_000_000;
+pub(super) const SECOND: i64 = 1_000_000_000;
 
-fn source(id: &str, component: Component) -> Source {
+pub(super) fn source(id: &str, component: Component) -> Source {
     Source {
         id: id.to_string(),
         component,
@@ -22,7 +22,7 @@ fn source(id: &str, component: Component) -> Source {
     }
 }
 
-fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
+pub(super) fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
     Workload {
         id: id.to_string(),
         kind,
@@ -37,7 +37,7 @@ fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
     }
 }
 
-fn service(workload: &str) -> Service {
+pub(super) fn service(workload: &str) -> Service {
     Service {
         model: Some("tiny".to_string()),
         version: Some(workload.to_string()),
@@ -51,11 +51,11 @@ fn service(workload: &str) -> Service {
     }
 }
 
-fn run(subject: Subject, points: &[(i64, u64)]) -> Run {
+pub(super) fn run(subject: Subject, points: &[(i64, u64)]) -> Run {
     Run { subject: Arc::new(subject), points: points.iter().map(|(at, value)| (UnixNanos(*at), *value)).collect() }
 }
 
-fn window(start: i64, end: i64) -> Window {
+pub(super) fn window(start: i64, end: i64) -> Window {
     Window::new(UnixNanos(start), UnixNanos(end)).expect("ordered")
 }
 
@@ -77,6 +77,7 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
     NodeSeries {
         threads: Some(4),
         memory_bytes: Some(1 << 34),
+        device_memory_bytes: BTreeMap::new(),
         expected_sources: vec!["cpu".to_string(), "dram".to_string()],
         runs: vec![
             run(Subject::Energy(source("cpu", Component::Cpu)), &energy),
