@@ -39,6 +39,7 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
                 unit: unit.to_owned(),
                 source,
                 microjoules: None,
+                simulated: node.simulated,
             };
             let sources: Vec<&str> = node.cell.sources.keys().map(|source| source.id.as_str()).collect();
             let mut energy =
@@ -82,6 +83,7 @@ fn sums(totals: &VersionTotals, answer: &SciAnswer) -> Vec<Term> {
         unit: unit.to_owned(),
         source: source.to_owned(),
         microjoules: None,
+        simulated: answer.simulated,
     };
     let sci = answer.sci.clone().unwrap_or_default();
     let r = answer.r.clone().unwrap_or_default();
@@ -145,6 +147,7 @@ fn balance(name: &str, node: &NodeTotals) -> NodeBalance {
         overcount_microjoules: node.cell.overcount_microjoules,
         accounts: accounts.into_values().collect(),
         residual_microjoules: i64::try_from(residual).unwrap_or(i64::MAX),
+        simulated: node.simulated,
         source_microjoules: sources.map(|(key, used)| (key.id.clone(), Microjoules(used.microjoules).0)).collect(),
     }
 }

@@ -207,8 +207,7 @@ fn stranger(id: &str) -> Workload {
 fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holder<'_>>, cell: &mut Cell) {
     const PART: Component = Component::Accelerator;
     let listed = at(&device.listed.covered, piece);
-    let residents: Vec<&Holder<'_>> =
-        device.resident(piece).filter_map(|(id, _)| holders.get(id.as_str())).collect();
+    let residents: Vec<&Holder<'_>> = device.resident(piece).filter_map(|(id, _)| holders.get(id.as_str())).collect();
     if listed > 0 {
         let (held, capacity) = device.holding(piece);
         let reserved = by_reservation(listed, &held, capacity).parts;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cell::SourceUse;
 use alloc::string::ToString;
 use alloc::{format, vec};
 use joulebook_units::{CpuTimeMethod, IdleOrigin, VersionSource};
@@ -119,11 +120,15 @@ proptest! {
 #[test]
 fn energy_that_no_reading_covers_is_not_covered_and_not_zero() {
     let mut cell = settle(&node(&[(2 * SECOND, 100, 1)]), window(0, 10 * SECOND));
-    cell.set_expected(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)), Some(4));
+    cell.set_expected(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)), Some(4), 2);
     assert_eq!((cell.expected_nanos, cell.capacity_core_nanos), (10_000_000_000, 40_000_000_000));
+    assert_eq!(cell.capacity_device_nanos, 0, "accelerators that are not metered");
+    cell.sources.insert(source_key(&source("gpu", Component::Accelerator)), SourceUse::default());
+    cell.set_expected(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)), Some(4), 2);
+    assert_eq!(cell.capacity_device_nanos, 20_000_000_000);
     assert_eq!(cell.covered_nanos, 2_000_000_000);
     let mut nothing = settle(&NodeSeries::default(), window(0, 10 * SECOND));
-    nothing.set_expected(window(0, 10 * SECOND), None, None);
+    nothing.set_expected(window(0, 10 * SECOND), None, None, 0);
     assert!(nothing.sources.is_empty() && nothing.entries.is_empty());
     assert_eq!(nothing.expected_nanos, 0);
 }

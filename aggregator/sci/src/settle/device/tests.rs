@@ -155,7 +155,11 @@ fn a_second_is_cut_where_somebody_comes_or_goes() {
 fn a_device_with_nobody_on_it_is_idle_capacity() {
     let cell = settle(&node(40, 5), window(0, 5 * SECOND));
     assert!(close(pool_idle(&cell), 200.0));
-    assert_eq!(cell.total_microjoules() - cell.component_microjoules(), 12_765_955, "and its share of the supply's loss");
+    assert_eq!(
+        cell.total_microjoules() - cell.component_microjoules(),
+        12_765_955,
+        "and its share of the supply's loss"
+    );
     assert!(!settle(&node(40, 5).without_idle_power(), window(0, 5 * SECOND)).flags.contains(Flags::IDLE_RATIO));
 }
 
@@ -167,11 +171,11 @@ fn while_it_is_not_known_who_is_on_it_a_devices_energy_is_nobodys() {
     let listed = [time(None, &[(SECOND * 3 / 2, 0), (4 * SECOND, 0)])];
     let cell = settle(&node.with(listed).with(user("a", 9, None, 2, 4)), window(0, 4 * SECOND));
     assert!(close(unattributed(&cell), 60.0) && close(pool_idle(&cell), 20.0));
-    assert!(close(joules(&cell, of("a"), Purpose::Base), 64.0) && close(joules(&cell, of("a"), Purpose::Dynamic), 16.0));
-    let nameless = NodeSeries::default().with([run(
-        Subject::Energy(source("gpu", Component::Accelerator)),
-        &steady(JOULE, 4),
-    )]);
+    assert!(
+        close(joules(&cell, of("a"), Purpose::Base), 64.0) && close(joules(&cell, of("a"), Purpose::Dynamic), 16.0)
+    );
+    let nameless =
+        NodeSeries::default().with([run(Subject::Energy(source("gpu", Component::Accelerator)), &steady(JOULE, 4))]);
     assert!(close(unattributed(&settle(&nameless, window(0, 4 * SECOND))), 4.0));
 }
 
@@ -204,7 +208,8 @@ fn without_idle_power_base_is_the_part_of_the_time_in_which_the_device_rests_and
 fn processes_that_could_not_be_identified_are_a_workload_of_their_own() {
     let points = steady(100_000_000, 10);
     let unmapped = [time(Some("unmapped"), &points), memory("unmapped", 24 * GIB, &points)];
-    let cell = settle(&node(132, 10).with(unmapped).with(user("a", 300, Some(24 * GIB), 0, 10)), window(0, 10 * SECOND));
+    let cell =
+        settle(&node(132, 10).with(unmapped).with(user("a", 300, Some(24 * GIB), 0, 10)), window(0, 10 * SECOND));
     assert!(close(joules(&cell, of("unmapped"), Purpose::Base), 160.0));
     assert!(close(joules(&cell, of("unmapped"), Purpose::Dynamic), 250.0));
     let named = |key: &EntryKey| match &key.account {

@@ -1,0 +1,79 @@
+//! Accelerators in answers: whether what a version used of them is known, and what each of them drew.
+
+use super::energy::{Amount, key, row};
+use super::gather::Member;
+use joulebook_proto::query::EnergyRow;
+use joulebook_sci::totals::NodeTotals;
+use joulebook_sci::{Account, Cell, SourceKey, Totals, VersionTotals};
+use joulebook_units::{Component, SourceState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why a version has no accelerator energy where none is metered.
+const NOT_METERED: &str = "no accelerator is metered on the nodes that served it";
+/// Why it has none where nothing told who was on the accelerators.
+const USERS_UNKNOWN: &str = "what ran on the accelerators of the nodes that served it is not known";
+
+/// Whether a version's accelerator energy is known; why not.
+pub fn known(totals: &Totals, version: &VersionTotals) -> Result<(), &'static str> {
+    let served = totals.nodes.iter().filter(|(name, _)| version.served_on.contains(*name)).map(|(_, node)| &node.cell);
+    let (mut metered, mut energy, mut nobodys) = (false, 0u64, 0u64);
+    for cell in served {
+        metered |= cell.sources.keys().any(is_metered);
+        energy = energy.saturating_add(booked(cell, |_| true));
+        nobodys = nobodys.saturating_add(unattributed(cell));
+    }
+    match (metered, nobodys > 0 && nobodys == energy) {
+        (false, _) => Err(NOT_METERED),
+        (true, true) => Err(USERS_UNKNOWN),
+        (true, false) => Ok(()),
+    }
+}
+
+fn is_metered(source: &SourceKey) -> bool {
+    source.component == Component::Accelerator && !source.contained
+}
+
+/// Energy of accelerators in µJ while it was not known who was on them.
+pub fn unattributed(cell: &Cell) -> u64 {
+    booked(cell, |account| *account == Account::Unattributed)
+}
+
+fn booked(cell: &Cell, account: impl Fn(&Account) -> bool) -> u64 {
+    let mine = cell.entries.iter().filter(|(key, _)| key.component == Component::Accelerator && account(&key.account));
+    mine.fold(0, |sum, (_, energy)| sum.saturating_add(*energy))
+}
+
+/// Accelerators of a node that no source belongs to, by model.
+pub fn without_source(member: &Member) -> impl Iterator<Item = &str> {
+    let inventory = &member.record.inventory;
+    let belongs = |state: &SourceState, device: &Option<String>| {
+        state.source.component == Component::Accelerator && state.source.device == *device
+    };
+    let bare = move |device: &Option<String>| !inventory.sources.iter().any(|state| belongs(state, device));
+    inventory.hardware.accelerators.iter().filter(move |one| bare(&one.device)).map(|one| one.model.as_str())
+}
+
+/// Rows of the accelerators' sources.
+pub fn rows(nodes: &BTreeMap<String, NodeTotals>, members: &[Member]) -> Vec<EnergyRow> {
+    let mut rows = Vec::new();
+    for (name, node) in nodes {
+        let member = members.iter().find(|member| member.record.inventory.node.as_str() == name);
+        for (source, used) in node.cell.sources.iter().filter(|(key, _)| key.component == Component::Accelerator) {
+            let model = member.and_then(|member| model(member, &source.id)).unwrap_or("unknown");
+            let contained = if source.contained { "yes" } else { "" };
+            let columns = [("node", name.as_str()), ("source", &source.id), ("model", model), ("contained", contained)];
+            let amount = Amount::of_node(node, used.microjoules);
+            rows.push(row(key(&columns), amount, BTreeMap::new(), &BTreeSet::from([source.method])));
+        }
+    }
+    rows
+}
+
+/// Model of the accelerator that a source meters, as the node's inventory has it.
+fn model<'a>(member: &'a Member, source: &str) -> Option<&'a str> {
+    let inventory = &member.record.inventory;
+    let state = inventory.sources.iter().find(|state| state.source.id == source)?;
+    let device = state.source.device.as_ref()?;
+    let found = inventory.hardware.accelerators.iter().find(|one| one.device.as_ref() == Some(device))?;
+    Some(&found.model)
+}
