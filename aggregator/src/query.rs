@@ -4,6 +4,7 @@
 //! moment; the same rows give the same answer.
 
 mod accelerator;
+mod amount;
 mod answer;
 mod energy;
 mod explain;

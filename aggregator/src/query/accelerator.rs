@@ -1,6 +1,7 @@
 //! Accelerators in answers: whether what a version used of them is known, and what each of them drew.
 
-use super::energy::{Amount, key, row};
+use super::amount::Amount;
+use super::energy::{key, row};
 use super::gather::Member;
 use joulebook_proto::query::EnergyRow;
 use joulebook_sci::totals::NodeTotals;

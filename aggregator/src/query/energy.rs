@@ -1,6 +1,7 @@
 //! Energy row by row. Rows of a question add up to the energy of the nodes exactly.
 
 use super::accelerator;
+use super::amount::Amount;
 use super::gather::Gathered;
 use super::question::{Question, version_name};
 use super::{Computed, QueryError};
@@ -51,42 +52,6 @@ pub fn rows(
         simulated: nodes.values().any(|node| node.simulated),
         simulated_microjoules: total.simulated_microjoules,
     })
-}
-
-/// Energy, and how much of it is simulated hardware's.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Amount {
-    microjoules: u64,
-    simulated_microjoules: u64,
-    simulated: bool,
-}
-
-impl Amount {
-    /// Energy of one node.
-    pub(super) fn of_node(node: &NodeTotals, microjoules: u64) -> Self {
-        let simulated = node.simulated;
-        Self { microjoules, simulated_microjoules: if simulated { microjoules } else { 0 }, simulated }
-    }
-
-    /// Energy of a model version of which a part is simulated.
-    fn of_version(microjoules: u64, simulated_microjoules: u64) -> Self {
-        Self { microjoules, simulated_microjoules, simulated: simulated_microjoules > 0 }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.microjoules = self.microjoules.saturating_add(other.microjoules);
-        self.simulated_microjoules = self.simulated_microjoules.saturating_add(other.simulated_microjoules);
-        self.simulated |= other.simulated_microjoules > 0;
-    }
-}
-
-impl FromIterator<Self> for Amount {
-    fn from_iter<I: IntoIterator<Item = Self>>(parts: I) -> Self {
-        parts.into_iter().fold(Self::default(), |mut sum, part| {
-            sum.add(part);
-            sum
-        })
-    }
 }
 
 /// Part of the expected time in which energy is known; `None` where none is expected.
@@ -194,17 +159,18 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
         }
         rows.push(row);
     }
-    let accounts: [(&str, fn(&Ledger) -> u64); 4] = [
-        ("other workloads", |ledger| ledger.workloads),
-        ("system", |ledger| ledger.system),
-        ("unallocated idle", |ledger| ledger.unallocated_idle),
-        ("unattributed", |ledger| ledger.unattributed),
+    let left = |part: fn(&Ledger) -> u64| -> Amount {
+        totals.nodes.values().map(|node| Amount::of_node(node, part(&node.ledger))).collect()
+    };
+    let rest = [
+        ("other workloads", left(|ledger| ledger.workloads)),
+        ("system", left(|ledger| ledger.system)),
+        ("unallocated idle", left(|ledger| ledger.unallocated_idle)),
+        ("unattributed", left(|ledger| ledger.unattributed)),
+        ("model versions outside the level", outside),
+        ("other model versions", others),
     ];
-    let ledger = accounts.into_iter().map(|(name, part)| {
-        (name, totals.nodes.values().map(|node| Amount::of_node(node, part(&node.ledger))).collect())
-    });
-    let rest = ledger.chain([("model versions outside the level", outside), ("other model versions", others)]);
-    for (name, amount) in rest.filter(|(_, amount): &(&str, Amount)| amount.microjoules > 0) {
+    for (name, amount) in rest.into_iter().filter(|(_, amount)| amount.microjoules > 0) {
         let mut row = row(key(&[("account", name), ("model", ""), ("version", "")]), amount, BTreeMap::new(), &all);
         row.per_unit_null_reason = question.unit.map(|_| "not a model version".to_owned());
         rows.push(row);

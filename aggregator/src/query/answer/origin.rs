@@ -157,7 +157,8 @@ impl Context<'_> {
 }
 
 pub(super) fn hardware(parts: &Parts<'_>, missing: &mut Missing) -> Vec<wire::HardwareUse> {
-    let mut found: BTreeMap<(Component, Option<&String>, Option<&String>, Option<u64>), f64> = BTreeMap::new();
+    type Kind<'a> = (Component, Option<&'a String>, Option<&'a String>, Option<u64>);
+    let mut found: BTreeMap<Kind<'_>, f64> = BTreeMap::new();
     for hardware in parts.members.iter().map(|member| &member.record.inventory.hardware) {
         *found.entry((Component::Cpu, hardware.cpu_model.as_ref(), None, None)).or_default() +=
             f64::from(hardware.sockets.unwrap_or(1));
