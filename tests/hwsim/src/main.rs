@@ -61,6 +61,15 @@ fn play(node: &mut Node, scenario: &mut Scenario) -> Result<()> {
     Ok(())
 }
 
+/// What happens at each tick of the program.
+fn tick(node: &mut Node, scenario: &mut Scenario) -> Result<()> {
+    play(node, scenario)?;
+    if !node.is_manual() {
+        node.publish()?;
+    }
+    Ok(())
+}
+
 async fn run(arguments: Arguments) -> Result<()> {
     let profile = Profile::read(&arguments.profile)?;
     let mut scenario = match &arguments.scenario {
@@ -92,17 +101,16 @@ async fn run(arguments: Arguments) -> Result<()> {
     });
     let node = Arc::new(Mutex::new(node));
     tokio::spawn(control::serve(listener, node.clone()));
-    tokio::spawn(front::serve(metrics, node.clone()));
+    tokio::spawn(front::serve(metrics, node.clone(), None));
+    let mut fronts = front::Fronts::default();
+    fronts.follow(&node).context("serving a workload's own page")?;
     writeln!(std::io::stdout(), "{ready}")?;
     let mut ticks = tokio::time::interval(Duration::from_millis(arguments.tick_ms));
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);
-                play(&mut node, &mut scenario)?;
-                if !node.is_manual() {
-                    node.publish()?;
-                }
+                tick(&mut node.lock().unwrap_or_else(PoisonError::into_inner), &mut scenario)?;
+                fronts.follow(&node).context("serving a workload's own page")?;
             }
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
