@@ -175,7 +175,7 @@ async fn tables_name_units_and_show_what_is_unknown() {
     assert!(out.contains("L3/L0 = 1.56") && out.contains("accelerator"), "{out}");
     let (_, out, _) = tool(&url, "energy --by workload").await;
     assert!(out.contains("1.500001") && out.contains("unknown"), "{out}");
-    assert!(out.contains("accelerator (J)") && out.contains("3.000000"), "{out}");
+    assert!(out.contains("accelerator (J)") && out.contains(" 3 "), "{out}");
     assert!(!out.contains("CPU time"), "no row has any: {out}");
 }
 

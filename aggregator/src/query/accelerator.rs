@@ -54,15 +54,15 @@ pub fn without_source(member: &Member) -> impl Iterator<Item = &str> {
     inventory.hardware.accelerators.iter().filter(move |one| bare(&one.device)).map(|one| one.model.as_str())
 }
 
-/// Rows of the accelerators' sources.
+/// One row an accelerator. Sources that another one contains are rows of the sources only.
 pub fn rows(nodes: &BTreeMap<String, NodeTotals>, members: &[Member]) -> Vec<EnergyRow> {
     let mut rows = Vec::new();
     for (name, node) in nodes {
         let member = members.iter().find(|member| member.record.inventory.node.as_str() == name);
-        for (source, used) in node.cell.sources.iter().filter(|(key, _)| key.component == Component::Accelerator) {
-            let model = member.and_then(|member| model(member, &source.id)).unwrap_or("unknown");
-            let contained = if source.contained { "yes" } else { "" };
-            let columns = [("node", name.as_str()), ("source", &source.id), ("model", model), ("contained", contained)];
+        for (source, used) in node.cell.sources.iter().filter(|(key, _)| is_metered(key)) {
+            let device = member.and_then(|member| device(member, &source.id));
+            let model = member.zip(device).and_then(|(member, device)| model(member, device)).unwrap_or("unknown");
+            let columns = [("node", name.as_str()), ("gpu", device.unwrap_or(&source.id)), ("model", model)];
             let amount = Amount::of_node(node, used.microjoules);
             rows.push(row(key(&columns), amount, BTreeMap::new(), &BTreeSet::from([source.method])));
         }
@@ -70,11 +70,14 @@ pub fn rows(nodes: &BTreeMap<String, NodeTotals>, members: &[Member]) -> Vec<Ene
     rows
 }
 
-/// Model of the accelerator that a source meters, as the node's inventory has it.
-fn model<'a>(member: &'a Member, source: &str) -> Option<&'a str> {
-    let inventory = &member.record.inventory;
-    let state = inventory.sources.iter().find(|state| state.source.id == source)?;
-    let device = state.source.device.as_ref()?;
-    let found = inventory.hardware.accelerators.iter().find(|one| one.device.as_ref() == Some(device))?;
-    Some(&found.model)
+/// Identity of the accelerator that a source meters, as the node's inventory has it.
+fn device<'a>(member: &'a Member, source: &str) -> Option<&'a str> {
+    let state = member.record.inventory.sources.iter().find(|state| state.source.id == source)?;
+    state.source.device.as_deref()
+}
+
+/// Model of an accelerator.
+fn model<'a>(member: &'a Member, device: &str) -> Option<&'a str> {
+    let mut accelerators = member.record.inventory.hardware.accelerators.iter();
+    accelerators.find(|one| one.device.as_deref() == Some(device)).map(|one| one.model.as_str())
 }

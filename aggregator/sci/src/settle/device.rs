@@ -6,7 +6,7 @@
 use super::{Holder, Joined, NodeSeries, Run, at, entry, is_component};
 use crate::attribution::{SharedDevice, active_and_idle, among_services, by_reservation, shared_device};
 use crate::cell::{Account, Cell, Flags, Purpose};
-use crate::spread::{Grid, Held, Spread};
+use crate::spread::{At, Grid, Held, Spread};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -35,7 +35,28 @@ pub(super) struct Device {
 /// A source of the device's energy.
 struct Meter {
     energy: Spread,
-    idle: Held,
+    idle: Idle,
+}
+
+/// Idle power in mW. A held series is told now and then: before its first and after its last point nearby, those count.
+struct Idle {
+    held: Held,
+    points: Vec<At>,
+}
+
+impl Idle {
+    fn new(grid: &Grid, runs: &[&Run]) -> Self {
+        let mut points: Vec<At> = runs.iter().flat_map(|run| run.points.iter().copied()).collect();
+        points.sort_unstable();
+        Self { held: held(grid, runs), points }
+    }
+
+    /// Idle power in a piece; `None` if none is known nearby.
+    fn power(&self, piece: usize, window: Window) -> Option<Milliwatts> {
+        let later = self.points.partition_point(|(at, _)| *at <= window.start());
+        let nearest = || later.checked_sub(1).and_then(|last| self.points.get(last)).or(self.points.first());
+        self.held.mean(piece).or_else(|| nearest().map(|(_, power)| *power)).map(Milliwatts)
+    }
 }
 
 /// A workload on the device.
@@ -93,7 +114,7 @@ impl Device {
         let grid = grid.cut(&edges);
         let meter = |(source, energy): (&&str, &Vec<&Run>)| Meter {
             energy: spread(&grid, energy),
-            idle: held(&grid, idle.get(*source).map_or(&[], Vec::as_slice)),
+            idle: Idle::new(&grid, idle.get(*source).map_or(&[], Vec::as_slice)),
         };
         let user = |(workload, user): (&&str, &Use<'_>)| {
             (workload.to_string(), User { time: spread(&grid, &user.time), memory: held(&grid, &user.memory) })
@@ -141,7 +162,7 @@ impl Device {
     /// since no idle power is known.
     fn share(&self, meter: &Meter, piece: usize) -> (SharedDevice, bool) {
         let (energy, nanos) = (at(&meter.energy.amounts, piece), at(&meter.energy.covered, piece));
-        let known = meter.idle.mean(piece).map(Milliwatts);
+        let known = self.grid.slots().get(piece).and_then(|window| meter.idle.power(piece, *window));
         let idle = known.unwrap_or_else(|| {
             let milliwatts = u128::from(energy) * 1_000_000 / u128::from(nanos.max(1));
             let power = Milliwatts(u64::try_from(milliwatts).unwrap_or(u64::MAX));

@@ -5,7 +5,12 @@ use super::super::quantity::{UNKNOWN, exact_joules, number, percent};
 use super::super::simulated::{mark, share};
 use super::sheet;
 use joulebook_proto::query::{EnergyRow, GetEnergyResponse};
+use joulebook_units::Microjoules;
 
+/// Key column of nodes.
+const NODE: &str = "node";
+/// Column of the mark.
+const SIMULATED: &str = "simulated";
 /// What stands where a column does not apply to a row.
 const NONE: &str = "–";
 
@@ -20,7 +25,10 @@ const COLUMNS: [Column; 5] = [
     Column {
         name: "accelerator (J)",
         shown: |row| row.component_microjoules.contains_key("accelerator"),
-        cell: |row| row.component_microjoules.get("accelerator").map_or(NONE.to_owned(), |own| exact_joules(*own)),
+        cell: |row| {
+            let own = row.component_microjoules.get("accelerator").copied();
+            own.map_or(NONE.to_owned(), |own| number(Some(Microjoules(own).to_joules().0)))
+        },
     },
     Column {
         name: "CPU time (s)",
@@ -37,7 +45,7 @@ const COLUMNS: [Column; 5] = [
         },
     },
     Column {
-        name: "simulated",
+        name: SIMULATED,
         shown: |row| row.simulated,
         cell: |row| match (row.simulated, share(row.simulated_microjoules, row.microjoules)) {
             (false, _) => String::new(),
@@ -50,15 +58,21 @@ const COLUMNS: [Column; 5] = [
 /// One row a row, and their sum.
 pub(crate) fn energy_rows(answer: &GetEnergyResponse) -> String {
     let keys = key_names(answer);
+    // Where rows name nodes, these are marked; else the mark has a column.
+    let marks_nodes = keys.iter().any(|name| name == NODE);
     let columns = COLUMNS.iter().filter(|column| answer.rows.iter().any(|row| (column.shown)(row)));
-    let columns: Vec<&Column> = columns.collect();
+    let columns: Vec<&Column> = columns.filter(|column| !(marks_nodes && column.name == SIMULATED)).collect();
     let mut header = keys.clone();
     header.extend(["energy (J)", "share"].map(str::to_owned));
     header.extend(columns.iter().map(|column| column.name.to_owned()));
     let mut table = sheet(header);
     for row in &answer.rows {
-        let part = |name: &String| row.key.iter().find(|part| part.name == *name).map(|part| part.value.clone());
-        let mut cells: Vec<String> = keys.iter().map(|name| part(name).unwrap_or_default()).collect();
+        let own = |name: &String| {
+            let part =
+                row.key.iter().find(|part| part.name == *name).map(|part| part.value.clone()).unwrap_or_default();
+            if name == NODE { part + &mark(row.simulated, None) } else { part }
+        };
+        let mut cells: Vec<String> = keys.iter().map(own).collect();
         #[allow(clippy::cast_precision_loss, reason = "a percentage for reading")]
         let of_all = row.microjoules.map(|own| own as f64 / answer.total_microjoules.max(1) as f64);
         cells.push(row.microjoules.map_or_else(|| UNKNOWN.to_owned(), exact_joules));

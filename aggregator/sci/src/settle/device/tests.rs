@@ -205,6 +205,17 @@ fn without_idle_power_base_is_the_part_of_the_time_in_which_the_device_rests_and
 }
 
 #[test]
+fn idle_power_that_is_told_now_and_then_holds_around_its_points() {
+    let mut node = node(132, 10).without_idle_power().with(user("a", 300, Some(GIB), 0, 10));
+    let told = Subject::IdlePower { source: format!("nvml/{GPU}"), origin: IdleOrigin::Learned };
+    node.runs.push(run(told, &[(3 * SECOND, 30_000), (6 * SECOND, 40_000)]));
+    let cell = settle(&node, window(0, 10 * SECOND));
+    // 30 W up to its first point, 40 W after it: the value of a point holds since the point before.
+    assert!(close(joules(&cell, of("a"), Purpose::Base), 3.0 * 30.0 + 7.0 * 40.0));
+    assert!(!cell.flags.contains(Flags::IDLE_RATIO));
+}
+
+#[test]
 fn processes_that_could_not_be_identified_are_a_workload_of_their_own() {
     let points = steady(100_000_000, 10);
     let unmapped = [time(Some("unmapped"), &points), memory("unmapped", 24 * GIB, &points)];
