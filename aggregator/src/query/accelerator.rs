@@ -81,3 +81,40 @@ fn model<'a>(member: &'a Member, device: &str) -> Option<&'a str> {
     let mut accelerators = member.record.inventory.hardware.accelerators.iter();
     accelerators.find(|one| one.device.as_deref() == Some(device)).map(|one| one.model.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use joulebook_sci::{EntryKey, IdlePolicy, Level, Purpose};
+    use joulebook_units::Method;
+
+    /// What is known of the accelerators of the only node that served a version, given its energy by account.
+    fn asked(contained: bool, entries: &[(Account, u64)]) -> Result<(), &'static str> {
+        let source = SourceKey {
+            id: "nvml/GPU-0".to_owned(),
+            component: Component::Accelerator,
+            method: Method::Counter,
+            collector: "nvml".to_owned(),
+            uncertainty_permille: 50,
+            contained,
+        };
+        let mut totals = Totals::new(Level::Facility, IdlePolicy::Unallocated);
+        let node = totals.nodes.entry("served".to_owned()).or_default();
+        node.cell.sources.entry(source).or_default();
+        for (account, energy) in entries {
+            let (account, component, purpose) = (account.clone(), Component::Accelerator, Purpose::Dynamic);
+            node.cell.add(EntryKey { account, component, purpose }, *energy);
+        }
+        // A node that was only charged for it does not make its energy known.
+        totals.nodes.entry("idle".to_owned()).or_default();
+        known(&totals, &VersionTotals { served_on: ["served".to_owned()].into(), ..VersionTotals::default() })
+    }
+
+    #[test]
+    fn accelerator_energy_is_known_where_it_is_metered_and_somebody_can_be_named() {
+        assert_eq!(asked(true, &[]), Err(NOT_METERED), "what another source contains is no meter of its own");
+        assert_eq!(asked(false, &[(Account::Unattributed, 7)]), Err(USERS_UNKNOWN));
+        assert_eq!(asked(false, &[(Account::Unattributed, 7), (Account::PoolIdle, 1)]), Ok(()));
+        assert_eq!(asked(false, &[]), Ok(()), "a device that drew nothing");
+    }
+}

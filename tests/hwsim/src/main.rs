@@ -6,6 +6,7 @@ use joulebook_hwsim::control::{self, Scenario};
 use joulebook_hwsim::node::{Node, Options};
 use joulebook_hwsim::profile::Profile;
 use joulebook_hwsim::{front, gpu};
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -80,7 +81,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
     };
     scenario.at.sort_by_key(|timed| timed.ms);
-    let options = Options { manual: arguments.clock == Clock::Manual, seed: arguments.seed, ..Options::default() };
+    let manual = arguments.clock == Clock::Manual;
+    // Processes start on the clock that programs beside the simulator read.
+    let booted = if manual { Duration::ZERO } else { clock_gettime(ClockId::CLOCK_BOOTTIME)?.into() };
+    let booted_ns = u64::try_from(booted.as_nanos())?;
+    let options = Options { manual, seed: arguments.seed, booted_ns, ..Options::default() };
     let mut node = Node::new(profile, &arguments.root, options)?;
     let library = arguments.nvml.or_else(gpu::built_library).filter(|_| node.has_nvml());
     let nvml = library.map(|library| gpu::install(&library, &arguments.root)).transpose()?;

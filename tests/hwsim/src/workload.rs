@@ -4,6 +4,7 @@
 //! padded with zeros in front, so that every file keeps its length and is set by one `pwrite`.
 
 use crate::error::{Result, SimError, at};
+use crate::profile::Cpu;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -113,6 +114,7 @@ pub struct Table {
     /// CPU time of everything that ran, in ns, up to `at_ns`.
     busy_ns: u64,
     at_ns: u64,
+    booted_ns: u64,
     stat: File,
 }
 
@@ -128,11 +130,13 @@ fn put(file: &File, path: &Path, text: &str) -> Result<()> {
 }
 
 impl Table {
-    /// Views below `root` of a machine without workloads.
-    pub fn new(root: &Path, vendor: &str, model: &str, sockets: u32, cores: u32) -> Result<Self> {
+    /// Views below `root` of a machine without workloads, whose packages have so many cores and whose boot clock shows
+    /// `booted_ns` at simulated 0.
+    pub fn new(root: &Path, cpu: &Cpu, cores: u32, booted_ns: u64) -> Result<Self> {
+        let Cpu { vendor, model, sockets, .. } = cpu;
         let (procfs, cgroup) = (root.join("proc"), root.join("sys/fs/cgroup"));
         let stat = create(&procfs.join("stat"))?;
-        let threads = sockets * cores;
+        let threads = *sockets * cores;
         let mut cpuinfo = String::new();
         for thread in 0..threads {
             let socket = thread / cores.max(1);
@@ -153,6 +157,7 @@ impl Table {
             groups: BTreeMap::new(),
             busy_ns: 0,
             at_ns: 0,
+            booted_ns,
             stat,
         };
         table.show_listeners()?;
@@ -311,7 +316,8 @@ impl Table {
         for running in self.running.values() {
             let Some(file) = &running.stat else { continue };
             let Workload { pid, name, memory_bytes, .. } = &running.workload;
-            let (ticks, start) = (running.process_ns / TICK_NANOS, running.begin_ns / TICK_NANOS);
+            let start = self.booted_ns.saturating_add(running.begin_ns) / TICK_NANOS;
+            let ticks = running.process_ns / TICK_NANOS;
             let (virtual_bytes, pages) = (memory_bytes, memory_bytes / 4096);
             let line = format!(
                 "{pid} ({name:.15}) S 1 {pid} {pid} 0 -1 4194304 0 0 0 0 {ticks:020} 0 0 0 20 0 1 0 {start:020} \
