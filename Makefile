@@ -26,9 +26,10 @@ build: ## Builds the three programs, optimised.
 	.ci/setup libclang rocksdb
 	$(CARGO) build --release --locked --bins -p joulebook-agent -p joulebook-aggregator -p joulebook
 
-demo: ## Grams per token of two model versions served on this machine. [DEMO_SECONDS=60] [KEEP=1] [DEMO_REGION=… | DEMO_ZONE=…] [DEMO_NEIGHBOUR=1]
+demo: ## Grams per token of two model versions served on this machine, and of two on a simulated node of GPUs. [DEMO_SECONDS=60] [KEEP=1] [DEMO_REGION=… | DEMO_ZONE=…] [DEMO_NEIGHBOUR=1]
 	.ci/setup engine
 	$(MAKE) --no-print-directory build
+	$(CARGO) build --release --locked -p joulebook-hwsim -p joulebook-hwsim-nvml
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
 
 test: lint ## Runs every test that needs no privilege, and the linters before.

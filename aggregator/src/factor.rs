@@ -299,6 +299,8 @@ impl Factors {
             Dataset { name: "International Energy Agency: world mean intensity", version: "2019", licence: "fact" },
             Dataset { name: "Uptime Institute Global Survey: mean PUE", version: "2024", licence: "fact" },
             Dataset { name: "Cloud Carbon Footprint: embodied defaults", version: "ccf-coefficients", licence: "fact" },
+            Dataset { name: "NVIDIA HGX H100: product carbon footprint", version: "summary", licence: "fact" },
+            Dataset { name: "EcoLogits: embodied carbon of a host of 8 GPUs", version: "methodology", licence: "fact" },
         ]
     }
 

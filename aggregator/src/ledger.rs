@@ -160,10 +160,17 @@ fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, 
         // Only energy has declared gaps.
         _ => None,
     };
-    let readable = inventory.sources.iter().filter(|state| state.unavailable.is_none());
+    // What another source contains is not needed to know the energy.
+    let readable =
+        inventory.sources.iter().filter(|state| state.unavailable.is_none() && state.source.contained_in.is_none());
+    let accelerators = &inventory.hardware.accelerators;
     Ok(NodeSeries {
         threads: inventory.hardware.threads,
         memory_bytes: inventory.hardware.memory_bytes,
+        device_memory_bytes: accelerators
+            .iter()
+            .filter_map(|one| Some((one.device.clone()?, one.memory_bytes?)))
+            .collect(),
         expected_sources: readable.map(|state| state.source.id.clone()).collect(),
         runs: runs.into_iter().map(|run| Run { subject: run.subject, points: run.points }).collect(),
         gaps: gaps.into_iter().filter_map(gap).collect(),

@@ -3,6 +3,8 @@
 //! Nothing is stored as an answer. Policy, level and unit are chosen by the question, factors by the configuration of the
 //! moment; the same rows give the same answer.
 
+mod accelerator;
+mod amount;
 mod answer;
 mod energy;
 mod explain;

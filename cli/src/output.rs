@@ -3,4 +3,5 @@
 pub(crate) mod csv;
 pub(crate) mod json;
 pub(crate) mod quantity;
+pub(crate) mod simulated;
 pub(crate) mod table;

@@ -31,7 +31,16 @@ fn filled(level: i32) -> SciAnswer {
         }),
         energy: Some(Energy { total_j: Some(joules), ..Energy::default() }),
         sci: Some(Sci { value: Some(2.5e-5), low: Some(2e-5), high: Some(3e-5), ..Sci::default() }),
-        hardware: vec![HardwareUse { component: "cpu".into(), model: None, count: Some(1.0), driver: None }],
+        hardware: vec![
+            HardwareUse { component: "cpu".into(), count: Some(1.0), ..HardwareUse::default() },
+            HardwareUse {
+                component: "accelerator".into(),
+                model: Some("NVIDIA H100 80GB HBM3".into()),
+                count: Some(8.0),
+                driver: Some("570.86.15".into()),
+                memory_bytes: Some(80 << 30),
+            },
+        ],
         not_available: BTreeMap::from([("energy.accelerator_j".into(), "no metered accelerator".into())]),
         ..SciAnswer::default()
     }
@@ -41,6 +50,8 @@ fn minimal(level: i32) -> SciAnswer {
     let mut answer = SciAnswer {
         sci: Some(Sci { null_reason: Some("no tokens were counted".into()), ..Sci::default() }),
         energy: None,
+        simulated: true,
+        simulated_share: Some(0.25),
         ..filled(level)
     };
     answer.subject = Some(Subject { model: Some("chat".into()), ..Subject::default() });
@@ -66,8 +77,16 @@ impl QueryService for Fake {
             microjoules,
             ..EnergyRow::default()
         };
-        let rows = vec![row("a,\"b\"", Some(1_500_001)), row("dark", None)];
-        Ok(Response::new(GetEnergyResponse { rows, total_microjoules: 1_500_001, ..GetEnergyResponse::default() }))
+        let mut rows = vec![row("a,\"b\"", Some(1_500_001)), row("dark", None), row("gpu-node", Some(4_000_000))];
+        rows[2].component_microjoules.insert("accelerator".into(), 3_000_000);
+        (rows[2].simulated, rows[2].simulated_microjoules) = (true, 1_000_000);
+        Ok(Response::new(GetEnergyResponse {
+            rows,
+            total_microjoules: 5_500_001,
+            simulated: true,
+            simulated_microjoules: 1_000_000,
+            ..GetEnergyResponse::default()
+        }))
     }
 
     async fn explain(&self, _: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
@@ -80,6 +99,7 @@ impl QueryService for Fake {
             node: "n1".into(),
             input_microjoules: 10,
             accounts: vec![account("model", 7), account("system", 3)],
+            simulated: true,
             ..NodeBalance::default()
         };
         let term =
@@ -155,6 +175,26 @@ async fn tables_name_units_and_show_what_is_unknown() {
     assert!(out.contains("L3/L0 = 1.56") && out.contains("accelerator"), "{out}");
     let (_, out, _) = tool(&url, "energy --by workload").await;
     assert!(out.contains("1.500001") && out.contains("unknown"), "{out}");
+    assert!(out.contains("accelerator (J)") && out.contains(" 3 "), "{out}");
+    assert!(!out.contains("CPU time"), "no row has any: {out}");
+}
+
+#[tokio::test]
+async fn what_stands_on_simulated_hardware_is_marked_in_every_form() {
+    let url = aggregator().await;
+    let (_, out, _) = tool(&url, "sci").await;
+    assert!(out.contains("chat@unknown (simulated to 25.0 %)") && !out.contains("chat@v1 (sim"), "{out}");
+    assert!(out.contains("8 × NVIDIA H100 80GB HBM3, 80 GiB, driver 570.86.15"), "{out}");
+    let (_, out, _) = tool(&url, "energy --by workload").await;
+    assert!(out.contains("simulated") && out.contains("total 5.500001 J (simulated to 18.2 %)"), "{out}");
+    let (_, out, _) = tool(&url, "explain --model chat@v1").await;
+    assert!(out.contains("node n1 (simulated)"), "{out}");
+    let (_, out, _) = tool(&url, "sci -o csv").await;
+    let ends: Vec<&str> = out.lines().map(|line| line.rsplit(',').next().unwrap_or_default()).collect();
+    assert_eq!(ends, ["simulated_share", "", "0.25"]);
+    let (_, out, _) = tool(&url, "sci -o json").await;
+    let value: Value = serde_json::from_str(&out).expect("json");
+    assert_eq!(value["answers"][1]["simulated"], true);
 }
 
 #[tokio::test]
@@ -170,8 +210,10 @@ async fn csv_quotes_what_needs_it_and_leaves_the_unknown_empty() {
     let url = aggregator().await;
     let (_, out, _) = tool(&url, "energy --by workload -o csv").await;
     let lines: Vec<&str> = out.split("\r\n").collect();
-    assert_eq!(lines[0], "name,microjoules,method,cpu_seconds,units,joules_per_unit,per_unit_null_reason");
-    assert_eq!((lines[1], lines[2]), ("\"a,\"\"b\"\"\",1500001,,,,,", "dark,,,,,,"));
+    let header = "name,microjoules,method,cpu_seconds,units,joules_per_unit,per_unit_null_reason,simulated,\
+                  simulated_microjoules,accelerator_microjoules";
+    assert_eq!(lines[0], header);
+    assert_eq!((lines[1], lines[2]), ("\"a,\"\"b\"\"\",1500001,,,,,,false,0,", "dark,,,,,,,false,0,"));
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 Started by `make demo`. It runs the aggregator, the agent with this machine's own power sources, and two llama.cpp servers
 with tiny random models under one alias; sends them a load; asks the operator's tool what each version cost; and holds
-the answer's token counts against what the servers returned to the client. Nothing is left running; the data go unless
-KEEP=1. Exit status: 0 if the counts agree exactly, 1 if not or if something did not run, 64 for a wrong setting.
+the answer's token counts against what the servers returned to the client. Beside it a second agent reads a simulated node
+of eight GPUs: every row that holds its joules is marked as simulated. Nothing is left running; the data go unless KEEP=1.
+Exit status: 0 if the counts agree exactly, 1 if not or if something did not run, 64 for a wrong setting.
 """
 
 import atexit
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import load
 import settings
+import simulated
 from processes import ProcessError, Processes, free_ports
 
 HERE = Path(__file__).resolve().parent
@@ -68,6 +70,18 @@ class Demo:
         say("agent       reads this machine; its sources are in its log, agent.log")
         return process
 
+    def start_simulated(self, ports):
+        """Starts the simulated node and its agent."""
+        node = simulated.Node(self.processes, self.chosen.binaries, self.folder)
+        node.serve(ports)
+        config = self.folder / "simulated.toml"
+        config.write_text(self.chosen.simulated_agent(self.folder, self.address, node, ports), encoding="utf-8")
+        command = [self.binary("joulebook-agent"), "--config", config]
+        process = self.processes.start("simulated-agent", command, self.folder)
+        process.wait_for(settings.AGENT_READY)
+        say(f"simulated   8 × H100 that are not here; {settings.SIMULATED_MODEL} 1.0 and 2.0 on four of them")
+        return process
+
     def start_servers(self, ports):
         """Makes the two versions and serves each, under one alias."""
         engine = self.chosen.engine
@@ -111,8 +125,16 @@ class Demo:
     def show(self, window):
         """Prints the answers, as an operator would ask for them."""
         questions = [
-            ("what a token of each version cost, and the capacity kept idle for it", ["sci", *window, "--per", "total-token"]),
-            ("where the energy of the machine went: every joule has one row", ["energy", *window, "--by", "workload"]),
+            (
+                "what a token of each version cost, and the capacity kept idle for it",
+                ["sci", *window, "--per", "total-token", "--model", settings.ALIAS],
+            ),
+            (
+                "the same of the simulated node, whose joules nobody drew",
+                ["sci", *window, "--per", "total-token", "--model", settings.SIMULATED_MODEL],
+            ),
+            ("where the energy of the machines went: every joule has one row", ["energy", *window, "--by", "workload"]),
+            ("what each GPU drew", ["energy", *window, "--by", "gpu"]),
             (
                 "how the first number came about, and that nothing is missing",
                 ["explain", *window, "--per", "total-token", "--model", f"{settings.ALIAS}@{VERSIONS[0]}"],
@@ -149,19 +171,21 @@ class Demo:
 def run(chosen, folder, processes):
     """The whole demo; returns the exit status."""
     demo = Demo(chosen, folder, processes)
-    ports = dict(zip(VERSIONS, free_ports(len(VERSIONS))))
+    found = free_ports(len(VERSIONS) + len(settings.REPLICAS))
+    ports = dict(zip(VERSIONS, found))
     begin = now()
     demo.start_aggregator()
-    agent = demo.start_agent(ports)
+    agents = [demo.start_agent(ports), demo.start_simulated(found[len(VERSIONS) :])]
     demo.start_servers(ports)
     if chosen.neighbour:
         processes.start("neighbour", [sys.executable, "-c", NEIGHBOUR], folder)
         say("neighbour   an unrelated busy process beside the servers")
     sums = demo.send_load(ports)
-    # The agent scrapes once more when it is asked to end, and hands over all it has before it does.
-    status = processes.stop(agent)
-    if status != 0:
-        raise ProcessError(f"the agent ended with status {status}; see {agent.log}")
+    # An agent scrapes once more when it is asked to end, and hands over all it has before it does.
+    for agent in agents:
+        status = processes.stop(agent)
+        if status != 0:
+            raise ProcessError(f"the agent ended with status {status}; see {agent.log}")
     window = ["--from", begin, "--to", now()]
     demo.show(window)
     differences = demo.compare(window, sums)
@@ -169,7 +193,7 @@ def run(chosen, folder, processes):
         print(f"demo: {difference}", file=sys.stderr)
     say("\n# where to look next")
     say("  joulebook --help               every question that can be asked")
-    say("  KEEP=1 make demo               keeps the data, the logs and the configuration of both daemons")
+    say("  KEEP=1 make demo               keeps the data, the logs and the configuration of the daemons")
     say("  DEMO_REGION=aws/eu-west-3      or DEMO_ZONE=FRA: the carbon intensity of a place instead of the world's")
     say("  DEMO_NEIGHBOUR=1               adds an unrelated busy process: it gets a row of its own")
     return 1 if differences else 0

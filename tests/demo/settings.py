@@ -1,6 +1,7 @@
 """What the demo runs with: every configuration key of the daemons that it uses stands in this file only."""
 
 import os
+from collections import namedtuple
 from pathlib import Path
 
 ALIAS = "tiny-chat"
@@ -12,11 +13,24 @@ ANSWER_TOKENS = 160
 # Cores that are kept for each server: the base power of half a core is charged to it.
 RESERVED_CORES = 0.5
 
+# The model that the simulated node serves, and its servers: version 1.0 alone on two GPUs, 2.0 alone on one, a small replica
+# of each on a fourth that they share. Four more GPUs are kept free.
+SIMULATED_MODEL = "large-chat"
+Replica = namedtuple("Replica", "name version gpu busy_permille held_gib requests_per_kilosecond")
+REPLICAS = (
+    Replica("large-1-a", "1.0", 0, 700, 70, 2500),
+    Replica("large-1-b", "1.0", 1, 500, 70, 1800),
+    Replica("large-2-a", "2.0", 2, 600, 70, 3000),
+    Replica("large-1-c", "1.0", 3, 150, 24, 500),
+    Replica("large-2-b", "2.0", 3, 50, 12, 250),
+)
+
 # What the daemons say when they are ready.
 # (At the end of the line: an error about the same address goes on behind it.)
 AGGREGATOR_READY = r"listening on (?P<address>[0-9.:\[\]a-f]+:\d+)$"
 AGENT_READY = r"sampling every"
 SERVER_READY = r"listening on (?P<address>\S+)"
+SIMULATOR_READY = r"^\{.*\}$"
 
 AGGREGATOR = """\
 listen = "127.0.0.1:0"
@@ -41,6 +55,39 @@ dir = "{folder}/spool"
 [sampling]
 tick = "1s"
 batch_rows = 5
+"""
+
+SIMULATED_AGENT = """\
+node = "sim-dgx-h100"
+aggregator = "http://{aggregator}"
+insecure_loopback = true
+
+[spool]
+dir = "{folder}/simulated-spool"
+
+[sampling]
+tick = "1s"
+batch_rows = 5
+
+[roots]
+sysfs = "{root}/sys"
+procfs = "{root}/proc"
+cgroup = "{root}/sys/fs/cgroup"
+
+[placement]
+# Every row that holds its joules is marked.
+simulated = true
+
+[nvml]
+library = "{library}"
+"""
+
+SIMULATED_TARGET = """
+[[target]]
+url = "http://127.0.0.1:{port}/metrics"
+preset = "vllm"
+version = "{version}"
+interval = "2s"
 """
 
 TARGET = """
@@ -88,6 +135,14 @@ class Settings:
         """The agent's configuration: one target a port."""
         targets = "".join(TARGET.format(port=port, cores=RESERVED_CORES) for port in ports)
         return AGENT.format(folder=folder, aggregator=aggregator) + targets
+
+    def simulated_agent(self, folder, aggregator, node, ports):
+        """The configuration of the simulated node's agent: one target a replica."""
+        targets = "".join(
+            SIMULATED_TARGET.format(port=port, version=replica.version) for replica, port in zip(REPLICAS, ports)
+        )
+        own = SIMULATED_AGENT.format(folder=folder, aggregator=aggregator, root=node.root, library=node.library)
+        return own + targets
 
 
 def seconds(text):

@@ -2,6 +2,10 @@
 
 #![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
 
+mod device;
+
+pub use device::DeviceStep;
+
 use joulebook_units::{
     Batch, BootId, BootNanos, Column, Component, CountKind, CpuTimeMethod, EnergyGap, GapReason, Hardware, IdleOrigin,
     Inventory, Method, Microjoules, Milliwatts, Placement, Point, Service, Source, SourceState, StreamId, Subject,
@@ -44,6 +48,8 @@ pub struct Step {
     pub ends_batch: bool,
     /// Which of four further workloads run since the row before, one a bit: they come and go.
     pub running: u8,
+    /// What happens on each of its accelerators.
+    pub devices: [DeviceStep; 2],
 }
 
 impl Step {
@@ -69,18 +75,24 @@ pub fn step() -> impl Strategy<Value = Step> {
         prop::bool::weighted(0.05),
         prop::bool::weighted(0.3),
         0u8..16,
+        [device::step(), device::step()],
     )
-        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch, running)| Step {
+        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch, running, devices)| Step {
             nanos,
-            // Never above the ceiling of 1 kW.
-            microjoules: microjoules.min(nanos / 1_000_000 * 900_000),
+            microjoules: below_ceiling(microjoules, nanos),
             cpu_nanos,
             tokens,
             scraped,
             gap,
             ends_batch,
             running,
+            devices: devices.map(|device| device.below_ceiling(nanos)),
         })
+}
+
+/// Never above the sources' ceiling of 1 kW.
+fn below_ceiling(microjoules: u64, nanos: u64) -> u64 {
+    microjoules.min(nanos / 1_000_000 * 900_000)
 }
 
 /// A node's records in their order, and what it measured.
@@ -94,6 +106,8 @@ pub struct History {
     pub batches: Vec<Batch>,
     /// What it measured in µJ.
     pub energy: u64,
+    /// Of it, that of its accelerators.
+    pub devices_energy: u64,
     /// Tokens it served.
     pub tokens: u64,
     /// Its boot clock at the last row.
@@ -148,8 +162,9 @@ pub fn history(index: u8, steps: &[Step]) -> History {
     let mut at = 1000 * SECOND + u64::from(index) * 137_000_001;
     let mut series: BTreeMap<u32, Written> =
         [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS, PART_TOKENS, 7, 8, 9, PART].map(|id| (id, Written::default())).into();
+    series.extend(device::series().map(|id| (id, Written::default())));
     let (mut batches, mut rows, mut gaps): (Vec<Batch>, Vec<BootNanos>, Vec<EnergyGap>) = (vec![], vec![], vec![]);
-    let (mut energy, mut tokens) = (0, 0);
+    let (mut energy, mut devices_energy, mut tokens) = (0, 0, 0);
     for (number, step) in steps.iter().enumerate() {
         let before = at;
         at += step.nanos;
@@ -199,8 +214,10 @@ pub fn history(index: u8, steps: &[Step]) -> History {
                 written.cut(id, at);
             }
         }
+        device::write(index, steps, number, at, &mut series);
         if number > 0 {
             energy += if gap { 0 } else { step.microjoules } + step.microjoules / 9;
+            devices_energy += device::energy(index, step);
             tokens += step.tokens_of(TOKENS) + step.tokens_of(PART_TOKENS);
         }
     }
@@ -211,7 +228,8 @@ pub fn history(index: u8, steps: &[Step]) -> History {
         stream: StreamId([index ^ 0xa5; 16]),
         live: StreamId([index ^ 0x5a; 16]),
         batches,
-        energy,
+        energy: energy + devices_energy,
+        devices_energy,
         tokens,
         end: at,
     }
@@ -280,7 +298,7 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
         Service { version: Some("2".to_owned()), workload: Some("process/10".to_owned()), ..service.clone() };
     let part = workload("process/10", WorkloadKind::ProcessTree, None);
     let part = Workload { part_of: Some("process/1".to_owned()), ..part };
-    vec![
+    let mut subjects = vec![
         (CPU, Subject::Energy(source("rapl/package-0", Component::Cpu))),
         (DRAM, Subject::Energy(source("rapl/dram-0", Component::Dram))),
         (IDLE, Subject::IdlePower { source: "rapl/package-0".to_owned(), origin: IdleOrigin::Configured }),
@@ -292,17 +310,26 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
         (VISITORS[2], Subject::CpuTime(workload("process/9", WorkloadKind::ProcessTree, None))),
         (PART, Subject::CpuTime(part)),
         (PART_TOKENS, Subject::Count(other_version, CountKind::OutputTokens)),
-    ]
+    ];
+    subjects.extend(device::dictionary());
+    subjects
 }
 
-/// What its agent says of itself.
+/// What its agent says of itself. Every second node is simulated.
 pub fn inventory(index: u8) -> Inventory {
     let state = |id, component| SourceState { source: source(id, component), unavailable: None };
+    let mut sources = vec![state("rapl/package-0", Component::Cpu), state("rapl/dram-0", Component::Dram)];
+    sources.extend(device::sources(index));
     Inventory {
         node: format!("node-{index}").parse().expect("a node name"),
         agent_version: "0.1.0".to_owned(),
-        sources: vec![state("rapl/package-0", Component::Cpu), state("rapl/dram-0", Component::Dram)],
-        hardware: Hardware { threads: Some(4), memory_bytes: Some(1 << 34), ..Hardware::default() },
-        placement: Placement::default(),
+        sources,
+        hardware: Hardware {
+            threads: Some(4),
+            memory_bytes: Some(1 << 34),
+            accelerators: device::accelerators(index),
+            ..Hardware::default()
+        },
+        placement: Placement { simulated: index % 2 == 1, ..Placement::default() },
     }
 }

@@ -56,6 +56,11 @@ impl Installation {
         self.folder.path()
     }
 
+    /// Where the aggregator listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Where the agent keeps its records.
     pub fn spool(&self) -> PathBuf {
         self.folder().join("spool")

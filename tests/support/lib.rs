@@ -11,4 +11,5 @@ pub mod installation;
 pub mod powercap;
 pub mod program;
 pub mod simulated;
+pub mod simulator;
 pub mod timestamp;

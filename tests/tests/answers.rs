@@ -5,8 +5,8 @@
 use joulebook_aggregator::factor::{FactorConfig, Factors};
 use joulebook_aggregator::query::Query;
 use joulebook_proto::query::{
-    EnergyBy, ExplainRequest, FunctionalUnit, GetEnergyRequest, GetSciRequest, IdlePolicy, Level, ModelSelector,
-    SciAnswer, TimeWindow,
+    EnergyBy, EnergyRow, ExplainRequest, FunctionalUnit, GetEnergyRequest, GetSciRequest, IdlePolicy, Level,
+    ModelSelector, SciAnswer, TimeWindow,
 };
 use joulebook_tests::aggregator::{Aggregator, At};
 use joulebook_tests::history::{BOOTED, History, SECOND, history, step};
@@ -57,7 +57,11 @@ fn nulls(value: &Value, path: &str, found: &mut Vec<String>) {
 fn energies(query: &Query, window: TimeWindow, by: EnergyBy) -> (u64, u64) {
     let request = GetEnergyRequest { window: Some(window), by: by.into(), ..GetEnergyRequest::default() };
     let answer = query.energy(&request).expect("a well-formed question");
-    (answer.rows.iter().filter_map(|row| row.microjoules).sum(), answer.total_microjoules)
+    // What another row contains is shown and not added.
+    let contained = |row: &&EnergyRow| row.key.iter().any(|part| part.name == "contained" && !part.value.is_empty());
+    let rows = || answer.rows.iter().filter(|row| !contained(row));
+    assert_eq!(rows().map(|row| row.simulated_microjoules).sum::<u64>(), answer.simulated_microjoules);
+    (rows().filter_map(|row| row.microjoules).sum(), answer.total_microjoules)
 }
 
 /// The parts of an answer that the moment of asking does not change.
@@ -90,7 +94,7 @@ proptest! {
         }
         let asked = window(&histories, from, to);
         let query = query(&aggregator);
-        let by = [EnergyBy::Model, EnergyBy::Workload, EnergyBy::Process, EnergyBy::Component, EnergyBy::Node, EnergyBy::Source];
+        let by = [EnergyBy::Model, EnergyBy::Workload, EnergyBy::Process, EnergyBy::Component, EnergyBy::Node, EnergyBy::Source, EnergyBy::Gpu];
         let ask = || {
             let sci = POLICIES.map(|policy| query.sci(&question(asked, policy, Level::Facility)).expect("well-formed"));
             (sci.map(|response| response.answers.into_iter().map(timeless).collect::<Vec<_>>()), by.map(|by| energies(&query, asked, by)))
@@ -127,7 +131,10 @@ proptest! {
             let left = flags.iter().any(|flag| flag == "idle_excluded");
             let label = answer.boundary.clone().expect("always there").label;
             let idle = answer.idle.clone().expect("always there");
-            prop_assert_eq!(label == "SCI", !left, "{}", label);
+            prop_assert_eq!(label.starts_with("SCI"), !left, "{}", label);
+            prop_assert_eq!(answer.simulated, label.ends_with("simulated)"));
+            let simulated = answer.simulated_share.unwrap_or(0.0);
+            prop_assert!((0.0..=1.0).contains(&simulated) && (answer.simulated || simulated == 0.0));
             prop_assert_eq!(left, idle.policy == "unallocated" || idle.unallocated_j > 0.0);
             let printed = serde_json::to_value(answer).expect("an answer is JSON");
             let mut found = Vec::new();

@@ -7,7 +7,7 @@ use joulebook_aggregator::store::Resolution;
 use joulebook_sci::{Account, Cell, ServiceUse};
 use joulebook_tests::aggregator::Aggregator;
 use joulebook_tests::history::{BOOTED, History, SECOND, history, step};
-use joulebook_units::{CountKind, UnixNanos, Window};
+use joulebook_units::{Component, CountKind, UnixNanos, Window};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -15,6 +15,10 @@ fn sum(cells: &BTreeMap<(Resolution, UnixNanos), Cell>, resolution: Resolution) 
     let mut sum = Cell::default();
     cells.iter().filter(|((length, _), _)| *length == resolution).for_each(|(_, cell)| sum.merge(cell));
     sum
+}
+
+fn booked(cell: &Cell, component: Component) -> u64 {
+    cell.entries.iter().filter(|(key, _)| key.component == component).map(|(_, energy)| energy).sum()
 }
 
 proptest! {
@@ -63,6 +67,9 @@ proptest! {
                 prop_assert_eq!(whole.component_microjoules(), history.energy, "{:?}", resolution);
                 let platform: u64 = whole.entries.iter().filter(|(key, _)| key.account == Account::Platform).map(|(_, e)| e).sum();
                 prop_assert_eq!(whole.total_microjoules(), history.energy + platform);
+                prop_assert_eq!(booked(&whole, Component::Accelerator), history.devices_energy);
+                let held: u64 = whole.services.values().map(|used| used.reserved_device_nanos).sum();
+                prop_assert!(held <= 2 * (history.end - 1000 * SECOND), "{} device-ns on at most two devices", held);
                 let tokens = whole.services.values().filter_map(|used| used.counts.get(&CountKind::OutputTokens)).sum::<u64>();
                 prop_assert_eq!(tokens, history.tokens);
             }

@@ -134,6 +134,7 @@ fn load(rig: &mut Rig) {
         requests_per_kilosecond: 0,
         prompt_tokens: 0,
         generated_tokens: 0,
+        port: None,
     };
     rig.node.add_workload(workload).unwrap();
 }

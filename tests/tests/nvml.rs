@@ -90,6 +90,7 @@ fn user(name: &str, pid: u32, gpu: u32, sm_permille: u32, gibibytes: u64) -> Wor
         requests_per_kilosecond: 0,
         prompt_tokens: 0,
         generated_tokens: 0,
+        port: None,
     }
 }
 

@@ -3,24 +3,27 @@
 //! Works on the cells of all nodes in one slot of 300 s. Everything is split exactly: for every node
 //! input = Σ model versions + other workloads + system + unallocated idle + unattributed.
 
+mod capacity;
+
 use crate::cell::{Account, Cell, Purpose, ServiceUse};
 use crate::share::largest_remainder;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use joulebook_units::{Component, CountKind, Service};
+use capacity::Capacity;
+use joulebook_units::{Component, Service};
 
 /// How pool idle is charged (methodology A.6, I3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdlePolicy {
-    /// Weight: reserved capacity × time.
+    /// Weight: reserved capacity × time: of accelerators for the idle of nodes that have some, else of cores.
     ReservedCapacityTime,
     /// Weight: active energy (L1).
     ActiveEnergy,
     /// Weight: successful requests.
     Requests,
-    /// Weight: busy time of the CPU, or of the accelerator where there is one.
+    /// Weight: CPU time; for the idle of nodes with accelerators the time in which a count moved × the devices held.
     UsageTime,
     /// Weight: resident units × time.
     Equal,
@@ -62,6 +65,9 @@ pub struct NodeSlot {
     pub node: String,
     /// Its serving pool.
     pub pool: String,
+    /// Whether its hardware is simulated. Its idle capacity is charged to versions on simulated nodes only, and theirs
+    /// only is charged there.
+    pub simulated: bool,
     /// Its cell.
     pub cell: Cell,
     /// Embodied carbon that its devices accrue in the slot, in grams.
@@ -152,7 +158,7 @@ pub struct SlotCosts {
     pub versions: BTreeMap<(usize, ModelVersion), VersionCost>,
     /// Ledger of each node.
     pub ledgers: Vec<Ledger>,
-    /// Embodied grams of idle capacity of each node that no version is charged with.
+    /// Embodied grams of each node that no version is charged with: of other workloads' capacity and of idle capacity.
     pub embodied_unallocated_g: Vec<f64>,
     /// Scopes at which idle was allocated.
     pub scopes: BTreeSet<IdleScope>,
@@ -167,7 +173,7 @@ pub struct PoolIdle {
     pub left: u64,
     /// Embodied grams charged to versions.
     pub charged_g: f64,
-    /// Embodied grams left in the ledger.
+    /// Embodied grams left in the ledger, those of other workloads' capacity included.
     pub left_g: f64,
 }
 
@@ -266,37 +272,47 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> u64 {
     idle
 }
 
-/// Books embodied carbon by reserved capacity and returns the unreserved grams. A node whose capacity is not known, or
-/// where nothing is reserved, has nothing but unreserved grams.
+/// Books embodied carbon by reserved capacity and returns the grams of idle capacity. A node whose capacity is not known,
+/// or where nothing is reserved, has nothing but idle grams.
 #[allow(clippy::cast_precision_loss, reason = "shares of capacity are ratios")]
 fn book_embodied(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> f64 {
-    let reserved: u64 = node.cell.services.values().map(|used| used.reserved_core_nanos).sum();
-    let capacity = node.cell.capacity_core_nanos.max(reserved);
+    let kind = Capacity::of(&node.cell);
+    let reserved: u64 = node.cell.services.values().map(|used| kind.reserved(used)).sum();
+    let capacity = kind.whole(&node.cell).max(reserved);
     if capacity == 0 {
         return node.embodied_g;
     }
     for (service, used) in &node.cell.services {
-        let share = used.reserved_core_nanos as f64 / capacity as f64;
+        let share = kind.reserved(used) as f64 / capacity as f64;
         costs.versions.entry((index, ModelVersion::of(service))).or_default().embodied_g += node.embodied_g * share;
     }
-    node.embodied_g * ((capacity - reserved) as f64 / capacity as f64)
+    let free_g = node.embodied_g * ((capacity - reserved) as f64 / capacity as f64);
+    let others_g = free_g * kind.held_by_others(&node.cell);
+    if let Some(grams) = costs.embodied_unallocated_g.get_mut(index) {
+        *grams += others_g;
+    }
+    free_g - others_g
 }
 
-/// Charges a node's pool idle to the first scope that has a weight; else it stays in the ledger.
+/// Charges a node's pool idle to the first scope that has a weight; else it stays in the ledger. In each scope those count
+/// first who hold capacity of the node's own kind: idle accelerators are kept for who holds accelerators. Where nobody
+/// does, those with capacity of the other kind do: a node without accelerators in a pool of others is there for them.
 #[allow(clippy::cast_precision_loss, reason = "shares of grams are ratios")]
 fn book_idle(index: usize, nodes: &[NodeSlot], idle: u64, idle_g: f64, policy: IdlePolicy, costs: &mut SlotCosts) {
-    let pool = nodes.get(index).map(|node| node.pool.as_str());
-    let same_pool = |other: usize| nodes.get(other).map(|node| node.pool.as_str()) == pool;
-    for scope in [IdleScope::Node, IdleScope::Pool, IdleScope::Cluster] {
+    let Some(node) = nodes.get(index) else { return };
+    let like = |other: usize| nodes.get(other).filter(|other| other.simulated == node.simulated);
+    let own = Capacity::of(&node.cell);
+    let scopes = [IdleScope::Node, IdleScope::Pool, IdleScope::Cluster];
+    for (scope, kind) in scopes.into_iter().flat_map(|scope| [(scope, own), (scope, own.other())]) {
         let inside = |other: usize| match scope {
             IdleScope::Node => other == index,
-            IdleScope::Pool => same_pool(other),
-            IdleScope::Cluster => true,
+            IdleScope::Pool => like(other).is_some_and(|other| other.pool == node.pool),
+            IdleScope::Cluster => like(other).is_some(),
         };
         let mut weights: BTreeMap<ModelVersion, u128> = BTreeMap::new();
         for ((other, version), cost) in &costs.versions {
             if inside(*other) {
-                *weights.entry(version.clone()).or_default() += weight(cost, policy);
+                *weights.entry(version.clone()).or_default() += kind.weight(cost, policy);
             }
         }
         let values: Vec<u128> = weights.values().copied().collect();
@@ -316,20 +332,6 @@ fn book_idle(index: usize, nodes: &[NodeSlot], idle: u64, idle_g: f64, policy: I
     if let Some(grams) = costs.embodied_unallocated_g.get_mut(index) {
         *grams += idle_g;
     }
-}
-
-/// A version's weight under a policy. Energy that was charged as idle is no weight for further idle.
-fn weight(cost: &VersionCost, policy: IdlePolicy) -> u128 {
-    let used = &cost.used;
-    u128::from(match policy {
-        IdlePolicy::ReservedCapacityTime if used.reserved_device_nanos > 0 => used.reserved_device_nanos,
-        IdlePolicy::ReservedCapacityTime => used.reserved_core_nanos,
-        IdlePolicy::ActiveEnergy => cost.active(),
-        IdlePolicy::Requests => used.counts.get(&CountKind::RequestsOk).copied().unwrap_or(0),
-        IdlePolicy::UsageTime => used.cpu_nanos,
-        IdlePolicy::Equal => used.resident_nanos,
-        IdlePolicy::Unallocated => 0,
-    })
 }
 
 #[cfg(test)]

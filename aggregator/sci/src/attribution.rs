@@ -54,10 +54,22 @@ pub struct SharedDevice {
     pub base: Microjoules,
     /// The rest.
     pub dynamic: Microjoules,
+    /// Base energy by holder; its rest is that of what nobody holds.
+    pub by_holding: Split,
+    /// Dynamic energy by holder; its rest has nobody that it could be given to.
+    pub by_use: Split,
+}
+
+impl SharedDevice {
     /// What each holder is charged with, in the order asked.
-    pub parts: Vec<u64>,
+    pub fn parts(&self) -> Vec<u64> {
+        together(&self.by_holding, &self.by_use)
+    }
+
     /// Base energy of what nobody holds, and energy that nobody can be named for.
-    pub unreserved: u64,
+    pub fn unreserved(&self) -> u64 {
+        self.by_holding.rest.saturating_add(self.by_use.rest)
+    }
 }
 
 /// Shares a device (an accelerator) of `capacity` among its holders: base energy by what each holds (`held`, in the unit
@@ -76,8 +88,7 @@ pub fn shared_device(
     if by_use.rest > 0 {
         by_use = by_reservation(dynamic.0, held, 0);
     }
-    let parts = together(&by_holding, &by_use);
-    SharedDevice { base, dynamic, parts, unreserved: by_holding.rest.saturating_add(by_use.rest) }
+    SharedDevice { base, dynamic, by_holding, by_use }
 }
 
 /// Splits energy of a capacity (base energy of cores, energy of memory) by what is held of it, and energy of a time
@@ -163,13 +174,13 @@ mod tests {
         };
         for activity in [[3, 1], [0, 0]] {
             let device = share(&activity);
-            assert_eq!(device.parts.iter().sum::<u64>() + device.unreserved, 1_000_001);
+            assert_eq!(device.parts().iter().sum::<u64>() + device.unreserved(), 1_000_001);
             assert_eq!((device.base.0, device.dynamic.0), (300_000, 700_001));
-            assert_eq!(device.unreserved, 42_857);
+            assert_eq!(device.unreserved(), 42_857);
         }
-        assert_eq!(share(&[0, 0]).parts, [171_429 + 466_667, 85_714 + 233_334]);
+        assert_eq!(share(&[0, 0]).parts(), [171_429 + 466_667, 85_714 + 233_334]);
         let nobody = shared_device(Microjoules(5), Milliwatts(0), 1, &[], 7, &[]);
-        assert_eq!((nobody.parts.len(), nobody.unreserved), (0, 5));
+        assert_eq!((nobody.parts().len(), nobody.unreserved()), (0, 5));
     }
 
     #[test]

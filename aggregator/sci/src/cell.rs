@@ -94,7 +94,7 @@ pub struct ServiceUse {
     pub executing_nanos: u64,
     /// Reserved CPU capacity × time in core-nanoseconds.
     pub reserved_core_nanos: u64,
-    /// Reserved accelerator capacity × time in device-nanoseconds.
+    /// Held accelerator capacity × time in device-nanoseconds.
     pub reserved_device_nanos: u64,
     /// CPU time in nanoseconds.
     pub cpu_nanos: u64,
@@ -132,6 +132,10 @@ impl Flags {
     pub const RECORDS_LOST: Self = Self(1 << 7);
     /// Energy is unknown for another reason that a gap declares.
     pub const GAP: Self = Self(1 << 8);
+    /// No idle power of an accelerator in use is known: its base energy is taken from its utilisation.
+    pub const IDLE_RATIO: Self = Self(1 << 9);
+    /// An energy counter and the integral of the power beside it differ by more than 10 % over a minute.
+    pub const DISPUTED: Self = Self(1 << 10);
 
     /// Sets the bits of `other`.
     pub fn insert(&mut self, other: Self) {
@@ -160,6 +164,9 @@ pub struct Cell {
     /// Capacity of the node: CPU threads × expected time in core-nanoseconds; 0 if the number of threads is not known.
     /// Not part of a stored cell, as `expected_nanos`.
     pub capacity_core_nanos: u64,
+    /// Capacity of its accelerators × expected time in device-nanoseconds; 0 where none is metered. Not part of a stored
+    /// cell, as `expected_nanos`.
+    pub capacity_device_nanos: u64,
     /// Nanoseconds of the slot since the node's first row. Not part of a stored cell, since older rows may yet come: set
     /// by [`Cell::set_expected`] when a question is answered.
     pub expected_nanos: u64,
@@ -191,6 +198,7 @@ impl Cell {
         }
         self.overcount_microjoules = self.overcount_microjoules.saturating_add(other.overcount_microjoules);
         self.capacity_core_nanos = self.capacity_core_nanos.saturating_add(other.capacity_core_nanos);
+        self.capacity_device_nanos = self.capacity_device_nanos.saturating_add(other.capacity_device_nanos);
         self.expected_nanos = self.expected_nanos.saturating_add(other.expected_nanos);
         self.covered_nanos = self.covered_nanos.saturating_add(other.covered_nanos);
         self.flags.insert(other.flags);
@@ -216,10 +224,21 @@ impl Cell {
     }
 
     /// Sets what of the cell's `window` was to be covered, time since the node's first row, and the node's capacity in
-    /// that time; `threads` are its hardware threads, if known.
-    pub fn set_expected(&mut self, window: Window, first_row: Option<UnixNanos>, threads: Option<u32>) {
+    /// that time; `threads` are its hardware threads, if known, `accelerators` those that it has. They are capacity only
+    /// where one is metered: else nothing tells who holds them.
+    pub fn set_expected(
+        &mut self,
+        window: Window,
+        first_row: Option<UnixNanos>,
+        threads: Option<u32>,
+        accelerators: usize,
+    ) {
         self.expected_nanos = first_row.map_or(0, |first| window.end().nanos_since(window.start().max(first)));
         self.capacity_core_nanos = u64::from(threads.unwrap_or(0)).saturating_mul(self.expected_nanos);
+        let metered =
+            self.sources.keys().filter(|key| !key.contained && key.component == Component::Accelerator).count();
+        let devices = if metered > 0 { metered.max(accelerators) } else { 0 };
+        self.capacity_device_nanos = u64::try_from(devices).unwrap_or(0).saturating_mul(self.expected_nanos);
     }
 
     /// Whether nothing is known of the slot and nothing was to be.

@@ -1,7 +1,10 @@
 //! From a node's stored series to its cell: join on one-second slots, attribute each slot, add up.
 //!
 //! The cell of a slot depends on the series of that slot alone, so cells of any windows add up to the cell of their
-//! union, whatever the order in which rows arrived.
+//! union, whatever the order in which rows arrived. (A flag may depend on the whole minute that holds the slot.)
+
+mod device;
+mod dispute;
 
 use crate::attribution::{Activity, among_services, base_and_dynamic, by_activity, by_reservation};
 use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
@@ -12,6 +15,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use device::Device;
 use joulebook_units::{
     Component, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos, Window,
     Workload, WorkloadKind,
@@ -53,6 +57,8 @@ pub struct NodeSeries {
     pub threads: Option<u32>,
     /// Memory in bytes; absent if not known.
     pub memory_bytes: Option<u64>,
+    /// Own memory of accelerators in bytes by identity; absent if not known.
+    pub device_memory_bytes: BTreeMap<String, u64>,
     /// Ids of the sources that can be read now.
     pub expected_sources: Vec<String>,
     /// Runs that intersect the window (others do no harm).
@@ -85,6 +91,8 @@ struct Joined {
     memory: BTreeMap<String, Held>,
     memory_used: Held,
     counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
+    devices: Vec<Device>,
+    strangers: BTreeMap<String, Arc<Workload>>,
     capacity_millicores: Option<u64>,
     memory_bytes: Option<u64>,
     covered: Vec<u64>,
@@ -102,6 +110,8 @@ impl Joined {
             memory: BTreeMap::new(),
             memory_used: Held::new(slots),
             counts: BTreeMap::new(),
+            devices: Device::all(node, &grid),
+            strangers: BTreeMap::new(),
             capacity_millicores: node.threads.map(|threads| u64::from(threads) * 1000),
             memory_bytes: node.memory_bytes,
             covered: Vec::new(),
@@ -110,6 +120,7 @@ impl Joined {
         for run in &node.runs {
             joined.add(run);
         }
+        joined.strangers = device::strangers(&joined.devices, joined.cpu.keys());
         joined.covered = joined.covered_nanos(&node.expected_sources);
         joined
     }
@@ -138,6 +149,7 @@ impl Joined {
                 let counts = self.counts.entry(Arc::new(service.clone())).or_default();
                 counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
             }
+            // Joined device by device; what a device draws at rest is told for people.
             Subject::DeviceTime { .. } | Subject::DeviceMemory { .. } | Subject::ResidentIdlePower { .. } => {}
         }
     }
@@ -177,7 +189,8 @@ impl Joined {
                     dynamic = dynamic.saturating_add(high.0);
                 }
                 Component::Dram => dram = dram.saturating_add(energy),
-                // No collector meters these yet whose energy could be attributed: it is known and nobody's.
+                Component::Accelerator if source.device.is_some() => {}
+                // Energy of which nothing tells whose it is: it is known and nobody's.
                 Component::Accelerator | Component::Other | Component::Wall => {
                     cell.add(entry(Account::Unattributed, source.component, Purpose::Dynamic), energy);
                 }
@@ -185,6 +198,7 @@ impl Joined {
         }
         self.attribute_cpu(slot, &holders, base, dynamic, cell);
         self.attribute_dram(slot, &holders, dram, cell);
+        self.attribute_devices(slot, cell);
         for holder in &holders {
             holder.describe(cell);
         }
@@ -195,15 +209,19 @@ impl Joined {
     /// The workloads of a slot with the services that they run.
     fn holders(&self, slot: usize) -> Vec<Holder<'_>> {
         let resident = self.cpu.iter().filter(|(_, spread)| at(&spread.covered, slot) > 0);
-        resident
-            .map(|(workload, spread)| Holder {
-                workload,
-                nanos: self.length(slot),
-                cpu_nanos: at(&spread.amounts, slot),
-                resident_nanos: at(&spread.covered, slot),
-                services: self.served(workload, slot),
-            })
-            .collect()
+        resident.map(|(workload, _)| self.holder(workload, slot)).collect()
+    }
+
+    /// A workload in a slot with the services that it runs.
+    fn holder<'a>(&'a self, workload: &'a Arc<Workload>, slot: usize) -> Holder<'a> {
+        let cpu = self.cpu.get(workload);
+        Holder {
+            workload,
+            nanos: self.length(slot),
+            cpu_nanos: cpu.map_or(0, |spread| at(&spread.amounts, slot)),
+            resident_nanos: cpu.map_or(0, |spread| at(&spread.covered, slot)),
+            services: self.served(workload, slot),
+        }
     }
 
     /// The services of a workload, those of its parts among them: those whose counts are known in the slot, else all that
@@ -299,6 +317,9 @@ impl Joined {
         }
         let window = self.grid.slots().first().zip(self.grid.slots().last());
         let window = window.and_then(|(first, last)| Window::new(first.start(), last.end()));
+        if window.is_some_and(|window| dispute::is_disputed(node, window)) {
+            cell.flags.insert(Flags::DISPUTED);
+        }
         if node.lost.iter().any(|lost| window.is_some_and(|window| window.intersect(*lost).is_some())) {
             cell.flags.insert(Flags::RECORDS_LOST);
         }

@@ -4,25 +4,37 @@
 //! is the difference of that function, rounded down, at the slot's edges: neighbouring slots telescope, so whatever the
 //! slots, their sum is the difference of the end points exactly.
 
+use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use joulebook_units::{UnixNanos, Window};
 
 /// A point of a series: when, and the value.
 pub type At = (UnixNanos, u64);
 
-/// Consecutive slots of one length (the first and last may be shorter), aligned to 1970.
+/// Consecutive slots, aligned to 1970 (the first and last may be shorter) or cut further.
 #[derive(Debug, Clone)]
 pub struct Grid {
     window: Window,
     slots: Vec<Window>,
-    slot_nanos: u64,
 }
 
 impl Grid {
     /// The grid of a window, in slots of one second.
     pub fn new(window: Window) -> Self {
-        Self { window, slots: window.slots(1).collect(), slot_nanos: 1_000_000_000 }
+        Self { window, slots: window.slots(1).collect() }
+    }
+
+    /// The same slots, each cut at the edges inside it.
+    pub fn cut(&self, edges: &BTreeSet<UnixNanos>) -> Self {
+        let pieces = |slot: &Window| {
+            let inside = edges.range(slot.start()..slot.end()).copied().filter(|edge| *edge > slot.start());
+            let ends: Vec<UnixNanos> = inside.chain([slot.end()]).collect();
+            let starts: Vec<UnixNanos> = core::iter::once(slot.start()).chain(ends.iter().copied()).collect();
+            starts.into_iter().zip(ends).filter_map(|(start, end)| Window::new(start, end)).collect::<Vec<_>>()
+        };
+        Self { window: self.window, slots: self.slots.iter().flat_map(pieces).collect() }
     }
 
     /// Whole slots of `slot_nanos` nanoseconds that cover a window; `None` for slots of no length, and where time ends.
@@ -34,7 +46,7 @@ impl Grid {
         let end = start.checked_add(count.checked_mul(step)?)?;
         let slot = |index: i64| Window::new(UnixNanos(start + index * step), UnixNanos(start + (index + 1) * step));
         let slots: Option<Vec<Window>> = (0..count).map(slot).collect();
-        Some(Self { window: Window::new(UnixNanos(start), UnixNanos(end))?, slots: slots?, slot_nanos })
+        Some(Self { window: Window::new(UnixNanos(start), UnixNanos(end))?, slots: slots? })
     }
 
     /// The slots.
@@ -52,16 +64,16 @@ impl Grid {
         self.slots.is_empty()
     }
 
+    /// Places of the slots that begin inside a window.
+    pub fn within(&self, window: Window) -> Range<usize> {
+        let place = |at: UnixNanos| self.slots.partition_point(|slot| slot.start() < at);
+        place(window.start())..place(window.end())
+    }
+
     /// Slots that intersect `[start, end)`, each with its index and the part in common.
     fn touched(&self, start: UnixNanos, end: UnixNanos) -> impl Iterator<Item = (usize, Window)> + '_ {
         let span = Window::new(start, end).and_then(|span| span.intersect(self.window));
-        let first = span.map_or(0, |span| {
-            let first = self.slots.first().map_or(self.window.end(), |first| first.end());
-            // The first slot may be shorter; those after it have the full length.
-            let beyond = span.start().nanos_since(first);
-            let index = if span.start() < first { 0 } else { 1 + beyond / self.slot_nanos };
-            usize::try_from(index).unwrap_or(usize::MAX)
-        });
+        let first = span.map_or(0, |span| self.slots.partition_point(|slot| slot.end() <= span.start()));
         self.slots
             .iter()
             .enumerate()
@@ -199,6 +211,21 @@ mod tests {
             prop_assert_eq!(sum(start, middle) + sum(middle, end), total);
             prop_assert_eq!(sum(start - 3_000_000_000, end + 3_000_000_000), total);
         }
+    }
+
+    #[test]
+    fn pieces_of_a_cut_slot_add_up_to_it() {
+        let whole = grid(0, 3_000_000_000);
+        let edges = [-5, 0, 1_250_000_000, 1_500_000_000, 2_000_000_000, 9_000_000_000].map(UnixNanos).into();
+        let cut = whole.cut(&edges);
+        assert_eq!((cut.len(), cut.within(whole.slots()[1])), (5, 1..4));
+        let points = [(UnixNanos(-1), 0), (UnixNanos(1_300_000_000), 77), (UnixNanos(2_600_000_000), 101)];
+        let amounts = |grid: &Grid| {
+            let mut spread = Spread::new(grid.len());
+            spread.add(grid, &points);
+            spread.amounts
+        };
+        assert_eq!(amounts(&cut)[1..4].iter().sum::<u64>(), amounts(&whole)[1]);
     }
 
     #[test]

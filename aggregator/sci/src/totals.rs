@@ -89,6 +89,8 @@ pub struct Carbon {
 pub struct VersionTotals {
     /// Energies and use, added up.
     pub cost: VersionCost,
+    /// Of them, those of nodes whose hardware is simulated.
+    pub simulated: VersionCost,
     /// Facility energy in joules.
     pub facility_j: CompensatedSum,
     /// Grams.
@@ -108,6 +110,8 @@ pub struct VersionTotals {
 /// One node over the window.
 #[derive(Debug, Clone, Default)]
 pub struct NodeTotals {
+    /// Whether its hardware is simulated.
+    pub simulated: bool,
     /// Its cells, added up.
     pub cell: Cell,
     /// Its ledger.
@@ -186,6 +190,7 @@ impl Totals {
     fn add_nodes(&mut self, nodes: &[NodeSlot], costs: &SlotCosts) {
         for (index, node) in nodes.iter().enumerate() {
             let totals = self.nodes.entry(node.node.clone()).or_default();
+            totals.simulated = node.simulated;
             totals.cell.merge(&node.cell);
             totals.embodied_unallocated_g.add(costs.embodied_unallocated_g.get(index).copied().unwrap_or(0.0));
             if let Some(ledger) = costs.ledgers.get(index) {
@@ -217,6 +222,9 @@ impl VersionTotals {
         joint: f64,
     ) -> SlotTerm {
         self.cost.merge(cost);
+        if node.simulated {
+            self.simulated.merge(cost);
+        }
         self.nodes.insert(node.node.clone());
         self.flags.insert(node.cell.flags);
         let energy = Microjoules(level.energy(cost));

@@ -1,14 +1,14 @@
 //! Embodied carbon of hosts: totals by part from what is known of the hardware (methodology A.4).
 //!
-//! Defaults are Cloud Carbon Footprint's (ccf-coefficients): single facts with their source here.
+//! Defaults are single facts with their source here: most are Cloud Carbon Footprint's (ccf-coefficients).
 
 use super::{EmbodiedConfig, FactorError};
 use joulebook_sci::embodied::{DEFAULT_LIFESPAN_HOURS, HOST_BASE_KG};
 use joulebook_units::{Accelerator, GramsCo2e, Hardware};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes whenever a default below does: part of the factors' revision.
-pub(super) const REVISION: &str = "embodied defaults 1: ccf-coefficients, NVIDIA HGX PCF";
+pub(super) const REVISION: &str = "embodied defaults 2: ccf-coefficients, NVIDIA HGX PCF, EcoLogits 8-GPU host";
 
 /// Each further socket (ccf-coefficients).
 const CPU_KG: f64 = 100.0;
@@ -18,12 +18,21 @@ const DRAM_KG_PER_GB: f64 = 533.0 / 384.0;
 const BASE_MEMORY_GIB: f64 = 16.0;
 /// Each disk, solid state (ccf-coefficients).
 const DISK_KG: f64 = 100.0;
+/// Whole host built around eight accelerators, without them (EcoLogits: AWS p5.48xlarge by BoaviztAPI).
+const GPU_HOST_KG: f64 = 5700.0;
+/// Accelerators from which a host is one of those.
+const GPU_HOST_ACCELERATORS: usize = 8;
 /// Each accelerator of an unknown kind (ccf-coefficients).
 const GPU_KG: f64 = 150.0;
 /// H100 SXM (NVIDIA HGX product carbon footprint: 1312 kg for eight).
 const H100_SXM_KG: f64 = 164.0;
 /// Share of a virtual machine for each vCPU (ccf-coefficients: m5.24xlarge, 1610.79 kg, 96 vCPU).
 const GUEST_KG_PER_VCPU: f64 = 1610.79 / 96.0;
+
+/// Sources of the defaults, as answers name them.
+const CCF: &str = "Cloud Carbon Footprint (ccf-coefficients)";
+const NVIDIA: &str = "NVIDIA (HGX H100 product carbon footprint)";
+const ECOLOGITS: &str = "EcoLogits (host of AWS p5.48xlarge)";
 
 /// Half-widths of 95 % intervals (methodology C).
 const STATED_UNCERTAINTY: f64 = 0.30;
@@ -99,13 +108,34 @@ pub(super) fn facts(config: &EmbodiedConfig, hardware: &Hardware) -> EmbodiedFac
         uncertainty: if total > 0.0 { bill.half_width_g / total } else { 0.0 },
         parts: bill.parts,
         lifespan_hours: config.lifespan_hours.unwrap_or(DEFAULT_LIFESPAN_HOURS),
-        te_source: match (bill.stated, bill.default) {
-            (true, false) => "configuration",
-            (true, true) => "configuration, and defaults of Cloud Carbon Footprint (ccf-coefficients)",
-            _ => "defaults of Cloud Carbon Footprint (ccf-coefficients)",
-        }
-        .to_owned(),
+        te_source: te_source(bill.stated, &bill.defaults),
         notes: bill.notes,
+    }
+}
+
+/// A mass for what is not stated.
+#[derive(Clone, Copy)]
+struct Assumed {
+    kg: f64,
+    uncertainty: f64,
+    source: &'static str,
+}
+
+impl Assumed {
+    const fn ccf(kg: f64) -> Self {
+        Self { kg, uncertainty: GENERIC_UNCERTAINTY, source: CCF }
+    }
+}
+
+/// Where totals come from, by name.
+fn te_source(stated: bool, defaults: &BTreeSet<&'static str>) -> String {
+    let names: Vec<&str> = defaults.iter().copied().collect();
+    let defaults = format!("defaults of {}", names.join(", "));
+    match (stated, names.is_empty()) {
+        (true, true) => "configuration".to_owned(),
+        (true, false) => format!("configuration, and {defaults}"),
+        (false, false) => defaults,
+        (false, true) => "nothing is known of the hardware".to_owned(),
     }
 }
 
@@ -114,17 +144,19 @@ struct Bill {
     parts: BTreeMap<String, GramsCo2e>,
     half_width_g: f64,
     stated: bool,
-    default: bool,
+    defaults: BTreeSet<&'static str>,
     notes: Vec<String>,
 }
 
 impl Bill {
     /// Adds `count` times the stated or default mass to a part; half-widths add linearly: one table, one error.
-    fn add(&mut self, part: &str, count: f64, stated_kg: Option<f64>, default_kg: f64, default_uncertainty: f64) {
-        let grams = count * stated_kg.unwrap_or(default_kg) * GRAMS_PER_KG;
-        let uncertainty = if stated_kg.is_some() { STATED_UNCERTAINTY } else { default_uncertainty };
+    fn add(&mut self, part: &str, count: f64, stated_kg: Option<f64>, default: Assumed) {
+        let grams = count * stated_kg.unwrap_or(default.kg) * GRAMS_PER_KG;
+        let uncertainty = if stated_kg.is_some() { STATED_UNCERTAINTY } else { default.uncertainty };
         self.stated |= stated_kg.is_some();
-        self.default |= stated_kg.is_none();
+        if stated_kg.is_none() {
+            self.defaults.insert(default.source);
+        }
         self.half_width_g += grams * uncertainty;
         let entry = self.parts.entry(part.to_owned()).or_default();
         *entry = *entry + GramsCo2e(grams);
@@ -135,7 +167,7 @@ fn guest(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
     match hardware.threads {
         Some(vcpus) => {
             let kg = config.guest_kg_per_vcpu;
-            bill.add("guest_share", f64::from(vcpus), kg, GUEST_KG_PER_VCPU, GENERIC_UNCERTAINTY);
+            bill.add("guest_share", f64::from(vcpus), kg, Assumed::ccf(GUEST_KG_PER_VCPU));
             bill.notes.push(format!("virtual machine: share of its host by {vcpus} vCPUs, memory and disks inside"));
         }
         None => bill.notes.push("virtual machine of unknown size: no guest_share".to_owned()),
@@ -143,11 +175,18 @@ fn guest(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
 }
 
 fn host(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
-    bill.add("base", 1.0, config.host_kg, HOST_BASE_KG, GENERIC_UNCERTAINTY);
+    let stated = [config.host_kg, config.cpu_kg, config.dram_kg_per_gb, config.disk_kg];
+    if hardware.accelerators.len() >= GPU_HOST_ACCELERATORS && stated.iter().all(Option::is_none) {
+        let default = Assumed { kg: GPU_HOST_KG, uncertainty: GENERIC_UNCERTAINTY, source: ECOLOGITS };
+        bill.add("base", 1.0, None, default);
+        bill.notes.push("host of eight accelerators or more: cpu, dram and disks are in its base".to_owned());
+        return;
+    }
+    bill.add("base", 1.0, config.host_kg, Assumed::ccf(HOST_BASE_KG));
     match hardware.sockets {
         Some(sockets) => {
             let further = f64::from(sockets.saturating_sub(1));
-            bill.add("cpu", further, config.cpu_kg, CPU_KG, GENERIC_UNCERTAINTY);
+            bill.add("cpu", further, config.cpu_kg, Assumed::ccf(CPU_KG));
         }
         None => bill.notes.push("number of sockets not known: cpu left out beyond the base's one".to_owned()),
     }
@@ -155,12 +194,12 @@ fn host(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
         Some(bytes) => {
             #[allow(clippy::cast_precision_loss, reason = "a derived value")]
             let beyond = (bytes as f64 / BYTES_PER_GIB - BASE_MEMORY_GIB).max(0.0);
-            bill.add("dram", beyond, config.dram_kg_per_gb, DRAM_KG_PER_GB, GENERIC_UNCERTAINTY);
+            bill.add("dram", beyond, config.dram_kg_per_gb, Assumed::ccf(DRAM_KG_PER_GB));
         }
         None => bill.notes.push("memory size not known: dram left out beyond the base's 16 GiB".to_owned()),
     }
     match hardware.disks {
-        Some(disks) => bill.add("disks", f64::from(disks), config.disk_kg, DISK_KG, GENERIC_UNCERTAINTY),
+        Some(disks) => bill.add("disks", f64::from(disks), config.disk_kg, Assumed::ccf(DISK_KG)),
         None => bill.notes.push("number of disks not known: disks left out".to_owned()),
     }
 }
@@ -170,7 +209,10 @@ fn accelerators(config: &EmbodiedConfig, accelerators: &[Accelerator], bill: &mu
         // NVML names the SXM board by its memory; the PCIe one carries HBM2e.
         let sxm = accelerator.model.contains("H100")
             && (accelerator.model.contains("HBM3") || accelerator.model.contains("SXM"));
-        let (kg, uncertainty) = if sxm { (H100_SXM_KG, STATED_UNCERTAINTY) } else { (GPU_KG, GENERIC_GPU_UNCERTAINTY) };
-        bill.add("gpu", 1.0, config.gpu_kg, kg, uncertainty);
+        let default = match sxm {
+            true => Assumed { kg: H100_SXM_KG, uncertainty: STATED_UNCERTAINTY, source: NVIDIA },
+            false => Assumed { uncertainty: GENERIC_GPU_UNCERTAINTY, ..Assumed::ccf(GPU_KG) },
+        };
+        bill.add("gpu", 1.0, config.gpu_kg, default);
     }
 }

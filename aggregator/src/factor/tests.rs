@@ -113,6 +113,28 @@ fn a_host_is_billed_by_its_parts_and_unknown_parts_are_named_not_zero() {
 }
 
 #[test]
+fn a_host_of_eight_accelerators_is_billed_as_one_and_an_h100_by_its_makers_figure() {
+    let accelerator = |model: &str| Accelerator { device: None, model: model.into(), driver: None, memory_bytes: None };
+    let host = |count, model| Hardware {
+        sockets: Some(2),
+        memory_bytes: Some(2 << 40),
+        accelerators: vec![accelerator(model); count],
+        guest: Some(false),
+        ..Hardware::default()
+    };
+    let facts = factors("").expect("defaults").embodied(&host(8, "NVIDIA H100 80GB HBM3"));
+    assert_eq!(facts.parts.keys().collect::<Vec<_>>(), ["base", "gpu"]);
+    assert!((facts.total().0 - 5_700_000.0 - 8.0 * 164_000.0).abs() < 1e-3);
+    assert!((facts.uncertainty - (5700.0 * 0.5 + 1312.0 * 0.3) / 7012.0).abs() < 1e-9);
+    assert!(facts.te_source.contains("EcoLogits") && facts.te_source.contains("NVIDIA"), "{}", facts.te_source);
+    let four = factors("").expect("defaults").embodied(&host(4, "NVIDIA L40S"));
+    assert_eq!(four.parts.get("gpu").map(|grams| grams.0), Some(600_000.0));
+    assert!(four.parts.contains_key("dram"));
+    let stated = factors("[embodied]\nhost_kg = 900.0").expect("valid").embodied(&host(8, "NVIDIA L40S"));
+    assert_eq!(stated.parts.get("base").map(|grams| grams.0), Some(900_000.0), "what is stated is used");
+}
+
+#[test]
 fn a_guest_has_the_share_of_its_vcpus() {
     let factors = factors("").expect("defaults");
     let facts = factors.embodied(&Hardware { threads: Some(4), guest: Some(true), ..Hardware::default() });

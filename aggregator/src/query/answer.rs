@@ -3,7 +3,9 @@
 mod figures;
 mod origin;
 mod quality;
+mod simulation;
 
+use super::accelerator;
 use super::energy::{component_name, covered_share, method_name, methods};
 use super::gather::{Member, site_name};
 use super::question::{Question, policy_name};
@@ -18,6 +20,7 @@ use joulebook_sci::{
     Flags, FunctionalUnit, IdlePolicy, IdleScope, Level, ModelVersion, SourceKey, VersionTotals, score,
 };
 use joulebook_units::{Component, CountKind, GramsCo2e, Joules, Microjoules, UnixNanos, VersionSource};
+use simulation::Simulation;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the answer's structure and of its JSON schema.
@@ -62,7 +65,9 @@ struct Parts<'a> {
     members: Vec<&'a Member>,
     nodes: Vec<&'a NodeTotals>,
     unit: FunctionalUnit,
-    has_accelerator: bool,
+    /// Whether the version's accelerator energy is known; why not.
+    accelerator: Result<(), &'static str>,
+    simulation: Simulation,
 }
 
 impl Context<'_> {
@@ -85,9 +90,8 @@ impl Context<'_> {
             totals,
             members: self.computed.gathered.members.iter().filter(charged).collect(),
             unit: self.question.unit_for(totals),
-            has_accelerator: nodes
-                .iter()
-                .any(|node| node.cell.sources.keys().any(|source| source.component == Component::Accelerator)),
+            accelerator: accelerator::known(&self.computed.totals, totals),
+            simulation: Simulation::of(&nodes, totals, self.question.level),
             nodes,
         };
         let mut missing = Missing::default();
@@ -124,6 +128,8 @@ impl Context<'_> {
             hardware: origin::hardware(&parts, &mut missing),
             operating: Some(self.operating(&parts, &mut missing)),
             instruments: self.instruments(&parts, &mut missing),
+            simulated: parts.simulation.any,
+            simulated_share: missing.or_note(parts.simulation.share, "simulated_share", "the version used no energy"),
             ..SciAnswer::default()
         };
         self.declared(&parts, &mut answer, &mut missing);
@@ -222,7 +228,7 @@ impl Context<'_> {
         let mut exclusions = Vec::new();
         let mut place =
             |inside: bool, name: &str| (if inside { &mut inclusions } else { &mut exclusions }).push(name.to_owned());
-        place(parts.has_accelerator, "accelerators");
+        place(parts.accelerator.is_ok(), "accelerators");
         place(level >= Level::Host, "cpu and memory");
         place(level >= Level::Host, "platform: power supply loss and unmetered parts, estimated");
         place(level >= Level::Idle, "dedicated idle of the version's reservation");
@@ -244,16 +250,26 @@ impl Context<'_> {
                     exclusions.push(format!("{node}: {} is not read: {reason}", state.source.id));
                 }
             }
+            for model in accelerator::without_source(member) {
+                exclusions.push(format!("{node}: accelerator {model} is seen and not metered"));
+            }
+            let nobodys =
+                self.computed.totals.nodes.get(node.as_str()).map_or(0, |node| accelerator::unattributed(&node.cell));
+            if nobodys > 0 {
+                let joules = Microjoules(nobodys).to_joules().0;
+                exclusions.push(format!("{node}: {joules} J of accelerators while it was not known who was on them"));
+            }
             if let Some(first) = member.record.first_row.filter(|first| *first > self.computed.gathered.window.start())
             {
                 exclusions.push(format!("{node}: time before its first row at {}", rfc3339(first)));
             }
         }
-        let label = match (level, allocated) {
+        let mut label = match (level, allocated) {
             (Level::Facility, true) => "SCI".to_owned(),
             (Level::Facility, false) => "partial carbon per functional unit: idle_excluded, not SCI".to_owned(),
             _ => format!("partial carbon per functional unit at level {}, not SCI", level.name()),
         };
+        label.push_str(parts.simulation.label());
         wire::Boundary {
             level: level.name().to_owned(),
             platform_included: level >= Level::Host,

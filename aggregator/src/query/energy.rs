@@ -1,11 +1,13 @@
 //! Energy row by row. Rows of a question add up to the energy of the nodes exactly.
 
+use super::accelerator;
+use super::amount::Amount;
 use super::gather::Gathered;
 use super::question::{Question, version_name};
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, ModelVersion, score};
+use joulebook_sci::{Account, Cell, Ledger, Level, ModelVersion, score};
 use joulebook_units::{Component, GramsCo2e, Method, Microjoules, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,28 +26,31 @@ pub fn rows(
         EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree),
         EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some()),
         EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some()),
-        EnergyBy::Gpu => by_source(nodes, |component| component == Component::Accelerator),
-        EnergyBy::Source => by_source(nodes, |_| true),
+        EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
+        EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
         EnergyBy::Node => nodes.iter().map(|(name, node)| node_row(name, node)).collect(),
     };
-    let total = match by {
+    let added = |node: &NodeTotals| match by {
         EnergyBy::Gpu | EnergyBy::Source => {
             let gpu_only = by == EnergyBy::Gpu;
-            let sources = nodes.values().flat_map(|node| node.cell.sources.iter());
+            let sources = node.cell.sources.iter();
             let added =
                 sources.filter(|(key, _)| !key.contained && (!gpu_only || key.component == Component::Accelerator));
             added.map(|(_, source)| source.microjoules).sum()
         }
-        _ => nodes.values().map(|node| node.cell.total_microjoules()).sum(),
+        _ => node.cell.total_microjoules(),
     };
+    let total: Amount = nodes.values().map(|node| Amount::of_node(node, added(node))).collect();
     let Gathered { window, resolution_seconds, .. } = computed.gathered;
     Ok(GetEnergyResponse {
         rows,
-        total_microjoules: total,
+        total_microjoules: total.microjoules,
         resolution_seconds: u64::try_from(resolution_seconds).unwrap_or(1),
         window: Some(TimeWindow { start_unix_nanos: window.start().0, end_unix_nanos: window.end().0 }),
         energy_measured_fraction: covered_share(nodes.values().map(|node| &node.cell)).map(Share::get),
+        simulated: nodes.values().any(|node| node.simulated),
+        simulated_microjoules: total.simulated_microjoules,
     })
 }
 
@@ -87,17 +92,26 @@ pub fn component_name(component: Component) -> &'static str {
     }
 }
 
-fn key(parts: &[(&str, &str)]) -> Vec<KeyPart> {
+/// A row's key.
+pub(super) fn key(parts: &[(&str, &str)]) -> Vec<KeyPart> {
     parts.iter().map(|(name, value)| KeyPart { name: (*name).to_owned(), value: (*value).to_owned() }).collect()
 }
 
-fn row(key: Vec<KeyPart>, microjoules: u64, parts: BTreeMap<String, u64>, methods: &BTreeSet<Method>) -> EnergyRow {
+/// A row of known energy.
+pub(super) fn row(
+    key: Vec<KeyPart>,
+    amount: Amount,
+    parts: BTreeMap<String, u64>,
+    methods: &BTreeSet<Method>,
+) -> EnergyRow {
     let component_microjoules = parts.into_iter().filter(|(_, energy)| *energy > 0).collect();
     EnergyRow {
         key,
-        microjoules: Some(microjoules),
+        microjoules: Some(amount.microjoules),
         component_microjoules,
         method: method_name(methods),
+        simulated: amount.simulated,
+        simulated_microjoules: amount.simulated_microjoules,
         ..EnergyRow::default()
     }
 }
@@ -108,17 +122,17 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
     let all: BTreeSet<Method> = totals.nodes.values().flat_map(|node| methods(&node.cell)).collect();
     let selected: BTreeSet<&ModelVersion> = question.select(totals)?.into_iter().map(|(version, _)| version).collect();
     let mut rows = Vec::new();
-    let (mut outside, mut others) = (0u64, 0u64);
-    for (version, totals) in &totals.versions {
-        let energy = question.level.energy(&totals.cost);
+    let (mut outside, mut others) = (Amount::default(), Amount::default());
+    for (version, mine) in &totals.versions {
+        let cost = &mine.cost;
+        let (energy, simulated) = (question.level.energy(cost), question.level.energy(&mine.simulated));
         if !selected.contains(version) {
-            others = others.saturating_add(totals.cost.with_idle());
+            others.add(Amount::of_version(cost.with_idle(), mine.simulated.with_idle()));
             continue;
         }
-        outside = outside.saturating_add(totals.cost.with_idle() - energy);
-        let cost = &totals.cost;
-        let idle = |part: u64| if question.level >= joulebook_sci::Level::Idle { part } else { 0 };
-        let host = |part: u64| if question.level >= joulebook_sci::Level::Host { part } else { 0 };
+        outside.add(Amount::of_version(cost.with_idle() - energy, mine.simulated.with_idle() - simulated));
+        let idle = |part: u64| if question.level >= Level::Idle { part } else { 0 };
+        let host = |part: u64| if question.level >= Level::Host { part } else { 0 };
         let parts = [
             ("accelerator", cost.accelerator()),
             ("cpu", host(cost.cpu)),
@@ -130,28 +144,34 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
         let parts = parts.into_iter().map(|(name, energy)| (name.to_owned(), energy)).collect();
         let name = |part: &Option<String>| part.clone().unwrap_or_else(|| "unresolved".to_owned());
         let columns = [("account", "model"), ("model", &name(&version.model)), ("version", &name(&version.version))];
-        let mut row = row(key(&columns), energy, parts, &all);
+        let mut row = row(key(&columns), Amount::of_version(energy, simulated), parts, &all);
+        row.simulated = totals.nodes.iter().any(|(name, node)| node.simulated && mine.nodes.contains(name));
         row.cpu_seconds = Some(cpu_seconds(cost.used.cpu_nanos));
         if question.unit.is_some() {
-            ratio(&mut row, question, totals, energy);
+            ratio(&mut row, question, mine, energy);
+        }
+        if question.level == Level::Accelerator
+            && let Err(reason) = accelerator::known(totals, mine)
+        {
+            row.microjoules = None;
+            row.joules_per_unit = None;
+            row.per_unit_null_reason = Some(reason.to_owned());
         }
         rows.push(row);
     }
-    let ledger = totals.nodes.values().map(|node| node.ledger).fold([0u64; 4], |sum, ledger| {
-        [
-            sum[0] + ledger.workloads,
-            sum[1] + ledger.system,
-            sum[2] + ledger.unallocated_idle,
-            sum[3] + ledger.unattributed,
-        ]
-    });
-    let names = ["other workloads", "system", "unallocated idle", "unattributed"];
-    let rest = names
-        .into_iter()
-        .zip(ledger)
-        .chain([("model versions outside the level", outside), ("other model versions", others)]);
-    for (name, energy) in rest.filter(|(_, energy)| *energy > 0) {
-        let mut row = row(key(&[("account", name), ("model", ""), ("version", "")]), energy, BTreeMap::new(), &all);
+    let left = |part: fn(&Ledger) -> u64| -> Amount {
+        totals.nodes.values().map(|node| Amount::of_node(node, part(&node.ledger))).collect()
+    };
+    let rest = [
+        ("other workloads", left(|ledger| ledger.workloads)),
+        ("system", left(|ledger| ledger.system)),
+        ("unallocated idle", left(|ledger| ledger.unallocated_idle)),
+        ("unattributed", left(|ledger| ledger.unattributed)),
+        ("model versions outside the level", outside),
+        ("other model versions", others),
+    ];
+    for (name, amount) in rest.into_iter().filter(|(_, amount)| amount.microjoules > 0) {
+        let mut row = row(key(&[("account", name), ("model", ""), ("version", "")]), amount, BTreeMap::new(), &all);
         row.per_unit_null_reason = question.unit.map(|_| "not a model version".to_owned());
         rows.push(row);
     }
@@ -213,7 +233,7 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
         let methods = methods(&node.cell);
         for (parts, (energy, components)) in sums {
             let columns = [("node", name.as_str()), ("kind", &parts[0]), ("name", &parts[1]), ("id", &parts[2])];
-            let mut row = row(key(&columns), energy, components, &methods);
+            let mut row = row(key(&columns), Amount::of_node(node, energy), components, &methods);
             row.cpu_seconds = cpu.get(&parts).map(|nanos| cpu_seconds(*nanos));
             rows.push(row);
         }
@@ -237,38 +257,38 @@ fn kind_name(kind: WorkloadKind) -> &'static str {
     }
 }
 
-fn by_source(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(Component) -> bool) -> Vec<EnergyRow> {
-    let sources = nodes.iter().flat_map(|(node, totals)| totals.cell.sources.iter().map(move |source| (node, source)));
-    sources
-        .filter(|(_, (key, _))| shown(key.component))
-        .map(|(node, (source, used))| {
+fn by_source(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
+    let mut rows = Vec::new();
+    for (name, node) in nodes {
+        for (source, used) in &node.cell.sources {
             let component = component_name(source.component);
             let contained = if source.contained { "yes" } else { "" };
             let columns =
-                [("node", node.as_str()), ("source", &source.id), ("component", component), ("contained", contained)];
-            row(key(&columns), used.microjoules, BTreeMap::new(), &BTreeSet::from([source.method]))
-        })
-        .collect()
+                [("node", name.as_str()), ("source", &source.id), ("component", component), ("contained", contained)];
+            let amount = Amount::of_node(node, used.microjoules);
+            rows.push(row(key(&columns), amount, BTreeMap::new(), &BTreeSet::from([source.method])));
+        }
+    }
+    rows
 }
 
 fn by_component(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
-    let mut sums: BTreeMap<&str, (u64, BTreeSet<Method>)> = BTreeMap::new();
-    for cell in nodes.values().map(|node| &node.cell) {
-        for (source, used) in
-            cell.sources.iter().filter(|(source, _)| !source.contained && source.component != Component::Wall)
-        {
+    let mut sums: BTreeMap<&str, (Amount, BTreeSet<Method>)> = BTreeMap::new();
+    for node in nodes.values() {
+        let components = node.cell.sources.iter().filter(|(key, _)| !key.contained && key.component != Component::Wall);
+        for (source, used) in components {
             let sum = sums.entry(component_name(source.component)).or_default();
-            sum.0 = sum.0.saturating_add(used.microjoules);
+            sum.0.add(Amount::of_node(node, used.microjoules));
             sum.1.insert(source.method);
         }
-        let platform = cell.entries.iter().filter(|(entry, _)| entry.account == Account::Platform);
+        let platform = node.cell.entries.iter().filter(|(entry, _)| entry.account == Account::Platform);
         let platform: u64 = platform.map(|(_, energy)| *energy).sum();
         let sum = sums.entry("platform").or_default();
-        sum.0 = sum.0.saturating_add(platform);
+        sum.0.add(Amount::of_node(node, platform));
         sum.1.insert(Method::Estimated);
     }
     sums.into_iter()
-        .map(|(name, (energy, methods))| row(key(&[("component", name)]), energy, BTreeMap::new(), &methods))
+        .map(|(name, (amount, methods))| row(key(&[("component", name)]), amount, BTreeMap::new(), &methods))
         .collect()
 }
 
@@ -278,5 +298,6 @@ fn node_row(name: &str, node: &NodeTotals) -> EnergyRow {
         let part = if entry.account == Account::Platform { "platform" } else { component_name(entry.component) };
         *parts.entry(part.to_owned()).or_default() += energy;
     }
-    row(key(&[("node", name)]), node.cell.total_microjoules(), parts, &methods(&node.cell))
+    let amount = Amount::of_node(node, node.cell.total_microjoules());
+    row(key(&[("node", name)]), amount, parts, &methods(&node.cell))
 }

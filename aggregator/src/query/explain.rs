@@ -5,9 +5,12 @@ use super::question::version_name;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, NodeBalance, SciAnswer, Term};
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Flags, ModelVersion, Purpose, VersionTotals};
+use joulebook_sci::{Account, Cell, Flags, ModelVersion, Purpose, VersionTotals};
 use joulebook_units::Microjoules;
 use std::collections::BTreeMap;
+
+/// Sources of one collector that a term names one by one.
+const NAMED_SOURCES: usize = 4;
 
 /// The terms of a version's answer.
 pub fn explain(
@@ -39,10 +42,10 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
                 unit: unit.to_owned(),
                 source,
                 microjoules: None,
+                simulated: node.simulated,
             };
-            let sources: Vec<&str> = node.cell.sources.keys().map(|source| source.id.as_str()).collect();
-            let mut energy =
-                term("E", "Σ entries of the version at the level", part.energy.to_joules().0, "J", sources.join(" + "));
+            let formula = "Σ entries of the version at the level";
+            let mut energy = term("E", formula, part.energy.to_joules().0, "J", sources(&node.cell));
             energy.microjoules = Some(part.energy.0);
             terms.push(energy);
             terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
@@ -73,6 +76,19 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
     terms
 }
 
+/// The sources of a cell's energy: by name, or by kind where they are many.
+fn sources(cell: &Cell) -> String {
+    let mut by_collector: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for source in cell.sources.keys().filter(|source| !source.contained) {
+        by_collector.entry(&source.collector).or_default().push(&source.id);
+    }
+    let named = by_collector.into_iter().flat_map(|(collector, ids)| match ids.len() {
+        0..=NAMED_SOURCES => ids.into_iter().map(str::to_owned).collect(),
+        many => vec![format!("{collector} ({many} sources)")],
+    });
+    named.collect::<Vec<_>>().join(" + ")
+}
+
 fn sums(totals: &VersionTotals, answer: &SciAnswer) -> Vec<Term> {
     let carbon = &totals.carbon;
     let term = |name: &str, formula: &str, value: Option<f64>, unit: &str, source: &str| Term {
@@ -82,6 +98,7 @@ fn sums(totals: &VersionTotals, answer: &SciAnswer) -> Vec<Term> {
         unit: unit.to_owned(),
         source: source.to_owned(),
         microjoules: None,
+        simulated: answer.simulated,
     };
     let sci = answer.sci.clone().unwrap_or_default();
     let r = answer.r.clone().unwrap_or_default();
@@ -145,6 +162,7 @@ fn balance(name: &str, node: &NodeTotals) -> NodeBalance {
         overcount_microjoules: node.cell.overcount_microjoules,
         accounts: accounts.into_values().collect(),
         residual_microjoules: i64::try_from(residual).unwrap_or(i64::MAX),
+        simulated: node.simulated,
         source_microjoules: sources.map(|(key, used)| (key.id.clone(), Microjoules(used.microjoules).0)).collect(),
     }
 }

@@ -114,7 +114,8 @@ impl<'a> Gathered<'a> {
         let mut slot = Slot { window, nodes: vec![], factors: vec![] };
         for member in &self.members {
             let mut cell = self.cell(&member.record, window)?;
-            cell.set_expected(window, member.record.first_row, member.record.inventory.hardware.threads);
+            let hardware = &member.record.inventory.hardware;
+            cell.set_expected(window, member.record.first_row, hardware.threads, hardware.accelerators.len());
             if cell.is_empty() {
                 continue;
             }
@@ -124,6 +125,7 @@ impl<'a> Gathered<'a> {
             slot.nodes.push(NodeSlot {
                 node: member.record.inventory.node.to_string(),
                 pool: pool_name(&member.record),
+                simulated: member.record.inventory.placement.simulated,
                 cell,
                 embodied_g: grams.map_or(0.0, |grams| grams.0),
             });

@@ -38,6 +38,8 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
         "cached_tokens",
         "output_tokens",
         "answer_id",
+        "simulated",
+        "simulated_share",
     ];
     let rows = answers.iter().cloned().map(|answer| {
         let (subject, window) = (answer.subject.unwrap_or_default(), answer.window.unwrap_or_default());
@@ -76,6 +78,8 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
             cell(tokens.cached),
             cell(tokens.output),
             answer.answer_id,
+            answer.simulated.to_string(),
+            cell(answer.simulated_share),
         ]
     });
     write(header.map(str::to_owned).to_vec(), rows)
@@ -86,9 +90,17 @@ pub(crate) fn energy(answer: &GetEnergyResponse) -> Result<String, Failure> {
     let keys = key_names(answer);
     let components: BTreeSet<&String> = answer.rows.iter().flat_map(|row| row.component_microjoules.keys()).collect();
     let mut header = keys.clone();
-    header.extend(
-        ["microjoules", "method", "cpu_seconds", "units", "joules_per_unit", "per_unit_null_reason"].map(str::to_owned),
-    );
+    let columns = [
+        "microjoules",
+        "method",
+        "cpu_seconds",
+        "units",
+        "joules_per_unit",
+        "per_unit_null_reason",
+        "simulated",
+        "simulated_microjoules",
+    ];
+    header.extend(columns.map(str::to_owned));
     header.extend(components.iter().map(|component| format!("{component}_microjoules")));
     let rows = answer.rows.iter().map(|row| {
         let part = |name: &String| row.key.iter().find(|part| part.name == *name).map(|part| part.value.clone());
@@ -100,6 +112,8 @@ pub(crate) fn energy(answer: &GetEnergyResponse) -> Result<String, Failure> {
             cell(row.units),
             cell(row.joules_per_unit),
             cell(row.per_unit_null_reason.clone()),
+            row.simulated.to_string(),
+            row.simulated_microjoules.to_string(),
         ]);
         cells.extend(components.iter().map(|component| cell(row.component_microjoules.get(*component).copied())));
         cells
@@ -109,7 +123,7 @@ pub(crate) fn energy(answer: &GetEnergyResponse) -> Result<String, Failure> {
 
 /// One row a term, then one row an account of every node.
 pub(crate) fn terms(explained: &ExplainResponse) -> Result<String, Failure> {
-    let header = ["kind", "node", "name", "formula", "value", "unit", "microjoules", "source"];
+    let header = ["kind", "node", "name", "formula", "value", "unit", "microjoules", "source", "simulated"];
     let terms = explained.terms.iter().map(|term| {
         vec![
             "term".to_owned(),
@@ -120,6 +134,7 @@ pub(crate) fn terms(explained: &ExplainResponse) -> Result<String, Failure> {
             term.unit.clone(),
             cell(term.microjoules),
             term.source.clone(),
+            term.simulated.to_string(),
         ]
     });
     let accounts = explained.balances.iter().flat_map(|balance| {
@@ -133,6 +148,7 @@ pub(crate) fn terms(explained: &ExplainResponse) -> Result<String, Failure> {
                 "µJ".to_owned(),
                 cell(microjoules),
                 String::new(),
+                balance.simulated.to_string(),
             ]
         };
         let residual = || {

@@ -1,14 +1,16 @@
 //! Tables for reading, 100 columns wide: the unit in the header, `unknown` where a value is not known.
 
 mod balance;
+mod rows;
 
 pub(crate) use balance::explanation;
+pub(crate) use rows::energy_rows;
 
-use super::csv::key_names;
-use super::quantity::{self, UNKNOWN, energy_unit, exact_joules, mass_unit, number, percent, show};
+use super::quantity::{self, UNKNOWN, energy_unit, mass_unit, number, percent, show};
+use super::simulated;
 use crate::command::version_name;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
-use joulebook_proto::query::{Energy, GetEnergyResponse, SciAnswer};
+use joulebook_proto::query::{Energy, SciAnswer};
 
 const WIDTH: u16 = 100;
 
@@ -48,7 +50,7 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> String {
         let carbon = answer.carbon.unwrap_or_default();
         let r = answer.r.clone().unwrap_or_default();
         table.add_row(vec![
-            version_name(answer),
+            marked_name(answer),
             per.score(answer),
             per.interval(answer),
             show(carbon.o_g, mass),
@@ -87,7 +89,8 @@ pub(crate) fn levels(answers: &[SciAnswer]) -> String {
             let boundary = answer.boundary.clone().unwrap_or_default();
             let total = show(energy(answer).total_j, joules);
             let score = per.score(answer);
-            table.add_row(vec![name.clone(), boundary.level, boundary.label, score, per.interval(answer), total]);
+            let shown = marked_name(answer);
+            table.add_row(vec![shown, boundary.level, boundary.label, score, per.interval(answer), total]);
         }
         let at = |level: &str| {
             let found = of_name.iter().find(|a| a.boundary.as_ref().is_some_and(|boundary| boundary.level == level));
@@ -100,37 +103,9 @@ pub(crate) fn levels(answers: &[SciAnswer]) -> String {
     format!("{}{table}\n\n{ratios}{}", title(answers), next(answers))
 }
 
-/// One row a row, exact joules, and their sum.
-pub(crate) fn energy_rows(answer: &GetEnergyResponse) -> String {
-    let keys = key_names(answer);
-    let ratio = answer.rows.iter().any(|row| row.joules_per_unit.is_some() || row.per_unit_null_reason.is_some());
-    let mut header = keys.clone();
-    header.extend(["energy (J)", "share", "CPU time (s)", "method"].map(str::to_owned));
-    if ratio {
-        header.push("J per unit".to_owned());
-    }
-    let mut table = sheet(header);
-    for row in &answer.rows {
-        let part = |name: &String| row.key.iter().find(|part| part.name == *name).map(|part| part.value.clone());
-        let mut cells: Vec<String> = keys.iter().map(|name| part(name).unwrap_or_default()).collect();
-        #[allow(clippy::cast_precision_loss, reason = "a percentage for reading")]
-        let share = row.microjoules.map(|own| own as f64 / answer.total_microjoules.max(1) as f64);
-        cells.push(row.microjoules.map_or_else(|| UNKNOWN.to_owned(), exact_joules));
-        cells.push(percent(share));
-        cells.push(row.cpu_seconds.map_or_else(|| "–".to_owned(), |seconds| number(Some(seconds))));
-        cells.push(row.method.clone());
-        if ratio {
-            let reason = row.per_unit_null_reason.clone().unwrap_or_else(|| "no reason given".to_owned());
-            cells.push(row.joules_per_unit.map_or_else(|| format!("unknown: {reason}"), |value| number(Some(value))));
-        }
-        table.add_row(cells);
-    }
-    format!(
-        "{table}\ntotal {} J · energy known for {} of the window · cut at {} s\nnext: joulebook sci --level all\n",
-        exact_joules(answer.total_microjoules),
-        percent(answer.energy_measured_fraction),
-        answer.resolution_seconds,
-    )
+/// A model version's name, and whether its hardware is simulated.
+fn marked_name(answer: &SciAnswer) -> String {
+    version_name(answer) + &simulated::mark(answer.simulated, answer.simulated_share)
 }
 
 fn energy(answer: &SciAnswer) -> Energy {
@@ -160,7 +135,7 @@ fn parts(answers: &[SciAnswer]) -> Table {
     let mut table = sheet([format!("energy ({})", unit.symbol)].into_iter().chain(names.map(str::to_owned)).collect());
     for answer in answers {
         let values = columns(&energy(answer)).map(|value| show(value, unit));
-        table.add_row([version_name(answer)].into_iter().chain(values).collect::<Vec<_>>());
+        table.add_row([marked_name(answer)].into_iter().chain(values).collect::<Vec<_>>());
     }
     table
 }
@@ -174,7 +149,7 @@ fn remarks(answer: &SciAnswer) -> String {
     let mut text = format!(
         "{}: {} at level {} · flags {flags}\n  tokens in {} (cached {}), out {} · energy known for {} of the window\n  \
          {} g/kWh for {} ({}) · PUE {} ({})\n",
-        version_name(answer),
+        marked_name(answer),
         boundary.label,
         boundary.level,
         count(tokens.input),
@@ -187,6 +162,16 @@ fn remarks(answer: &SciAnswer) -> String {
         number(pue.effective),
         pue.source,
     );
+    let accelerators = answer.hardware.iter().filter(|part| part.component == "accelerator").map(|part| {
+        let memory = part.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
+        let driver = part.driver.as_ref().map_or_else(String::new, |driver| format!(", driver {driver}"));
+        let model = part.model.as_deref().unwrap_or(UNKNOWN);
+        format!("{} × {model}{memory}{driver}", number(part.count))
+    });
+    let accelerators: Vec<String> = accelerators.collect();
+    if !accelerators.is_empty() {
+        text += &format!("  accelerators of its nodes: {}\n", accelerators.join("; "));
+    }
     if let Some(reason) = answer.sci.as_ref().and_then(|sci| sci.null_reason.as_ref()) {
         text += &format!("  score unknown: {reason}\n");
     }

@@ -270,6 +270,7 @@ impl Node {
             requests_per_kilosecond: 0,
             prompt_tokens: 0,
             generated_tokens: 0,
+            port: None,
         })
     }
 

@@ -1,4 +1,5 @@
-//! An inference server's metrics from the workload table, shaped as vLLM's, over HTTP on loopback.
+//! Inference servers' metrics from the workload table, shaped as vLLM's, over HTTP on loopback: one page of all that
+//! is served, and one page of its own for each workload that has a port.
 
 use crate::node::Node;
 use crate::workload::Served;
@@ -7,9 +8,12 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 /// The exposition.
 pub fn exposition(served: &[Served]) -> String {
@@ -28,16 +32,49 @@ pub fn exposition(served: &[Served]) -> String {
     text
 }
 
-/// Serves `/metrics` until the task is dropped.
-pub async fn serve(listener: TcpListener, node: Arc<Mutex<Node>>) {
+/// Pages of workloads that have a port of their own.
+#[derive(Debug, Default)]
+pub struct Fronts(BTreeMap<(String, u16), JoinHandle<()>>);
+
+impl Fronts {
+    /// Begins to serve the pages that the table has now, and ends those that it has no more.
+    ///
+    /// # Errors
+    /// A port cannot be taken.
+    pub fn follow(&mut self, node: &Arc<Mutex<Node>>) -> io::Result<()> {
+        let wanted = node.lock().unwrap_or_else(PoisonError::into_inner).table().fronts();
+        self.0.retain(|(name, port), page| {
+            let stays = wanted.get(name) == Some(port);
+            if !stays {
+                page.abort();
+            }
+            stays
+        });
+        for (name, port) in wanted {
+            if !self.0.contains_key(&(name.clone(), port)) {
+                let listener = std::net::TcpListener::bind(("127.0.0.1", port))?;
+                listener.set_nonblocking(true)?;
+                let page = serve(TcpListener::from_std(listener)?, node.clone(), Some(name.clone()));
+                self.0.insert((name, port), tokio::spawn(page));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Serves `/metrics`, of one workload or of all, until the task is dropped.
+pub async fn serve(listener: TcpListener, node: Arc<Mutex<Node>>, workload: Option<String>) {
+    let workload = workload.as_deref();
     while let Ok((stream, _)) = listener.accept().await {
-        let node = node.clone();
+        let (node, workload) = (node.clone(), workload.map(str::to_owned));
         let answer = move |request: Request<Incoming>| {
-            let node = node.clone();
+            let (node, workload) = (node.clone(), workload.clone());
             async move {
                 let (code, text) = if request.uri().path() == "/metrics" {
                     let node = node.lock().unwrap_or_else(PoisonError::into_inner);
-                    (StatusCode::OK, exposition(&node.table().served(node.now_ns())))
+                    let (table, now) = (node.table(), node.now_ns());
+                    let served = workload.map_or_else(|| table.served(now), |name| table.served_by(&name, now));
+                    (StatusCode::OK, exposition(&served))
                 } else {
                     (StatusCode::NOT_FOUND, String::new())
                 };

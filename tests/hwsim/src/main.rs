@@ -6,6 +6,7 @@ use joulebook_hwsim::control::{self, Scenario};
 use joulebook_hwsim::node::{Node, Options};
 use joulebook_hwsim::profile::Profile;
 use joulebook_hwsim::{front, gpu};
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -61,6 +62,15 @@ fn play(node: &mut Node, scenario: &mut Scenario) -> Result<()> {
     Ok(())
 }
 
+/// What happens at each tick of the program.
+fn tick(node: &mut Node, scenario: &mut Scenario) -> Result<()> {
+    play(node, scenario)?;
+    if !node.is_manual() {
+        node.publish()?;
+    }
+    Ok(())
+}
+
 async fn run(arguments: Arguments) -> Result<()> {
     let profile = Profile::read(&arguments.profile)?;
     let mut scenario = match &arguments.scenario {
@@ -71,7 +81,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
     };
     scenario.at.sort_by_key(|timed| timed.ms);
-    let options = Options { manual: arguments.clock == Clock::Manual, seed: arguments.seed, ..Options::default() };
+    let manual = arguments.clock == Clock::Manual;
+    // Processes start on the clock that programs beside the simulator read.
+    let booted = if manual { Duration::ZERO } else { clock_gettime(ClockId::CLOCK_BOOTTIME)?.into() };
+    let booted_ns = u64::try_from(booted.as_nanos())?;
+    let options = Options { manual, seed: arguments.seed, booted_ns, ..Options::default() };
     let mut node = Node::new(profile, &arguments.root, options)?;
     let library = arguments.nvml.or_else(gpu::built_library).filter(|_| node.has_nvml());
     let nvml = library.map(|library| gpu::install(&library, &arguments.root)).transpose()?;
@@ -92,17 +106,16 @@ async fn run(arguments: Arguments) -> Result<()> {
     });
     let node = Arc::new(Mutex::new(node));
     tokio::spawn(control::serve(listener, node.clone()));
-    tokio::spawn(front::serve(metrics, node.clone()));
+    tokio::spawn(front::serve(metrics, node.clone(), None));
+    let mut fronts = front::Fronts::default();
+    fronts.follow(&node).context("serving a workload's own page")?;
     writeln!(std::io::stdout(), "{ready}")?;
     let mut ticks = tokio::time::interval(Duration::from_millis(arguments.tick_ms));
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);
-                play(&mut node, &mut scenario)?;
-                if !node.is_manual() {
-                    node.publish()?;
-                }
+                tick(&mut node.lock().unwrap_or_else(PoisonError::into_inner), &mut scenario)?;
+                fronts.follow(&node).context("serving a workload's own page")?;
             }
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }

@@ -29,11 +29,13 @@ pub struct Options {
     pub seed: u32,
     /// Whether zones tell power limits.
     pub limits: bool,
+    /// What the boot clock shows at simulated 0, in ns: processes start on it.
+    pub booted_ns: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { manual: true, below_wrap: 1_000_000, seed: 1, limits: true }
+        Self { manual: true, below_wrap: 1_000_000, seed: 1, limits: true, booted_ns: 0 }
     }
 }
 
@@ -91,8 +93,7 @@ impl Node {
         let driver = profile.gpus.as_ref().map(|gpus| gpus.driver.clone()).unwrap_or_default();
         let gpus = gpu::devices(&profile);
         let state = State { manual: options.manual, now_ns: 0, t0_ns, index_shift: 0, driver, gpus };
-        let table =
-            Table::new(root, &profile.cpu.vendor, &profile.cpu.model, profile.cpu.sockets, THREADS_OF_A_SOCKET)?;
+        let table = Table::new(root, &profile.cpu, THREADS_OF_A_SOCKET, options.booted_ns)?;
         let mut node = Self {
             root: root.to_path_buf(),
             zones: Vec::new(),

@@ -4,13 +4,16 @@
 //! padded with zeros in front, so that every file keeps its length and is set by one `pwrite`.
 
 use crate::error::{Result, SimError, at};
+use crate::profile::Cpu;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 const TICK_NANOS: u64 = 10_000_000;
+const LISTENERS_HEAD: &str =
+    "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,8 @@ pub struct Workload {
     /// Generated tokens of a request.
     #[serde(default)]
     pub generated_tokens: u64,
+    /// Port on loopback at which it shows its own counts; its process is the listener that procfs shows.
+    pub port: Option<u16>,
 }
 
 fn gibibyte() -> u64 {
@@ -63,6 +68,18 @@ struct Running {
     process_ns: u64,
     since_ns: u64,
     stat: Option<File>,
+}
+
+impl Running {
+    fn served(&self, now_ns: u64) -> Option<Served> {
+        let line = &self.workload;
+        let passed = u128::from(now_ns.saturating_sub(self.begin_ns));
+        let requests = passed * u128::from(line.requests_per_kilosecond) / 1_000_000_000_000;
+        let requests = u64::try_from(requests).unwrap_or(0);
+        let tokens = |each: u64| requests.saturating_mul(each);
+        let (prompt_tokens, generated_tokens) = (tokens(line.prompt_tokens), tokens(line.generated_tokens));
+        Some(Served { model: line.model.clone()?, requests, prompt_tokens, generated_tokens })
+    }
 }
 
 /// One group and its file.
@@ -97,6 +114,7 @@ pub struct Table {
     /// CPU time of everything that ran, in ns, up to `at_ns`.
     busy_ns: u64,
     at_ns: u64,
+    booted_ns: u64,
     stat: File,
 }
 
@@ -112,11 +130,13 @@ fn put(file: &File, path: &Path, text: &str) -> Result<()> {
 }
 
 impl Table {
-    /// Views below `root` of a machine without workloads.
-    pub fn new(root: &Path, vendor: &str, model: &str, sockets: u32, cores: u32) -> Result<Self> {
+    /// Views below `root` of a machine without workloads, whose packages have so many cores and whose boot clock shows
+    /// `booted_ns` at simulated 0.
+    pub fn new(root: &Path, cpu: &Cpu, cores: u32, booted_ns: u64) -> Result<Self> {
+        let Cpu { vendor, model, sockets, .. } = cpu;
         let (procfs, cgroup) = (root.join("proc"), root.join("sys/fs/cgroup"));
         let stat = create(&procfs.join("stat"))?;
-        let threads = sockets * cores;
+        let threads = *sockets * cores;
         let mut cpuinfo = String::new();
         for thread in 0..threads {
             let socket = thread / cores.max(1);
@@ -137,8 +157,10 @@ impl Table {
             groups: BTreeMap::new(),
             busy_ns: 0,
             at_ns: 0,
+            booted_ns,
             stat,
         };
+        table.show_listeners()?;
         table.show(0)?;
         Ok(table)
     }
@@ -166,6 +188,7 @@ impl Table {
         let name = workload.name.clone();
         let running = Running { workload, begin_ns: now_ns, process_ns: 0, since_ns: now_ns, stat };
         self.running.insert(name, running);
+        self.show_listeners()?;
         self.show(now_ns)
     }
 
@@ -177,6 +200,7 @@ impl Table {
             let folder = self.procfs.join(running.workload.pid.to_string());
             fs::remove_dir_all(&folder).map_err(at(&folder))?;
         }
+        self.show_listeners()?;
         Ok(true)
     }
 
@@ -234,6 +258,12 @@ impl Table {
         write("cgroup", format!("0::{}\n", workload.cgroup))?;
         write("comm", format!("{:.15}\n", workload.name))?;
         write("cmdline", format!("{}\0", workload.name))?;
+        if workload.port.is_some() {
+            let sockets = folder.join("fd");
+            fs::create_dir_all(&sockets).map_err(at(&sockets))?;
+            let socket = sockets.join("3");
+            symlink(format!("socket:[{}]", socket_inode(workload.pid)), &socket).map_err(at(&socket))?;
+        }
         Ok(stat)
     }
 
@@ -286,7 +316,8 @@ impl Table {
         for running in self.running.values() {
             let Some(file) = &running.stat else { continue };
             let Workload { pid, name, memory_bytes, .. } = &running.workload;
-            let (ticks, start) = (running.process_ns / TICK_NANOS, running.begin_ns / TICK_NANOS);
+            let start = self.booted_ns.saturating_add(running.begin_ns) / TICK_NANOS;
+            let ticks = running.process_ns / TICK_NANOS;
             let (virtual_bytes, pages) = (memory_bytes, memory_bytes / 4096);
             let line = format!(
                 "{pid} ({name:.15}) S 1 {pid} {pid} 0 -1 4194304 0 0 0 0 {ticks:020} 0 0 0 20 0 1 0 {start:020} \
@@ -299,19 +330,45 @@ impl Table {
 
     /// What every model has served by `now_ns`.
     pub fn served(&self, now_ns: u64) -> Vec<Served> {
-        let serving = self.running.values().filter_map(|running| Some((running, running.workload.model.clone()?)));
-        serving
-            .map(|(running, model)| {
-                let line = &running.workload;
-                let passed = u128::from(now_ns.saturating_sub(running.begin_ns));
-                let requests = passed * u128::from(line.requests_per_kilosecond) / 1_000_000_000_000;
-                let requests = u64::try_from(requests).unwrap_or(0);
-                let tokens = |each: u64| requests.saturating_mul(each);
-                let (prompt_tokens, generated_tokens) = (tokens(line.prompt_tokens), tokens(line.generated_tokens));
-                Served { model, requests, prompt_tokens, generated_tokens }
-            })
+        self.running.values().filter_map(|running| running.served(now_ns)).collect()
+    }
+
+    /// What one workload has served by `now_ns`; nothing if it serves no model or is gone.
+    pub fn served_by(&self, name: &str, now_ns: u64) -> Vec<Served> {
+        self.running.get(name).and_then(|running| running.served(now_ns)).into_iter().collect()
+    }
+
+    /// Workloads that show their own counts, each with its port.
+    pub fn fronts(&self) -> BTreeMap<String, u16> {
+        self.running
+            .values()
+            .filter_map(|running| Some((running.workload.name.clone(), running.workload.port?)))
             .collect()
     }
+
+    /// Shows who listens at which port.
+    fn show_listeners(&self) -> Result<()> {
+        let path = self.procfs.join("net/tcp");
+        let mut text = LISTENERS_HEAD.to_owned();
+        for Workload { pid, port, .. } in self.workloads().filter(|workload| workload.pid > 0) {
+            if let Some(port) = port {
+                let inode = socket_inode(*pid);
+                text.push_str(&format!(
+                    "   0: 0100007F:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 {inode} 1\n"
+                ));
+            }
+        }
+        fs::create_dir_all(self.procfs.join("net")).map_err(at(&path))?;
+        // A reader sees the old table or the new one.
+        let new = self.procfs.join("net/tcp.new");
+        fs::write(&new, text).map_err(at(&new))?;
+        fs::rename(&new, &path).map_err(at(&path))
+    }
+}
+
+/// Inode of a workload's listening socket.
+fn socket_inode(pid: u32) -> u64 {
+    1_000_000 + u64::from(pid)
 }
 
 fn unknown(name: &str) -> SimError {

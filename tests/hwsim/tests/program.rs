@@ -44,7 +44,11 @@ impl Program {
     }
 
     fn metrics(&self) -> String {
-        let address = self.ready["front"].as_str().unwrap().strip_prefix("http://").unwrap();
+        Self::page(self.ready["front"].as_str().unwrap())
+    }
+
+    fn page(url: &str) -> String {
+        let address = url.strip_prefix("http://").unwrap();
         let (address, path) = address.split_once('/').unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
         write!(stream, "GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
@@ -126,6 +130,44 @@ fn the_front_counts_what_the_table_serves() {
     assert!(text.contains(success), "{text}");
     let usage = std::fs::read_to_string(program.folder.path().join("sys/fs/cgroup/system.slice/vllm.service/cpu.stat"));
     assert!(usage.unwrap().starts_with("usage_usec 00000000000240000000\n"), "4 cores for 60 s");
+}
+
+#[test]
+fn a_workload_with_a_port_has_a_page_of_its_own_and_is_its_listener() {
+    let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = ports.map(|socket| socket.local_addr().unwrap().port());
+    let workload = |name: &str, pid: u32, port: u16| {
+        json!({ "op": "workload", "add": {
+            "name": name, "pid": pid, "cgroup": format!("/system.slice/{name}.service"), "model": name, "port": port,
+            "requests_per_kilosecond": 1_000, "prompt_tokens": 1, "generated_tokens": 1,
+        } })
+    };
+    let program = Program::start("dgx-h100", &["--clock", "manual"]);
+    let step = json!({ "op": "step", "ns": 5_000_000_000u64 });
+    let later = json!({ "op": "step", "ns": 2_000_000_000u64 });
+    program.ask(&[workload("a", 70, ports[0]), step, workload("b", 71, ports[1]), later]);
+    let counted = |port: u16, name: &str, tokens: u64| {
+        let page = Program::page(&format!("http://127.0.0.1:{port}/metrics"));
+        let line = format!("vllm:generation_tokens_total{{engine=\"0\",model_name=\"{name}\"}} {tokens}.0\n");
+        assert!(page.contains(&line) && page.matches("model_name").count() == 3, "{page}");
+    };
+    // Both are there at the next tick of the program, which this answer comes after.
+    for port in ports {
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            program.ask(&[json!({ "op": "info" })]);
+        }
+    }
+    counted(ports[0], "a", 7);
+    counted(ports[1], "b", 2);
+    let procfs = program.folder.path().join("proc");
+    let table = std::fs::read_to_string(procfs.join("net/tcp")).unwrap();
+    assert!(table.contains(&format!("0100007F:{:04X}", ports[1])), "{table}");
+    let socket = std::fs::read_link(procfs.join("71/fd/3")).unwrap();
+    let inode = socket.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').to_owned();
+    let line = table.lines().find(|line| line.contains(&format!("{:04X}", ports[1]))).unwrap();
+    assert_eq!(line.split_ascii_whitespace().nth(9), Some(inode.as_str()));
+    program.ask(&[json!({ "op": "workload", "remove": "b" })]);
+    assert!(!std::fs::read_to_string(procfs.join("net/tcp")).unwrap().contains(&format!("{:04X}", ports[1])));
 }
 
 #[test]

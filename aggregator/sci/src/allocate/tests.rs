@@ -2,7 +2,7 @@ use super::*;
 use crate::cell::{EntryKey, ServiceUse};
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use joulebook_units::{CpuTimeMethod, VersionSource, Workload, WorkloadKind};
+use joulebook_units::{CountKind, CpuTimeMethod, VersionSource, Workload, WorkloadKind};
 use proptest::prelude::*;
 
 fn service(version: &str) -> Arc<Service> {
@@ -57,7 +57,7 @@ fn node(pool: &str, versions: &[(&str, u64, u64)], idle: u64, platform: u64) -> 
         };
         cell.services.insert(service(version), used);
     }
-    NodeSlot { node: "n".to_string(), pool: pool.to_string(), cell, embodied_g: 12.0 }
+    NodeSlot { node: "n".to_string(), pool: pool.to_string(), simulated: false, cell, embodied_g: 12.0 }
 }
 
 const POLICIES: [IdlePolicy; 6] = [
@@ -78,7 +78,15 @@ proptest! {
     ) {
         let names = ["1", "2", "3"];
         let versions: Vec<_> = names.iter().zip(&energies).map(|(name, (energy, held))| (*name, *energy, *held)).collect();
-        let nodes = [node("a", &versions, idle, platform), node("a", &[], idle / 2, 9), node("b", &[], 17, 1)];
+        let held: Vec<_> = versions.iter().map(|(name, _, held)| (*name, *held)).collect();
+        let nodes = [
+            node("a", &versions, idle, platform),
+            node("a", &[], idle / 2, 9),
+            node("b", &[], 17, 1),
+            with_accelerators("b", 2, &held, idle / 3),
+            NodeSlot { simulated: true, ..with_accelerators("a", 1, &held, idle) },
+            NodeSlot { simulated: true, ..node("c", &[], 5, platform) },
+        ];
         for policy in POLICIES {
             let costs = allocate(&nodes, policy);
             for (index, node) in nodes.iter().enumerate() {
@@ -112,4 +120,101 @@ fn platform_enters_at_host_level_by_component_energy() {
     let cost = &costs.versions[&(0, ModelVersion::of(&service("1")))];
     // 300 of 485 µJ of components are its dynamic energy, 100 its dedicated idle.
     assert_eq!((cost.host, cost.platform, cost.dedicated_idle), (300, 60, 120));
+}
+
+/// A node with `devices` accelerators, of which versions hold so many thousandths.
+fn with_accelerators(pool: &str, devices: u64, held: &[(&str, u64)], idle: u64) -> NodeSlot {
+    let mut node = node(pool, &[], idle, 0);
+    node.cell.capacity_device_nanos = devices * 1000;
+    for (version, held) in held {
+        let used = ServiceUse { reserved_device_nanos: *held, ..ServiceUse::default() };
+        node.cell.services.insert(service(version), used);
+    }
+    node
+}
+
+fn charged(costs: &SlotCosts, node: usize, version: &str) -> VersionCost {
+    costs.versions.get(&(node, ModelVersion::of(&service(version)))).cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_host_with_accelerators_follows_the_share_of_them_that_is_held() {
+    let mut node = with_accelerators("a", 8, &[("1", 1000), ("2", 500)], 70);
+    // Cores reserved beside accelerators are no second share of the same host.
+    node.cell.services.insert(service("3"), ServiceUse { reserved_core_nanos: 900, ..ServiceUse::default() });
+    let costs = allocate(&[node.clone()], IdlePolicy::Unallocated);
+    let grams = ["1", "2", "3"].map(|version| charged(&costs, 0, version).embodied_g);
+    assert!((grams[0] - 1.5).abs() < 1e-12 && (grams[1] - 0.75).abs() < 1e-12 && grams[2].abs() < 1e-12, "{grams:?}");
+    let costs = allocate(&[node], IdlePolicy::ReservedCapacityTime);
+    let idle = ["1", "2", "3"].map(|version| charged(&costs, 0, version).pool_idle);
+    assert_eq!(idle, [47, 23, 0], "idle goes by the accelerators held, two to one");
+}
+
+#[test]
+fn capacity_that_other_workloads_hold_is_in_nobodys_embodied_carbon() {
+    let mut node = with_accelerators("a", 8, &[("1", 1000)], 0);
+    let mut add = |account, purpose, energy| {
+        node.cell.add(EntryKey { account, component: Component::Accelerator, purpose }, energy);
+    };
+    // Of the seven accelerators without a model, training holds six at the idle power of each, and one is free.
+    add(Account::Workload(workload()), Purpose::Base, 420);
+    add(Account::Workload(workload()), Purpose::Dynamic, 9_999);
+    add(Account::PoolIdle, Purpose::PoolIdle, 70);
+    let costs = allocate(&[node], IdlePolicy::ReservedCapacityTime);
+    let cost = charged(&costs, 0, "1");
+    assert!((cost.embodied_g - 1.5).abs() < 1e-12 && (cost.embodied_idle_g - 1.5).abs() < 1e-12, "{cost:?}");
+    assert!((costs.embodied_unallocated_g[0] - 9.0).abs() < 1e-12);
+}
+
+#[test]
+fn idle_of_each_kind_of_node_goes_first_to_those_who_hold_that_kind() {
+    let nodes = [
+        with_accelerators("a", 1, &[("gpu", 1000)], 10),
+        node("a", &[("cpu", 100, 500)], 20, 0),
+        with_accelerators("a", 1, &[], 40),
+        node("a", &[], 80, 0),
+        node("b", &[("other", 100, 500)], 0, 0),
+        with_accelerators("b", 1, &[], 160),
+    ];
+    let costs = allocate(&nodes, IdlePolicy::ReservedCapacityTime);
+    let idle = |node| ["gpu", "cpu", "other"].map(|version| charged(&costs, node, version).pool_idle);
+    assert_eq!(idle(0), [10, 0, 0]);
+    assert_eq!(idle(1), [0, 20, 0]);
+    assert_eq!(idle(2), [40, 0, 0], "an idle accelerator is kept for who holds accelerators");
+    assert_eq!(idle(3), [0, 80, 0], "an idle host is kept for who reserves cores");
+    assert_eq!(idle(5), [0, 0, 160], "nobody in its pool holds accelerators");
+    let support = [with_accelerators("a", 1, &[("gpu", 1000)], 0), node("a", &[], 7, 0)];
+    let costs = allocate(&support, IdlePolicy::ReservedCapacityTime);
+    assert_eq!(charged(&costs, 1, "gpu").pool_idle, 7, "a host without accelerators supports those who hold some");
+}
+
+#[test]
+fn idle_capacity_of_simulated_nodes_is_charged_to_versions_on_simulated_nodes_only() {
+    let real = [node("a", &[("1", 100, 500)], 5, 0), node("a", &[], 7, 0)];
+    let simulated = [node("a", &[("2", 100, 500)], 9, 0), node("a", &[], 11, 0)];
+    let simulated = simulated.map(|node| NodeSlot { simulated: true, ..node });
+    let nodes: Vec<NodeSlot> = real.into_iter().chain(simulated).collect();
+    for policy in POLICIES.into_iter().filter(|policy| *policy != IdlePolicy::Unallocated) {
+        let costs = allocate(&nodes, policy);
+        let idle = |version| (0..4).map(|node| charged(&costs, node, version).pool_idle).collect::<Vec<_>>();
+        assert_eq!((idle("1"), idle("2")), (vec![5, 7, 0, 0], vec![0, 0, 9, 11]), "{policy:?}");
+    }
+    let alone = [node("a", &[("1", 100, 500)], 5, 0), NodeSlot { simulated: true, ..node("a", &[], 7, 0) }];
+    assert_eq!(allocate(&alone, IdlePolicy::ReservedCapacityTime).ledgers[1].unallocated_idle, 7);
+}
+
+#[test]
+fn accelerators_are_used_for_the_part_of_their_time_in_which_counts_move() {
+    let mut node = with_accelerators("a", 2, &[], 90);
+    let used = |executing_nanos| ServiceUse {
+        reserved_device_nanos: 1000,
+        executing_nanos,
+        resident_nanos: 1000,
+        cpu_nanos: 1,
+        ..ServiceUse::default()
+    };
+    node.cell.services.insert(service("1"), used(200));
+    node.cell.services.insert(service("2"), used(100));
+    let costs = allocate(&[node], IdlePolicy::UsageTime);
+    assert_eq!(["1", "2"].map(|version| charged(&costs, 0, version).pool_idle), [60, 30]);
 }

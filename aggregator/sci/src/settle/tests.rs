@@ -1,12 +1,13 @@
 use super::*;
+use crate::cell::SourceUse;
 use alloc::string::ToString;
 use alloc::{format, vec};
 use joulebook_units::{CpuTimeMethod, IdleOrigin, VersionSource};
 use proptest::prelude::*;
 
-const SECOND: i64 = 1_000_000_000;
+pub(super) const SECOND: i64 = 1_000_000_000;
 
-fn source(id: &str, component: Component) -> Source {
+pub(super) fn source(id: &str, component: Component) -> Source {
     Source {
         id: id.to_string(),
         component,
@@ -22,7 +23,7 @@ fn source(id: &str, component: Component) -> Source {
     }
 }
 
-fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
+pub(super) fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
     Workload {
         id: id.to_string(),
         kind,
@@ -37,7 +38,7 @@ fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
     }
 }
 
-fn service(workload: &str) -> Service {
+pub(super) fn service(workload: &str) -> Service {
     Service {
         model: Some("tiny".to_string()),
         version: Some(workload.to_string()),
@@ -51,11 +52,11 @@ fn service(workload: &str) -> Service {
     }
 }
 
-fn run(subject: Subject, points: &[(i64, u64)]) -> Run {
+pub(super) fn run(subject: Subject, points: &[(i64, u64)]) -> Run {
     Run { subject: Arc::new(subject), points: points.iter().map(|(at, value)| (UnixNanos(*at), *value)).collect() }
 }
 
-fn window(start: i64, end: i64) -> Window {
+pub(super) fn window(start: i64, end: i64) -> Window {
     Window::new(UnixNanos(start), UnixNanos(end)).expect("ordered")
 }
 
@@ -81,6 +82,7 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
     NodeSeries {
         threads: Some(4),
         memory_bytes: Some(1 << 34),
+        device_memory_bytes: BTreeMap::new(),
         expected_sources: vec!["cpu".to_string(), "dram".to_string()],
         runs: vec![
             run(Subject::Energy(source("cpu", Component::Cpu)), &energy),
@@ -135,11 +137,15 @@ proptest! {
 #[test]
 fn energy_that_no_reading_covers_is_not_covered_and_not_zero() {
     let mut cell = settle(&node(&[(2 * SECOND, 100, 1)]), window(0, 10 * SECOND));
-    cell.set_expected(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)), Some(4));
+    cell.set_expected(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)), Some(4), 2);
     assert_eq!((cell.expected_nanos, cell.capacity_core_nanos), (10_000_000_000, 40_000_000_000));
+    assert_eq!(cell.capacity_device_nanos, 0, "accelerators that are not metered");
+    cell.sources.insert(source_key(&source("gpu", Component::Accelerator)), SourceUse::default());
+    cell.set_expected(window(0, 10 * SECOND), Some(UnixNanos(-SECOND)), Some(4), 2);
+    assert_eq!(cell.capacity_device_nanos, 20_000_000_000);
     assert_eq!(cell.covered_nanos, 2_000_000_000);
     let mut nothing = settle(&NodeSeries::default(), window(0, 10 * SECOND));
-    nothing.set_expected(window(0, 10 * SECOND), None, None);
+    nothing.set_expected(window(0, 10 * SECOND), None, None, 0);
     assert!(nothing.sources.is_empty() && nothing.entries.is_empty());
     assert_eq!(nothing.expected_nanos, 0);
 }

@@ -55,7 +55,7 @@ fn slot() -> NodeSlot {
         contained: false,
     };
     cell.sources.entry(key).or_default().microjoules = 800_000_000;
-    NodeSlot { node: "n".to_string(), pool: "p".to_string(), cell, embodied_g: 2.0 }
+    NodeSlot { node: "n".to_string(), pool: "p".to_string(), simulated: false, cell, embodied_g: 2.0 }
 }
 
 fn total(level: Level) -> VersionTotals {

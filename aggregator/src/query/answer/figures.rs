@@ -7,9 +7,9 @@ impl Context<'_> {
         let cost = &parts.totals.cost;
         let joules = |energy: u64| Microjoules(energy).to_joules().0;
         let facility = parts.totals.facility_j.get();
-        let no_accelerator = "no accelerator is metered on the nodes that served it";
+        let unknown = parts.accelerator.err();
         let mut accelerator = |energy: u64, path: &str| {
-            missing.or_note(parts.has_accelerator.then(|| joules(energy)), path, no_accelerator)
+            missing.or_note(unknown.is_none().then(|| joules(energy)), path, unknown.unwrap_or_default())
         };
         let mut by_level_j: BTreeMap<String, f64> = Level::ALL
             .into_iter()
@@ -30,15 +30,20 @@ impl Context<'_> {
             method: method_name(&parts.nodes.iter().flat_map(|node| methods(&node.cell)).collect()),
             by_level_j: BTreeMap::new(),
         };
-        if !parts.has_accelerator {
+        if let Some(reason) = unknown {
             by_level_j.remove(Level::Accelerator.name());
-            missing.note("energy.by_level_j.accelerator", no_accelerator);
+            missing.note("energy.by_level_j.accelerator", reason);
         }
-        let no_level = self.question.level == Level::Accelerator && !parts.has_accelerator;
-        if no_level {
-            missing.note("energy.total_j", no_accelerator);
+        let no_level = self.no_level(parts);
+        if let Some(reason) = no_level {
+            missing.note("energy.total_j", reason);
         }
-        wire::Energy { by_level_j, total_j: energy.total_j.filter(|_| !no_level), ..energy }
+        wire::Energy { by_level_j, total_j: energy.total_j.filter(|_| no_level.is_none()), ..energy }
+    }
+
+    /// Why there is no figure at the asked level, where there is none.
+    fn no_level(&self, parts: &Parts<'_>) -> Option<&'static str> {
+        parts.accelerator.err().filter(|_| self.question.level == Level::Accelerator)
     }
 
     pub(super) fn idle(&self, parts: &Parts<'_>) -> wire::Idle {
@@ -72,7 +77,7 @@ impl Context<'_> {
                 .first()
                 .map_or(joulebook_sci::embodied::DEFAULT_LIFESPAN_HOURS, |member| member.embodied.lifespan_hours),
             age_policy: "stop_at_el".to_owned(),
-            rs_rule: "reserved CPU capacity over the node's; unreserved follows the idle policy".to_owned(),
+            rs_rule: rs_rule(parts),
             m_g: missing.or_note(inside.then(|| parts.totals.carbon.embodied.get()), "embodied.m_g", outside),
             unallocated_g: missing.or_note(inside.then_some(unallocated), "embodied.unallocated_g", outside),
             te_g,
@@ -81,17 +86,17 @@ impl Context<'_> {
 
     pub(super) fn carbon(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Carbon {
         let carbon = &parts.totals.carbon;
-        let known = self.question.level != Level::Accelerator || parts.has_accelerator;
+        let unknown = self.no_level(parts);
+        let (known, reason) = (unknown.is_none(), unknown.unwrap_or_default());
         let embodied = (self.question.level == Level::Facility).then(|| carbon.embodied.get());
         missing.note("carbon.market_based_o_g", "no contractual factor is configured");
-        let no_accelerator = "no accelerator is metered on the nodes that served it";
         wire::Carbon {
-            o_g: missing.or_note(known.then(|| carbon.operational.get()), "carbon.o_g", no_accelerator),
+            o_g: missing.or_note(known.then(|| carbon.operational.get()), "carbon.o_g", reason),
             m_g: missing.or_note(embodied, "carbon.m_g", "embodied carbon is outside the asked level"),
             total_g: missing.or_note(
                 known.then(|| carbon.operational.get() + carbon.embodied.get()),
                 "carbon.total_g",
-                no_accelerator,
+                reason,
             ),
             market_based_o_g: None,
         }
@@ -100,9 +105,9 @@ impl Context<'_> {
     pub(super) fn sci(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Sci {
         let carbon = &parts.totals.carbon;
         let units = parts.unit.count(&parts.totals.cost.used);
-        let scored = match self.question.level == Level::Accelerator && !parts.has_accelerator {
-            true => Err("no accelerator is metered on the nodes that served it".to_owned()),
-            false => score(GramsCo2e(carbon.joint.get()), parts.unit, units).map_err(|reason| reason.to_string()),
+        let scored = match self.no_level(parts) {
+            Some(reason) => Err(reason.to_owned()),
+            None => score(GramsCo2e(carbon.joint.get()), parts.unit, units).map_err(|reason| reason.to_string()),
         };
         let (low, high) = carbon.deviations.interval(carbon.joint.get(), 0.0, carbon.gap_high.get());
         let ends = scored.as_ref().ok().and(units).map(|units| (low / units, high / units));
@@ -124,6 +129,21 @@ impl Context<'_> {
         }
         sci
     }
+}
+
+/// The rules by which the nodes' embodied carbon is shared.
+fn rs_rule(parts: &Parts<'_>) -> String {
+    let has = |devices: bool| parts.nodes.iter().any(|node| (node.cell.capacity_device_nanos > 0) == devices);
+    let rules = [
+        (
+            has(true),
+            "accelerators held over the node's (one alone holds a whole one, several hold by memory), its host parts with \
+             them",
+        ),
+        (has(false), "reserved CPU capacity over the node's"),
+    ];
+    let rules: Vec<&str> = rules.into_iter().filter(|(holds, _)| *holds).map(|(_, rule)| rule).collect();
+    format!("{}; unreserved follows the idle policy", rules.join(" + "))
 }
 
 pub(super) fn conservation(parts: &Parts<'_>) -> wire::Conservation {

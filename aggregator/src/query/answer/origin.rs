@@ -95,8 +95,10 @@ impl Context<'_> {
                 collector: format!("{} ({})", key.collector, key.id),
                 method: method_name(&BTreeSet::from([key.method])),
                 period_s: None,
-                energy_fraction: if total > 0 { energy as f64 / total as f64 } else { 0.0 },
+                energy_fraction: if total > 0 && !key.contained { energy as f64 / total as f64 } else { 0.0 },
                 basis: basis.unwrap_or_default(),
+                uncertainty: f64::from(key.uncertainty_permille) / 1e3,
+                contained: key.contained,
             });
         }
         instruments
@@ -155,26 +157,29 @@ impl Context<'_> {
 }
 
 pub(super) fn hardware(parts: &Parts<'_>, missing: &mut Missing) -> Vec<wire::HardwareUse> {
-    let mut found: BTreeMap<(&str, Option<String>, Option<String>), f64> = BTreeMap::new();
+    type Kind<'a> = (Component, Option<&'a String>, Option<&'a String>, Option<u64>);
+    let mut found: BTreeMap<Kind<'_>, f64> = BTreeMap::new();
     for hardware in parts.members.iter().map(|member| &member.record.inventory.hardware) {
-        *found.entry((component_name(Component::Cpu), hardware.cpu_model.clone(), None)).or_default() +=
+        *found.entry((Component::Cpu, hardware.cpu_model.as_ref(), None, None)).or_default() +=
             f64::from(hardware.sockets.unwrap_or(1));
-        for accelerator in &hardware.accelerators {
-            let key =
-                (component_name(Component::Accelerator), Some(accelerator.model.clone()), accelerator.driver.clone());
+        for one in &hardware.accelerators {
+            let key = (Component::Accelerator, Some(&one.model), one.driver.as_ref(), one.memory_bytes);
             *found.entry(key).or_default() += 1.0;
         }
     }
     let mut list = Vec::new();
-    for (index, ((component, model, driver), count)) in found.into_iter().enumerate() {
+    for (index, ((component, model, driver, memory_bytes), count)) in found.into_iter().enumerate() {
         let path = |field: &str| format!("hardware.{index}.{field}");
-        let driver_reason =
-            if component == "cpu" { "a CPU has no driver" } else { "the driver's version was not read" };
+        let (no_driver, no_memory) = match component {
+            Component::Cpu => ("a CPU has no driver", "a CPU has no memory of its own"),
+            _ => ("the driver's version was not read", "its memory was not read"),
+        };
         list.push(wire::HardwareUse {
-            component: component.to_owned(),
-            model: missing.or_note(model, &path("model"), "the hardware does not name itself"),
+            component: component_name(component).to_owned(),
+            model: missing.or_note(model.cloned(), &path("model"), "the hardware does not name itself"),
             count: Some(count),
-            driver: missing.or_note(driver, &path("driver"), driver_reason),
+            driver: missing.or_note(driver.cloned(), &path("driver"), no_driver),
+            memory_bytes: missing.or_note(memory_bytes, &path("memory_bytes"), no_memory),
         });
     }
     list

@@ -22,6 +22,8 @@ impl Context<'_> {
             (Flags::ESTIMATED, "estimated"),
             (Flags::RECORDS_LOST, "records_lost"),
             (Flags::GAP, "gap"),
+            (Flags::IDLE_RATIO, "idle_ratio"),
+            (Flags::DISPUTED, "disputed"),
         ];
         let mut names: Vec<String> =
             named.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| (*name).to_owned()).collect();
@@ -56,6 +58,9 @@ impl Context<'_> {
         }
         if world {
             reasons.push("sci_1_1: a world average is coarser than the standard accepts".to_owned());
+        }
+        if parts.simulation.any {
+            reasons.push("sci_1_1: hardware is simulated, its energy was drawn by nobody".to_owned());
         }
         let sci = reasons.is_empty();
         reasons.push("iso_21031_2024: intensity is average, the standard's first edition asks for marginal".to_owned());

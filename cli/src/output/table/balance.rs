@@ -1,8 +1,8 @@
 //! An explanation: every term of one score, and where every joule of its nodes went.
 
 use super::super::quantity::{UNKNOWN, exact_joules, number};
-use super::sheet;
-use crate::command::version_name;
+use super::super::simulated::mark;
+use super::{marked_name, sheet};
 use joulebook_proto::query::{ExplainResponse, NodeBalance};
 
 /// The terms, then the conservation of every node.
@@ -14,9 +14,10 @@ pub(crate) fn explanation(explained: &ExplainResponse) -> String {
             (_, value @ Some(_)) => format!("{} {}", number(value), term.unit),
             (None, None) => UNKNOWN.to_owned(),
         };
-        terms.add_row(vec![term.name.clone(), term.formula.clone(), value, term.source.clone()]);
+        let name = format!("{}{}", term.name, mark(term.simulated, None));
+        terms.add_row(vec![name, term.formula.clone(), value, term.source.clone()]);
     }
-    let name = explained.answer.as_ref().map_or_else(|| UNKNOWN.to_owned(), version_name);
+    let name = explained.answer.as_ref().map_or_else(|| UNKNOWN.to_owned(), marked_name);
     let mut text = format!("{name}\n{terms}\n");
     for balance in &explained.balances {
         text += &conservation(balance);
@@ -47,8 +48,9 @@ fn conservation(balance: &NodeBalance) -> String {
     let sources: Vec<String> =
         balance.source_microjoules.iter().map(|(source, energy)| format!("{source} {energy} µJ")).collect();
     format!(
-        "\nnode {}\n{accounts}\n{left} = Σ {}\nresidual {} µJ\nsources: {}\n",
+        "\nnode {}{}\n{accounts}\n{left} = Σ {}\nresidual {} µJ\nsources: {}\n",
         balance.node,
+        mark(balance.simulated, None),
         sum.join(" + "),
         balance.residual_microjoules,
         sources.join(", "),

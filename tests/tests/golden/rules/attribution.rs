@@ -107,8 +107,8 @@ fn shared(inputs: &Inputs, held: &BTreeMap<String, u64>, capacity: u64) -> Run<O
         .outputs()
         .energy("energy_base", device.base)
         .energy("energy_dynamic", device.dynamic)
-        .energies("energy_by_workload", &keys, &device.parts)
-        .energy("energy_unreserved", joulebook_units::Microjoules(device.unreserved)))
+        .energies("energy_by_workload", &keys, &device.parts())
+        .energy("energy_unreserved", joulebook_units::Microjoules(device.unreserved())))
 }
 
 pub fn dedicated(inputs: &Inputs) -> Run<Outputs> {

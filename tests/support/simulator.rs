@@ -1,0 +1,101 @@
+//! A simulated node as a process, with workloads that hold its GPUs, and an agent's configuration for it.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::program::{Program, binary};
+
+/// A node with a real clock.
+pub struct Simulator {
+    _program: Program,
+    root: PathBuf,
+    library: PathBuf,
+    control: PathBuf,
+}
+
+/// A server on one GPU of the node, with a metric page of its own.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its name: that of its control group's unit.
+    pub name: &'static str,
+    /// Its process.
+    pub pid: u32,
+    /// Its GPU.
+    pub gpu: u32,
+    /// Use of it in permille.
+    pub sm_permille: u32,
+    /// GiB that it holds there.
+    pub gpu_gibibytes: u64,
+    /// Version of the model.
+    pub version: &'static str,
+    /// Requests in 1000 s.
+    pub requests_per_kilosecond: u64,
+    /// Port of its page.
+    pub port: u16,
+}
+
+/// The model that every server serves.
+pub const MODEL: &str = "sim-chat";
+
+impl Simulator {
+    /// A node of a profile of `tests/fixtures/profiles`, shown below a folder that is made for it.
+    pub fn start(profile: &str, root: &Path) -> Result<Self> {
+        std::fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
+        let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/profiles/{profile}.json"));
+        let arguments = ["--profile".into(), profile.into_os_string(), "--root".into(), root.as_os_str().to_owned()];
+        let program = Program::start(binary("hwsim")?, &arguments)?;
+        let ready: Value = serde_json::from_str(&program.wait_for(r"^\{.*\}$")?)?;
+        let path = |name: &str| ready[name].as_str().map(PathBuf::from).with_context(|| format!("{name} in {ready}"));
+        Ok(Self { root: root.to_owned(), library: path("nvml")?, control: path("ctl")?, _program: program })
+    }
+
+    /// What the simulator answers to a request of its control socket.
+    pub fn ask(&self, request: &Value) -> Result<Value> {
+        let mut stream = UnixStream::connect(&self.control)?;
+        writeln!(stream, "{request}")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        let answer: Value = serde_json::from_str(&line)?;
+        if let Some(error) = answer["error"].as_str() {
+            bail!("{request}: {error}");
+        }
+        Ok(answer)
+    }
+
+    /// Starts a server.
+    pub fn serve(&self, server: &Server) -> Result<()> {
+        let add = json!({
+            "name": server.name, "pid": server.pid, "cgroup": format!("/system.slice/{}.service", server.name),
+            "cpu_millicores": 2_000, "gpu": server.gpu, "sm_permille": server.sm_permille,
+            "gpu_memory_bytes": server.gpu_gibibytes << 30, "memory_bytes": 8u64 << 30, "model": MODEL,
+            "requests_per_kilosecond": server.requests_per_kilosecond, "prompt_tokens": 300, "generated_tokens": 100,
+            "port": server.port,
+        });
+        self.ask(&json!({ "op": "workload", "add": add })).map(|_| ())
+    }
+
+    /// Configuration of an agent of this node that scrapes the servers each second.
+    pub fn agent_config(&self, aggregator: &str, spool: &Path, servers: &[Server]) -> Result<String> {
+        let root = |name: &str| self.root.join(name);
+        let mut config = format!(
+            "node = \"simulated\"\naggregator = \"http://{aggregator}\"\ninsecure_loopback = true\n\n\
+             [spool]\ndir = \"{}\"\n\n[roots]\nsysfs = \"{}\"\nprocfs = \"{}\"\ncgroup = \"{}\"\n\n\
+             [placement]\nsimulated = true\n\n[nvml]\nlibrary = \"{}\"\n",
+            spool.display(),
+            root("sys").display(),
+            root("proc").display(),
+            root("sys/fs/cgroup").display(),
+            self.library.display(),
+        );
+        for Server { port, version, .. } in servers {
+            let page = format!("url = \"http://127.0.0.1:{port}/metrics\"\npreset = \"vllm\"");
+            write!(config, "\n[[target]]\n{page}\nversion = \"{version}\"\ninterval = \"1s\"\n")?;
+        }
+        Ok(config)
+    }
+}
