@@ -165,6 +165,13 @@ impl Sources {
         self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default()
     }
 
+    /// Says that the next reading is the last one: what is asked for elsewhere is waited for.
+    pub fn read_last(&mut self) {
+        if let Some(nvml) = &mut self.nvml {
+            nvml.read_last();
+        }
+    }
+
     /// Use of the accelerators since the last call.
     pub fn device_use(&mut self) -> Vec<DeviceUse> {
         self.nvml.as_mut().map(Nvml::device_use).unwrap_or_default()

@@ -168,9 +168,7 @@ async fn sample(
     if scraped.is_err() {
         tracing::warn!("the last scrape took too long: counts since the scrape before are left out");
     }
-    let mut last = sampler.tick();
-    last.extend(sampler.close());
-    for flush in last {
+    for flush in sampler.finish() {
         let _ = flushes.send(flush).await;
     }
 }

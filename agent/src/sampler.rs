@@ -204,6 +204,14 @@ impl Sampler {
         flushes
     }
 
+    /// Takes the last row, with all that is known by then, and closes the open batch.
+    pub fn finish(&mut self) -> Vec<Flush> {
+        self.parts.sources.read_last();
+        let mut flushes = self.tick();
+        flushes.extend(self.close());
+        flushes
+    }
+
     /// Closes the open batch.
     pub fn close(&mut self) -> Option<Flush> {
         let (now, wall) = (self.parts.clock.boot(), self.parts.clock.wall());

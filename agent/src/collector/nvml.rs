@@ -32,6 +32,8 @@ pub mod message;
 pub mod serve;
 pub mod table;
 
+/// How long the last row waits for its readings.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for one line.
 const WAIT_SLICE: Duration = Duration::from_millis(50);
 /// Longest time for which a start of the agent waits to know which GPUs there are.
@@ -122,6 +124,13 @@ impl Nvml {
     /// Process id of the helper while it runs.
     pub fn helper_pid(&self) -> Option<u32> {
         self.helper.pid()
+    }
+
+    /// Says that the next reading is the last one: it waits for its own round, unless calls hang anyway.
+    pub fn read_last(&mut self) {
+        if self.overdue < OVERDUE_ROWS {
+            self.patience = self.patience.max(LAST_PATIENCE);
+        }
     }
 
     /// Use of the GPUs since the last call.

@@ -18,7 +18,7 @@ const LOOK_AGAIN_NANOS: u64 = 30_000_000_000;
 /// Longest time for which steps of the energy counters are watched.
 const WATCH_NANOS: u64 = 250_000_000;
 /// Times that steps are watched before the first round, where the first time was in vain.
-const FIRST_WATCHES: u32 = 12;
+const FIRST_WATCHES: u32 = 6;
 /// Widest interval in which a step is seen well enough, in ns.
 const SHARP_NANOS: u64 = 3 * LOOK_NANOS;
 /// Times that a counter is read anew because a step was too near.
