@@ -157,7 +157,8 @@ impl Tracker {
         self.working = working;
     }
 
-    /// Says that the device or zone vanished. If it comes back lower, the gap's reason is `SourceLost`.
+    /// Says that the device or zone vanished. If it comes back lower, that is no wrap but a gap, and its reason is
+    /// `SourceLost`.
     pub fn lose(&mut self) {
         self.lost = true;
     }
@@ -195,14 +196,16 @@ impl Tracker {
         if let Some(step) = self.count_falls(last, at, raw, range) {
             return step;
         }
-        if raw == last.raw && self.held.is_none() {
+        // Before a standstill: a counter that shows its old value after a long pause may have wrapped to just there.
+        if !self.stuck && range.is_some_and(|range| self.may_wrap_twice(at, range)) {
+            return self.gap(last.at, at, raw, GapReason::AmbiguousWrap, 0);
+        }
+        if raw == last.raw {
+            self.held = None;
             return self.stand(last, at, raw);
         }
         if self.stuck {
             return self.gap(last.at, at, raw, GapReason::CounterStuck, 0);
-        }
-        if range.is_some_and(|range| self.may_wrap_twice(at, range)) {
-            return self.gap(last.at, at, raw, GapReason::AmbiguousWrap, 0);
         }
         match self.held {
             None => self.against_baseline(last, at, raw, range),
@@ -215,7 +218,7 @@ impl Tracker {
             self.rebase(at, raw);
             return Step::Delta { microjoules, wrapped };
         }
-        if is_jitter(last.raw, raw, range) {
+        if !self.lost && is_jitter(last.raw, raw, range) {
             // The high-water mark stays: what was counted is not counted again.
             self.last = Some(Baseline { at, raw: last.raw });
             self.seen = at;
@@ -259,8 +262,8 @@ impl Tracker {
 
     /// Energy from `from` to a reading, if it is a plausible rise or a plausible single wrap.
     fn explain(&self, from: Baseline, at: BootNanos, raw: u64, range: Option<u64>) -> Option<(u64, bool)> {
-        if raw < from.raw && raw == 0 {
-            // More likely torn than wrapped: the next reading tells.
+        if raw < from.raw && (raw == 0 || self.lost) {
+            // More likely torn than wrapped: the next reading tells. And what vanished may have begun anew.
             return None;
         }
         let risen = interval::difference(from.raw, raw, range)?;

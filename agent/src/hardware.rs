@@ -4,7 +4,7 @@
 //! `/proc/driver/nvidia/gpus`; no privilege. What is not found stays unknown.
 
 use crate::config::Roots;
-use crate::process::proc::{memory, read_text};
+use crate::process::proc::{memory, open, read_text};
 use joulebook_units::{Accelerator, Component, Hardware, Method, Milliwatts, Source, SourceState};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,7 +37,8 @@ pub struct Cpu {
 /// Reads `<procfs>/cpuinfo`.
 pub fn cpu(procfs: &Path) -> Cpu {
     // Thousands of threads make megabytes: this file is read whole.
-    std::fs::read_to_string(procfs.join("cpuinfo")).map_or_else(|_| Cpu::default(), |text| parse_cpuinfo(&text))
+    let text = open(&procfs.join("cpuinfo")).and_then(std::io::read_to_string);
+    text.map_or_else(|_| Cpu::default(), |text| parse_cpuinfo(&text))
 }
 
 fn parse_cpuinfo(text: &str) -> Cpu {

@@ -14,13 +14,16 @@ use cgroup::{Group, Hierarchy, Kind};
 use joulebook_units::{BootNanos, CpuTimeMethod, Workload, WorkloadKind};
 use proc::Process;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 
 pub mod cgroup;
+mod membership;
 mod meter;
 mod owner;
 pub mod part;
 pub mod proc;
 
+use membership::Membership;
 use meter::Meters;
 use part::{PartName, PartRule, Place, Trees};
 
@@ -30,8 +33,6 @@ const OWN_ROW_NANOS: u64 = 1_000_000_000;
 const WAIT_NANOS: u64 = 30_000_000_000;
 /// Most such rows at a time.
 const MOST_PROCESS_ROWS: usize = 64;
-/// Samples after which a process's control group is read again: processes are moved when containers start.
-const CGROUP_AGE: u32 = 16;
 /// Identities of workloads.
 const KERNEL: &str = "kernel";
 /// Identity of the rest of the machine.
@@ -81,6 +82,9 @@ pub struct WorkloadSample {
     pub busy_permille: Option<u64>,
     /// Workload of each process that was named as a user of a device and was found.
     pub device_users: BTreeMap<i32, String>,
+    /// Files that should name a process's control group and do not. These processes are in no row of theirs: what they
+    /// use stays where the kernel counts it, in a group or in the remainder.
+    pub cgroups_refused: Vec<PathBuf>,
 }
 
 /// The accountant of a node's workloads.
@@ -99,6 +103,7 @@ pub struct Workloads {
     own_rows: BTreeSet<(i32, u64)>,
     /// Processes that hold a device.
     device_users: BTreeSet<i32>,
+    cgroups_refused: Vec<PathBuf>,
     meters: Meters,
 }
 
@@ -121,9 +126,7 @@ struct Seen {
     owner: Option<String>,
     /// Where it stands in a server's tree.
     place: Place,
-    /// Control group, and the samples since it was read.
-    cgroup: Option<String>,
-    age: u32,
+    membership: Membership,
 }
 
 /// CPU time of a new process that is in no row yet.
@@ -164,6 +167,7 @@ impl Workloads {
             inference: BTreeMap::new(),
             own_rows: BTreeSet::new(),
             device_users: BTreeSet::new(),
+            cgroups_refused: Vec::new(),
             meters: Meters::default(),
         }
     }
@@ -248,6 +252,7 @@ impl Workloads {
         sample.rows.push(self.row(plain(REMAINDER, WorkloadKind::Remainder, "everything else"), None, None));
         sample.groups = self.targets(groups, &hosts);
         sample.device_users = self.find_device_users(&used, &owners);
+        sample.cgroups_refused = std::mem::take(&mut self.cgroups_refused);
         sample.parts = parts.into_iter().map(|(row, part)| (part, row)).collect();
         let meminfo = proc::read_text(&self.roots.procfs.join("meminfo"));
         sample.node_memory_used =
@@ -328,13 +333,9 @@ impl Workloads {
             let host = if cgroups.is_empty() {
                 None
             } else {
-                if seen.age == 0 {
-                    let path = self.roots.procfs.join(process.pid.to_string()).join("cgroup");
-                    let text = proc::read_text(&path);
-                    seen.cgroup = text.as_deref().and_then(proc::parse_cgroup).map(str::to_owned);
-                }
-                seen.age = (seen.age + 1) % CGROUP_AGE;
-                seen.cgroup.as_deref().and_then(|path| host_of(cgroups, path))
+                let path = seen.membership.look(&self.roots.procfs, process.pid, &mut self.cgroups_refused);
+                let Some(path) = path else { continue };
+                host_of(cgroups, path)
             };
             if is_new && !known {
                 let until = BootNanos(now.0.saturating_add(WAIT_NANOS));

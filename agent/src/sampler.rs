@@ -7,7 +7,7 @@
 
 use crate::clock::Clock;
 use crate::collector::{DeviceUse, ReadFailure, Reading, Sources, Value};
-use crate::counter::{Baseline as RawBaseline, Held, Refused, Step, Tracker, Unknown};
+use crate::counter::{Baseline as RawBaseline, Step, Tracker, Unknown};
 use crate::inference::CountSample;
 use crate::process::part::PartName;
 use crate::process::{InferenceGroup, WorkloadSample, Workloads};
@@ -19,6 +19,7 @@ use joulebook_units::{
     Batch, BootId, BootNanos, Component, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory, Microjoules,
     Milliwatts, Point, Service, Source, Subject, UnixNanos,
 };
+use refusals::Refusals;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,7 @@ pub mod book;
 mod count;
 pub mod devices;
 pub mod idle;
+mod refusals;
 
 /// Held values are repeated after this many rows even if they did not change.
 const HELD_ROWS: u64 = 5;
@@ -34,8 +36,6 @@ const HELD_ROWS: u64 = 5;
 const HELD_PART: u64 = 100;
 /// Load in thousandths above which a CPU's counter has to move.
 const WORKING_PERMILLE: u64 = 50;
-/// A line for the same source and reason is logged at most this often.
-const LOG_NANOS: u64 = 10_000_000_000;
 /// Marks a baseline of an earlier boot: its value counts on, its raw value means nothing.
 const STALE: u64 = u64::MAX;
 
@@ -90,8 +90,8 @@ pub struct Sampler {
     devices: Devices,
     part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
-    refused: BTreeMap<(String, &'static str), u64>,
-    logged: BTreeMap<(String, &'static str), BootNanos>,
+    refusals: Refusals,
+    turns: BTreeMap<(String, &'static str), u64>,
     rows: u64,
     last_row: Option<BootNanos>,
 }
@@ -142,8 +142,8 @@ impl Sampler {
             devices: Devices::default(),
             part_ids: BTreeMap::new(),
             busy_permille: None,
-            refused: BTreeMap::new(),
-            logged: BTreeMap::new(),
+            refusals: Refusals::default(),
+            turns: BTreeMap::new(),
             rows: 0,
             last_row: None,
         }
@@ -151,7 +151,12 @@ impl Sampler {
 
     /// Readings refused or held since the start, by source and reason.
     pub fn refused(&self) -> &BTreeMap<(String, &'static str), u64> {
-        &self.refused
+        self.refusals.counts()
+    }
+
+    /// What counters did since the start that is no plain rise, by source and kind: `wrap`, or `reset` to a new baseline.
+    pub fn turns(&self) -> &BTreeMap<(String, &'static str), u64> {
+        &self.turns
     }
 
     /// The sources.
@@ -189,6 +194,10 @@ impl Sampler {
                 Ok(reading) => self.energy(&reading, wall),
                 Err(failure) => self.failed(&failure, now),
             }
+        }
+        for file in &sample.cgroups_refused {
+            let why = format!("{} names no control group: nothing is given to its process", file.display());
+            self.refusals.add("process", "cgroup_parse", now, Some(&why));
         }
         self.busy_permille = sample.busy_permille.or(self.busy_permille);
         self.workload_ids.clone_from(&sample.groups);
@@ -265,7 +274,10 @@ impl Sampler {
         };
         let known_from = match step {
             Step::First => None,
-            Step::Delta { microjoules, .. } => {
+            Step::Delta { microjoules, wrapped } => {
+                if wrapped {
+                    *self.turns.entry((reading.source.clone(), "wrap")).or_default() += 1;
+                }
                 meter.value = meter.value.saturating_add(microjoules);
                 self.book.extend(series, Point { at, value: meter.value });
                 None
@@ -277,8 +289,8 @@ impl Sampler {
                 self.book.gap(EnergyGap { series, from: gap.from, to: gap.to, reason: gap.reason, low, high });
                 from
             }
-            Step::Hold(held) => return self.refuse(&reading.source, held_word(held), at, None),
-            Step::Skip(refused) => return self.refuse(&reading.source, refused_word(refused), at, None),
+            Step::Hold(held) => return self.refusals.add(&reading.source, refusals::held(held), at, None),
+            Step::Skip(refused) => return self.refusals.add(&reading.source, refusals::refused(refused), at, None),
         };
         if !matches!(step, Step::Delta { .. }) {
             self.book.start(series, known_from, Point { at, value: meter.value });
@@ -298,13 +310,17 @@ impl Sampler {
         let (raw, at) = raw.map_or((0, at), |raw| (raw.raw, raw.at));
         self.baselines.insert(series, Baseline { series, raw, value: meter.value, at, epoch: 0 });
         if let Step::Gap(gap) = step {
+            let counts = !matches!(reading.value, Value::Unknown { .. });
+            if counts && matches!(gap.reason, GapReason::CounterReset | GapReason::SourceLost) {
+                *self.turns.entry((reading.source.clone(), "reset")).or_default() += 1;
+            }
             let why = format!(
                 "energy between {} s and {} s after boot is unknown: {:?}",
                 gap.from.0 / 1_000_000_000,
                 gap.to.0 / 1_000_000_000,
                 gap.reason
             );
-            self.refuse(&reading.source, "gap", reading.at, Some(&why));
+            self.refusals.add(&reading.source, "gap", reading.at, Some(&why));
         }
     }
 
@@ -387,17 +403,7 @@ impl Sampler {
         // A source that is off was told when it went, and its collector told of its helper.
         let told = matches!(failure.reason, "unavailable" | "helper" | "stuck");
         let why = (!told).then_some(failure.why.as_str());
-        self.refuse(&failure.source_id, failure.reason, now, why);
-    }
-
-    fn refuse(&mut self, source: &str, reason: &'static str, now: BootNanos, why: Option<&str>) {
-        let key = (source.to_owned(), reason);
-        *self.refused.entry(key.clone()).or_default() += 1;
-        let Some(why) = why else { return };
-        if self.logged.get(&key).is_none_or(|last| now.0.saturating_sub(last.0) >= LOG_NANOS) {
-            self.logged.insert(key, now);
-            tracing::warn!(source, reason, why, "a reading was not taken");
-        }
+        self.refusals.add(&failure.source_id, failure.reason, now, why);
     }
 
     fn tell_sources(&mut self) {
@@ -510,23 +516,6 @@ pub fn tell(state: &joulebook_units::SourceState) {
     match &state.unavailable {
         None => tracing::info!(source = source.id, method = ?source.method, basis = source.basis, "source is read"),
         Some(why) => tracing::warn!(source = source.id, why, "source is not read"),
-    }
-}
-
-fn held_word(held: Held) -> &'static str {
-    match held {
-        Held::Unchanged => "unchanged",
-        Held::Backwards => "backwards",
-        Held::Implausible => "implausible",
-    }
-}
-
-fn refused_word(refused: Refused) -> &'static str {
-    match refused {
-        Refused::OutOfRange => "out_of_range",
-        Refused::NotLater => "not_later",
-        Refused::Unstable => "unstable_counter",
-        Refused::Stuck => "counter_stuck",
     }
 }
 

@@ -27,19 +27,6 @@ async fn refused(config: Config) -> RunError {
 }
 
 #[tokio::test]
-async fn sensors_of_which_none_may_be_read_are_a_permission_error_and_nothing_is_written() {
-    let root = tempfile::tempdir().expect("folder");
-    let zones = root.path().join("sys/class/powercap");
-    fs::create_dir_all(&zones).expect("folder");
-    std::os::unix::fs::symlink("../../devices/virtual/powercap/intel-rapl:0", zones.join("intel-rapl:0"))
-        .expect("link");
-    let error = refused(config(root.path())).await;
-    assert_eq!(exit::code(&error), 77);
-    assert!(error.to_string().contains("allow_no_sources"), "{error}");
-    assert!(!root.path().join("spool").exists());
-}
-
-#[tokio::test]
 async fn a_spool_without_a_parent_folder_is_a_configuration_error() {
     let root = tempfile::tempdir().expect("folder");
     let mut config = config(root.path());

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "functions that tests call may fail the test")]
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use joulebook_tests::engine::{exposition, free_ports};
-use joulebook_tests::installation::{AgentSettings, Installation};
-use joulebook_tests::program::binary;
+use joulebook_tests::installation::{AGENT_READY, AgentSettings, Installation};
+use joulebook_tests::program::{Program, binary};
 use joulebook_tests::timestamp::now;
 
 /// Runs a program to its end.
@@ -133,6 +134,50 @@ fn a_target_that_nobody_serves_stops_no_other_source() {
     let mut agent = installation.start_agent(&settings).unwrap();
     let line = agent.wait_for(&format!("(.*{port}.*)")).unwrap();
     assert!(line.contains("WARN") || line.contains("ERROR"), "{line}");
+    assert!(agent.stop().unwrap().success(), "{}", agent.said());
+    let energy = installation.ask(&["energy", "--by", "node", "--from", &begin, "--to", &now().unwrap()]).unwrap();
+    assert!(energy["total_microjoules"].as_u64().is_some_and(|total| total > 0), "{energy}");
+}
+
+/// A sysfs below a folder in which a container runtime hides the counters.
+fn masked(folder: &Path) -> PathBuf {
+    let zones = folder.join("sys/class/powercap");
+    std::fs::create_dir_all(&zones).unwrap();
+    symlink("../../devices/virtual/powercap/intel-rapl/intel-rapl:0", zones.join("intel-rapl:0")).unwrap();
+    folder.join("sys")
+}
+
+#[test]
+fn b09_masked_counters_alone_are_a_permission_error_and_name_the_mount_that_shows_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let untouched = folder.path().join("data");
+    std::fs::create_dir(&untouched).unwrap();
+    let (sysfs, spool) = (masked(folder.path()), untouched.join("spool"));
+    let arguments = [
+        "--insecure-loopback".as_ref(),
+        "--sysfs-root".as_ref(),
+        sysfs.as_os_str(),
+        "--spool-dir".as_ref(),
+        spool.as_os_str(),
+    ];
+    let zone = sysfs.join("class/powercap/intel-rapl:0").display().to_string();
+    let words = [zone.as_str(), "masked", "mount the host's /sys read-only", "--sysfs-root", "allow_no_sources"];
+    refused("joulebook-agent", &arguments, 77, &words, &untouched);
+}
+
+#[test]
+fn b09_masked_counters_that_the_configuration_allows_are_replaced_by_estimates() {
+    let (installation, _aggregator) = Installation::start().unwrap();
+    let begin = now().unwrap();
+    let settings = AgentSettings { sysfs: Some(masked(installation.folder())), ..AgentSettings::default() };
+    let config = installation.agent_config(&settings).unwrap();
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("allow_no_sources = true\n{text}")).unwrap();
+    let arguments = ["--config".into(), config.into_os_string()];
+    let mut agent = Program::start(binary("joulebook-agent").unwrap(), &arguments).unwrap();
+    agent.wait_for("source is not read .*masked").unwrap();
+    agent.wait_for("all energy of this node is estimated").unwrap();
+    agent.wait_for(AGENT_READY).unwrap();
     assert!(agent.stop().unwrap().success(), "{}", agent.said());
     let energy = installation.ask(&["energy", "--by", "node", "--from", &begin, "--to", &now().unwrap()]).unwrap();
     assert!(energy["total_microjoules"].as_u64().is_some_and(|total| total > 0), "{energy}");

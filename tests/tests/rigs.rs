@@ -68,12 +68,13 @@ impl Rig {
 }
 
 #[test]
-fn a_meter_that_may_not_be_read_is_named_and_the_agent_exits_with_77() {
+fn b08_a_meter_that_may_not_be_read_is_named_and_the_agent_exits_with_77() {
     let rig = Rig::new();
     let mut agent = rig.start_as_other(&[]);
     let status = agent.wait().unwrap();
     assert_eq!(status.code(), Some(77), "{}", agent.said());
-    assert!(agent.said().contains(&*rig.meter.to_string_lossy()), "the file is named: {}", agent.said());
+    let why = format!("{} may not be read: needs uid 0 (or owner), see CVE-2020-8694", rig.meter.display());
+    assert!(agent.said().contains(&why), "the file is named: {}", agent.said());
     assert!(!rig.has_records(), "nothing is written");
 }
 

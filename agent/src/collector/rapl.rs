@@ -8,12 +8,12 @@
 use super::{Collector, ReadFailure, Reading, Value};
 use crate::config::{RaplSection, Roots, milliwatts};
 use crate::hardware;
-use crate::process::proc::{CpuTimes, cpu_times};
+use crate::process::proc::{CpuTimes, cpu_times, open};
 use joulebook_units::{BootNanos, Component, Method, Milliwatts, Source, SourceState};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub mod zone;
@@ -55,6 +55,8 @@ struct Meter {
     file: Option<File>,
     range: Option<u64>,
     proof: Proof,
+    /// It could not be read yet, as the discovery said: it is tried at every reading, and not told again.
+    off: bool,
 }
 
 /// What is known of a zone's life. Found out once, at start; a counter that stops later is the tracker's matter.
@@ -143,6 +145,7 @@ impl Rapl {
             file: None,
             range: zone.range,
             proof: Proof::Unread,
+            off: false,
         });
         meter.range = zone.range;
         let unavailable = match (meter.proof == Proof::Dead, meter.open()) {
@@ -150,6 +153,7 @@ impl Rapl {
             (false, Err(error)) => Some(explain(&meter.path, &error)),
             (false, Ok(_)) => None,
         };
+        meter.off = unavailable.is_some() && meter.proof == Proof::Unread;
         Some(SourceState { source, unavailable })
     }
 }
@@ -158,6 +162,14 @@ impl Collector for Rapl {
     fn discover(&mut self) -> Vec<SourceState> {
         let vendor = hardware::cpu(&self.roots.procfs).vendor;
         let (zones, left_out) = zone::classify(&self.roots.sysfs, vendor.as_deref());
+        if left_out > self.zones_ignored {
+            tracing::warn!(
+                zones_ignored = left_out,
+                folder = %self.roots.sysfs.join("class/powercap").display(),
+                "more than {} powercap zones: those behind them in the order of their ids are not read",
+                zone::MOST_ZONES
+            );
+        }
         self.zones_ignored = left_out;
         zones.iter().filter_map(|zone| self.found(zone, vendor.as_deref())).collect()
     }
@@ -181,25 +193,23 @@ impl Meter {
         match &mut self.file {
             Some(file) => Ok(file),
             empty => {
-                // Without O_NONBLOCK the open of a FIFO would never return.
-                let file = OpenOptions::new()
-                    .read(true)
-                    .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
-                    .open(&self.path)?;
+                let file = open(&self.path)?;
                 if !file.metadata()?.is_file() {
-                    return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+                    let why = "it is not a regular file; name the kernel's sysfs with --sysfs-root";
+                    return Err(io::Error::new(ErrorKind::InvalidInput, why));
                 }
                 Ok(empty.insert(file))
             }
         }
     }
 
-    /// `None` for a source that could never be opened: it is unavailable and said so at discovery.
+    /// `None` for a source that is off and still cannot be opened.
     fn read(&mut self, id: &str, now: BootNanos, cpu: Option<CpuTimes>) -> Option<Result<Reading, ReadFailure>> {
         let failure = |reason, why: String| Some(Err(ReadFailure { source_id: id.to_owned(), reason, why }));
         let mut bytes = [0u8; COUNTER_BYTES];
         let read = match self.open().and_then(|file| file.read_at(&mut bytes, 0)) {
             Ok(read) => read,
+            Err(_) if self.off => return None,
             Err(error) => {
                 self.file = None;
                 let reason = match error.kind() {
@@ -251,14 +261,18 @@ fn limit(folder: &Path) -> Milliwatts {
 
 /// Reads at most 64 bytes of a small text file.
 fn read_attribute(path: &Path) -> Option<String> {
-    let file = OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path).ok()?;
+    let file = open(path).ok()?;
     let mut bytes = [0u8; COUNTER_BYTES];
     let read = file.read_at(&mut bytes, 0).ok()?;
     String::from_utf8(bytes.get(..read)?.to_vec()).ok()
 }
 
-/// A whole number in ASCII digits, with or without a newline behind it; nothing else is one.
+/// A whole number in ASCII digits, with or without a newline behind it; nothing else is one. What fills the whole
+/// buffer may have been cut off, and zeros at its head hide how much.
 fn parse(bytes: &[u8]) -> Option<u64> {
+    if bytes.len() >= COUNTER_BYTES {
+        return None;
+    }
     let digits = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -269,7 +283,8 @@ fn parse(bytes: &[u8]) -> Option<u64> {
 fn masked(folder: &Path) -> String {
     let target = std::fs::read_link(folder).unwrap_or_else(|_| folder.to_path_buf());
     format!(
-        "{} is masked: {} is not there; mount the host's /sys/devices/virtual/powercap read-only and name it with --sysfs-root",
+        "{} is masked: it leads to {}, which the container runtime hides with all of /sys/devices/virtual/powercap; \
+         mount the host's /sys read-only at another path, for example /host/sys, and name that path with --sysfs-root",
         folder.display(),
         target.display()
     )

@@ -3,8 +3,9 @@
 //! Reads `/proc/stat`, `/proc/meminfo`, `/proc/<pid>/stat` and `/proc/<pid>/cgroup`; no privilege. Times are in clock
 //! ticks (10 ms). A process that vanishes between listing and reading is no error.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Kernel thread flag of the `flags` field of `/proc/<pid>/stat`.
@@ -48,10 +49,15 @@ pub struct Process {
     pub kernel: bool,
 }
 
+/// Opens a file of procfs, sysfs or a control group. A pipe in its place is empty, and never waited for.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)
+}
+
 /// Reads a small file of procfs or a control group; `None` if it is gone, unreadable, or not text.
 pub fn read_text(path: &Path) -> Option<String> {
     let mut text = String::new();
-    File::open(path).ok()?.take(FILE_BYTES).read_to_string(&mut text).ok()?;
+    open(path).ok()?.take(FILE_BYTES).read_to_string(&mut text).ok()?;
     Some(text)
 }
 
@@ -64,13 +70,13 @@ pub fn read_number(path: &Path) -> Option<u64> {
 pub fn cpu_times(procfs: &Path) -> Option<CpuTimes> {
     // The first line is all that is needed; the rest grows with the number of interrupts.
     let mut start = [0u8; 512];
-    let mut file = File::open(procfs.join("stat")).ok()?;
+    let mut file = open(&procfs.join("stat")).ok()?;
     let mut length = 0;
     while length < start.len() {
         match file.read(start.get_mut(length..)?) {
             Ok(0) => break,
             Ok(read) => length += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return None,
         }
     }
@@ -137,7 +143,7 @@ pub fn processes(procfs: &Path) -> Vec<Process> {
 /// Reads a small file of procfs as it is.
 pub(super) fn read_bytes(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
-    File::open(path).ok()?.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
+    open(path).ok()?.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 

@@ -89,7 +89,7 @@ fn without_control_groups_processes_split_the_machine_and_the_parts_sum_to_the_w
 }
 
 #[test]
-fn a_reused_pid_gets_nothing_of_the_old_process() {
+fn b14_a_reused_pid_gets_nothing_of_the_old_process() {
     let machine = Machine::new();
     machine.process(10, 1, 5, 0);
     let mut workloads = machine.workloads();
