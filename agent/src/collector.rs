@@ -3,9 +3,10 @@
 use crate::config::{Config, Roots};
 use crate::hardware;
 use estimate::Estimate;
-use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Microjoules, SourceState};
+use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
 use nvml::Nvml;
 use rapl::Rapl;
+use std::collections::BTreeSet;
 
 pub mod estimate;
 pub mod nvml;
@@ -114,6 +115,8 @@ pub struct Sources {
     nvml: Option<Nvml>,
     estimate: Estimate,
     seen_only: Vec<SourceState>,
+    /// Components that a sensor has metered: it bridges a time in which it cannot be read, so no model may fill it.
+    sensed: BTreeSet<Component>,
     states: Vec<SourceState>,
 }
 
@@ -131,6 +134,7 @@ impl Sources {
             nvml: config.nvml.enabled.then(|| Nvml::new(roots, &config.nvml)),
             estimate: Estimate::new(roots, &config.estimate),
             seen_only,
+            sensed: BTreeSet::new(),
             states: Vec::new(),
         }
     }
@@ -138,8 +142,11 @@ impl Sources {
     /// Looks for sources; the model takes what no readable sensor meters. Call again when one was lost or found.
     pub fn discover(&mut self) -> &[SourceState] {
         let mut states: Vec<SourceState> = self.sensors.iter_mut().flat_map(|sensor| sensor.discover()).collect();
-        let metered =
-            |component| states.iter().any(|state| state.source.component == component && state.unavailable.is_none());
+        let readable = |state: &&SourceState| state.unavailable.is_none();
+        let metered = |component| {
+            let mut own = states.iter().filter(|state| state.source.component == component);
+            self.sensed.contains(&component) || own.any(|state| readable(&state))
+        };
         self.estimate.want(!metered(Component::Cpu), !metered(Component::Dram));
         states.extend(self.estimate.discover());
         states.extend(self.nvml.as_mut().map(Nvml::discover).unwrap_or_default());
@@ -201,6 +208,15 @@ impl Sources {
         readings.extend(self.estimate.read(now));
         let unavailable =
             |id: &str| self.states.iter().any(|state| state.source.id == id && state.unavailable.is_some());
+        for reading in &readings {
+            let id = reading.as_ref().map_or_else(|failure| &failure.source_id, |reading| &reading.source);
+            let Some(state) = self.states.iter().find(|state| state.source.id == *id) else { continue };
+            match reading {
+                Ok(_) if state.source.method == Method::Counter => self.sensed.insert(state.source.component),
+                Err(failure) if failure.reason == "dead" => self.sensed.remove(&state.source.component),
+                _ => continue,
+            };
+        }
         let changed = readings.iter().any(|reading| match reading {
             Ok(reading) => unavailable(&reading.source),
             Err(failure) => failure.reason == "dead",
@@ -211,5 +227,38 @@ impl Sources {
             self.discover();
         }
         (readings, changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn no_model_fills_the_time_in_which_a_counter_cannot_be_read() {
+        let root = tempfile::tempdir().expect("folder");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("inside")).expect("folder");
+            fs::write(path, text).expect("file");
+        };
+        write("proc/cpuinfo", "processor : 0\nvendor_id : GenuineIntel\n");
+        write("proc/stat", "cpu 1 0 0 1 0 0 0 0\n");
+        write("sys/class/powercap/intel-rapl:0/name", "package-0\n");
+        write("sys/class/powercap/intel-rapl:0/max_energy_range_uj", "262143328850\n");
+        write("sys/class/powercap/intel-rapl:0/energy_uj", "5\n");
+        let at = |path: &str| root.path().join(path);
+        let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
+        let mut sources = Sources::new(&Config::default(), &roots, &Hardware::default());
+        let modelled = |states: &[SourceState]| states.iter().any(|state| state.source.id == "estimate/cpu");
+        assert!(!modelled(sources.discover()));
+        sources.read(BootNanos(1_000_000_000));
+        // The counter counts on unseen: what it shows when it is back is the energy of this time too.
+        fs::remove_file(at("sys/class/powercap/intel-rapl:0/energy_uj")).expect("removed");
+        assert!(!modelled(sources.discover()));
+        // A machine on which it could never be read is modelled.
+        let mut others = Sources::new(&Config::default(), &roots, &Hardware::default());
+        assert!(modelled(others.discover()));
     }
 }
