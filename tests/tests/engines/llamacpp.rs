@@ -36,6 +36,7 @@ fn tokens_and_energy_of_two_versions_agree_with_the_client_and_the_kernel() {
         two.ask(&format!("question {round:04} of many"), ANSWER_TOKENS, &mut client[1]).unwrap();
     }
     assert_eq!(client[0].output, 3 * client[1].output, "three times the tokens go to 1.0");
+    busy.freeze();
     let ticks = [one.pid(), two.pid(), busy.pid()].map(|pid| process_ticks(pid).unwrap());
     assert!(agent.stop().unwrap().success(), "{}", agent.said());
     let end = now().unwrap();
