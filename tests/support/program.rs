@@ -116,6 +116,11 @@ impl Program {
         self.wait()
     }
 
+    /// Sends SIGTERM to the group and does not wait.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     /// Stops the group from running (SIGSTOP) without ending it: whatever is sent to it waits.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
