@@ -11,6 +11,7 @@ pub mod echo;
 pub mod fleet;
 pub mod oracle;
 pub mod plan;
+pub mod preload;
 pub mod process;
 pub mod report;
 pub mod server;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Segments small enough that they are begun and dropped all the time.
-const SEGMENT_BYTES: u64 = 64 << 10;
+pub const SEGMENT_BYTES: u64 = 64 << 10;
 const SPOOL_BYTES: u64 = 256 << 20;
 
 /// How the rigs' spools are kept.

@@ -94,14 +94,6 @@ impl Drop for Cut {
     }
 }
 
-/// Builds the library whose syncs do nothing.
-pub fn no_sync(folder: &Path) -> Result<PathBuf> {
-    let (source, library) = (folder.join("no_sync.c"), folder.join("no_sync.so"));
-    std::fs::write(&source, include_str!("no_sync.c"))?;
-    run("cc", &["-shared", "-fPIC", "-O1", "-o", &library.to_string_lossy(), &source.to_string_lossy()])?;
-    Ok(library)
-}
-
 fn allocate(file: &Path, bytes: u64) -> Result<()> {
     Ok(std::fs::File::create(file)?.set_len(bytes)?)
 }

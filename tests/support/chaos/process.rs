@@ -6,9 +6,13 @@
 use super::agent::{Agent, spool_config};
 use super::oracle::Oracle;
 use super::plan::Plan;
+use super::preload::Environment;
 use anyhow::{Context, Result, bail, ensure};
 use joulebook_agent::clock::{Clock, SystemClock};
+use joulebook_agent::spool::SpoolConfig;
+use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -37,8 +41,10 @@ pub struct Settings {
     pub endpoint: String,
     /// Whether acknowledged records stay in the spool.
     pub keep_acked: bool,
-    /// A library loaded before all others.
-    pub preload: Option<PathBuf>,
+    /// Size at which the spool begins a new segment.
+    pub segment_bytes: u64,
+    /// Further variables of its environment.
+    pub environment: Environment,
 }
 
 /// A running agent. Killed when dropped.
@@ -54,27 +60,43 @@ pub struct Process {
 impl Process {
     /// Starts an agent and waits until its spool is open.
     pub fn start(settings: &Settings, oracle: &Oracle) -> Result<Self> {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(&settings.program);
-        command.args([&settings.plan.words(), &settings.node.to_string(), &settings.endpoint]);
-        command.arg(&settings.spool).arg(settings.keep_acked.to_string());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        if let Some(library) = &settings.preload {
-            command.env("LD_PRELOAD", library);
-        }
         let begin = SystemClock.boot();
-        let mut child = command.spawn().context("starting an agent of the fleet")?;
-        let produce = child.stdin.take();
-        let lines = BufReader::new(child.stdout.take().context("its output")?);
-        let (node, oracle, (opened, open)) = (settings.node, oracle.clone(), mpsc::channel());
-        let reader = std::thread::spawn(move || read(node, lines, &oracle, &opened));
-        let mut process = Self { child, produce, reader: Some(reader), ready: Duration::ZERO };
+        let (mut process, open, _) = Self::spawn(settings, oracle)?;
         if open.recv_timeout(PATIENCE).is_err() {
             let status = process.kill()?;
-            bail!("the agent of node {node} did not open its spool: {status}");
+            bail!("the agent of node {} did not open its spool: {status}", settings.node);
         }
         process.ready = SystemClock.boot().since(begin);
         Ok(process)
+    }
+
+    /// Starts an agent that is to kill itself. False if it did not within `limit`: it is killed then.
+    pub fn fall(settings: &Settings, oracle: &Oracle, limit: Duration) -> Result<bool> {
+        let (mut process, _open, ended) = Self::spawn(settings, oracle)?;
+        let late = ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+        let status = if late { process.kill()? } else { process.end()? };
+        ensure!(status.signal() == Some(Signal::SIGKILL as i32), "an agent that was to fall ended with {status}");
+        Ok(!late)
+    }
+
+    /// Starts an agent. The receivers tell that its spool is open, and (by closing) that it has said everything.
+    fn spawn(settings: &Settings, oracle: &Oracle) -> Result<(Self, mpsc::Receiver<()>, mpsc::Receiver<()>)> {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&settings.program);
+        command.args([&settings.plan.words(), &settings.node.to_string(), &settings.endpoint]);
+        command.arg(&settings.spool).args([settings.keep_acked.to_string(), settings.segment_bytes.to_string()]);
+        command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("starting an agent of the fleet")?;
+        let produce = child.stdin.take();
+        let lines = BufReader::new(child.stdout.take().context("its output")?);
+        let (node, oracle, (opened, open), (end, ended)) =
+            (settings.node, oracle.clone(), mpsc::channel(), mpsc::channel());
+        let reader = std::thread::spawn(move || {
+            let _end: mpsc::Sender<()> = end;
+            read(node, lines, &oracle, &opened)
+        });
+        Ok((Self { child, produce, reader: Some(reader), ready: Duration::ZERO }, open, ended))
     }
 
     /// Sends SIGKILL, and waits until everything it had said is read.
@@ -134,14 +156,15 @@ fn read(node: u32, lines: impl BufRead, oracle: &Oracle, opened: &mpsc::Sender<(
 
 /// The main function of the test program: an agent that produces until its input closes, then sends what it has.
 ///
-/// Arguments: plan, node, endpoint, spool folder, whether acknowledged records stay.
+/// Arguments: plan, node, endpoint, spool folder, whether acknowledged records stay, bytes of a segment.
 pub fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [plan, node, endpoint, spool, keep_acked] = arguments.as_slice() else {
-        bail!("arguments: plan, node, endpoint, spool folder, whether acknowledged records stay");
+    let [plan, node, endpoint, spool, keep_acked, segment_bytes] = arguments.as_slice() else {
+        bail!("arguments: plan, node, endpoint, spool folder, whether acknowledged records stay, bytes of a segment");
     };
     let (plan, node) = (Plan::parse(plan)?, node.parse()?);
-    let spool = spool_config(Path::new(spool), keep_acked.parse()?);
+    let spool =
+        SpoolConfig { segment_bytes: segment_bytes.parse()?, ..spool_config(Path::new(spool), keep_acked.parse()?) };
     let (close, closed) = watch::channel(false);
     std::thread::spawn(move || {
         // Nothing is ever sent: the end is the message.
@@ -156,7 +179,7 @@ async fn produce(
     plan: Plan,
     node: u32,
     endpoint: &str,
-    spool: &joulebook_agent::spool::SpoolConfig,
+    spool: &SpoolConfig,
     mut closed: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut agent = Agent::start(plan, node, spool, endpoint)?;
