@@ -16,7 +16,7 @@ RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 
-.PHONY: help setup build demo test test-rigs crash mutants lint clean-demo
+.PHONY: help setup build demo test test-rigs crash mutants mutants-rigs lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,11 @@ crash: export CUTS ?= 300
 mutants: ## Shows that the tests notice: each patch of tests/mutants must make one fail.
 	.ci/setup libclang rocksdb
 	.ci/mutants
+
+mutants-rigs: ## The same for the rigs of kills and power cuts; needs root.
+	@[ "$$(id -u)" = 0 ] || { echo "mutants-rigs: needs root: it mounts file systems" >&2; exit 77; }
+	.ci/setup libclang rocksdb rigs
+	unshare --mount .ci/mutants tests/mutants/rigs
 
 lint: ## Format, clippy and the contract's linter; warnings are errors.
 	.ci/setup libclang rocksdb buf
