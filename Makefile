@@ -10,11 +10,13 @@ JOULEBOOK_MLSERVER ?= $(CACHE)/engines/mlserver/bin/mlserver
 JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
 export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_NVML_CLIENT
 CARGO := .ci/cargo
+# What is mounted goes with the last process, however the run ends.
+RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 
-.PHONY: help setup build demo test test-rigs mutants lint clean-demo
+.PHONY: help setup build demo test test-rigs crash mutants mutants-rigs lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,13 +39,28 @@ test: lint ## Runs every test that needs no privilege, and the linters before.
 	.ci/test --workspace
 
 test-rigs: ## Runs the tests that need root; fails where it cannot run them.
-	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users" >&2; exit 77; }
-	.ci/setup libclang rocksdb
-	.ci/test -p joulebook-tests --features rigs --test rigs
+	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users and mounts file systems" >&2; exit 77; }
+	.ci/setup libclang rocksdb rigs
+	$(RIGS) --test rigs --test kills --test falls --test power -- --nocapture --test-threads=1
+
+crash: ## Kills and power cuts in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [SEED=…]
+	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }
+	.ci/setup libclang rocksdb rigs
+	@echo "crash: KILLS=$(KILLS) AGENT_KILLS=$(AGENT_KILLS) FALLS=$(FALLS) CUTS=$(CUTS) SEED=$(SEED)"
+	$(RIGS) --test kills --test falls --test power -- --nocapture --test-threads=1
+crash: export KILLS ?= 1000
+crash: export AGENT_KILLS ?= 1000
+crash: export FALLS ?= 20
+crash: export CUTS ?= 300
 
 mutants: ## Shows that the tests notice: each patch of tests/mutants must make one fail.
 	.ci/setup libclang rocksdb
 	.ci/mutants
+
+mutants-rigs: ## The same for the rigs of kills and power cuts; needs root.
+	@[ "$$(id -u)" = 0 ] || { echo "mutants-rigs: needs root: it mounts file systems" >&2; exit 77; }
+	.ci/setup libclang rocksdb rigs
+	unshare --mount .ci/mutants tests/mutants/rigs
 
 lint: ## Format, clippy and the contract's linter; warnings are errors.
 	.ci/setup libclang rocksdb buf

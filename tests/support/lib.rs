@@ -4,6 +4,7 @@
 //! Nothing here waits a fixed time: a process is ready when it says so or answers, and everything that is started ends with its value.
 
 pub mod aggregator;
+pub mod chaos;
 pub mod cpu_time;
 pub mod engine;
 pub mod history;

@@ -116,6 +116,11 @@ impl Program {
         self.wait()
     }
 
+    /// Sends SIGTERM to the group and does not wait.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     /// Stops the group from running (SIGSTOP) without ending it: whatever is sent to it waits.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
@@ -123,15 +128,20 @@ impl Program {
 
     /// Waits until it ends by itself and returns the status. A process that does not end within a minute is killed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
+        match self.ends_within(PATIENCE)? {
+            Some(status) => Ok(status),
+            None => bail!("{} did not end in time; it said:\n{}", self.name, self.said()),
+        }
+    }
+
+    /// Waits until it ends by itself and returns the status; none if it has not within `limit`: it is killed then.
+    pub fn ends_within(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         // Both outputs close when the last process of the group that holds them ends.
-        let waited = self.output.1.wait_timeout_while(lock(&self.output), PATIENCE, |output| output.open > 0);
+        let waited = self.output.1.wait_timeout_while(lock(&self.output), limit, |output| output.open > 0);
         let late = waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
         self.signal(Signal::SIGKILL);
         let status = self.child.wait()?;
-        if late {
-            bail!("{} did not end in time; it said:\n{}", self.name, self.said());
-        }
-        Ok(status)
+        Ok((!late).then_some(status))
     }
 
     fn signal(&self, signal: Signal) {
