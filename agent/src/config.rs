@@ -2,6 +2,7 @@
 
 use crate::collector::nvml::child::Limits;
 use crate::inference::TargetConfig;
+use joulebook_proto::credentials::CredentialFiles;
 use joulebook_units::{Milliwatts, NodeName};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -18,15 +19,17 @@ pub const EXAMPLE: &str = include_str!("config/example.toml");
 const SPOOL_LEAST_BYTES: u64 = 32 << 20;
 
 /// Configuration of an agent. Field names are the keys of the file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Name of the node; the machine's host name if unset.
     pub node: Option<String>,
-    /// Address of the aggregator, `http://host:port`.
-    pub aggregator: String,
+    /// Address of the aggregator, `https://host:port`; see [`Self::aggregator_url`] if unset.
+    pub aggregator: Option<String>,
     /// Whether plaintext to a loopback aggregator is allowed.
     pub insecure_loopback: bool,
+    /// What the connection is secured with.
+    pub tls: TlsSection,
     /// Whether to run on when sensors exist and none of them may be read.
     pub allow_no_sources: bool,
     /// The disk queue.
@@ -47,6 +50,20 @@ pub struct Config {
     pub push: PushSection,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
+}
+
+/// What the connection to the aggregator is secured with, PEM files.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSection {
+    /// The agent's certificate, which names the node, and those between it and its CA.
+    pub certificate: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// CA certificates that the aggregator's must lead to.
+    pub ca: Option<PathBuf>,
+    /// Whether the key's group may read it.
+    pub key_group_readable: bool,
 }
 
 /// Counts that servers tell themselves.
@@ -151,26 +168,6 @@ pub struct EstimateSection {
     pub dram_watts_per_gigabyte: Option<f64>,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            node: None,
-            aggregator: "http://127.0.0.1:7443".to_owned(),
-            insecure_loopback: false,
-            allow_no_sources: false,
-            spool: SpoolSection::default(),
-            sampling: Sampling::default(),
-            roots: Roots::default(),
-            placement: PlacementSection::default(),
-            rapl: RaplSection::default(),
-            nvml: NvmlSection::default(),
-            estimate: EstimateSection::default(),
-            push: PushSection::default(),
-            target: Vec::new(),
-        }
-    }
-}
-
 impl Default for SpoolSection {
     fn default() -> Self {
         Self {
@@ -222,6 +219,12 @@ pub struct Overrides {
     pub aggregator: Option<String>,
     /// `--insecure-loopback`.
     pub insecure_loopback: bool,
+    /// `--tls-cert`.
+    pub tls_certificate: Option<PathBuf>,
+    /// `--tls-key`.
+    pub tls_key: Option<PathBuf>,
+    /// `--tls-ca`.
+    pub tls_ca: Option<PathBuf>,
     /// `--spool-dir`.
     pub spool_dir: Option<PathBuf>,
     /// `--sysfs-root`.
@@ -262,9 +265,10 @@ impl Config {
     fn apply(&mut self, overrides: Overrides) {
         self.insecure_loopback |= overrides.insecure_loopback;
         self.node = overrides.node.or(self.node.take());
-        if let Some(aggregator) = overrides.aggregator {
-            self.aggregator = aggregator;
-        }
+        self.aggregator = overrides.aggregator.or(self.aggregator.take());
+        self.tls.certificate = overrides.tls_certificate.or(self.tls.certificate.take());
+        self.tls.key = overrides.tls_key.or(self.tls.key.take());
+        self.tls.ca = overrides.tls_ca.or(self.tls.ca.take());
         let paths = [
             (overrides.spool_dir, &mut self.spool.dir),
             (overrides.sysfs_root, &mut self.roots.sysfs),
@@ -327,10 +331,33 @@ impl Config {
         name.parse().map_err(|source| ConfigError::Node { source })
     }
 
+    /// Address of the aggregator: configured, or port 7443 of this machine.
+    pub fn aggregator_url(&self) -> &str {
+        let default = if self.insecure_loopback { "http://127.0.0.1:7443" } else { "https://127.0.0.1:7443" };
+        self.aggregator.as_deref().unwrap_or(default)
+    }
+
+    /// The files of mutual TLS; none where plaintext is to be spoken.
+    pub fn credential_files(&self) -> Result<Option<CredentialFiles>, ConfigError> {
+        let tls = &self.tls;
+        let (certificate, key, ca) = match (&tls.certificate, &tls.key, &tls.ca) {
+            (None, None, None) if self.insecure_loopback => return Ok(None),
+            (None, None, None) => return Err(ConfigError::NoTls),
+            _ if self.insecure_loopback => return Err(ConfigError::PlainAndTls),
+            (Some(certificate), Some(key), Some(ca)) => (certificate.clone(), key.clone(), ca.clone()),
+            (None, ..) => return Err(ConfigError::PartOfTls { missing: "tls.certificate" }),
+            (_, None, _) => return Err(ConfigError::PartOfTls { missing: "tls.key" }),
+            (.., None) => return Err(ConfigError::PartOfTls { missing: "tls.ca" }),
+        };
+        Ok(Some(CredentialFiles { certificate, key, ca, key_group_readable: tls.key_group_readable }))
+    }
+
     fn check_aggregator(&self) -> Result<(), ConfigError> {
-        let rule = "http://host:port, for example http://127.0.0.1:7443";
-        let uri: hyper::Uri = self.aggregator.parse().map_err(|_| ConfigError::value("aggregator", rule))?;
-        let (Some("http"), Some(host), Some(port)) = (uri.scheme_str(), uri.host(), uri.port_u16()) else {
+        let rule = "https://host:port, for example https://127.0.0.1:7443";
+        let uri: hyper::Uri = self.aggregator_url().parse().map_err(|_| ConfigError::value("aggregator", rule))?;
+        let (Some(scheme @ ("http" | "https")), Some(host), Some(port)) =
+            (uri.scheme_str(), uri.host(), uri.port_u16())
+        else {
             return Err(ConfigError::value("aggregator", rule));
         };
         if port == 0 || uri.path() != "/" || uri.query().is_some() {
@@ -340,7 +367,12 @@ impl Config {
             host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok_and(|address| {
                 address == std::net::Ipv4Addr::LOCALHOST || address == std::net::Ipv6Addr::LOCALHOST
             });
-        if self.insecure_loopback && loopback { Ok(()) } else { Err(ConfigError::NoTls) }
+        let secured = self.credential_files()?.is_some();
+        match scheme {
+            "https" if secured => Ok(()),
+            "http" if !secured && loopback => Ok(()),
+            _ => Err(ConfigError::Scheme),
+        }
     }
 }
 

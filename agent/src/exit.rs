@@ -18,6 +18,8 @@ pub const IO: u8 = 74;
 pub fn code(error: &RunError) -> u8 {
     match error {
         RunError::Config(_) | RunError::Target(_) => CONFIGURATION,
+        RunError::Tls(error) if error.is_permission() => PERMISSION,
+        RunError::Tls(_) => CONFIGURATION,
         RunError::Push(error) => error.exit_code(),
         RunError::Spool(error) => error.exit_code(),
         RunError::Uplink(error) => error.exit_code(),

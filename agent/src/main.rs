@@ -22,12 +22,21 @@ struct Arguments {
     /// Name of the node [default: the host name].
     #[arg(long)]
     node: Option<String>,
-    /// Address of the aggregator, http://host:port.
+    /// Address of the aggregator, https://host:port [default: https://127.0.0.1:7443].
     #[arg(long, value_name = "URL")]
     aggregator: Option<String>,
     /// Allow plaintext to an aggregator at 127.0.0.1 or ::1.
     #[arg(long)]
     insecure_loopback: bool,
+    /// The agent's certificate (PEM), which names the node.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// CA certificates of the aggregator (PEM).
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
     /// Folder of the disk queue.
     #[arg(long, value_name = "DIR")]
     spool_dir: Option<PathBuf>,
@@ -87,6 +96,9 @@ fn serve(arguments: Arguments) -> Result<(), RunError> {
         node: arguments.node,
         aggregator: arguments.aggregator,
         insecure_loopback: arguments.insecure_loopback,
+        tls_certificate: arguments.tls_cert,
+        tls_key: arguments.tls_key,
+        tls_ca: arguments.tls_ca,
         spool_dir: arguments.spool_dir,
         sysfs_root: arguments.sysfs_root,
         procfs_root: arguments.procfs_root,

@@ -8,7 +8,8 @@ use crate::inference::{self, PushError, Scraper, TargetError};
 use crate::process::{Workloads, proc::read_text};
 use crate::sampler::{Flush, Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
-use crate::uplink::{Uplink, UplinkConfig, UplinkError};
+use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
+use joulebook_proto::credentials::CredentialError;
 use joulebook_units::{BootId, Inventory, Placement, SourceState, Subject};
 use std::future::Future;
 use std::path::Path;
@@ -30,6 +31,9 @@ pub enum RunError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The files of mutual TLS.
+    #[error(transparent)]
+    Tls(#[from] CredentialError),
     /// A scrape target of the configuration.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -71,6 +75,7 @@ pub enum RunError {
 /// See [`RunError`]; [`crate::exit::code`] gives the exit code of each.
 pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -> Result<(), RunError> {
     config.check()?;
+    let security = security(&config)?;
     let boot = boot_id(&config.roots)?;
     let (sources, inventory) = discover(&config)?;
     if let Some(socket) = &config.push.socket {
@@ -104,8 +109,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
         inventory,
     };
     let sampler = Sampler::new(parts, &recovery);
-    let uplink =
-        UplinkConfig { endpoint: config.aggregator.clone(), insecure_loopback: config.insecure_loopback, boot };
+    let uplink = UplinkConfig { endpoint: config.aggregator_url().to_owned(), security, boot };
     let uplink = Uplink::new(uplink, spool.clone(), told, clock);
     let (stop, stopped) = watch::channel(false);
     let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
@@ -132,6 +136,14 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
     spool.close().await?;
     tracing::info!("agent stopped");
     Ok(())
+}
+
+/// How the aggregator is spoken with. Files that cannot be used are refused at the start, when somebody looks on; a
+/// certificate that has ended is not: energy is spooled until it is renewed.
+fn security(config: &Config) -> Result<Security, RunError> {
+    let Some(files) = config.credential_files()? else { return Ok(Security::PlaintextOnLoopback) };
+    files.read()?.check()?;
+    Ok(Security::Tls(files))
 }
 
 /// Rows at every tick until `shutdown`, then the last scrape and the last row.

@@ -9,8 +9,9 @@ mod tests;
 
 use crate::clock::Clock;
 use crate::spool::{SpoolError, SpoolHandle};
+use joulebook_proto::credentials::CredentialFiles;
 use joulebook_proto::telemetry::NodeDirectory;
-use joulebook_units::{BootId, BootNanos, Inventory, RejectReason};
+use joulebook_units::{BootId, BootNanos, Inventory, RejectReason, UnixNanos};
 use session::{End, Session};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long the uplink goes on sending after it was told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that vanished without a word is noticed after this and as much again.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -34,12 +36,21 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Where records go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UplinkConfig {
-    /// URL of the aggregator, for example `http://127.0.0.1:7443`.
+    /// URL of the aggregator, for example `https://127.0.0.1:7443`.
     pub endpoint: String,
-    /// Whether plaintext to a loopback address is allowed.
-    pub insecure_loopback: bool,
+    /// How it is spoken with.
+    pub security: Security,
     /// The boot the agent runs in.
     pub boot: BootId,
+}
+
+/// How the aggregator is spoken with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Security {
+    /// Plaintext, which is allowed to a loopback address only.
+    PlaintextOnLoopback,
+    /// Mutual TLS with files that are read anew at each connection.
+    Tls(CredentialFiles),
 }
 
 /// Why the uplink cannot go on. A peer that is not there is no reason.
@@ -79,6 +90,8 @@ pub struct UplinkCounters {
     pub rejected: BTreeMap<Option<RejectReason>, u64>,
     /// Whether a session is open.
     pub connected: bool,
+    /// When the agent's own certificate ends, as last read; `None` on plaintext or while it cannot be read.
+    pub certificate_ends: Option<UnixNanos>,
 }
 
 /// The task that sends.
@@ -141,9 +154,9 @@ impl Uplink {
         let mut logged: Option<BootNanos> = None;
         loop {
             let answered = self.counters.borrow().sessions;
-            let end = match endpoint.connect().await {
+            let end = match self.connect(endpoint).await {
                 Ok(channel) => self.session(channel).await,
-                Err(error) => End::Unreachable(error),
+                Err(end) => end,
             };
             self.counters.send_if_modified(|counters| std::mem::take(&mut counters.connected));
             if self.counters.borrow().sessions > answered {
@@ -160,6 +173,7 @@ impl Uplink {
                         logged = Some(now);
                         let endpoint = self.config.endpoint.as_str();
                         tracing::warn!(endpoint, reason = %end, retry_in = ?wait, "the session ended; records stay in the spool");
+                        self.tell_of_an_ended_certificate();
                     }
                     longest = (longest * 2).min(LONGEST_WAIT);
                     wait
@@ -171,6 +185,33 @@ impl Uplink {
                 // Ten seconds are left then: too short for a long wait.
                 _ = shutdown.wait_for(|stop| *stop), if !stopping => {}
             }
+        }
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Channel, End> {
+        let endpoint = match &self.config.security {
+            Security::PlaintextOnLoopback => endpoint.clone(),
+            Security::Tls(files) => {
+                let credentials = files.read().and_then(|credentials| Ok((credentials.validity()?.1, credentials)));
+                let ends = credentials.as_ref().ok().map(|(ends, _)| *ends);
+                self.counters
+                    .send_if_modified(|counters| std::mem::replace(&mut counters.certificate_ends, ends) != ends);
+                let host = endpoint.uri().host().unwrap_or_default();
+                let tls = credentials?.1.client(host, HANDSHAKE_TIMEOUT)?;
+                endpoint.clone().tls_config(tls).map_err(End::Unreachable)?
+            }
+        };
+        endpoint.connect().await.map_err(End::Unreachable)
+    }
+
+    /// A server says little to a client whose certificate has ended: the agent says it itself.
+    fn tell_of_an_ended_certificate(&self) {
+        let ends = self.counters.borrow().certificate_ends;
+        if let (Some(ends), Security::Tls(files)) = (ends, &self.config.security)
+            && ends <= self.clock.wall()
+        {
+            let (certificate, ended) = (files.certificate.display(), rfc3339(ends));
+            tracing::error!(%certificate, %ended, "the agent's own certificate has ended: renew it, it is read at each attempt");
         }
     }
 
@@ -190,16 +231,25 @@ fn jittered(longest: Duration) -> Duration {
     getrandom::u32().map_or(longest, |random| longest.mul_f64(f64::from(random) / f64::from(u32::MAX)))
 }
 
-/// The address, if plaintext to it is allowed: TLS does not exist yet.
+/// A time for people.
+fn rfc3339(at: UnixNanos) -> impl std::fmt::Display {
+    let since_epoch = Duration::from_nanos(u64::try_from(at.0).unwrap_or_default());
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since_epoch)
+}
+
+/// The address, if it may be spoken with in the configured way.
 fn endpoint(config: &UplinkConfig) -> Result<Endpoint, UplinkError> {
     let refuse = |why| UplinkError::Endpoint { endpoint: config.endpoint.clone(), why };
-    let uri: Uri = config.endpoint.parse().map_err(|_| refuse("it is not a URL: use http://127.0.0.1:7443"))?;
+    let uri: Uri = config.endpoint.parse().map_err(|_| refuse("it is not a URL: use https://host:port"))?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if uri.scheme_str() != Some("http") || !is_loopback || !config.insecure_loopback {
-        return Err(refuse(
-            "TLS is not available yet: use --insecure-loopback with an http:// address of 127.0.0.1 or [::1]",
-        ));
+    match (uri.scheme_str(), &config.security) {
+        (Some("https"), Security::Tls(_)) => {}
+        (Some("http"), Security::PlaintextOnLoopback) if is_loopback => {}
+        (_, Security::Tls(_)) => return Err(refuse("with TLS it must be https://host:port")),
+        (_, Security::PlaintextOnLoopback) => {
+            return Err(refuse("plaintext goes to http:// addresses of 127.0.0.1 or [::1] only"));
+        }
     }
     let endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
     Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true))

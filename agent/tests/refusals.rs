@@ -40,7 +40,7 @@ async fn a_spool_without_a_parent_folder_is_a_configuration_error() {
 async fn plaintext_to_another_machine_is_a_configuration_error() {
     let root = tempfile::tempdir().expect("folder");
     let mut config = config(root.path());
-    config.aggregator = "http://192.0.2.1:7443".to_owned();
+    config.aggregator = Some("http://192.0.2.1:7443".to_owned());
     assert_eq!(exit::code(&refused(config).await), 78);
     assert!(!root.path().join("spool").exists());
 }

@@ -1,12 +1,15 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
 use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
+use crate::server::accept::Limits;
+use joulebook_proto::credentials::CredentialFiles;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The complete example that `--print-default-config` prints: every key with its default.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
@@ -21,6 +24,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Whether plaintext on a loopback address is allowed.
     pub insecure_loopback: bool,
+    /// `[tls]`: what connections are secured with.
+    pub tls: TlsSection,
+    /// `[connections]`: how many there may be.
+    pub connections: ConnectionsSection,
     /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
     pub site: BTreeMap<String, SiteConfig>,
     /// `[embodied]`: what the hosts are made of.
@@ -31,12 +38,58 @@ pub struct Config {
     pub ghg_role: Option<GhgRole>,
 }
 
+/// Certificates of mutual TLS, PEM files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSection {
+    /// The aggregator's certificate and those between it and its CA.
+    pub certificate: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// CA certificates that agents' and operators' must lead to.
+    pub client_ca: Option<PathBuf>,
+    /// Whether the key's group may read it.
+    pub key_group_readable: bool,
+    /// Time between two looks at the files.
+    #[serde(skip)]
+    pub look_every: Duration,
+}
+
+impl Default for TlsSection {
+    fn default() -> Self {
+        let look_every = Duration::from_secs(10);
+        Self { certificate: None, key: None, client_ca: None, key_group_readable: false, look_every }
+    }
+}
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionsSection {
+    /// In all.
+    pub total: usize,
+    /// Of one agent or operator.
+    pub per_identity: usize,
+    /// How long one may last.
+    #[serde(skip)]
+    pub age: Duration,
+}
+
+impl Default for ConnectionsSection {
+    fn default() -> Self {
+        let Limits { connections, per_identity, age, .. } = Limits::default();
+        Self { total: connections, per_identity, age }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
             data_dir: PathBuf::from("/var/lib/joulebook"),
             insecure_loopback: false,
+            tls: TlsSection::default(),
+            connections: ConnectionsSection::default(),
             site: BTreeMap::new(),
             embodied: EmbodiedConfig::default(),
             accountable_contact: None,
@@ -68,9 +121,24 @@ pub enum ConfigError {
         /// The nearest valid key, where there is one.
         hint: String,
     },
-    /// Plaintext was not allowed, and there is nothing else yet.
-    #[error("TLS is not available yet; use --insecure-loopback with --listen 127.0.0.1:7443")]
+    /// No certificates, and plaintext was not allowed.
+    #[error(
+        "no certificates for TLS: give --tls-cert, --tls-key and --tls-ca (`joulebook-aggregator dev-certs FOLDER` makes \
+         them for one machine), or --insecure-loopback for plaintext on 127.0.0.1"
+    )]
     NoTls,
+    /// Some of the three files.
+    #[error("TLS needs all of tls.certificate, tls.key and tls.client_ca: `{missing}` is not set")]
+    PartOfTls {
+        /// The key that is missing.
+        missing: &'static str,
+    },
+    /// Both ways to speak.
+    #[error("insecure_loopback and [tls] exclude each other: drop one of them")]
+    PlainAndTls,
+    /// No connection would be let in.
+    #[error("connections.total and connections.per_identity must be at least 1")]
+    NoConnections,
     /// A site or an embodied value that is not valid.
     #[error("configuration: {0}")]
     Factor(#[from] FactorError),
@@ -114,13 +182,35 @@ impl Config {
         }
     }
 
+    /// The files of mutual TLS; none where plaintext is to be spoken.
+    pub fn credential_files(&self) -> Result<Option<CredentialFiles>, ConfigError> {
+        let tls = &self.tls;
+        let (certificate, key, ca) = match (&tls.certificate, &tls.key, &tls.client_ca) {
+            (None, None, None) if self.insecure_loopback => return Ok(None),
+            (None, None, None) => return Err(ConfigError::NoTls),
+            _ if self.insecure_loopback => return Err(ConfigError::PlainAndTls),
+            (Some(certificate), Some(key), Some(ca)) => (certificate.clone(), key.clone(), ca.clone()),
+            (None, ..) => return Err(ConfigError::PartOfTls { missing: "tls.certificate" }),
+            (_, None, _) => return Err(ConfigError::PartOfTls { missing: "tls.key" }),
+            (.., None) => return Err(ConfigError::PartOfTls { missing: "tls.client_ca" }),
+        };
+        Ok(Some(CredentialFiles { certificate, key, ca, key_group_readable: tls.key_group_readable }))
+    }
+
+    /// Bounds of what peers may take.
+    pub fn limits(&self) -> Limits {
+        let ConnectionsSection { total, per_identity, age } = self.connections;
+        Limits { connections: total, per_identity, age, ..Limits::default() }
+    }
+
     /// Refuses what cannot be served safely, and factors that nobody knows; gives those that are.
     pub fn check(&self) -> Result<Factors, ConfigError> {
-        if !self.insecure_loopback {
-            return Err(ConfigError::NoTls);
-        }
-        if !self.listen.ip().is_loopback() {
+        let plain = self.credential_files()?.is_none();
+        if plain && !self.listen.ip().is_loopback() {
             return Err(ConfigError::NotLoopback { listen: self.listen });
+        }
+        if self.connections.total == 0 || self.connections.per_identity == 0 {
+            return Err(ConfigError::NoConnections);
         }
         Ok(Factors::new(&self.factors())?)
     }
@@ -173,7 +263,7 @@ mod tests {
         let config = Config::parse(&text.join("\n"), Path::new("example")).expect("valid");
         assert_eq!(config.site.len(), 1);
         assert!(config.embodied.guest_kg_per_vcpu.is_some() && config.ghg_role.is_some());
-        let config = Config { insecure_loopback: true, ..config };
+        assert!(config.credential_files().is_ok_and(|files| files.is_some()));
         config.check().expect("the example's values are valid");
     }
 
@@ -197,5 +287,15 @@ mod tests {
         assert!(matches!(config("127.0.0.1:0", false).check(), Err(ConfigError::NoTls)));
         assert!(matches!(config("0.0.0.0:0", true).check(), Err(ConfigError::NotLoopback { .. })));
         assert!(config("[::1]:0", true).check().is_ok());
+    }
+
+    #[test]
+    fn tls_needs_its_three_files_and_excludes_plaintext() {
+        let parse = |text: &str| Config::parse(text, Path::new("aggregator.toml")).expect("syntax");
+        let two = "[tls]\ncertificate = \"a.crt\"\nkey = \"a.key\"\n";
+        assert!(matches!(parse(two).check(), Err(ConfigError::PartOfTls { missing: "tls.client_ca" })));
+        let all = format!("listen = \"0.0.0.0:0\"\n{two}client_ca = \"ca.crt\"\n");
+        assert!(parse(&all).check().is_ok(), "with TLS, others may reach it");
+        assert!(matches!(parse(&format!("insecure_loopback = true\n{all}")).check(), Err(ConfigError::PlainAndTls)));
     }
 }

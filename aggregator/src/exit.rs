@@ -1,6 +1,7 @@
 //! Exit codes: what a supervisor or a script can tell from the end of the process.
 
 use crate::config::ConfigError;
+use crate::dev_certs::DevCertsError;
 use crate::run::RunError;
 use crate::store::StoreError;
 
@@ -17,6 +18,15 @@ pub const PERMISSION: u8 = 77;
 /// The configuration is wrong.
 pub const CONFIGURATION: u8 = 78;
 
+/// The code of `dev-certs` that failed.
+pub fn dev_certs_code(error: &DevCertsError) -> u8 {
+    match error {
+        DevCertsError::Exists { .. } => USAGE,
+        DevCertsError::Write { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => PERMISSION,
+        DevCertsError::Write { .. } | DevCertsError::Issue(_) => IO,
+    }
+}
+
 /// The code of an error.
 pub fn code(error: &RunError) -> u8 {
     match error {
@@ -25,7 +35,8 @@ pub fn code(error: &RunError) -> u8 {
         {
             PERMISSION
         }
-        RunError::Config(_) => CONFIGURATION,
+        RunError::Tls(error) if error.is_permission() => PERMISSION,
+        RunError::Config(_) | RunError::Tls(_) => CONFIGURATION,
         RunError::Listen { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => PERMISSION,
         RunError::Listen { .. } => UNAVAILABLE,
         RunError::Serve(_) => IO,

@@ -40,6 +40,11 @@ impl Counters {
         *counter = counter.saturating_add(count);
     }
 
+    /// Sets one that is a state, not a count.
+    pub fn set(&self, name: &'static str, value: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, value);
+    }
+
     /// All of them.
     pub fn all(&self) -> BTreeMap<&'static str, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

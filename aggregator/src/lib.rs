@@ -3,12 +3,15 @@
 //! A record goes one way: [`ingest`] → [`store`] → [`ledger`] → [`query`].
 
 pub mod admin;
+pub mod certificate;
 pub mod clock;
 pub mod config;
+pub mod dev_certs;
 pub mod exit;
 pub mod factor;
 pub mod ingest;
 pub mod ledger;
+pub mod peer;
 pub mod query;
 pub mod run;
 pub mod server;

@@ -1,13 +1,15 @@
 //! `joulebook-aggregator`: arguments → configuration → run → exit code.
 
-use clap::Parser;
-use joulebook_aggregator::clock::SystemClock;
+use clap::{Parser, Subcommand};
+use joulebook_aggregator::clock::{Clock, SystemClock};
 use joulebook_aggregator::config::{Config, EXAMPLE};
+use joulebook_aggregator::dev_certs::{self, DevCertsError};
 use joulebook_aggregator::exit;
 use joulebook_aggregator::run::{RunError, run};
+use joulebook_units::NodeName;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,8 +17,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Stores telemetry of Joulebook's agents, attributes every joule and answers what a model version costs.
 #[derive(Debug, Parser)]
-#[command(name = "joulebook-aggregator", version)]
+#[command(name = "joulebook-aggregator", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    /// Something other than to serve
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Configuration file (TOML); the defaults hold without one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -29,9 +34,31 @@ struct Arguments {
     /// Serve plaintext, on a loopback address only
     #[arg(long)]
     insecure_loopback: bool,
+    /// Certificate of the aggregator (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// CA certificates of agents and operators (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
     /// Print a complete configuration file with every default and exit
     #[arg(long)]
     print_default_config: bool,
+}
+
+/// Something other than to serve.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make certificates of a new CA for one machine: server, operator and agents; nothing is overwritten
+    DevCerts {
+        /// Folder to write to; made if it is missing
+        folder: PathBuf,
+        /// Node that gets an agent's certificate; may be given several times [default: the host name]
+        #[arg(long, value_name = "NAME")]
+        node: Vec<NodeName>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -48,6 +75,15 @@ fn main() -> ExitCode {
         let _ = io::stdout().write_all(EXAMPLE.as_bytes());
         return ExitCode::SUCCESS;
     }
+    if let Some(Command::DevCerts { folder, node }) = &arguments.command {
+        return match make_certificates(folder, node) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "joulebook-aggregator: {error}");
+                ExitCode::from(exit::dev_certs_code(&error))
+            }
+        };
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
@@ -60,6 +96,16 @@ fn main() -> ExitCode {
     }
 }
 
+fn make_certificates(folder: &Path, nodes: &[NodeName]) -> Result<(), DevCertsError> {
+    let host = || nix::unistd::gethostname().ok()?.into_string().ok()?.parse().ok();
+    let nodes = if nodes.is_empty() { host().into_iter().collect() } else { nodes.to_vec() };
+    for path in dev_certs::write(folder, &nodes, SystemClock.unix())? {
+        // A closed pipe: whoever reads has read enough.
+        let _ = writeln!(io::stdout(), "{}", path.display());
+    }
+    Ok(())
+}
+
 fn start(arguments: Arguments) -> Result<(), RunError> {
     let mut config = match &arguments.config {
         Some(path) => Config::read(path)?,
@@ -68,6 +114,9 @@ fn start(arguments: Arguments) -> Result<(), RunError> {
     config.listen = arguments.listen.unwrap_or(config.listen);
     config.data_dir = arguments.data_dir.unwrap_or(config.data_dir);
     config.insecure_loopback |= arguments.insecure_loopback;
+    config.tls.certificate = arguments.tls_cert.or(config.tls.certificate);
+    config.tls.key = arguments.tls_key.or(config.tls.key);
+    config.tls.client_ca = arguments.tls_ca.or(config.tls.client_ca);
     let runtime = tokio::runtime::Runtime::new().map_err(|_| RunError::Stuck)?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {

@@ -204,7 +204,7 @@ impl QueryService for Answering {
 }
 
 /// A window as RFC 3339 UTC.
-fn rfc3339(at: joulebook_units::UnixNanos) -> String {
+pub(crate) fn rfc3339(at: joulebook_units::UnixNanos) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(at.0)).map_or_else(|_| String::new(), |time| time.to_string())
 }
 

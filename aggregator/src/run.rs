@@ -6,6 +6,8 @@ use crate::config::{Config, ConfigError};
 use crate::ingest::{self, Counters, Intake};
 use crate::ledger::Ledger;
 use crate::query::Query;
+use crate::server::accept::{Gate, Transport};
+use crate::server::tls::{Renewal, TlsError};
 use crate::server::{self, ServeError};
 use crate::store::rocks::RocksStore;
 use crate::store::{Book, StoreError, retention};
@@ -40,6 +42,9 @@ pub enum RunError {
     /// The database cannot be opened or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The server failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -63,13 +68,15 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let factors = config.check()?;
+    let counters = Arc::new(Counters::default());
+    // Read before anything is opened, so that files that cannot be used change nothing.
+    let renewal = renewal(&config, &clock, &counters)?;
     // Bound before the database is opened, so that a taken port changes no file; listened on after it.
     let socket = bind(config.listen).map_err(|source| RunError::Listen { listen: config.listen, source })?;
     let book = open(&config)?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
 
-    let counters = Arc::new(Counters::default());
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&clock), stopping.clone());
     let commit_clock = Arc::clone(&clock);
@@ -80,12 +87,17 @@ pub async fn run(
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
     let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
-    let router = server::services(telemetry, Admin::new(Arc::clone(&book), counters), query).await?;
+    let router = server::services(telemetry, Admin::new(Arc::clone(&book), Arc::clone(&counters)), query).await?;
+    let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
+    let gate = Gate::new(transport, config.limits(), clock, counters);
+    if let Some(renewal) = renewal {
+        tasks.spawn(renew(renewal, stopping.clone()));
+    }
     let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: config.listen, source })?;
     tracing::info!("listening on {address}");
     // Nobody waits for the address outside tests.
     let _ = ready.send(address);
-    tasks.spawn(async move { Ok(server::serve(router, listener, stopping).await?) });
+    tasks.spawn(async move { Ok(server::serve(router, gate, listener, stopping).await?) });
 
     let ended = tokio::select! {
         () = shutdown => Ok(()),
@@ -98,6 +110,20 @@ pub async fn run(
     drop(book);
     // What ended it is the cause; what the others say after it is not.
     ended.and(finished)
+}
+
+/// The certificates that the configuration names; none for plaintext.
+fn renewal(config: &Config, clock: &Arc<dyn Clock>, counters: &Arc<Counters>) -> Result<Option<Renewal>, RunError> {
+    let Some(files) = config.credential_files()? else { return Ok(None) };
+    let renewal = Renewal::new(files, config.tls.look_every, Arc::clone(clock), Arc::clone(counters))?;
+    Ok(Some(renewal))
+}
+
+async fn renew(renewal: Renewal, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
+    tokio::select! {
+        () = renewal.run() => Err(RunError::Stuck),
+        () = stopped(&mut stopping) => Ok(()),
+    }
 }
 
 fn open(config: &Config) -> Result<Arc<Book>, RunError> {

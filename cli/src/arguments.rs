@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_proto::query::{EnergyBy, FunctionalUnit, IdlePolicy, Level, ModelSelector, TimeWindow};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a model version costs in joules and grams of CO2e, and why.
@@ -20,7 +21,7 @@ pub struct Arguments {
 /// Where to ask.
 #[derive(Debug, Args)]
 pub struct Connection {
-    /// Address of the aggregator
+    /// Address of the aggregator; http:// (plaintext) for this machine only
     #[arg(
         long,
         global = true,
@@ -28,9 +29,39 @@ pub struct Connection {
         env = "JOULEBOOK_AGGREGATOR",
         hide_env_values = true,
         help_heading = "Connection",
-        default_value = "http://127.0.0.1:7443"
+        default_value = "https://127.0.0.1:7443"
     )]
     pub aggregator: String,
+    /// CA certificates of the aggregator (PEM)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "JOULEBOOK_TLS_CA",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
+    pub tls_ca: Option<PathBuf>,
+    /// Your certificate (PEM)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "JOULEBOOK_TLS_CERT",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM), which nobody else may read
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "JOULEBOOK_TLS_KEY",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
+    pub tls_key: Option<PathBuf>,
     /// How long to wait for the whole answer, for example 10s or 1m
     #[arg(long, global = true, value_name = "DURATION", help_heading = "Connection", default_value = "10s", value_parser = duration)]
     pub timeout: Duration,

@@ -3,6 +3,7 @@
 //! Wire types stop at [`convert`]: everything behind it speaks `joulebook_units`.
 
 pub mod convert;
+pub mod credentials;
 
 /// `joulebook.telemetry.v1`: delivery from agents.
 pub mod telemetry {

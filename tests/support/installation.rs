@@ -1,10 +1,14 @@
-//! Aggregator, agent and operator's tool in one temporary folder. Their configuration keys stand here only.
+//! Aggregator, agent and operator's tool in one temporary folder, with mutual TLS between them as users have it. Their
+//! configuration keys stand here only.
 
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
+use joulebook_aggregator::clock::{Clock, SystemClock};
+use joulebook_aggregator::dev_certs;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -12,6 +16,8 @@ use crate::program::{Program, binary};
 
 /// What the aggregator says when it is ready; an error about the same address goes on behind it.
 const AGGREGATOR_READY: &str = r"listening on ([0-9.:\[\]a-f]+:\d+)$";
+/// Name of the node.
+const NODE: &str = "under-test";
 /// What the agent says when its first tick is set.
 pub const AGENT_READY: &str = "sampling every";
 
@@ -46,6 +52,7 @@ impl Installation {
     /// A new folder with an aggregator that runs in it.
     pub fn start() -> Result<(Self, Program)> {
         let folder = tempfile::tempdir().context("making a temporary folder")?;
+        dev_certs::write(&folder.path().join("certs"), &[NODE.parse()?, "simulated".parse()?], SystemClock.unix())?;
         let mut installation = Self { folder, address: "127.0.0.1:0".to_owned() };
         let aggregator = installation.start_aggregator()?;
         Ok((installation, aggregator))
@@ -56,9 +63,9 @@ impl Installation {
         self.folder.path()
     }
 
-    /// Where the aggregator listens.
-    pub fn address(&self) -> &str {
-        &self.address
+    /// A file of the certificates that all three programs use.
+    pub fn certificate(&self, name: &str) -> PathBuf {
+        self.folder().join("certs").join(name)
     }
 
     /// Where the agent keeps its records.
@@ -68,11 +75,16 @@ impl Installation {
 
     /// Starts the aggregator on the folder: the first time on a free port, afterwards on the same one.
     pub fn start_aggregator(&mut self) -> Result<Program> {
-        let config =
-            format!("listen = \"{}\"\ndata_dir = \"{}\"\n", self.address, self.folder().join("aggregator").display());
+        let config = format!(
+            "listen = \"{}\"\ndata_dir = \"{}\"\n\n[tls]\n{}client_ca = \"{}\"\n",
+            self.address,
+            self.folder().join("aggregator").display(),
+            self.pair("server"),
+            self.certificate("ca.crt").display(),
+        );
         let path = self.folder().join("aggregator.toml");
         std::fs::write(&path, config)?;
-        let arguments = ["--config".into(), path.into_os_string(), "--insecure-loopback".into()];
+        let arguments = ["--config".into(), path.into_os_string()];
         let program = Program::start(binary("joulebook-aggregator")?, &arguments)?;
         self.address = program.wait_for(AGGREGATOR_READY)?;
         Ok(program)
@@ -81,9 +93,8 @@ impl Installation {
     /// Writes an agent's configuration and returns its path.
     pub fn agent_config(&self, settings: &AgentSettings) -> Result<PathBuf> {
         let mut config = format!(
-            "node = \"under-test\"\naggregator = \"http://{}\"\ninsecure_loopback = true\n\n[spool]\ndir = \"{}\"\nkeep_acked = {}\n\n\
-             [sampling]\ntick = \"1s\"\nbatch_rows = 5\n",
-            self.address,
+            "{}\n[spool]\ndir = \"{}\"\nkeep_acked = {}\n\n[sampling]\ntick = \"1s\"\nbatch_rows = 5\n",
+            self.connection(NODE),
             self.spool().display(),
             settings.keep_spool,
         );
@@ -101,6 +112,22 @@ impl Installation {
         Ok(path)
     }
 
+    /// The configuration keys of the connection of a node's agent: `under-test` or `simulated`.
+    pub fn connection(&self, node: &str) -> String {
+        format!(
+            "node = \"{node}\"\naggregator = \"https://{}\"\n\n[tls]\n{}ca = \"{}\"\n",
+            self.address,
+            self.pair(&format!("node-{node}")),
+            self.certificate("ca.crt").display(),
+        )
+    }
+
+    /// The configuration keys of one certificate with its key.
+    fn pair(&self, name: &str) -> String {
+        let file = |kind: &str| self.certificate(&format!("{name}.{kind}")).display().to_string();
+        format!("certificate = \"{}\"\nkey = \"{}\"\n", file("crt"), file("key"))
+    }
+
     /// Starts an agent and waits for its first tick.
     pub fn start_agent(&self, settings: &AgentSettings) -> Result<Program> {
         let config = self.agent_config(settings)?;
@@ -112,7 +139,10 @@ impl Installation {
     /// What the operator's tool answers as JSON.
     pub fn ask(&self, words: &[&str]) -> Result<Value> {
         let Output { status, stdout, stderr } = Command::new(binary("joulebook")?)
-            .args(["--aggregator", &format!("http://{}", self.address)])
+            .args(["--aggregator", &format!("https://{}", self.address)])
+            .args([OsStr::new("--tls-ca"), self.certificate("ca.crt").as_os_str()])
+            .args([OsStr::new("--tls-cert"), self.certificate("operator.crt").as_os_str()])
+            .args([OsStr::new("--tls-key"), self.certificate("operator.key").as_os_str()])
             .args(words)
             .args(["-o", "json"])
             .output()?;

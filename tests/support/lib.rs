@@ -14,3 +14,4 @@ pub mod program;
 pub mod simulated;
 pub mod simulator;
 pub mod timestamp;
+pub mod tls;

@@ -79,12 +79,12 @@ impl Simulator {
         self.ask(&json!({ "op": "workload", "add": add })).map(|_| ())
     }
 
-    /// Configuration of an agent of this node that scrapes the servers each second.
-    pub fn agent_config(&self, aggregator: &str, spool: &Path, servers: &[Server]) -> Result<String> {
+    /// Configuration of an agent of this node that scrapes the servers each second; `connection` is that of the node
+    /// `simulated`.
+    pub fn agent_config(&self, connection: &str, spool: &Path, servers: &[Server]) -> Result<String> {
         let root = |name: &str| self.root.join(name);
         let mut config = format!(
-            "node = \"simulated\"\naggregator = \"http://{aggregator}\"\ninsecure_loopback = true\n\n\
-             [spool]\ndir = \"{}\"\n\n[roots]\nsysfs = \"{}\"\nprocfs = \"{}\"\ncgroup = \"{}\"\n\n\
+            "{connection}\n[spool]\ndir = \"{}\"\n\n[roots]\nsysfs = \"{}\"\nprocfs = \"{}\"\ncgroup = \"{}\"\n\n\
              [placement]\nsimulated = true\n\n[nvml]\nlibrary = \"{}\"\n",
             spool.display(),
             root("sys").display(),

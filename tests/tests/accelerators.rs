@@ -97,7 +97,8 @@ fn energy_of_gpus_goes_to_the_versions_that_hold_and_use_them() {
     let simulator = Simulator::start("l40s-4gpu", &installation.folder().join("node")).unwrap();
     let servers = servers(free_ports().unwrap());
     servers.iter().for_each(|server| simulator.serve(server).unwrap());
-    let config = simulator.agent_config(installation.address(), &installation.spool(), &servers).unwrap();
+    let config =
+        simulator.agent_config(&installation.connection("simulated"), &installation.spool(), &servers).unwrap();
     let path = installation.folder().join("agent.toml");
     std::fs::write(&path, config).unwrap();
     let mut agent =

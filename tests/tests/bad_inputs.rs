@@ -78,7 +78,7 @@ fn a_missing_configuration_file_is_named() {
 }
 
 #[test]
-fn without_the_loopback_flag_the_daemons_refuse_until_tls_exists() {
+fn without_certificates_or_the_loopback_flag_the_daemons_refuse() {
     let folder = tempfile::tempdir().unwrap();
     let inside = folder.path().join("spool");
     refused(

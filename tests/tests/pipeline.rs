@@ -14,7 +14,7 @@ use joulebook_agent::hardware;
 use joulebook_agent::process::Workloads;
 use joulebook_agent::sampler::{Parts, Sampler};
 use joulebook_agent::spool::{Spool, SpoolConfig};
-use joulebook_agent::uplink::{Uplink, UplinkConfig};
+use joulebook_agent::uplink::{Security, Uplink, UplinkConfig};
 use joulebook_aggregator::store::Book;
 use joulebook_aggregator::store::rocks::RocksStore;
 use joulebook_tests::powercap::{Powercap, RANGE_MICROJOULES};
@@ -131,7 +131,8 @@ async fn energy_of_three_wraps_and_a_reset_is_the_truth_and_the_gap_is_declared(
     };
     let (spool, recovery) = Spool::open(&SpoolConfig::new(path("spool"))).unwrap();
     let mut sampler = Sampler::new(parts, &recovery);
-    let settings = UplinkConfig { endpoint: format!("http://{address}"), insecure_loopback: true, boot };
+    let settings =
+        UplinkConfig { endpoint: format!("http://{address}"), security: Security::PlaintextOnLoopback, boot };
     let uplink = Uplink::new(settings, spool.clone(), inventory, clock.clone());
     let mut counters = uplink.counters();
     let (end, ended) = watch::channel(false);

@@ -48,6 +48,10 @@ impl Rig {
         let spool = folder.join("spool");
         fs::create_dir(&spool).unwrap();
         chown(&spool, Some(OTHER), Some(OTHER)).unwrap();
+        // The agent's own; root, who runs the aggregator, may read them all the same.
+        for name in ["", "ca.crt", "node-under-test.crt", "node-under-test.key"] {
+            chown(installation.certificate(name), Some(OTHER), Some(OTHER)).unwrap();
+        }
         Self { installation, _aggregator: aggregator, agent, config, meter: zone.file() }
     }
 

@@ -52,9 +52,27 @@ pub enum ConfigError {
         /// Why.
         source: joulebook_units::InvalidId,
     },
-    /// Plaintext without permission, or to another machine.
-    #[error("TLS is not available yet, use --insecure-loopback with a loopback aggregator (http://127.0.0.1:7443)")]
+    /// No certificates, and plaintext was not allowed.
+    #[error(
+        "no certificates for TLS: give --tls-cert, --tls-key and --tls-ca (`joulebook-aggregator dev-certs FOLDER` makes \
+         them for one machine), or --insecure-loopback for plaintext to 127.0.0.1"
+    )]
     NoTls,
+    /// Some of the three files.
+    #[error("TLS needs all of tls.certificate, tls.key and tls.ca: `{missing}` is not set")]
+    PartOfTls {
+        /// The key that is missing.
+        missing: &'static str,
+    },
+    /// Both ways to speak.
+    #[error("insecure_loopback and [tls] exclude each other: drop one of them")]
+    PlainAndTls,
+    /// An address that is not spoken with in the configured way.
+    #[error(
+        "the aggregator's address must be https://host:port with TLS; with --insecure-loopback, http://127.0.0.1:port or \
+         http://[::1]:port"
+    )]
+    Scheme,
 }
 
 impl ConfigError {

@@ -67,9 +67,21 @@ fn plaintext_needs_the_flag_and_a_loopback_address() {
         "insecure_loopback = true\naggregator = \"http://localhost.example:7443\"",
     ];
     for text in refused {
-        assert!(matches!(parse(&format!("node = \"n\"\n{text}")), Err(ConfigError::NoTls)), "{text}");
+        let refused = parse(&format!("node = \"n\"\n{text}"));
+        assert!(matches!(refused, Err(ConfigError::NoTls | ConfigError::Scheme)), "{text}");
     }
     assert!(parse("node = \"n\"\ninsecure_loopback = true\naggregator = \"http://[::1]:7443\"").is_ok());
+}
+
+#[test]
+fn tls_needs_its_three_files_an_https_address_and_excludes_plaintext() {
+    let two = "node = \"n\"\n[tls]\ncertificate = \"n.crt\"\nkey = \"n.key\"\n";
+    assert!(matches!(parse(two), Err(ConfigError::PartOfTls { missing: "tls.ca" })));
+    let all = format!("{two}ca = \"ca.crt\"\n");
+    assert_eq!(parse(&all).expect("valid").aggregator_url(), "https://127.0.0.1:7443");
+    assert!(parse(&format!("aggregator = \"https://aggregator.example:443\"\n{all}")).is_ok());
+    assert!(matches!(parse(&format!("aggregator = \"http://127.0.0.1:7443\"\n{all}")), Err(ConfigError::Scheme)));
+    assert!(matches!(parse(&format!("insecure_loopback = true\n{all}")), Err(ConfigError::PlainAndTls)));
 }
 
 #[test]

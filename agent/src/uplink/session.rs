@@ -4,6 +4,7 @@ use super::{Uplink, UplinkConfig};
 use crate::clock::Clock;
 use crate::spool::{Item, SpoolError, SpoolHandle};
 use joulebook_proto::convert;
+use joulebook_proto::credentials::CredentialError;
 use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient;
 use joulebook_proto::telemetry::{
     Ack, Credit, Dictionary, Hello, HelloReply, NodeDirectory, OpenStream, Record, StreamRequest, StreamResponse,
@@ -36,6 +37,9 @@ pub enum End {
     /// No connection.
     #[error("no connection ({}): is the aggregator running there?", causes(.0))]
     Unreachable(tonic::transport::Error),
+    /// The files of TLS cannot be used just now; they are read again at the next attempt.
+    #[error("{0}")]
+    Credential(#[from] CredentialError),
     /// The aggregator ended it.
     #[error("the aggregator answered {:?}: {}", .0.code(), .0.message())]
     Status(Box<Status>),

@@ -259,7 +259,11 @@ async fn rig(plans: Vec<Plan>, records: u64, prepare: impl AsyncFnOnce(&SpoolHan
     }
     prepare(&spool).await;
     let (known, inventory) = watch::channel(inventory());
-    let config = UplinkConfig { endpoint: format!("http://{address}"), insecure_loopback: true, boot: BootId([1; 16]) };
+    let config = UplinkConfig {
+        endpoint: format!("http://{address}"),
+        security: Security::PlaintextOnLoopback,
+        boot: BootId([1; 16]),
+    };
     let uplink = Uplink::new(config, spool.clone(), inventory, Arc::new(StillClock));
     let (stop, stopped) = watch::channel(false);
     let counters = uplink.counters();
@@ -351,20 +355,24 @@ async fn a_server_that_falls_back_between_sessions_gets_the_records_again() {
 
 #[test]
 fn plaintext_goes_to_a_loopback_address_only_and_only_when_allowed() {
-    let endpoint = |endpoint: &str, insecure_loopback| {
+    let endpoint = |endpoint: &str, security: &Security| {
         let boot = BootId([1; 16]);
-        super::endpoint(&UplinkConfig { endpoint: endpoint.into(), insecure_loopback, boot })
+        super::endpoint(&UplinkConfig { endpoint: endpoint.into(), security: security.clone(), boot })
     };
-    assert!(endpoint("http://127.0.0.1:7443", true).is_ok());
-    assert!(endpoint("http://[::1]:7443", true).is_ok());
-    for (address, allowed) in [
-        ("http://127.0.0.1:7443", false),
-        ("https://127.0.0.1:7443", true),
-        ("http://10.0.0.1:7443", true),
-        ("http://localhost.example.org:7443", true),
-        ("not a url", true),
+    let (certificate, key, ca) = ("n.crt".into(), "n.key".into(), "ca.crt".into());
+    let tls = Security::Tls(CredentialFiles { certificate, key, ca, key_group_readable: false });
+    let plain = Security::PlaintextOnLoopback;
+    assert!(endpoint("http://127.0.0.1:7443", &plain).is_ok());
+    assert!(endpoint("http://[::1]:7443", &plain).is_ok());
+    assert!(endpoint("https://aggregator.example.org:7443", &tls).is_ok());
+    for (address, security) in [
+        ("http://127.0.0.1:7443", &tls),
+        ("https://127.0.0.1:7443", &plain),
+        ("http://10.0.0.1:7443", &plain),
+        ("http://localhost.example.org:7443", &plain),
+        ("not a url", &plain),
     ] {
-        assert_eq!(endpoint(address, allowed).expect_err("refused").exit_code(), 78, "{address}");
+        assert_eq!(endpoint(address, security).expect_err("refused").exit_code(), 78, "{address}");
     }
 }
 

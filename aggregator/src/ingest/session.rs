@@ -3,6 +3,7 @@
 use super::commit::{Opening, Refusal, Reject, Reply, Request};
 use super::{Gone, Queue};
 use crate::clock::Clock;
+use crate::peer::Caller;
 use joulebook_proto::SCHEMA_VERSION;
 use joulebook_proto::convert::{
     ConvertError, decode_batch, hello_to_inventory, payload_hash, reject_reason_to_wire, series_from_wire,
@@ -14,7 +15,7 @@ use joulebook_proto::telemetry::telemetry_service_server::{TelemetryService, Tel
 use joulebook_proto::telemetry::{
     Ack, Credit, Dictionary, Hello, HelloReply, Record, Rejection, StreamMark, StreamRequest, StreamResponse,
 };
-use joulebook_units::{BootId, BootNanos, InvalidId, StreamId, UnixNanos};
+use joulebook_units::{BootId, BootNanos, InvalidId, NodeName, StreamId, UnixNanos};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,11 +63,13 @@ impl TelemetryService for Telemetry {
         &self,
         request: tonic::Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
+        let node = Caller::of(&request)?.node().cloned();
         let (out, responses) = mpsc::channel(WINDOW as usize);
         let (reply, replies) = mpsc::unbounded_channel();
         let session = Session {
             number: self.sessions.fetch_add(1, Ordering::Relaxed),
             telemetry: self.clone(),
+            node,
             reply,
             out,
             credit: 0,
@@ -80,6 +83,8 @@ impl TelemetryService for Telemetry {
 struct Session {
     number: u64,
     telemetry: Telemetry,
+    /// Whose agent the certificate names; none on plaintext.
+    node: Option<NodeName>,
     reply: mpsc::UnboundedSender<Reply>,
     out: mpsc::Sender<Result<StreamResponse, Status>>,
     /// Records the agent may still send.
@@ -144,6 +149,14 @@ impl Session {
     async fn open(&mut self, hello: &Hello, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<(), Status> {
         let received = self.telemetry.clock.unix();
         let opening = opening(hello, received)?;
+        if let Some(node) = self.node.as_ref().filter(|node| **node != opening.inventory.node) {
+            let (said, shown) = (opening.inventory.node.as_str(), node.as_str());
+            tracing::warn!(target: "audit", said, shown, "an agent named a node that is not its certificate's");
+            let text = format!(
+                "Hello.node is `{said}`, the certificate is that of `{shown}`: set the agent's node or show the node's certificate"
+            );
+            return Err(Status::permission_denied(text));
+        }
         self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
         let marks = match self.wait(replies).await? {
             Reply::Opened(marks) => marks,
