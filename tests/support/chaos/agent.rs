@@ -3,7 +3,7 @@
 use super::plan::{Plan, RigClock};
 use anyhow::{Context, Result};
 use joulebook_agent::spool::{Baseline, Counters, LocalState, Spool, SpoolConfig, SpoolHandle};
-use joulebook_agent::uplink::{Uplink, UplinkConfig, UplinkCounters};
+use joulebook_agent::uplink::{Security, Uplink, UplinkConfig, UplinkCounters};
 use joulebook_units::BootNanos;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,7 +54,11 @@ impl Agent {
                 *value = baseline.value;
             }
         }
-        let config = UplinkConfig { endpoint: endpoint.to_owned(), insecure_loopback: true, boot: plan.boot_id(node) };
+        let config = UplinkConfig {
+            endpoint: endpoint.to_owned(),
+            security: Security::PlaintextOnLoopback,
+            boot: plan.boot_id(node),
+        };
         let (inventory, told) = watch::channel(Plan::inventory(node)?);
         let uplink = Uplink::new(config, spool.clone(), told, Arc::new(RigClock));
         let (stop, stopped) = watch::channel(false);
