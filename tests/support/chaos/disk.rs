@@ -54,6 +54,8 @@ impl Disk {
         allocate(&image, OUTER_BYTES)?;
         run("mkfs.btrfs", &["--quiet", &image.to_string_lossy()])?;
         let outer = Mount::new(&image, folder.path().join("outer"))?;
+        // The loop device holds it: its space is free when that goes, even if this process is killed.
+        std::fs::remove_file(&image)?;
         let image = outer.0.join("live.img");
         allocate(&image, IMAGE_BYTES)?;
         run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &image.to_string_lossy()])?;
