@@ -8,15 +8,17 @@ JOULEBOOK_ENGINE ?= $(CACHE)/engines/llamacpp/bin/python
 JOULEBOOK_TRITON ?= $(CACHE)/engines/triton/bin/tritonserver
 JOULEBOOK_MLSERVER ?= $(CACHE)/engines/mlserver/bin/mlserver
 JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
-export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_NVML_CLIENT
+JOULEBOOK_SCAPHANDRE ?= $(CACHE)/peers/scaphandre/usr/bin/scaphandre
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_NVML_CLIENT JOULEBOOK_SCAPHANDRE
 CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
+export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
 
-.PHONY: help setup build demo test test-rigs crash mutants mutants-rigs lint clean-demo
+.PHONY: help setup build demo test test-rigs crash mutants mutants-rigs bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,6 +63,13 @@ mutants-rigs: ## The same for the rigs of kills and power cuts; needs root.
 	@[ "$$(id -u)" = 0 ] || { echo "mutants-rigs: needs root: it mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
 	unshare --mount .ci/mutants tests/mutants/rigs
+
+bench-agent: ## What a cycle of the agent costs beside the floor and other agents, a quarter of an hour. [BENCH_ROUNDS=3] [BENCH_CYCLES=10] [BENCH_PROCESSES=30,300,3000]
+	@$(MAKE) --no-print-directory build
+	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench agent
+
+bench-peers: ## Installs what bench-agent compares with: node_exporter, scaphandre, and strace.
+	.ci/setup peers
 
 lint: ## Format, clippy and the contract's linter; warnings are errors.
 	.ci/setup libclang rocksdb buf

@@ -95,6 +95,9 @@ pub struct Sampling {
     /// Time between rows, 100 ms to 60 s.
     #[serde(with = "duration")]
     pub tick: Duration,
+    /// Least time between two readings of processes and control groups, 100 ms to 60 s.
+    #[serde(with = "duration")]
+    pub workloads: Duration,
     /// Rows of a batch, 1 to 64.
     pub batch_rows: usize,
 }
@@ -181,7 +184,7 @@ impl Default for SpoolSection {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { tick: Duration::from_secs(1), batch_rows: 5 }
+        Self { tick: Duration::from_secs(1), workloads: Duration::from_secs(1), batch_rows: 5 }
     }
 }
 
@@ -292,6 +295,9 @@ impl Config {
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
             return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.workloads) {
+            return Err(ConfigError::value("sampling.workloads", "\"100ms\" to \"60s\""));
         }
         if !(1..=joulebook_units::Batch::MAX_ROWS).contains(&self.sampling.batch_rows) {
             return Err(ConfigError::value("sampling.batch_rows", "1 to 64"));

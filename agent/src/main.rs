@@ -6,6 +6,7 @@ use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides};
 use joulebook_agent::run::RunError;
 use joulebook_agent::{exit, run};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,8 +107,12 @@ fn serve(arguments: Arguments) -> Result<(), RunError> {
         nvml_library: arguments.nvml_lib,
     };
     let config = Config::load(arguments.config.as_deref(), overrides)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    keep_descriptors();
+    // Question: one thread or several for the tasks? A tick works a millisecond a second, a session less, and the disk has
+    // a thread of its own. Several threads would wake each other for every tick and message, which costs as much again
+    // (60 to 300 µs a cycle), and an arena of memory each. Choice: one. What would change it: a task that computes or
+    // blocks for long; what may hang (the vendor's library) is in a process of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| RunError::Start { source })?;
@@ -122,6 +127,16 @@ fn serve(arguments: Arguments) -> Result<(), RunError> {
         };
         run::run(config, Arc::new(SystemClock), shutdown).await
     })
+}
+
+/// Raises the limit of open files as far as this process may: files of processes and control groups are kept open.
+fn keep_descriptors() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, "the limit of open files stays: fewer are kept open, which costs CPU time");
+    }
 }
 
 /// The error with its causes, each once.

@@ -10,34 +10,41 @@
 //! taken from the row's next increment.
 
 use crate::config::Roots;
-use cgroup::{Group, Hierarchy, Kind};
+use cgroup::{Group, Kind, Watch};
 use joulebook_units::{BootNanos, CpuTimeMethod, Workload, WorkloadKind};
 use proc::Process;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 pub mod cgroup;
+mod id;
 mod membership;
 mod meter;
 mod owner;
 pub mod part;
 pub mod proc;
+mod table;
 
+use id::{group_id, id_of_path, key_of, row_id};
 use membership::Membership;
 use meter::Meters;
 use part::{PartName, PartRule, Place, Trees};
+use table::{Found, Table};
 
 /// CPU time after which a process outside inference groups gets a row of its own.
 const OWN_ROW_NANOS: u64 = 1_000_000_000;
 /// How long what a new process uses waits for its row.
 const WAIT_NANOS: u64 = 30_000_000_000;
+/// How early a sample may come: half the shortest tick.
+const EARLY: Duration = Duration::from_millis(50);
 /// Most such rows at a time.
 const MOST_PROCESS_ROWS: usize = 64;
 /// Identities of workloads.
 const KERNEL: &str = "kernel";
 /// Identity of the rest of the machine.
 pub const REMAINDER: &str = "remainder";
-const MOST_ID_BYTES: usize = 480;
 
 /// The process tree that serves one inference target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +98,8 @@ pub struct WorkloadSample {
 #[derive(Debug)]
 pub struct Workloads {
     roots: Roots,
+    table: Table,
+    watch: Watch,
     threads: u32,
     tick_nanos: u64,
     page_bytes: u64,
@@ -100,9 +109,13 @@ pub struct Workloads {
     seen_groups: BTreeMap<String, SeenGroup>,
     seen: HashMap<(i32, u64), Seen>,
     inference: BTreeMap<(i32, u64), InferenceGroup>,
+    /// The servers that were known at the last sample.
+    asked: Vec<InferenceGroup>,
     own_rows: BTreeSet<(i32, u64)>,
     /// Processes that hold a device.
     device_users: BTreeSet<i32>,
+    /// Least time between two samples.
+    every: Duration,
     cgroups_refused: Vec<PathBuf>,
     meters: Meters,
 }
@@ -127,6 +140,8 @@ struct Seen {
     /// Where it stands in a server's tree.
     place: Place,
     membership: Membership,
+    /// Place of its workload group in the list of this generation.
+    host: (u64, Option<usize>),
 }
 
 /// CPU time of a new process that is in no row yet.
@@ -139,7 +154,7 @@ struct Waiting {
 
 /// A process of this sample with what it used since the last one.
 struct Used {
-    process: Process,
+    process: Arc<Process>,
     nanos: u64,
     /// Path of the workload group it runs in; `None` in the root group.
     host: Option<String>,
@@ -156,6 +171,8 @@ impl Workloads {
         };
         Self {
             roots: roots.clone(),
+            table: Table::new(&roots.procfs),
+            watch: Watch::new(&roots.cgroup),
             threads,
             tick_nanos: 1_000_000_000 / system(nix::unistd::SysconfVar::CLK_TCK, 100),
             page_bytes: system(nix::unistd::SysconfVar::PAGE_SIZE, 4_096),
@@ -165,11 +182,24 @@ impl Workloads {
             seen_groups: BTreeMap::new(),
             seen: HashMap::new(),
             inference: BTreeMap::new(),
+            asked: Vec::new(),
             own_rows: BTreeSet::new(),
             device_users: BTreeSet::new(),
+            every: Duration::ZERO,
             cgroups_refused: Vec::new(),
             meters: Meters::default(),
         }
+    }
+
+    /// Samples come at least this far apart.
+    #[must_use]
+    pub fn every(self, every: Duration) -> Self {
+        Self { every, ..self }
+    }
+
+    /// Whether a sample is due; a tick may come a little early.
+    pub fn is_due(&self, now: BootNanos) -> bool {
+        self.last.is_none_or(|last| now.since(last) + EARLY >= self.every)
     }
 
     /// Names the processes that hold a device now. From the next sample on each of them belongs to a row: who holds a
@@ -181,16 +211,18 @@ impl Workloads {
     /// Reads everything once. `groups` are the inference servers known now; one that is missing later is remembered
     /// while its process lives.
     pub fn sample(&mut self, now: BootNanos, groups: &[InferenceGroup]) -> WorkloadSample {
-        let hierarchy = Hierarchy::find(&self.roots.cgroup);
-        let cgroups = hierarchy.as_ref().map(Hierarchy::groups).unwrap_or_default();
-        let mut own = self.group_increments(hierarchy.as_ref(), &cgroups);
-        let mut rest = self.machine_increment(hierarchy.as_ref());
-        for group in cgroups.iter().filter(|group| parent_of(&cgroups, &group.path).is_none()) {
-            rest -= own.get(&group.path).map_or(0, |(whole, _)| *whole);
+        let mut watch = std::mem::take(&mut self.watch);
+        watch.read();
+        let cgroups = watch.groups();
+        let mut own = self.group_increments(&watch);
+        self.table.begin();
+        let mut rest = self.machine_increment(&watch);
+        for (group, _) in cgroups.iter().zip(watch.parents()).filter(|(_, parent)| parent.is_none()) {
+            rest -= own.get(group.path.as_str()).map_or(0, |(whole, _)| *whole);
         }
-        let used = self.processes(now, &cgroups);
+        let used = self.processes(now, &watch, groups);
         self.remember(groups, &used);
-        let hosts = self.split_hosts(&cgroups, &used);
+        let hosts = self.split_hosts(cgroups, &used);
         let (owners, trees) = self.owners(&used, &hosts);
         let parts = self.parts(&trees, &hosts);
 
@@ -229,14 +261,16 @@ impl Workloads {
                 _ => give_up(&mut seen.waiting, &mut take),
             }
         }
-        for (_, seen) in self.seen.iter_mut().filter(|(key, _)| !used.contains_key(key)) {
-            give_up(&mut seen.waiting, &mut take);
+        for key in self.table.ended() {
+            if let Some(mut seen) = self.seen.remove(key) {
+                give_up(&mut seen.waiting, &mut take);
+            }
         }
         let mut sample = WorkloadSample { busy_permille: self.busy(), ..WorkloadSample::default() };
-        for group in &cgroups {
-            let left = own.get(&group.path).map_or(0, |(_, left)| *left);
+        for (index, group) in cgroups.iter().enumerate() {
+            let left = own.get(group.path.as_str()).map_or(0, |(_, left)| *left);
             let workload = self.group_workload(group, &hosts);
-            let memory = hierarchy.as_ref().and_then(|hierarchy| hierarchy.memory_bytes(&group.path));
+            let memory = watch.memory_bytes(index);
             // As CPU time: what has a row of its own is not the group's.
             let memory = memory.map(|all| all.saturating_sub(apart.get(group.path.as_str()).copied().unwrap_or(0)));
             self.meters.add(&workload.id, left);
@@ -254,55 +288,54 @@ impl Workloads {
         sample.device_users = self.find_device_users(&used, &owners);
         sample.cgroups_refused = std::mem::take(&mut self.cgroups_refused);
         sample.parts = parts.into_iter().map(|(row, part)| (part, row)).collect();
-        let meminfo = proc::read_text(&self.roots.procfs.join("meminfo"));
-        sample.node_memory_used =
-            meminfo.and_then(|text| proc::memory(&text, "MemTotal")?.checked_sub(proc::memory(&text, "MemAvailable")?));
+        sample.node_memory_used = self.table.memory_used();
         self.forget(&used, &owners);
         self.last = Some(now);
+        self.watch = watch;
         sample
     }
 
     /// For each group: its increment with everything in it, and the part that is its own.
-    fn group_increments(&mut self, hierarchy: Option<&Hierarchy>, cgroups: &[Group]) -> BTreeMap<String, (i128, i128)> {
+    fn group_increments<'a>(&mut self, watch: &'a Watch) -> BTreeMap<&'a str, (i128, i128)> {
+        let cgroups = watch.groups();
         let mut increments = BTreeMap::new();
-        let mut now = BTreeMap::new();
         for group in cgroups {
-            let before = self.seen_groups.get(&group.path).filter(|seen| seen.inode == group.inode);
-            let increment = match before {
-                Some(seen) => group.cpu_nanos.saturating_sub(seen.cpu_nanos),
-                // Made since the last sample: all of it is new. At the first sample nothing is.
-                None if self.last.is_some() => group.cpu_nanos,
-                None => 0,
-            };
-            let reservation = match before {
-                Some(seen) => seen.reservation,
-                None if group.kind == Kind::Container => {
-                    hierarchy.and_then(|hierarchy| hierarchy.reservation(&group.path, self.threads))
+            let before = self.seen_groups.get_mut(&group.path).filter(|seen| seen.inode == group.inode);
+            let increment = match (before, self.last) {
+                (Some(seen), _) => {
+                    let increment = group.cpu_nanos.saturating_sub(seen.cpu_nanos);
+                    // A counter read a moment earlier must not fall below what was counted already.
+                    seen.cpu_nanos = seen.cpu_nanos.max(group.cpu_nanos);
+                    increment
                 }
-                None => None,
+                (None, last) => {
+                    let hierarchy = watch.hierarchy().filter(|_| group.kind == Kind::Container);
+                    let reservation = hierarchy.and_then(|found| found.reservation(&group.path, self.threads));
+                    let seen = SeenGroup { inode: group.inode, cpu_nanos: group.cpu_nanos, reservation };
+                    self.seen_groups.insert(group.path.clone(), seen);
+                    // Made since the last sample: all of it is new. At the first sample nothing is.
+                    last.map_or(0, |_| group.cpu_nanos)
+                }
             };
-            // A counter read a moment earlier must not fall below what was counted already.
-            let cpu_nanos = before.map_or(group.cpu_nanos, |seen| seen.cpu_nanos.max(group.cpu_nanos));
-            now.insert(group.path.clone(), SeenGroup { inode: group.inode, cpu_nanos, reservation });
-            increments.insert(group.path.clone(), (i128::from(increment), i128::from(increment)));
+            increments.insert(group.path.as_str(), (i128::from(increment), i128::from(increment)));
         }
-        for group in cgroups {
-            let whole = increments.get(&group.path).map_or(0, |(whole, _)| *whole);
-            if let Some(parent) = parent_of(cgroups, &group.path)
-                && let Some((_, own)) = increments.get_mut(parent)
-            {
+        for (group, parent) in cgroups.iter().zip(watch.parents()) {
+            let whole = increments.get(group.path.as_str()).map_or(0, |(whole, _)| *whole);
+            let parent = parent.and_then(|parent| cgroups.get(parent));
+            if let Some((_, own)) = parent.and_then(|parent| increments.get_mut(parent.path.as_str())) {
                 *own -= whole;
             }
         }
-        self.seen_groups = now;
+        if self.seen_groups.len() > increments.len() {
+            self.seen_groups.retain(|path, _| increments.contains_key(path.as_str()));
+        }
         increments
     }
 
     /// CPU time of the machine since the last sample: the root group's counter, else `/proc/stat`.
-    fn machine_increment(&mut self, hierarchy: Option<&Hierarchy>) -> i128 {
-        let total = hierarchy
-            .and_then(Hierarchy::machine_nanos)
-            .or_else(|| Some(proc::cpu_times(&self.roots.procfs)?.busy.saturating_mul(self.tick_nanos)));
+    fn machine_increment(&mut self, watch: &Watch) -> i128 {
+        let total =
+            watch.machine_nanos().or_else(|| Some(self.table.cpu_times()?.busy.saturating_mul(self.tick_nanos)));
         let before = self.machine;
         self.machine = total.or(before);
         match (before, total) {
@@ -311,11 +344,26 @@ impl Workloads {
         }
     }
 
-    fn processes(&mut self, now: BootNanos, cgroups: &[Group]) -> BTreeMap<Key, Used> {
+    /// What each process used since the last sample. One that slept with its whole group may be left out if it is of no
+    /// account: in no row, in no server's tree, waiting for neither, and holding no device.
+    fn processes(&mut self, now: BootNanos, watch: &Watch, groups: &[InferenceGroup]) -> BTreeMap<Key, Used> {
         let first = self.last.is_none();
+        let (cgroups, generation) = (watch.groups(), watch.generation());
+        // Servers that come or go may give rows to processes that have none.
+        let settled = self.asked == groups;
+        let found = self.table.read(|key| {
+            let seen = self.seen.get(key).filter(|seen| settled && seen.host.0 == generation);
+            let slept = seen.filter(|seen| seen.host.1.is_some_and(|host| watch.slept(host)));
+            let of_no_account =
+                |seen: &Seen| seen.owner.is_none() && seen.waiting.is_none() && !seen.place.has_server();
+            slept.is_some_and(of_no_account) && !self.device_users.contains(&key.0)
+        });
+        if !settled {
+            self.asked = groups.to_vec();
+        }
         let mut used = BTreeMap::new();
-        for process in proc::processes(&self.roots.procfs) {
-            let key = (process.pid, process.start_ticks);
+        for Found { process, stray } in found {
+            let key = process.key();
             let born = process.start_ticks.saturating_mul(self.tick_nanos);
             // A process that was there before but could not be read then is not new.
             let is_new = !first && self.last.is_some_and(|last| born + 2 * OWN_ROW_NANOS >= last.0);
@@ -333,9 +381,15 @@ impl Workloads {
             let host = if cgroups.is_empty() {
                 None
             } else {
+                if stray {
+                    seen.membership.doubt();
+                }
                 let path = seen.membership.look(&self.roots.procfs, process.pid, &mut self.cgroups_refused);
-                let Some(path) = path else { continue };
-                host_of(cgroups, path)
+                let Some((path, news)) = path else { continue };
+                if news || seen.host.0 != generation {
+                    seen.host = (generation, cgroup::around(cgroups, path));
+                }
+                seen.host.1.and_then(|host| cgroups.get(host)).map(|group| group.path.clone())
             };
             if is_new && !known {
                 let until = BootNanos(now.0.saturating_add(WAIT_NANOS));
@@ -477,7 +531,7 @@ impl Workloads {
     }
 
     fn busy(&mut self) -> Option<u64> {
-        let now = proc::cpu_times(&self.roots.procfs)?;
+        let now = self.table.cpu_times()?;
         let before = self.cpu.replace(now)?;
         let total = now.total.checked_sub(before.total).filter(|total| *total > 0)?;
         Some(now.busy.saturating_sub(before.busy) * 1_000 / total)
@@ -485,11 +539,12 @@ impl Workloads {
 
     /// Drops what has ended and keeps each process's row for the next sample.
     fn forget(&mut self, used: &BTreeMap<Key, Used>, owners: &BTreeMap<Key, String>) {
-        self.seen.retain(|key, _| used.contains_key(key));
-        for (key, seen) in &mut self.seen {
-            seen.owner = owners.get(key).filter(|owner| *owner != KERNEL).cloned();
+        for key in used.keys() {
+            if let Some(seen) = self.seen.get_mut(key) {
+                seen.owner = owners.get(key).filter(|owner| *owner != KERNEL).cloned();
+            }
         }
-        self.meters.retain(|id| key_of(id).is_none_or(|key| used.contains_key(&key)));
+        self.meters.retain(|id| key_of(id).is_none_or(|key| self.table.lives(&key)));
     }
 }
 
@@ -513,56 +568,6 @@ fn plain(id: &str, kind: WorkloadKind, name: &str) -> Workload {
         reservation_origin: None,
         part_of: None,
     }
-}
-
-/// `process/<pid>@<start time in clock ticks>`.
-fn row_id(key: &Key) -> String {
-    format!("process/{}@{}", key.0, key.1)
-}
-
-fn key_of(id: &str) -> Option<Key> {
-    let (pid, start) = id.strip_prefix("process/")?.split_once('@')?;
-    Some((pid.parse().ok()?, start.parse().ok()?))
-}
-
-fn group_id(group: &Group) -> String {
-    id_of_path(&group.path, &group.identity)
-}
-
-fn id_of_path(path: &str, identity: &cgroup::Identity) -> String {
-    let last = path.rsplit('/').next().unwrap_or_default();
-    if let Some(container) = &identity.container_id {
-        return format!("container/{container}");
-    }
-    let is_unit = identity.unit.as_deref() == Some(last);
-    // A unit of the system needs no path; those of users' managers exist once for each user.
-    let name = match path.strip_prefix("/system.slice/").or_else(|| path.strip_prefix('/')) {
-        Some(short) if !short.contains('/') && is_unit => short,
-        _ => path.trim_start_matches('/'),
-    };
-    let mut cut = name.len().saturating_sub(MOST_ID_BYTES);
-    while !name.is_char_boundary(cut) {
-        cut += 1;
-    }
-    format!("{}/{}", if is_unit { "unit" } else { "cgroup" }, &name[cut..])
-}
-
-/// The nearest workload group around a path.
-fn parent_of<'a>(cgroups: &'a [Group], path: &str) -> Option<&'a str> {
-    let around =
-        cgroups.iter().filter(|group| path.strip_prefix(&group.path).is_some_and(|rest| rest.starts_with('/')));
-    around.map(|group| group.path.as_str()).max_by_key(|path| path.len())
-}
-
-/// The workload group that a process's path lies in. A path from another namespace is matched by its container.
-fn host_of(cgroups: &[Group], path: &str) -> Option<String> {
-    if path.starts_with("/..") {
-        let container = cgroup::identify(path).container_id?;
-        let found = cgroups.iter().find(|group| group.identity.container_id.as_ref() == Some(&container));
-        return found.map(|group| group.path.clone());
-    }
-    let exact = cgroups.iter().find(|group| group.path == path).map(|group| group.path.as_str());
-    exact.or_else(|| parent_of(cgroups, path)).map(str::to_owned)
 }
 
 fn is_unit(cgroups: &[Group], path: &str) -> bool {

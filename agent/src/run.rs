@@ -102,7 +102,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
         boot,
         batch_rows: config.sampling.batch_rows,
         sources,
-        workloads: Workloads::new(&config.roots, threads),
+        workloads: Workloads::new(&config.roots, threads).every(config.sampling.workloads),
         package_idle,
         counts: inference.samples,
         groups: inference.groups,

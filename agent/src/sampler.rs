@@ -88,11 +88,15 @@ pub struct Sampler {
     held: HashMap<u32, (u64, u64)>,
     workload_ids: BTreeMap<String, String>,
     devices: Devices,
+    /// Workloads of the processes that hold devices, as of the last sample of workloads.
+    device_users: BTreeMap<i32, String>,
     part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
     refusals: Refusals,
     turns: BTreeMap<(String, &'static str), u64>,
     rows: u64,
+    /// Samples of workloads: fewer than rows where they are read less often.
+    samples: u64,
     last_row: Option<BootNanos>,
 }
 
@@ -140,11 +144,13 @@ impl Sampler {
             held: HashMap::new(),
             workload_ids: BTreeMap::new(),
             devices: Devices::default(),
+            device_users: BTreeMap::new(),
             part_ids: BTreeMap::new(),
             busy_permille: None,
             refusals: Refusals::default(),
             turns: BTreeMap::new(),
             rows: 0,
+            samples: 0,
             last_row: None,
         }
     }
@@ -186,23 +192,21 @@ impl Sampler {
             let pids = used.iter().flat_map(|used| used.users.iter().map(|user| user.pid)).collect();
             self.parts.workloads.name_device_users(pids);
         }
-        let sample = self.parts.workloads.sample(now, &groups);
+        let sample = self.parts.workloads.is_due(now).then(|| self.parts.workloads.sample(now, &groups));
+        if let Some(sample) = &sample {
+            self.device_users.clone_from(&sample.device_users);
+        }
         // Who is on a device is known before its energy: its idle power is learned from both.
-        self.device_use(&used, &sample);
+        self.device_use(&used);
         for reading in readings {
             match reading {
                 Ok(reading) => self.energy(&reading, wall),
                 Err(failure) => self.failed(&failure, now),
             }
         }
-        for file in &sample.cgroups_refused {
-            let why = format!("{} names no control group: nothing is given to its process", file.display());
-            self.refusals.add("process", "cgroup_parse", now, Some(&why));
+        if let Some(sample) = sample {
+            self.workloads(now, sample);
         }
-        self.busy_permille = sample.busy_permille.or(self.busy_permille);
-        self.workload_ids.clone_from(&sample.groups);
-        self.part_ids.clone_from(&sample.parts);
-        self.workloads(now, sample);
         counts.into_iter().for_each(|sample| self.count(sample));
         self.idle(now);
         self.rows += 1;
@@ -367,12 +371,12 @@ impl Sampler {
         true
     }
 
-    fn device_use(&mut self, used: &[DeviceUse], sample: &WorkloadSample) {
-        let recovered = &self.recovered;
+    fn device_use(&mut self, used: &[DeviceUse]) {
+        let (recovered, users) = (&self.recovered, &self.device_users);
         for used in used {
             let booked = self.devices.take(
                 used,
-                |pid| sample.device_users.get(&pid).cloned(),
+                |pid| users.get(&pid).cloned(),
                 |series| recovered.get(&series).map_or(0, |baseline| baseline.value),
                 &mut self.book,
             );
@@ -433,6 +437,14 @@ impl Sampler {
     }
 
     fn workloads(&mut self, now: BootNanos, sample: WorkloadSample) {
+        for file in &sample.cgroups_refused {
+            let why = format!("{} names no control group: nothing is given to its process", file.display());
+            self.refusals.add("process", "cgroup_parse", now, Some(&why));
+        }
+        self.busy_permille = sample.busy_permille.or(self.busy_permille);
+        self.workload_ids = sample.groups;
+        self.part_ids = sample.parts;
+        self.samples += 1;
         let mut alive = BTreeSet::new();
         for row in sample.rows {
             let id = row.workload.id.clone();
@@ -458,7 +470,7 @@ impl Sampler {
             }
             self.baselines.insert(series, Baseline { series, raw: 0, value: point.value, at: now, epoch: 0 });
             if let Some(bytes) = row.memory_bytes {
-                self.hold(Subject::Memory { workload: id.clone() }, now, bytes);
+                self.hold(Subject::Memory { workload: id.clone() }, (now, self.samples), bytes);
             }
             alive.insert(id);
         }
@@ -472,25 +484,25 @@ impl Sampler {
             }
         }
         if let Some(bytes) = sample.node_memory_used {
-            self.hold(Subject::NodeMemoryUsed, now, bytes);
+            self.hold(Subject::NodeMemoryUsed, (now, self.samples), bytes);
         }
     }
 
     /// Writes a held value: when it changed by more than 1 %, and every fifth row.
-    fn hold(&mut self, subject: Subject, now: BootNanos, value: u64) {
+    fn hold(&mut self, subject: Subject, (now, turn): (BootNanos, u64), value: u64) {
         let series = self.book.series(&subject);
         let point = Point { at: now, value };
         match self.held.get(&series) {
-            Some((_, row)) if self.rows - row > HELD_ROWS => self.book.start(series, None, point),
-            Some((last, row)) => {
-                if last.abs_diff(value) <= last / HELD_PART && self.rows - row < HELD_ROWS {
+            Some((_, then)) if turn - then > HELD_ROWS => self.book.start(series, None, point),
+            Some((last, then)) => {
+                if last.abs_diff(value) <= last / HELD_PART && turn - then < HELD_ROWS {
                     return;
                 }
                 self.book.extend(series, point);
             }
             None => self.book.start(series, None, point),
         }
-        self.held.insert(series, (value, self.rows));
+        self.held.insert(series, (value, turn));
     }
 
     fn idle(&mut self, now: BootNanos) {
@@ -500,12 +512,12 @@ impl Sampler {
         // A model states its own, which replaces what could be learned from it.
         let told: BTreeMap<_, _> = idle.into_iter().collect();
         for (source, (power, origin)) in told {
-            self.hold(Subject::IdlePower { source, origin }, now, power.0);
+            self.hold(Subject::IdlePower { source, origin }, (now, self.rows), power.0);
         }
         let resident: Vec<_> =
             self.meters.iter().filter_map(|(id, meter)| Some((id.clone(), meter.resident_idle.get()?.0))).collect();
         for (source, power) in resident {
-            self.hold(Subject::ResidentIdlePower { source }, now, power.0);
+            self.hold(Subject::ResidentIdlePower { source }, (now, self.rows), power.0);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What needs root: programs as another user of the machine. `make test-rigs` runs these; without root they fail.
+//! What needs root: programs as another user of the machine, and control groups. `make test-rigs` runs these; without root they fail.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,6 +6,9 @@
     clippy::panic,
     reason = "functions that tests call may fail the test"
 )]
+
+#[path = "rigs/groups.rs"]
+mod groups;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -8,8 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 mod path;
+mod watch;
 
 pub use path::{Identity, identify};
+pub use watch::Watch;
 
 /// Deepest nesting that is walked, and most groups.
 const DEEPEST: usize = 16;
@@ -73,15 +75,28 @@ impl Hierarchy {
 
     /// The groups that are workloads, each after those it lies in. Inside a container only containers are looked for.
     pub fn groups(&self) -> Vec<Group> {
+        self.groups_seen(&mut |_| {})
+    }
+
+    /// The groups; `seen` is told each folder before it is listed.
+    fn groups_seen(&self, seen: &mut dyn FnMut(&Path)) -> Vec<Group> {
         let mut groups = Vec::new();
-        self.walk(&self.base, "", 0, &Identity::default(), &mut groups);
+        self.walk(&self.base, ("", 0), &Identity::default(), &mut groups, seen);
         groups
     }
 
-    fn walk(&self, folder: &Path, path: &str, depth: usize, parent: &Identity, groups: &mut Vec<Group>) {
+    fn walk(
+        &self,
+        folder: &Path,
+        (path, depth): (&str, usize),
+        parent: &Identity,
+        groups: &mut Vec<Group>,
+        seen: &mut dyn FnMut(&Path),
+    ) {
         if depth >= DEEPEST || groups.len() >= MOST_GROUPS {
             return;
         }
+        seen(folder);
         let Ok(entries) = std::fs::read_dir(folder) else { return };
         let mut below: Vec<_> = entries
             .filter_map(Result::ok)
@@ -107,25 +122,40 @@ impl Hierarchy {
                 let (path, identity) = (path.clone(), identity.clone());
                 groups.push(Group { path, inode: metadata.ino(), kind, identity, cpu_nanos });
             }
-            self.walk(&folder, &path, depth + 1, &identity, groups);
+            self.walk(&folder, (&path, depth + 1), &identity, groups, seen);
         }
     }
 
     fn usage(&self, folder: &Path) -> Option<u64> {
+        self.parse_usage(&read_text(&folder.join(self.usage_name()))?)
+    }
+
+    fn usage_name(&self) -> &'static str {
+        if self.unified { "cpu.stat" } else { "cpuacct.usage" }
+    }
+
+    fn usage_file(&self, path: &str) -> PathBuf {
+        self.base.join(path.trim_start_matches('/')).join(self.usage_name())
+    }
+
+    fn parse_usage(&self, text: &str) -> Option<u64> {
         if !self.unified {
-            return read_number(&folder.join("cpuacct.usage"));
+            return text.trim().parse().ok();
         }
-        let text = read_text(&folder.join("cpu.stat"))?;
         let microseconds = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
         microseconds.trim().parse::<u64>().ok()?.checked_mul(1_000)
     }
 
     /// Memory in use by a group in bytes.
     pub fn memory_bytes(&self, path: &str) -> Option<u64> {
+        read_number(&self.memory_file(path))
+    }
+
+    fn memory_file(&self, path: &str) -> PathBuf {
         if self.unified {
-            return read_number(&self.folder("", path).join("memory.current"));
+            return self.folder("", path).join("memory.current");
         }
-        read_number(&self.folder("memory", path).join("memory.usage_in_bytes"))
+        self.folder("memory", path).join("memory.usage_in_bytes")
     }
 
     /// CPU reservation of a group in thousandths of a core, and its origin: the smaller of quota and cpuset.
@@ -163,6 +193,19 @@ impl Hierarchy {
         };
         base.join(path.trim_start_matches('/'))
     }
+}
+
+/// Place of the nearest group of the list that holds a process's path, or is it. A path from another namespace is
+/// matched by its container.
+pub(super) fn around(groups: &[Group], path: &str) -> Option<usize> {
+    if path.starts_with("/..") {
+        let container = identify(path).container_id?;
+        return groups.iter().position(|group| group.identity.container_id.as_ref() == Some(&container));
+    }
+    let holds =
+        |group: &Group| path.strip_prefix(&group.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let around = groups.iter().enumerate().filter(|(_, group)| holds(group));
+    around.max_by_key(|(_, group)| group.path.len()).map(|(index, _)| index)
 }
 
 fn has_folders(folder: &Path) -> bool {

@@ -16,9 +16,10 @@ pub(super) struct Membership {
 impl Membership {
     /// Path of the group. `None` if nobody knows it: the process has ended before its file was read, or the file names no
     /// group; then it is put down among the `refused` ones. Such a process must not be taken for one of the root group,
-    /// since another group may count its time already.
-    pub(super) fn look(&mut self, procfs: &Path, pid: i32, refused: &mut Vec<PathBuf>) -> Option<&str> {
-        if self.age == 0 {
+    /// since another group may count its time already. The second value tells whether the file was read just now.
+    pub(super) fn look(&mut self, procfs: &Path, pid: i32, refused: &mut Vec<PathBuf>) -> Option<(&str, bool)> {
+        let due = self.age == 0;
+        if due {
             let file = procfs.join(pid.to_string()).join("cgroup");
             if let Some(bytes) = read_bytes(&file) {
                 self.path = std::str::from_utf8(&bytes).ok().and_then(parse_cgroup).map(str::to_owned);
@@ -30,7 +31,12 @@ impl Membership {
         if self.path.is_some() {
             self.age = (self.age + 1) % AGE;
         }
-        self.path.as_deref()
+        Some((self.path.as_deref()?, due))
+    }
+
+    /// The process seems to run elsewhere: the file is read again at the next look.
+    pub(super) fn doubt(&mut self) {
+        self.age = 0;
     }
 }
 
@@ -46,7 +52,7 @@ mod tests {
         fs::create_dir(procfs.path().join("7")).expect("folder");
         fs::write(&file, "0::/a\n").expect("file");
         let (mut membership, mut refused) = (Membership::default(), Vec::new());
-        let mut look = || membership.look(procfs.path(), 7, &mut refused).map(str::to_owned);
+        let mut look = || membership.look(procfs.path(), 7, &mut refused).map(|(path, _)| path.to_owned());
         assert_eq!(look().as_deref(), Some("/a"));
         fs::write(&file, "0::/b\n").expect("file");
         let later: Vec<_> = (1..=AGE).map(|_| look().expect("known")).collect();

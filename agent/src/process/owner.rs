@@ -16,7 +16,7 @@ impl Workloads {
             let parent = by_pid.get(&used.get(key)?.process.parent)?;
             (parent.1 <= key.1 && parent != key).then_some(*parent)
         };
-        self.own_rows.retain(|key| used.contains_key(key));
+        self.own_rows.retain(|key| self.table.lives(key));
         let host_of_key = |key: &Key| used.get(key).and_then(|one| one.host.as_deref());
         // Groups in which servers are told apart by process: whoever works beside them there is told apart as well.
         let split: BTreeSet<Option<&str>> =

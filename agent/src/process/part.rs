@@ -82,6 +82,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Whether the process works for a server.
+    pub(super) fn has_server(&self) -> bool {
+        self.server.is_some()
+    }
+
     fn look(&mut self, procfs: &Path, process: &Process, rule: &PartRule) {
         if self.comm != process.comm {
             (self.looks, self.comm) = (0, process.comm.clone());

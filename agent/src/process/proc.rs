@@ -15,6 +15,9 @@ const KTHREADD: i32 = 2;
 /// Most bytes read of one file of procfs.
 const FILE_BYTES: u64 = 64 * 1024;
 
+/// Room for a line of a process's or a group's counters: 52 numbers and a name at most.
+pub(super) const LINE_BYTES: usize = 2_048;
+
 /// CPU times of the whole machine since boot, in clock ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CpuTimes {
@@ -47,6 +50,17 @@ pub struct Process {
     pub resident_pages: u64,
     /// Whether it is a kernel thread.
     pub kernel: bool,
+    /// Number of its threads.
+    pub threads: u64,
+    /// Whether it has ended and its parent has not taken note yet.
+    pub zombie: bool,
+}
+
+impl Process {
+    /// What names it for ever: process id and start.
+    pub(super) fn key(&self) -> (i32, u64) {
+        (self.pid, self.start_ticks)
+    }
 }
 
 /// Opens a file of procfs, sysfs or a control group. A pipe in its place is empty, and never waited for.
@@ -56,9 +70,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 /// Reads a small file of procfs or a control group; `None` if it is gone, unreadable, or not text.
 pub fn read_text(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    open(path).ok()?.take(FILE_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
+    String::from_utf8(read_bytes(path)?).ok()
 }
 
 /// Reads a whole number that fills a small file.
@@ -107,8 +119,11 @@ pub fn memory(text: &str, field: &str) -> Option<u64> {
 pub fn parse_stat(line: &str) -> Option<Process> {
     let (head, tail) = line.rsplit_once(')')?;
     let (pid, comm) = head.split_once('(')?;
-    let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
     // Field numbers of proc_pid_stat(5) less 3: the first field here is `state`.
+    let mut fields = [""; 22];
+    for (field, word) in fields.iter_mut().zip(tail.split_ascii_whitespace()) {
+        *field = word;
+    }
     let number = |index: usize| fields.get(index).and_then(|word| word.parse::<u64>().ok());
     let pid = pid.trim().parse().ok()?;
     let parent = fields.get(1)?.parse().ok()?;
@@ -124,6 +139,8 @@ pub fn parse_stat(line: &str) -> Option<Process> {
         start_ticks: number(19)?,
         resident_pages: number(21).unwrap_or(0),
         kernel: number(6)? & PF_KTHREAD != 0 || parent == KTHREADD,
+        threads: number(17).unwrap_or(0),
+        zombie: fields.first().is_some_and(|state| matches!(*state, "Z" | "X")),
     })
 }
 
@@ -142,7 +159,8 @@ pub fn processes(procfs: &Path) -> Vec<Process> {
 
 /// Reads a small file of procfs as it is.
 pub(super) fn read_bytes(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(512);
+    // Room for most of these files, so that one call reads them.
+    let mut bytes = Vec::with_capacity(LINE_BYTES);
     open(path).ok()?.take(FILE_BYTES).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }

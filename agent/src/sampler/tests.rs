@@ -156,6 +156,35 @@ fn amount(batch: &Batch, wanted: impl Fn(&u32) -> bool) -> u64 {
 }
 
 #[test]
+fn energy_may_be_read_more_often_than_workloads() {
+    let mut rig = Rig::new(true);
+    let mut sampler = rig.sampler(1, &empty());
+    let at = |path: &str| rig.root.path().join(path);
+    let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
+    sampler.parts.workloads = Workloads::new(&roots, 2).every(std::time::Duration::from_secs(1));
+    let mut flushes = Vec::new();
+    for tenth in 0..=60 {
+        rig.at(10 + tenth / 10);
+        // A tick comes a little early now and then.
+        let early = if tenth > 0 && tenth % 10 == 0 { SECOND / 50 } else { 0 };
+        *rig.clock.0.lock().expect("not poisoned") = BootNanos(10 * SECOND + tenth * SECOND / 10 - early);
+        rig.counter(tenth * 1_000_000);
+        flushes.extend(sampler.tick());
+    }
+    flushes.extend(sampler.close());
+    let points = |wanted: &dyn Fn(&Subject) -> bool| -> usize {
+        let ids = flushes.iter().flat_map(|flush| &flush.new_series).filter(|(_, subject)| wanted(subject));
+        let ids: Vec<u32> = ids.map(|(id, _)| *id).collect();
+        let columns = flushes.iter().flat_map(|flush| &flush.batch.columns);
+        columns.filter(|column| ids.contains(&column.series)).map(|column| column.points.len()).sum()
+    };
+    assert_eq!(points(&|subject| matches!(subject, Subject::Energy(source) if source.collector == "rapl")), 61);
+    assert_eq!(points(&|subject| matches!(subject, Subject::CpuTime(workload) if workload.id == "remainder")), 7);
+    // Held: at first, and again at the fifth sample after it.
+    assert_eq!(points(&|subject| *subject == Subject::NodeMemoryUsed), 2);
+}
+
+#[test]
 fn energy_through_three_wraps_and_a_reset_is_the_truth_less_a_declared_gap() {
     let mut rig = Rig::new(true);
     let mut reader = Reader::default();

@@ -211,6 +211,10 @@ impl<'a> Session<'a> {
         if !self.pending.is_empty() || self.credits == 0 || self.unacknowledged.len() >= WINDOW {
             return Ok(());
         }
+        // Known without asking the spool's thread: nothing has a number above the highest.
+        if self.position >= self.uplink.spool.counters().highest {
+            return Ok(());
+        }
         match self.uplink.spool.next_after(self.position).await? {
             Item::None => {}
             Item::Gap(gap) => {
