@@ -109,9 +109,9 @@ fn serve(arguments: Arguments) -> Result<(), RunError> {
     let config = Config::load(arguments.config.as_deref(), overrides)?;
     keep_descriptors();
     // Question: one thread or several for the tasks? A tick works a millisecond a second, a session less, and the disk has
-    // a thread of its own. Several threads would wake each other for every tick and message, which costs as much again
-    // (60 to 300 µs a cycle), and an arena of memory each. Choice: one. What would change it: a task that computes or
-    // blocks for long; what may hang (the vendor's library) is in a process of its own.
+    // a thread of its own. Several threads would wake each other for every tick and message, which costs 80 to 100 µs a
+    // cycle, and each would hold an arena of memory. Choice: one. What would change it: a task that computes or blocks for
+    // long; what may hang (the vendor's library) is in a process of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
