@@ -20,6 +20,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const WARM_CYCLES: usize = 5;
 /// Cycles in which system calls are counted: as many as rows are sent together.
 const TRACED_CYCLES: usize = 5;
+/// The node that the installation has a certificate for.
+const NODE: &str = "under-test";
 /// Ten rows a second, sent each five seconds like the others.
 const FAST_SAMPLING: &str = "[sampling]\ntick = \"100ms\"\nbatch_rows = 50\n";
 
@@ -237,7 +239,7 @@ impl Bench {
         Ok(program)
     }
 
-    /// An agent on a spool of its own, which sends to the aggregator of this run.
+    /// An agent on a spool of its own, which sends to the aggregator of this run over mutual TLS.
     fn agent(&self, contestant: Contestant) -> Result<Program> {
         let number = self.agents.get();
         self.agents.set(number + 1);
@@ -249,11 +251,15 @@ impl Bench {
         let groups = if contained { PathBuf::from("/sys/fs/cgroup") } else { no_groups };
         let config = folder.join("agent.toml");
         let sampling = if contestant == Contestant::AgentFast { FAST_SAMPLING } else { "" };
-        std::fs::write(&config, sampling)?;
+        std::fs::write(&config, format!("{}\n{sampling}", self.installation.connection(NODE)))?;
         let mut command = Command::new(binary("joulebook-agent")?);
-        command.arg("--config").arg(config).args(["--insecure-loopback", "--node", &format!("bench-{number}")]);
-        command.args(["--aggregator", &format!("http://{}", self.installation.address())]);
-        command.arg("--spool-dir").arg(folder.join("spool")).arg("--sysfs-root").arg(self.node.sysfs());
+        command
+            .arg("--config")
+            .arg(config)
+            .arg("--spool-dir")
+            .arg(folder.join("spool"))
+            .arg("--sysfs-root")
+            .arg(self.node.sysfs());
         command.arg("--cgroup-root").arg(groups);
         let program = Program::spawn(command)?;
         program.wait_for(AGENT_READY)?;
