@@ -158,6 +158,7 @@ fn joules_over_thirty_seconds_of_a_real_clock_are_the_truth_at_1_and_10_hz() {
             let seconds = (report.points.last().unwrap().0 - report.points[0].0) / SECOND;
             assert!(seconds >= 30, "GPU {slot}: {seconds} s");
             let truth = truth(rig, slot, report);
+            println!("GPU {slot} of {count}: {:+} ppm over {seconds} s", (report.value - truth) * 1_000_000 / truth);
             assert!(report.agrees(truth), "GPU {slot}: {} of {truth} µJ", report.value);
         }
     }

@@ -192,7 +192,7 @@ impl Nvml {
                 Event::Line(Line::Device(shown)) => self.shown(&shown, readings),
                 Event::Line(Line::Failed { why }) => self.give_up(why),
                 Event::Line(Line::End) => self.priming = false,
-                Event::Line(Line::Begin { .. } | Line::Watched) => {}
+                Event::Line(Line::Begin { .. }) => {}
                 Event::Gone { why, hung_on, failed } => self.gone(&why, hung_on, failed),
             }
         }

@@ -94,7 +94,7 @@ struct Running {
     asked: bool,
     /// The device that it is on.
     on: Option<String>,
-    /// Whether it is at work: starting, in a round, or watching steps between rounds.
+    /// Whether it is at work: starting, or in a round.
     working: bool,
     failed: bool,
     killed: bool,
@@ -259,12 +259,7 @@ impl Running {
                 self.asked = false;
                 self.working = false;
             }
-            // Steps are watched after the first look.
             Line::Devices { .. } => self.on = None,
-            Line::Watched => {
-                self.on = None;
-                self.working = self.asked;
-            }
             Line::Failed { .. } => self.failed = true,
         }
     }

@@ -9,8 +9,12 @@
 //! taken off every reading (simple, still 0.15 %), or this. What would change it: a library that tells the time stamp
 //! of the counter's value.
 
-/// Closest that the instant of a step is known, in ns: the pause between two looks.
+/// Pause between two looks at a counter, in ns.
 pub const LOOK_NANOS: u64 = 2_000_000;
+/// Widest interval in which a step is seen well enough, in ns.
+pub const SHARP_NANOS: u64 = 10_000_000;
+/// How far the instant of a watched step may be off, in ns.
+const ERROR_NANOS: u64 = SHARP_NANOS / 2;
 /// A step is predicted while its error is at most this part of the period.
 const TRUSTED_PART: u64 = 16;
 /// Longest time for which steps are predicted without a look, in ns.
@@ -63,10 +67,10 @@ impl Edges {
     fn trusted_nanos(&self) -> u64 {
         let Some((first, last, _)) = self.watched else { return 0 };
         let Some(period) = self.period() else { return 0 };
-        // Both ends are known to one look: over a time as long as the watched one, the error is as large.
+        // Both ends are off by as much: over a time as long as the watched one, the error is as large.
         let allowed = period / TRUSTED_PART;
         let watched = last.saturating_sub(first);
-        (watched.saturating_mul(allowed) / (2 * LOOK_NANOS)).min(LONGEST_NANOS)
+        (watched.saturating_mul(allowed) / (2 * ERROR_NANOS)).min(LONGEST_NANOS)
     }
 
     /// The step that made a value which was read between `before` and `after`; how long to wait and read anew if a step
@@ -87,7 +91,7 @@ impl Edges {
         if since > self.trusted_nanos().saturating_add(period) {
             return None;
         }
-        let error = LOOK_NANOS + period / TRUSTED_PART;
+        let error = ERROR_NANOS + period / TRUSTED_PART;
         let inside = since % period;
         if inside < error {
             return Some(Err(error - inside));
@@ -146,7 +150,7 @@ mod tests {
                     );
                 }
             }
-            assert!((3..=40).contains(&looks), "{looks} looks in ten minutes, period {period}");
+            assert!((3..=100).contains(&looks), "{looks} looks in ten minutes, period {period}");
             assert!(edges.last_before(now).is_some());
         }
     }

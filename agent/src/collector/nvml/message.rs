@@ -41,8 +41,6 @@ pub enum Line {
     Device(Box<Shown>),
     /// The round is complete.
     End,
-    /// Calls between rounds are over: nothing is called until the next request.
-    Watched,
 }
 
 /// How a device is named of which only the index is known.

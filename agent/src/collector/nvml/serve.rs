@@ -3,7 +3,7 @@
 //! It may hang or die (without a core dump: that would only fill the disk) at any call of the vendor's library; nothing here has to be undone then. It ends with the agent:
 //! by the end of its input, and, where it hangs, by a signal of the kernel.
 
-use super::edge::{Edges, LOOK_NANOS};
+use super::edge::{Edges, LOOK_NANOS, SHARP_NANOS};
 use super::library;
 use super::message::{Facts, Fault, Line, Request, Shown};
 use nix::sys::signal::Signal;
@@ -18,9 +18,7 @@ const LOOK_AGAIN_NANOS: u64 = 30_000_000_000;
 /// Longest time for which steps of the energy counters are watched.
 const WATCH_NANOS: u64 = 250_000_000;
 /// Times that steps are watched before the first round, where the first time was in vain.
-const FIRST_WATCHES: u32 = 6;
-/// Widest interval in which a step is seen well enough, in ns.
-const SHARP_NANOS: u64 = 3 * LOOK_NANOS;
+const FIRST_WATCHES: u32 = 12;
 /// Times that a counter is read anew because a step was too near.
 const MOST_TRIES: u32 = 3;
 /// Rounds in which every device fails before the library is started again.
@@ -91,19 +89,18 @@ fn session(
 ) -> io::Result<End> {
     let driver = nvml.sys_driver_version().ok();
     let mut session = Session { nvml, devices: BTreeMap::new(), driver, looked: None, blind: false };
-    let mut failed = 0;
+    let (mut failed, mut tries) = (0, FIRST_WATCHES);
     for request in requests {
         let request: Request = serde_json::from_str(&request?)?;
         let skip: BTreeSet<String> = request.skip.iter().cloned().collect();
         if session.devices.is_empty()
             || session.looked.is_none_or(|at| library::now().saturating_sub(at) >= LOOK_AGAIN_NANOS)
         {
-            let first = session.looked.is_none();
             session.look(&skip, out)?;
-            // The first value of all is a baseline: it is worth some tries to know how old it is.
-            for _ in 0..if first { FIRST_WATCHES } else { 0 } {
-                session.watch(&skip, out)?;
-            }
+        }
+        // The first values are baselines: it is worth some tries to know how old they are.
+        for _ in 0..std::mem::replace(&mut tries, 1) {
+            session.watch(&skip, out)?;
         }
         let all_failed = session.round(&request, &skip, out)?;
         say(out, &Line::End)?;
@@ -111,8 +108,6 @@ fn session(
         if failed >= FAILED_ROUNDS {
             return Ok(End::Restart);
         }
-        session.watch(&skip, out)?;
-        say(out, &Line::Watched)?;
     }
     Ok(End::Input)
 }
