@@ -72,8 +72,12 @@ pub struct Nvml {
     why: Option<String>,
     /// GPUs that are left alone: until when, and for how long the next time.
     skipped: BTreeMap<String, (u64, Duration)>,
-    /// The agent's clock and the helper's when the round was asked for.
-    asked: (BootNanos, u64),
+    /// When the round was asked for, on the helper's clock.
+    asked: u64,
+    /// How far the agent's clock is ahead of the helper's: not at all, unless it is moved by hand.
+    ahead: i128,
+    /// Whether it is: then time stands still between rows, and nothing is read after the row that takes it.
+    by_hand: bool,
     asked_processes: Option<BootNanos>,
     failing_since: Option<u64>,
     /// Rows in a row that met a round which is not complete.
@@ -109,7 +113,9 @@ impl Nvml {
             driver: None,
             why: None,
             skipped: BTreeMap::new(),
-            asked: (BootNanos(0), 0),
+            asked: 0,
+            ahead: i128::MIN,
+            by_hand: !section.patience.is_zero(),
             asked_processes: None,
             failing_since: None,
             overdue: 0,
@@ -199,9 +205,12 @@ impl Nvml {
     }
 
     fn shown(&mut self, shown: &Shown, readings: &mut Vec<Result<Reading, ReadFailure>>) {
-        let ((agent, then), row) = (self.asked, self.row);
-        // Nothing is read after the row that takes it, which tells a clock that is moved by hand from the machine's.
-        let at = |helper: u64| BootNanos(agent.0.saturating_add(helper).saturating_sub(then)).min(row);
+        let (ahead, latest) = (self.ahead, self.by_hand.then_some(self.row));
+        let at = |helper: u64| {
+            let at = i128::from(helper).saturating_add(ahead).clamp(0, i128::from(u64::MAX));
+            let at = BootNanos(u64::try_from(at).unwrap_or(u64::MAX));
+            latest.map_or(at, |latest| at.min(latest))
+        };
         let Some(gpu) = self.gpus.get_mut(&shown.uuid) else { return };
         self.heard.insert(shown.uuid.clone());
         let was_off = gpu.is_off();
@@ -284,7 +293,9 @@ impl Nvml {
         if !self.helper.ask(&request) {
             return false;
         }
-        self.asked = (now, helper_now);
+        self.asked = helper_now;
+        // A row that is held up after it looked at its clock seems to lag: the largest difference is the right one.
+        self.ahead = self.ahead.max(i128::from(now.0) - i128::from(helper_now));
         if processes {
             self.asked_processes = Some(now);
         }
@@ -338,7 +349,7 @@ impl Collector for Nvml {
         if self.ask(now) {
             self.overdue = 0;
             self.wait(&mut readings);
-        } else if self.helper.is_outstanding() && library::now() >= later(self.asked.1, OVERDUE) {
+        } else if self.helper.is_outstanding() && library::now() >= later(self.asked, OVERDUE) {
             self.overdue += 1;
             if self.overdue == OVERDUE_ROWS {
                 tracing::warn!("a call of NVIDIA's library has not returned; the other sources go on");
