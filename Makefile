@@ -64,7 +64,7 @@ mutants-rigs: ## The same for the rigs of kills and power cuts; needs root.
 	.ci/setup libclang rocksdb rigs
 	unshare --mount .ci/mutants tests/mutants/rigs
 
-bench-agent: ## What a cycle of the agent costs beside the floor and other agents, a quarter of an hour. [BENCH_ROUNDS=3] [BENCH_CYCLES=10] [BENCH_PROCESSES=30,300,3000]
+bench-agent: ## What a cycle of the agent costs beside the floor and other agents, 25 minutes. [BENCH_ROUNDS=3] [BENCH_CYCLES=10] [BENCH_PROCESSES=30,300,3000]
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench agent
 

@@ -86,6 +86,11 @@ impl Contestant {
         }
     }
 
+    /// Whether it is somebody else's: a run goes on without it.
+    pub fn is_peer(self) -> bool {
+        matches!(self, Self::NodeExporter | Self::Scaphandre)
+    }
+
     /// Whether it is measured at this number of processes: some answer a question about one number only.
     pub fn runs_at(self, processes: usize) -> bool {
         !matches!(self, Self::AgentFast | Self::AgentMixed | Self::FloorMixed) || processes == GOAL_PROCESSES
@@ -220,6 +225,8 @@ impl Bench {
             }
             Contestant::Scaphandre => {
                 let file = self.installation.folder().join("scaphandre.json");
+                // What an earlier one wrote is no sign that this one works.
+                std::fs::write(&file, "")?;
                 let program = self.peers.scaphandre.as_deref().unwrap_or("scaphandre".as_ref());
                 let program = Program::spawn(peer::scaphandre(program, &file, &self.tools.modules)?)?;
                 peer::wait_written(&file)?;

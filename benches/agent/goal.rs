@@ -164,12 +164,23 @@ fn made_of(measured: &[Measured], contestant: Contestant) -> String {
     };
     let unknown = || "not known from one number of processes".to_owned();
     format!(
-        "a cycle is {}, {} system calls; the floor's {}, {}",
+        "{} a cycle is {}, {} system calls; the floor's {}, {}",
+        dearest(measured, contestant),
         part(contestant).unwrap_or_else(unknown),
         calls(contestant),
         part(Contestant::FloorKept).unwrap_or_else(unknown),
         calls(Contestant::FloorKept),
     )
+}
+
+/// The cycles that send, which are the dearest of each five, apart from the others.
+fn dearest(measured: &[Measured], contestant: Contestant) -> String {
+    let here = measured.iter().filter(|one| one.contestant == contestant && one.wanted == GOAL_PROCESSES);
+    let mut cycles: Vec<f64> = here.flat_map(|one| one.cycles.iter().copied()).collect();
+    cycles.sort_by(f64::total_cmp);
+    let (others, sending) = cycles.split_at(cycles.len() - cycles.len() / 5);
+    let mean = |cycles: &[f64]| cycles.iter().sum::<f64>() / cycles.len().max(1) as f64;
+    format!("a row takes {:.2} ms, one with which five are synced and sent {:.2} ms;", mean(others), mean(sending))
 }
 
 /// Every contestant at every number of processes.
