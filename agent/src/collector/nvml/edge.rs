@@ -21,6 +21,10 @@ const TRUSTED_PART: u64 = 16;
 const LONGEST_NANOS: u64 = 300_000_000_000;
 /// How long a counter that shows no steps in time is left alone, in ns.
 const PAUSE_NANOS: u64 = 60_000_000_000;
+/// Watches in vain before the next one waits, the first wait in ns, and how often it doubles: to some 17 minutes.
+const FREE_TRIES: u32 = 12;
+const FIRST_PAUSE_NANOS: u64 = 1_000_000_000;
+const MOST_DOUBLINGS: u32 = 10;
 
 /// The steps of one counter.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +33,8 @@ pub struct Edges {
     watched: Option<(u64, u64, u64)>,
     /// Not looked at before this instant.
     not_before: u64,
+    /// Watches in a row in which steps were seen too vaguely.
+    vain: u32,
 }
 
 impl Edges {
@@ -36,7 +42,7 @@ impl Edges {
     pub fn watched(&mut self, steps: Option<(u64, u64)>, now: u64) {
         let Some((before, step)) = steps.filter(|(before, step)| step.saturating_sub(*before) >= 4 * LOOK_NANOS) else {
             // It stands still, or steps too fast to be wrong by much.
-            *self = Self { watched: None, not_before: now.saturating_add(PAUSE_NANOS) };
+            *self = Self { watched: None, not_before: now.saturating_add(PAUSE_NANOS), vain: 0 };
             return;
         };
         let kept = self.watched.and_then(|(first, last, periods)| {
@@ -48,6 +54,16 @@ impl Edges {
             (more > 0 && off <= period / 4).then_some((first, step, periods + more))
         });
         self.watched = Some(kept.unwrap_or((before, step, 1)));
+        self.vain = 0;
+    }
+
+    /// Takes a watch in which steps were seen, and none of them well: calls are slow, or the machine is busy. The next
+    /// ones wait longer and longer, so that a library that is always slow is not asked all the time.
+    pub fn watched_in_vain(&mut self, now: u64) {
+        self.vain = self.vain.saturating_add(1);
+        if let Some(beyond) = self.vain.checked_sub(FREE_TRIES) {
+            self.not_before = now.saturating_add(FIRST_PAUSE_NANOS << beyond.min(MOST_DOUBLINGS));
+        }
     }
 
     /// Whether steps should be watched before the next reading.
@@ -165,6 +181,11 @@ mod tests {
         edges.watched(Some((1_000 * MS, 1_100 * MS)), 1_100 * MS);
         edges.watched(Some((1_650 * MS, 1_740 * MS)), 1_740 * MS);
         assert_eq!(edges.period(), Some(90 * MS), "begun anew");
+        let mut slow = Edges::default();
+        (0..FREE_TRIES).for_each(|_| slow.watched_in_vain(0));
+        assert!(!slow.is_due(FIRST_PAUSE_NANOS - 1) && slow.is_due(FIRST_PAUSE_NANOS));
+        (0..40).for_each(|_| slow.watched_in_vain(0));
+        assert!(!slow.is_due(1_000 * FIRST_PAUSE_NANOS) && slow.is_due(1_024 * FIRST_PAUSE_NANOS));
         edges.watched(Some((0, 4 * MS)), 0);
         assert_eq!(edges.last_before(2_000 * MS), None, "steps of 4 ms are not worth it");
     }

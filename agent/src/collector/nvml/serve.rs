@@ -197,8 +197,8 @@ impl Session<'_> {
         for (_, open, watch) in due {
             match watch.steps[..] {
                 [first, second, ..] => open.edges.watched(Some((first, second)), library::now()),
-                // A busy machine: what was seen is too vague, and the next round tries again.
-                _ if watch.moved => {}
+                // What was seen is too vague: another try.
+                _ if watch.moved => open.edges.watched_in_vain(library::now()),
                 _ => open.edges.watched(None, library::now()),
             }
         }
