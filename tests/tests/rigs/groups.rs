@@ -140,8 +140,9 @@ fn a_group_is_known_when_it_is_made_asleep_or_at_work_and_gone_when_it_is_remove
 fn a_process_that_slept_with_its_group_keeps_its_account() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let roots = Roots { sysfs: "/sys".into(), procfs: "/proc".into(), cgroup: MOUNTED.into() };
-    let (mut server, mut neighbour) = (Shell::start(), Shell::start());
+    // Before the processes, so that it is removed after them.
     let group = Group::new("joulebook-rig-b");
+    let (mut server, mut neighbour) = (Shell::start(), Shell::start());
     group.take_in(&server.0);
     group.take_in(&neighbour.0);
     let mut workloads = Workloads::new(&roots, 2);
