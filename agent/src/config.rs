@@ -346,16 +346,9 @@ impl Config {
     /// The files of mutual TLS; none where plaintext is to be spoken.
     pub fn credential_files(&self) -> Result<Option<CredentialFiles>, ConfigError> {
         let tls = &self.tls;
-        let (certificate, key, ca) = match (&tls.certificate, &tls.key, &tls.ca) {
-            (None, None, None) if self.insecure_loopback => return Ok(None),
-            (None, None, None) => return Err(ConfigError::NoTls),
-            _ if self.insecure_loopback => return Err(ConfigError::PlainAndTls),
-            (Some(certificate), Some(key), Some(ca)) => (certificate.clone(), key.clone(), ca.clone()),
-            (None, ..) => return Err(ConfigError::PartOfTls { missing: "tls.certificate" }),
-            (_, None, _) => return Err(ConfigError::PartOfTls { missing: "tls.key" }),
-            (.., None) => return Err(ConfigError::PartOfTls { missing: "tls.ca" }),
-        };
-        Ok(Some(CredentialFiles { certificate, key, ca, key_group_readable: tls.key_group_readable }))
+        let files =
+            [("tls.certificate", tls.certificate.as_ref()), ("tls.key", tls.key.as_ref()), ("tls.ca", tls.ca.as_ref())];
+        Ok(CredentialFiles::configured(files, tls.key_group_readable, self.insecure_loopback)?)
     }
 
     fn check_aggregator(&self) -> Result<(), ConfigError> {

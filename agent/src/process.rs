@@ -283,7 +283,7 @@ impl Workloads {
             sample.rows.extend(workload.map(|workload| self.row(workload, memory, born)));
         }
         self.meters.add(REMAINDER, rest);
-        sample.rows.push(self.row(plain(REMAINDER, WorkloadKind::Remainder, "everything else"), None, None));
+        sample.rows.push(self.row(Workload::bare(REMAINDER, WorkloadKind::Remainder, "everything else"), None, None));
         sample.groups = self.targets(groups, &hosts);
         sample.device_users = self.find_device_users(&used, &owners);
         sample.cgroups_refused = std::mem::take(&mut self.cgroups_refused);
@@ -452,16 +452,13 @@ impl Workloads {
             Kind::Plain => (WorkloadKind::Cgroup, group.path.clone()),
         };
         Workload {
-            id: group_id(group),
-            kind,
-            name,
             cgroup: Some(group.path.clone()),
             container_id: group.identity.container_id.clone(),
             pod_uid: group.identity.pod_uid.clone(),
             cpu_time_method: CpuTimeMethod::Cgroup,
             reserved_millicores: reservation.map(|(millicores, _)| millicores),
             reservation_origin: reservation.map(|(_, origin)| origin.to_owned()),
-            part_of: None,
+            ..Workload::bare(group_id(group), kind, name)
         }
     }
 
@@ -472,7 +469,7 @@ impl Workloads {
         parts: &BTreeMap<String, (String, PartName)>,
     ) -> Option<Workload> {
         if id == KERNEL {
-            return Some(plain(KERNEL, WorkloadKind::Kernel, "kernel threads"));
+            return Some(Workload::bare(KERNEL, WorkloadKind::Kernel, "kernel threads"));
         }
         let key = key_of(id)?;
         let one = used.get(&key)?;
@@ -482,7 +479,7 @@ impl Workloads {
                 container_id: identity.container_id,
                 pod_uid: identity.pod_uid,
                 part_of: Some(whole.clone()),
-                ..plain(id, WorkloadKind::ProcessTree, &format!("{}@{}", part.model, part.version))
+                ..Workload::bare(id, WorkloadKind::ProcessTree, format!("{}@{}", part.model, part.version))
             });
         }
         let name: String = one.process.comm.chars().filter(|c| !c.is_control()).collect();
@@ -490,7 +487,7 @@ impl Workloads {
         Some(Workload {
             reserved_millicores: reserved,
             reservation_origin: reserved.map(|_| "config".to_owned()),
-            ..plain(id, WorkloadKind::ProcessTree, &name)
+            ..Workload::bare(id, WorkloadKind::ProcessTree, name)
         })
     }
 
@@ -552,21 +549,6 @@ impl Workloads {
 fn give_up(waiting: &mut Option<Waiting>, take: &mut impl FnMut(Option<&str>, i128)) {
     if let Some(waiting) = waiting.take() {
         take(waiting.host.as_deref(), -i128::from(waiting.nanos));
-    }
-}
-
-fn plain(id: &str, kind: WorkloadKind, name: &str) -> Workload {
-    Workload {
-        id: id.to_owned(),
-        kind,
-        name: name.to_owned(),
-        cgroup: None,
-        container_id: None,
-        pod_uid: None,
-        cpu_time_method: CpuTimeMethod::ProcessTime,
-        reserved_millicores: None,
-        reservation_origin: None,
-        part_of: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
 use crate::server::accept::Limits;
-use joulebook_proto::credentials::CredentialFiles;
+use joulebook_proto::credentials::{CredentialFiles, SecurityUnclear};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -121,21 +121,9 @@ pub enum ConfigError {
         /// The nearest valid key, where there is one.
         hint: String,
     },
-    /// No certificates, and plaintext was not allowed.
-    #[error(
-        "no certificates for TLS: give --tls-cert, --tls-key and --tls-ca (`joulebook-aggregator dev-certs FOLDER` makes \
-         them for one machine), or --insecure-loopback for plaintext on 127.0.0.1"
-    )]
-    NoTls,
-    /// Some of the three files.
-    #[error("TLS needs all of tls.certificate, tls.key and tls.client_ca: `{missing}` is not set")]
-    PartOfTls {
-        /// The key that is missing.
-        missing: &'static str,
-    },
-    /// Both ways to speak.
-    #[error("insecure_loopback and [tls] exclude each other: drop one of them")]
-    PlainAndTls,
+    /// Neither TLS nor plaintext, or both.
+    #[error(transparent)]
+    Security(#[from] SecurityUnclear),
     /// No connection would be let in.
     #[error("connections.total and connections.per_identity must be at least 1")]
     NoConnections,
@@ -185,16 +173,12 @@ impl Config {
     /// The files of mutual TLS; none where plaintext is to be spoken.
     pub fn credential_files(&self) -> Result<Option<CredentialFiles>, ConfigError> {
         let tls = &self.tls;
-        let (certificate, key, ca) = match (&tls.certificate, &tls.key, &tls.client_ca) {
-            (None, None, None) if self.insecure_loopback => return Ok(None),
-            (None, None, None) => return Err(ConfigError::NoTls),
-            _ if self.insecure_loopback => return Err(ConfigError::PlainAndTls),
-            (Some(certificate), Some(key), Some(ca)) => (certificate.clone(), key.clone(), ca.clone()),
-            (None, ..) => return Err(ConfigError::PartOfTls { missing: "tls.certificate" }),
-            (_, None, _) => return Err(ConfigError::PartOfTls { missing: "tls.key" }),
-            (.., None) => return Err(ConfigError::PartOfTls { missing: "tls.client_ca" }),
-        };
-        Ok(Some(CredentialFiles { certificate, key, ca, key_group_readable: tls.key_group_readable }))
+        let files = [
+            ("tls.certificate", tls.certificate.as_ref()),
+            ("tls.key", tls.key.as_ref()),
+            ("tls.client_ca", tls.client_ca.as_ref()),
+        ];
+        Ok(CredentialFiles::configured(files, tls.key_group_readable, self.insecure_loopback)?)
     }
 
     /// Bounds of what peers may take.
@@ -284,7 +268,7 @@ mod tests {
             insecure_loopback,
             ..Config::default()
         };
-        assert!(matches!(config("127.0.0.1:0", false).check(), Err(ConfigError::NoTls)));
+        assert!(matches!(config("127.0.0.1:0", false).check(), Err(ConfigError::Security(SecurityUnclear::Neither))));
         assert!(matches!(config("0.0.0.0:0", true).check(), Err(ConfigError::NotLoopback { .. })));
         assert!(config("[::1]:0", true).check().is_ok());
     }
@@ -293,9 +277,15 @@ mod tests {
     fn tls_needs_its_three_files_and_excludes_plaintext() {
         let parse = |text: &str| Config::parse(text, Path::new("aggregator.toml")).expect("syntax");
         let two = "[tls]\ncertificate = \"a.crt\"\nkey = \"a.key\"\n";
-        assert!(matches!(parse(two).check(), Err(ConfigError::PartOfTls { missing: "tls.client_ca" })));
+        assert!(matches!(
+            parse(two).check(),
+            Err(ConfigError::Security(SecurityUnclear::Part { missing: "tls.client_ca" }))
+        ));
         let all = format!("listen = \"0.0.0.0:0\"\n{two}client_ca = \"ca.crt\"\n");
         assert!(parse(&all).check().is_ok(), "with TLS, others may reach it");
-        assert!(matches!(parse(&format!("insecure_loopback = true\n{all}")).check(), Err(ConfigError::PlainAndTls)));
+        assert!(matches!(
+            parse(&format!("insecure_loopback = true\n{all}")).check(),
+            Err(ConfigError::Security(SecurityUnclear::Both))
+        ));
     }
 }

@@ -80,7 +80,52 @@ impl CredentialError {
     }
 }
 
+/// Why a configuration says neither how to speak TLS nor to speak plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SecurityUnclear {
+    /// No certificates, and plaintext was not allowed.
+    #[error(
+        "no certificates for TLS: give --tls-cert, --tls-key and --tls-ca (`joulebook-aggregator dev-certs FOLDER` makes \
+         them for one machine), or --insecure-loopback for plaintext within this machine"
+    )]
+    Neither,
+    /// Some of the three files.
+    #[error("TLS needs a certificate, its key and the other side's CA: `{missing}` is not set")]
+    Part {
+        /// The key that is missing.
+        missing: &'static str,
+    },
+    /// Both ways to speak.
+    #[error("insecure_loopback and [tls] exclude each other: drop one of them")]
+    Both,
+}
+
 impl CredentialFiles {
+    /// The files that a `[tls]` section names, each with its key; none where plaintext is to be spoken instead.
+    ///
+    /// # Errors
+    /// Neither of the two, both, or a part of the files.
+    pub fn configured(
+        [certificate, key, ca]: [(&'static str, Option<&PathBuf>); 3],
+        key_group_readable: bool,
+        plaintext: bool,
+    ) -> Result<Option<Self>, SecurityUnclear> {
+        match (certificate.1, key.1, ca.1) {
+            (None, None, None) if plaintext => Ok(None),
+            (None, None, None) => Err(SecurityUnclear::Neither),
+            _ if plaintext => Err(SecurityUnclear::Both),
+            (Some(certificate), Some(key), Some(ca)) => Ok(Some(Self {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                ca: ca.clone(),
+                key_group_readable,
+            })),
+            (None, ..) => Err(SecurityUnclear::Part { missing: certificate.0 }),
+            (_, None, _) => Err(SecurityUnclear::Part { missing: key.0 }),
+            (.., None) => Err(SecurityUnclear::Part { missing: ca.0 }),
+        }
+    }
+
     /// Reads the three files.
     ///
     /// # Errors

@@ -54,13 +54,8 @@ fn judge(name: &str, seed: u64, hits: &BTreeMap<Point, u64>, asked: u64) {
 
 /// Every record of every node is stored as it was made, and all of them.
 fn complete(plan: Plan, oracle: &Oracle, endpoint: &str, runtime: &tokio::runtime::Runtime) {
-    let all = oracle.all();
-    let broken: Vec<_> = all.values().flat_map(|known| known.broken.iter()).collect();
-    assert!(broken.is_empty(), "{broken:?}");
-    let marks = runtime.block_on(async { Checker::connect(plan, endpoint).await?.check(&all).await });
-    let marks = marks.unwrap_or_else(|error| panic!("{error:?}"));
-    for (node, known) in &all {
-        let mark = marks[node];
+    let compared = Checker::compare(plan, oracle, endpoint, runtime).unwrap_or_else(|error| panic!("{error:?}"));
+    for (node, (known, mark)) in &compared {
         assert_eq!((mark.stored, mark.lost, mark.rejected), (known.durable(), 0, 0), "node {node}");
     }
 }

@@ -39,15 +39,11 @@ const EMPTY_EVERY: u64 = 10;
 
 /// Every promise of the run: what the oracle knows is stored, once, and nothing was refused or lost.
 fn check(plan: Plan, oracle: &Oracle, endpoint: &str, runtime: &tokio::runtime::Runtime, spooled: u64) {
-    let all = oracle.all();
-    let broken: Vec<_> = all.values().flat_map(|known| known.broken.iter()).collect();
-    assert!(broken.is_empty(), "{broken:?}");
-    let marks = runtime.block_on(async { Checker::connect(plan, endpoint).await?.check(&all).await });
-    let marks = marks.unwrap_or_else(|error| panic!("{error:?}"));
-    let produced: u64 = all.values().map(|known| known.durable()).sum();
-    let stored: u64 = marks.values().map(|mark| mark.stored - mark.lost).sum();
-    let lost: u64 = marks.values().map(|mark| mark.lost).sum();
-    let rejected: u64 = marks.values().map(|mark| mark.rejected).sum();
+    let compared = Checker::compare(plan, oracle, endpoint, runtime).unwrap_or_else(|error| panic!("{error:?}"));
+    let produced: u64 = compared.values().map(|(known, _)| known.durable()).sum();
+    let stored: u64 = compared.values().map(|(_, mark)| mark.stored - mark.lost).sum();
+    let lost: u64 = compared.values().map(|(_, mark)| mark.lost).sum();
+    let rejected: u64 = compared.values().map(|(_, mark)| mark.rejected).sum();
     println!("  made {produced} = stored {stored} + lost {lost} + spooled {spooled}; {rejected} values refused");
     assert_eq!(produced * VALUES, (stored + lost + spooled) * VALUES + rejected, "every value is somewhere");
     assert_eq!((lost, rejected), (0, 0), "nothing had to be lost or refused");

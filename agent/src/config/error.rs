@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where, and what would be right.
 
+use joulebook_proto::credentials::SecurityUnclear;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -52,21 +53,9 @@ pub enum ConfigError {
         /// Why.
         source: joulebook_units::InvalidId,
     },
-    /// No certificates, and plaintext was not allowed.
-    #[error(
-        "no certificates for TLS: give --tls-cert, --tls-key and --tls-ca (`joulebook-aggregator dev-certs FOLDER` makes \
-         them for one machine), or --insecure-loopback for plaintext to 127.0.0.1"
-    )]
-    NoTls,
-    /// Some of the three files.
-    #[error("TLS needs all of tls.certificate, tls.key and tls.ca: `{missing}` is not set")]
-    PartOfTls {
-        /// The key that is missing.
-        missing: &'static str,
-    },
-    /// Both ways to speak.
-    #[error("insecure_loopback and [tls] exclude each other: drop one of them")]
-    PlainAndTls,
+    /// Neither TLS nor plaintext, or both.
+    #[error(transparent)]
+    Security(#[from] SecurityUnclear),
     /// An address that is not spoken with in the configured way.
     #[error(
         "the aggregator's address must be https://host:port with TLS; with --insecure-loopback, http://127.0.0.1:port or \

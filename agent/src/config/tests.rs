@@ -1,4 +1,5 @@
 use super::*;
+use joulebook_proto::credentials::SecurityUnclear;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     let config = Config::parse(text, Path::new("agent.toml"))?;
@@ -68,7 +69,10 @@ fn plaintext_needs_the_flag_and_a_loopback_address() {
     ];
     for text in refused {
         let refused = parse(&format!("node = \"n\"\n{text}"));
-        assert!(matches!(refused, Err(ConfigError::NoTls | ConfigError::Scheme)), "{text}");
+        assert!(
+            matches!(refused, Err(ConfigError::Security(SecurityUnclear::Neither) | ConfigError::Scheme)),
+            "{text}"
+        );
     }
     assert!(parse("node = \"n\"\ninsecure_loopback = true\naggregator = \"http://[::1]:7443\"").is_ok());
 }
@@ -76,12 +80,15 @@ fn plaintext_needs_the_flag_and_a_loopback_address() {
 #[test]
 fn tls_needs_its_three_files_an_https_address_and_excludes_plaintext() {
     let two = "node = \"n\"\n[tls]\ncertificate = \"n.crt\"\nkey = \"n.key\"\n";
-    assert!(matches!(parse(two), Err(ConfigError::PartOfTls { missing: "tls.ca" })));
+    assert!(matches!(parse(two), Err(ConfigError::Security(SecurityUnclear::Part { missing: "tls.ca" }))));
     let all = format!("{two}ca = \"ca.crt\"\n");
     assert_eq!(parse(&all).expect("valid").aggregator_url(), "https://127.0.0.1:7443");
     assert!(parse(&format!("aggregator = \"https://aggregator.example:443\"\n{all}")).is_ok());
     assert!(matches!(parse(&format!("aggregator = \"http://127.0.0.1:7443\"\n{all}")), Err(ConfigError::Scheme)));
-    assert!(matches!(parse(&format!("insecure_loopback = true\n{all}")), Err(ConfigError::PlainAndTls)));
+    assert!(matches!(
+        parse(&format!("insecure_loopback = true\n{all}")),
+        Err(ConfigError::Security(SecurityUnclear::Both))
+    ));
 }
 
 #[test]

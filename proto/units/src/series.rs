@@ -121,6 +121,24 @@ pub struct Workload {
     pub part_of: Option<String>,
 }
 
+impl Workload {
+    /// A workload of which nothing else is known; its CPU time, if it has any, is that of its processes.
+    pub fn bare(id: impl Into<String>, kind: WorkloadKind, name: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            kind,
+            name: name.into(),
+            cgroup: None,
+            container_id: None,
+            pod_uid: None,
+            cpu_time_method: CpuTimeMethod::ProcessTime,
+            reserved_millicores: None,
+            reservation_origin: None,
+            part_of: None,
+        }
+    }
+}
+
 /// Where a model version's name comes from (resolution order of the identity rules).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VersionSource {

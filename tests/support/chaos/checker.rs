@@ -1,6 +1,6 @@
 //! Holds the aggregator to what the oracle knows, through its public interface only.
 
-use super::oracle::{Hours, Known, hours, touched};
+use super::oracle::{Hours, Known, Oracle, hours, touched};
 use super::plan::{Plan, ROWS, SOURCES, STEP};
 use anyhow::{Context, Result, bail, ensure};
 use joulebook_proto::admin::admin_service_client::AdminServiceClient;
@@ -8,6 +8,7 @@ use joulebook_proto::admin::{DumpRequest, DumpResponse, GetStatusRequest};
 use joulebook_proto::query::query_service_client::QueryServiceClient;
 use joulebook_proto::query::{EnergyBy, GetEnergyRequest, TimeWindow};
 use std::collections::{BTreeMap, BTreeSet};
+use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
 /// What an aggregator says of a node.
@@ -35,6 +36,23 @@ impl Checker {
         let channel = Channel::from_shared(endpoint.to_owned())?.connect().await?;
         let query = QueryServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
         Ok(Self { plan, admin: AdminServiceClient::new(channel), query })
+    }
+
+    /// What the oracle knows of every node beside how far the aggregator stored it, once every record was compared.
+    ///
+    /// # Errors
+    /// A promise that was broken before, or a record or sum that is not as it was made.
+    pub fn compare(
+        plan: Plan,
+        oracle: &Oracle,
+        endpoint: &str,
+        runtime: &Runtime,
+    ) -> Result<BTreeMap<u32, (Known, Mark)>> {
+        let all = oracle.all();
+        let broken: Vec<_> = all.values().flat_map(|known| known.broken.iter()).collect();
+        ensure!(broken.is_empty(), "{broken:?}");
+        let mut marks = runtime.block_on(async { Self::connect(plan, endpoint).await?.check(&all).await })?;
+        Ok(all.into_iter().map(|(node, known)| (node, (known, marks.remove(&node).unwrap_or_default()))).collect())
     }
 
     /// How far every node is stored; one that the aggregator never met has nothing.

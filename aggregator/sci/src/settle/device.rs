@@ -13,9 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
-use joulebook_units::{
-    Component, CpuTimeMethod, Microjoules, Milliwatts, Share, Subject, UnixNanos, Window, Workload, WorkloadKind,
-};
+use joulebook_units::{Component, Microjoules, Milliwatts, Share, Subject, UnixNanos, Window, Workload, WorkloadKind};
 
 /// Id of the workload that stands for processes on a device that could not be identified.
 const UNMAPPED: &str = "unmapped";
@@ -211,18 +209,7 @@ pub(super) fn strangers<'a>(
 }
 
 fn stranger(id: &str) -> Workload {
-    Workload {
-        id: id.to_string(),
-        kind: WorkloadKind::Remainder,
-        name: if id == UNMAPPED { UNMAPPED_NAME } else { id }.to_string(),
-        cgroup: None,
-        container_id: None,
-        pod_uid: None,
-        cpu_time_method: CpuTimeMethod::ProcessTime,
-        reserved_millicores: None,
-        reservation_origin: None,
-        part_of: None,
-    }
+    Workload::bare(id, WorkloadKind::Remainder, if id == UNMAPPED { UNMAPPED_NAME } else { id })
 }
 
 fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holder<'_>>, cell: &mut Cell) {
