@@ -268,69 +268,111 @@ impl Spool {
     /// # Errors
     /// Nothing is started: see [`SpoolError`].
     pub fn open(config: &SpoolConfig) -> Result<(SpoolHandle, Recovery), SpoolError> {
-        let (queue, recovery) = Queue::open(config)?;
-        let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
-        let (counters, counters_seen) = watch::channel(queue.counters());
-        let started = std::thread::Builder::new().name("spool".into());
-        started.spawn(move || serve(queue, waiting, &counters)).map_err(|source| SpoolError::Io {
+        let (owner, handle, recovery) = Owner::open(config)?;
+        let thread = std::thread::Builder::new().name("spool".into());
+        thread.spawn(move || owner.serve_on_thread()).map_err(|source| SpoolError::Io {
             what: "starting the thread of",
             path: config.dir.clone(),
             source,
         })?;
-        let (stream, session_epoch) = (recovery.stream, recovery.session_epoch);
-        Ok((SpoolHandle { requests, counters: counters_seen, stream, session_epoch }, recovery))
+        Ok((handle, recovery))
+    }
+
+    /// As [`Spool::open`], with a task of the current runtime in place of the thread: it holds the runtime up while it
+    /// writes. For simulations, in which everything must happen in the same order each time.
+    ///
+    /// # Errors
+    /// See [`Spool::open`].
+    pub fn open_on_runtime(config: &SpoolConfig) -> Result<(SpoolHandle, Recovery), SpoolError> {
+        let (owner, handle, recovery) = Owner::open(config)?;
+        tokio::spawn(owner.serve_on_runtime());
+        Ok((handle, recovery))
     }
 }
 
-/// Answers requests until the channel closes or the files can no longer be trusted.
-fn serve(mut queue: Queue, mut waiting: mpsc::Receiver<Request>, counters: &watch::Sender<Counters>) {
-    while let Some(request) = waiting.blocking_recv() {
+/// Owns the files, and answers requests until the channel closes or the files can no longer be trusted.
+struct Owner {
+    queue: Queue,
+    waiting: mpsc::Receiver<Request>,
+    counters: watch::Sender<Counters>,
+}
+
+impl Owner {
+    fn open(config: &SpoolConfig) -> Result<(Self, SpoolHandle, Recovery), SpoolError> {
+        let (queue, recovery) = Queue::open(config)?;
+        let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
+        let (counters, shown) = watch::channel(queue.counters());
+        let (stream, session_epoch) = (recovery.stream, recovery.session_epoch);
+        let handle = SpoolHandle { requests, counters: shown, stream, session_epoch };
+        Ok((Self { queue, waiting, counters }, handle, recovery))
+    }
+
+    fn serve_on_thread(mut self) {
+        while let Some(request) = self.waiting.blocking_recv() {
+            match self.handle(request) {
+                Some(owner) => self = owner,
+                None => return,
+            }
+        }
+        self.end();
+    }
+
+    async fn serve_on_runtime(mut self) {
+        while let Some(request) = self.waiting.recv().await {
+            match self.handle(request) {
+                Some(owner) => self = owner,
+                None => return,
+            }
+        }
+        self.end();
+    }
+
+    /// Carries a request out; none if the spool must stop.
+    fn handle(mut self, request: Request) -> Option<Self> {
         let alive = match request {
             Request::Append { batch, local, new_series, reply } => {
-                let result = queue.append(&batch, &local, &new_series);
-                answer(reply, result, &queue, counters)
+                let result = self.queue.append(&batch, &local, &new_series);
+                self.answer(reply, result)
             }
             Request::NextAfter { sequence, reply } => {
-                let result = queue.next_after(sequence);
-                answer(reply, result, &queue, counters)
+                let result = self.queue.next_after(sequence);
+                self.answer(reply, result)
             }
             Request::Acked { sequence, reply } => {
-                let result = queue.acked(sequence);
-                answer(reply, result, &queue, counters)
+                let result = self.queue.acked(sequence);
+                self.answer(reply, result)
             }
             Request::DefinitionsFrom { index, reply } => {
-                let result = Ok(queue.definitions_from(index));
-                answer(reply, result, &queue, counters)
+                let result = Ok(self.queue.definitions_from(index));
+                self.answer(reply, result)
             }
             Request::Close { reply } => {
-                let result = queue.save_cursor();
-                drop(queue);
+                let result = self.queue.save_cursor();
+                drop(self);
                 let _ = reply.send(result);
-                return;
+                return None;
             }
         };
-        if !alive {
-            return;
+        alive.then_some(self)
+    }
+
+    /// Shows the counters if they changed (who watches them would else wake for its own questions), then sends the
+    /// result; false if the spool must stop.
+    fn answer<T>(&self, reply: Reply<T>, result: Result<T, SpoolError>) -> bool {
+        let counters = self.queue.counters();
+        self.counters.send_if_modified(|shown| std::mem::replace(shown, counters) != counters);
+        let alive = !result.as_ref().is_err_and(SpoolError::is_fatal);
+        // An asker that went away does not need the answer; the work is done.
+        let _ = reply.send(result);
+        alive
+    }
+
+    /// Nobody asks any more.
+    fn end(mut self) {
+        if let Err(error) = self.queue.save_cursor() {
+            tracing::warn!(%error, "the spool's cursor was not saved: some records will be sent again");
         }
     }
-    if let Err(error) = queue.save_cursor() {
-        tracing::warn!(%error, "the spool's cursor was not saved: some records will be sent again");
-    }
-}
-
-/// Shows the counters if they changed (who watches them would else wake for its own questions), then sends the result;
-/// false if the spool must stop.
-fn answer<T>(
-    reply: Reply<T>,
-    result: Result<T, SpoolError>,
-    queue: &Queue,
-    counters: &watch::Sender<Counters>,
-) -> bool {
-    counters.send_if_modified(|shown| std::mem::replace(shown, queue.counters()) != queue.counters());
-    let alive = !result.as_ref().is_err_and(SpoolError::is_fatal);
-    // An asker that went away does not need the answer; the work is done.
-    let _ = reply.send(result);
-    alive
 }
 
 /// Access to an open spool.

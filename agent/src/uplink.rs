@@ -3,6 +3,7 @@
 //! The aggregator's mark decides where a session begins. Records go in order, at most 64 unacknowledged and only while
 //! credits last; a number that the spool does not have goes as a declared gap.
 
+mod network;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use crate::spool::{SpoolError, SpoolHandle};
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_proto::telemetry::NodeDirectory;
 use joulebook_units::{BootId, BootNanos, Inventory, RejectReason, UnixNanos};
+pub use network::{Connecting, Network, SystemNetwork};
 use session::{End, Session};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -100,6 +102,7 @@ pub struct Uplink {
     spool: SpoolHandle,
     inventory: watch::Receiver<Inventory>,
     clock: Arc<dyn Clock>,
+    network: Arc<dyn Network>,
     counters: watch::Sender<UplinkCounters>,
     directory: watch::Sender<Option<NodeDirectory>>,
 }
@@ -113,7 +116,13 @@ impl Uplink {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (counters, directory) = (watch::Sender::default(), watch::Sender::default());
-        Self { config, spool, inventory, clock, counters, directory }
+        Self { config, spool, inventory, clock, network: Arc::new(SystemNetwork), counters, directory }
+    }
+
+    /// The same over another network than the machine's.
+    #[must_use]
+    pub fn over(self, network: Arc<dyn Network>) -> Self {
+        Self { network, ..self }
     }
 
     /// The uplink's counters, whenever they change.
@@ -138,6 +147,7 @@ impl Uplink {
             self.spool.drained(DRAIN).await
         };
         tokio::select! {
+            biased;
             result = self.sessions(&endpoint, shutdown) => result,
             drained = stopped => {
                 if !drained {
@@ -167,7 +177,7 @@ impl Uplink {
                 End::InventoryChanged => continue,
                 End::RetryAfter(wait) => wait.min(LONGEST_WAIT),
                 end => {
-                    let wait = jittered(longest);
+                    let wait = self.jittered(longest);
                     let now = self.clock.boot();
                     if logged.is_none_or(|logged| now.since(logged) >= LOG_EVERY) {
                         logged = Some(now);
@@ -181,6 +191,7 @@ impl Uplink {
             };
             let stopping = *shutdown.borrow();
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(if stopping { wait.min(FIRST_WAIT) } else { wait }) => {}
                 // Ten seconds are left then: too short for a long wait.
                 _ = shutdown.wait_for(|stop| *stop), if !stopping => {}
@@ -201,7 +212,13 @@ impl Uplink {
                 endpoint.clone().tls_config(tls).map_err(End::Unreachable)?
             }
         };
-        endpoint.connect().await.map_err(End::Unreachable)
+        self.network.connect(endpoint).await.map_err(End::Unreachable)
+    }
+
+    /// A random wait up to `longest`: full jitter, so that a fleet does not come back all at once.
+    fn jittered(&self, longest: Duration) -> Duration {
+        // Without randomness the longest wait is the safe one.
+        self.network.random().map_or(longest, |random| longest.mul_f64(f64::from(random) / f64::from(u32::MAX)))
     }
 
     /// A server says little to a client whose certificate has ended: the agent says it itself.
@@ -223,12 +240,6 @@ impl Uplink {
             Err(end) => end,
         }
     }
-}
-
-/// A random wait up to `longest`: full jitter, so that a fleet does not come back all at once.
-fn jittered(longest: Duration) -> Duration {
-    // Without randomness the longest wait is the safe one.
-    getrandom::u32().map_or(longest, |random| longest.mul_f64(f64::from(random) / f64::from(u32::MAX)))
 }
 
 /// A time for people.

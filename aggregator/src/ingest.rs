@@ -100,16 +100,25 @@ impl Queue {
 pub struct Committer {
     intake: Intake,
     jobs: mpsc::Receiver<Job>,
+    /// Whether the runtime waits for the disk.
+    on_runtime: bool,
 }
 
 /// Makes the service and the task that commits for it. `shutdown` turning true ends the sessions.
 pub fn telemetry(intake: Intake, clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> (Telemetry, Committer) {
     let (sender, jobs) = mpsc::channel(QUEUE);
     let queue = Queue { jobs: sender, bytes: Arc::new(Semaphore::new(QUEUE_BYTES)) };
-    (Telemetry::new(queue, intake.cluster(), clock, shutdown), Committer { intake, jobs })
+    (Telemetry::new(queue, intake.cluster(), clock, shutdown), Committer { intake, jobs, on_runtime: false })
 }
 
 impl Committer {
+    /// The same without a thread of its own for the disk. For simulations, in which everything must happen in the same
+    /// order each time.
+    #[must_use]
+    pub fn on_runtime(self) -> Self {
+        Self { on_runtime: true, ..self }
+    }
+
     /// Commits until every session and the service are gone and the queue is empty. Fails at the first commit that
     /// fails; nothing of it was acknowledged.
     pub async fn run(mut self, clock: Arc<dyn Clock>) -> Result<(), StoreError> {
@@ -129,24 +138,29 @@ impl Committer {
 
     async fn commit(self, group: Vec<Job>, clock: &dyn Clock) -> Result<Self, StoreError> {
         let now = clock.unix();
-        let Self { mut intake, jobs } = self;
+        let Self { mut intake, jobs, on_runtime } = self;
         let (mut requests, mut waiting) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
         for job in group {
             requests.push(job.request);
             waiting.push((job.reply, job._bytes));
         }
-        // The disk may take long; the runtime's threads go on with other sessions.
-        let committed = tokio::task::spawn_blocking(move || {
+        let apply = move || {
             let replies = intake.apply(now, requests);
             (intake, replies)
-        });
-        let (intake, replies) = committed.await.map_err(|error| StoreError::Latched { reason: error.to_string() })?;
+        };
+        let (intake, replies) = if on_runtime {
+            apply()
+        } else {
+            // The disk may take long; the runtime's threads go on with other sessions.
+            let applied = tokio::task::spawn_blocking(apply).await;
+            applied.map_err(|error| StoreError::Latched { reason: error.to_string() })?
+        };
         for ((sender, _), reply) in waiting.into_iter().zip(replies?) {
             if let Some(sender) = sender {
                 // A session that went away asks for its marks again when it is back.
                 let _ = sender.send(reply);
             }
         }
-        Ok(Self { intake, jobs })
+        Ok(Self { intake, jobs, on_runtime })
     }
 }

@@ -173,6 +173,8 @@ impl<'a> Session<'a> {
                 return end;
             }
             let received = tokio::select! {
+                // In this order, so that a simulation repeats; credits end what goes out before it keeps the rest waiting.
+                biased;
                 permit = self.outbound.reserve(), if !self.pending.is_empty() => {
                     match (permit, self.pending.pop_front()) {
                         (Ok(permit), Some(message)) => permit.send(message),

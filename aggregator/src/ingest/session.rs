@@ -132,6 +132,8 @@ impl Session {
                 return Err(Status::unavailable("the aggregator stops; try again"));
             }
             tokio::select! {
+                // In this order, so that a simulation repeats: what is acknowledged makes room for what comes.
+                biased;
                 count = replies.recv_many(&mut batch, WINDOW as usize) => {
                     debug_assert!(count > 0, "this session holds a sender");
                     self.answer(&mut batch).await?;
@@ -179,6 +181,7 @@ impl Session {
     async fn wait(&mut self, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<Reply, Status> {
         // The committer drops what it cannot commit; this session holds a sender of its own, so ask the queue too.
         tokio::select! {
+            biased;
             reply = replies.recv() => {
                 self.waiting = self.waiting.saturating_sub(1);
                 reply.ok_or_else(|| gone(Gone))

@@ -2,8 +2,9 @@
 
 use super::plan::{Plan, RigClock};
 use anyhow::{Context, Result};
-use joulebook_agent::spool::{Baseline, Counters, LocalState, Spool, SpoolConfig, SpoolHandle};
-use joulebook_agent::uplink::{Security, Uplink, UplinkConfig, UplinkCounters};
+use joulebook_agent::clock::Clock;
+use joulebook_agent::spool::{Baseline, Counters, LocalState, Recovery, Spool, SpoolConfig, SpoolHandle};
+use joulebook_agent::uplink::{Network, Security, SystemNetwork, Uplink, UplinkConfig, UplinkCounters};
 use joulebook_units::BootNanos;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +48,18 @@ impl Drop for Agent {
 impl Agent {
     /// Opens the spool of a node and starts its uplink on the running tokio runtime.
     pub fn start(plan: Plan, node: u32, spool: &SpoolConfig, endpoint: &str) -> Result<Self> {
-        let (spool, recovery) = Spool::open(spool)?;
+        Self::with(plan, node, Spool::open(spool)?, endpoint, Arc::new(RigClock), Arc::new(SystemNetwork))
+    }
+
+    /// Starts the uplink of an opened spool on the running tokio runtime, by a clock and over a network.
+    pub fn with(
+        plan: Plan,
+        node: u32,
+        (spool, recovery): (SpoolHandle, Recovery),
+        endpoint: &str,
+        clock: Arc<dyn Clock>,
+        network: Arc<dyn Network>,
+    ) -> Result<Self> {
         let mut values = [0, 0];
         if let Some(last) = &recovery.last {
             for (value, baseline) in values.iter_mut().zip(&last.local.baselines) {
@@ -60,7 +72,7 @@ impl Agent {
             boot: plan.boot_id(node),
         };
         let (inventory, told) = watch::channel(Plan::inventory(node)?);
-        let uplink = Uplink::new(config, spool.clone(), told, Arc::new(RigClock));
+        let uplink = Uplink::new(config, spool.clone(), told, clock).over(network);
         let (stop, stopped) = watch::channel(false);
         let counters = uplink.counters();
         let uplink = tokio::spawn(async move {

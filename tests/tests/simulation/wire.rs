@@ -1,0 +1,112 @@
+//! Connections of the simulated network, as tonic takes them.
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use joulebook_agent::uplink::{Connecting, Network};
+use joulebook_aggregator::peer::Caller;
+use joulebook_tests::chaos::Random;
+use std::io;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::service::Routes;
+use tonic::transport::Endpoint;
+use tonic::transport::server::Connected;
+use tower::ServiceExt;
+use turmoil::net::{TcpListener, TcpStream};
+
+/// Name of the aggregator's host.
+pub const AGGREGATOR: &str = "aggregator";
+const PORT: u16 = 7443;
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way from agents to the aggregator, and their chance.
+#[derive(Debug)]
+pub struct SimulatedNetwork(Mutex<Random>);
+
+impl SimulatedNetwork {
+    /// A network whose chance begins with `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(Mutex::new(Random::new(seed)))
+    }
+}
+
+impl Network for SimulatedNetwork {
+    fn connect(&self, endpoint: Endpoint) -> Connecting<'_> {
+        // The address of an endpoint must be a loopback one where nothing is encrypted; there is but one aggregator.
+        let connector = tower::service_fn(|_| async {
+            let stream = TcpStream::connect((AGGREGATOR, PORT)).await?;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        });
+        Box::pin(async move { endpoint.connect_with_connector(connector).await })
+    }
+
+    fn random(&self) -> Option<u32> {
+        u32::try_from(self.0.lock().unwrap_or_else(PoisonError::into_inner).next() >> 32).ok()
+    }
+}
+
+/// Serves agents on the aggregator's port, for ever. Not with tonic's server: it chooses by chance which of two ready
+/// things comes first, and a seed would not repeat.
+pub async fn serve(routes: Routes) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(PATIENCE);
+    // All in this task: a crash drops them in this order, and what each then says takes its chance from the seed. Tasks
+    // are dropped in the order of numbers that all simulations of a process share.
+    let mut connections = FuturesUnordered::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            // A connection that ends badly is one of the faults.
+            Some(_) = connections.next() => continue,
+            accepted = listener.accept() => accepted?.0,
+        };
+        let service = routes.clone().map_request(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Caller(None));
+            request
+        });
+        connections.push(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    }
+}
+
+/// An accepted connection of this machine's own: nobody need say who is there.
+#[derive(Debug)]
+pub struct Accepted<S>(pub S);
+
+impl<S> Connected for Accepted<S> {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        Caller(None)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Accepted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Accepted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
