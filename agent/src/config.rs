@@ -82,8 +82,10 @@ pub struct SpoolSection {
     pub dir: PathBuf,
     /// Most bytes it may take; at least two segments (32 MiB).
     pub max_bytes: u64,
-    /// Free bytes it leaves on the file system.
-    pub min_free_bytes: u64,
+    /// Free bytes it leaves on the file system; 512 MiB or a twentieth of a smaller one if unset.
+    pub min_free_bytes: Option<u64>,
+    /// Most bytes of acknowledged records kept for an aggregator that lost them; a quarter of `max_bytes` if unset.
+    pub rewind_bytes: Option<u64>,
     /// Whether acknowledged records stay until the cap, for audits.
     pub keep_acked: bool,
 }
@@ -176,7 +178,8 @@ impl Default for SpoolSection {
         Self {
             dir: PathBuf::from("/var/lib/joulebook/spool"),
             max_bytes: 1 << 30,
-            min_free_bytes: 256 << 20,
+            min_free_bytes: None,
+            rewind_bytes: None,
             keep_acked: false,
         }
     }
@@ -292,6 +295,9 @@ impl Config {
         self.check_aggregator()?;
         if self.spool.max_bytes < SPOOL_LEAST_BYTES {
             return Err(ConfigError::value("spool.max_bytes", "at least two segments, 33554432 bytes"));
+        }
+        if self.spool.rewind_bytes.is_some_and(|rewind| rewind > self.spool.max_bytes) {
+            return Err(ConfigError::value("spool.rewind_bytes", "at most spool.max_bytes"));
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
             return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));

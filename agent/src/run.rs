@@ -10,7 +10,7 @@ use crate::sampler::{Flush, Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
 use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
 use joulebook_proto::credentials::CredentialError;
-use joulebook_units::{BootId, Inventory, Placement, SourceState, Subject};
+use joulebook_units::{BootId, Inventory, Placement, SourceState};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ const WAITING_BATCHES: usize = 16;
 /// Longest time for the last scrape.
 const LAST_SCRAPE: Duration = Duration::from_secs(6);
 const SEGMENT_BYTES: u64 = 16 << 20;
+/// How often a full disk is tried again when no batch comes.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why an agent did not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -86,8 +88,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
     let (spool, recovery) = Spool::open(&SpoolConfig {
         dir: config.spool.dir.clone(),
         max_bytes: config.spool.max_bytes,
-        min_free_bytes: config.spool.min_free_bytes,
+        min_free_bytes: config.spool.min_free_bytes.unwrap_or_else(|| SpoolConfig::default_min_free(&config.spool.dir)),
         segment_bytes: SEGMENT_BYTES,
+        rewind_bytes: config.spool.rewind_bytes.unwrap_or(config.spool.max_bytes / 4),
         keep_acked: config.spool.keep_acked,
     })?;
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
@@ -113,12 +116,13 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
     let uplink = Uplink::new(uplink, spool.clone(), told, clock);
     let (stop, stopped) = watch::channel(false);
     let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
+    let wishes = uplink.wishes_for_a_stream();
     let mut uplink = tokio::spawn(uplink.run(stopped));
     let mut writer = tokio::spawn(write(spool.clone(), to_write));
 
     let tick = config.sampling.tick;
     let sampled = tokio::select! {
-        () = sample(sampler, tick, scraper, flushes, shutdown) => Ok(()),
+        () = sample(sampler, tick, scraper, (flushes, wishes), shutdown) => Ok(()),
         ended = &mut uplink => Err(ended.map_err(RunError::Ended)?.err().map_or(RunError::Spool(SpoolError::Closed), RunError::Uplink)),
         ended = &mut writer => Err(ended.map_err(RunError::Ended)?.err().map_or(SpoolError::Closed, |error| error).into()),
     };
@@ -151,7 +155,7 @@ async fn sample(
     mut sampler: Sampler,
     tick: Duration,
     scraper: Scraper,
-    flushes: mpsc::Sender<Flush>,
+    (flushes, mut wishes): (mpsc::Sender<Flush>, watch::Receiver<u64>),
     shutdown: impl Future,
 ) {
     let mut ticks = interval(tick);
@@ -165,7 +169,13 @@ async fn sample(
             _ = &mut shutdown => break,
             _ = ticks.tick() => {}
         }
-        for flush in sampler.tick() {
+        // The uplink wishes for a new stream: what is old is delivered beside it. Its end is the agent's.
+        let wished = wishes.has_changed().unwrap_or(false);
+        let last_of_stream = wished.then(|| {
+            wishes.mark_unchanged();
+            sampler.begin_stream()
+        });
+        for flush in last_of_stream.flatten().into_iter().chain(sampler.tick()) {
             if flushes.send(flush).await.is_err() {
                 // The writer has ended with an error, which the caller reports.
                 std::future::pending::<()>().await;
@@ -185,21 +195,42 @@ async fn sample(
     }
 }
 
-/// Appends batches in order. A record that found no space is lost, and said so; its series are defined with the next.
+/// Appends batches in order. While the disk is full they wait in the spool's memory, and the disk is tried again.
 async fn write(spool: SpoolHandle, mut flushes: mpsc::Receiver<Flush>) -> Result<(), SpoolError> {
-    let mut owed: Vec<(u32, Subject)> = Vec::new();
-    while let Some(mut flush) = flushes.recv().await {
-        owed.append(&mut flush.new_series);
-        let samples = flush.batch.samples();
-        match spool.append(flush.batch, flush.local, owed.clone()).await {
-            Ok(_) => owed.clear(),
-            Err(error @ (SpoolError::NoSpace { .. } | SpoolError::Refused(_) | SpoolError::TooLarge)) => {
-                tracing::error!(samples, %error, "a batch is lost");
+    let mut waits = false;
+    loop {
+        let written = tokio::select! {
+            flush = flushes.recv() => match flush {
+                Some(Flush { batch, local, new_series, begins_stream: false }) => {
+                    spool.append(batch, local, new_series).await.map(drop)
+                }
+                Some(Flush { batch, local, new_series, begins_stream: true }) => {
+                    spool.begin_stream(batch, local, new_series).await.map(drop)
+                }
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep(TRY_AGAIN), if waits => spool.write_waiting().await,
+        };
+        waits = match written {
+            Ok(()) => {
+                if waits {
+                    tracing::warn!("the disk takes records again: those that waited in memory are written");
+                }
+                false
+            }
+            Err(error @ SpoolError::NoSpace { .. }) => {
+                if !waits {
+                    tracing::error!(%error, "the disk is full");
+                }
+                true
+            }
+            Err(error @ (SpoolError::Refused(_) | SpoolError::TooLarge)) => {
+                tracing::error!(%error, "a batch cannot be recorded and is declared lost");
+                waits
             }
             Err(error) => return Err(error),
-        }
+        };
     }
-    Ok(())
 }
 
 /// Looks for hardware and sources and says what it found; refuses if sensors exist and none may be read.

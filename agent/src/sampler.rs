@@ -36,6 +36,8 @@ const HELD_ROWS: u64 = 5;
 const HELD_PART: u64 = 100;
 /// Load in thousandths above which a CPU's counter has to move.
 const WORKING_PERMILLE: u64 = 50;
+/// What had no value for this long is forgotten: workloads come and go, and each record holds every baseline.
+const FORGET_NANOS: u64 = 600_000_000_000;
 /// Marks a baseline of an earlier boot: its value counts on, its raw value means nothing.
 const STALE: u64 = u64::MAX;
 
@@ -46,8 +48,10 @@ pub struct Flush {
     pub batch: Batch,
     /// What a later run of the agent needs to go on.
     pub local: LocalState,
-    /// Series that this batch is the first to use.
+    /// Series that this batch is the first to use, or the first after a long pause.
     pub new_series: Vec<(u32, Subject)>,
+    /// Whether it begins a new stream.
+    pub begins_stream: bool,
 }
 
 /// What the sampler is made of.
@@ -94,6 +98,8 @@ pub struct Sampler {
     busy_permille: Option<u64>,
     refusals: Refusals,
     turns: BTreeMap<(String, &'static str), u64>,
+    /// Whether the next batch begins a new stream.
+    begins_stream: bool,
     rows: u64,
     /// Samples of workloads: fewer than rows where they are read less often.
     samples: u64,
@@ -149,6 +155,7 @@ impl Sampler {
             busy_permille: None,
             refusals: Refusals::default(),
             turns: BTreeMap::new(),
+            begins_stream: false,
             rows: 0,
             samples: 0,
             last_row: None,
@@ -232,10 +239,49 @@ impl Sampler {
         Some(self.flush(page, now, wall))
     }
 
-    fn flush(&self, page: Page, at: BootNanos, wall: UnixNanos) -> Flush {
-        let baselines = self.baselines.values().copied().collect();
+    /// Puts the rows from now on into a new stream: cumulative values begin at 0, and their origin is the last row of the
+    /// stream before. Gives the batch that belongs to that one.
+    pub fn begin_stream(&mut self) -> Option<Flush> {
+        let flush = self.close();
+        self.book.begin_stream();
+        self.begins_stream = true;
+        flush
+    }
+
+    fn flush(&mut self, mut page: Page, at: BootNanos, wall: UnixNanos) -> Flush {
+        self.forget_ended(at);
+        // A later run of the agent finds its baselines by number: each is defined in the stream that it stands in.
+        page.new_series.extend(self.book.define(self.baselines.keys().copied()));
+        let in_stream = |baseline: &Baseline| {
+            let value = self.book.in_stream(baseline.series, baseline.value);
+            Baseline { value, ..*baseline }
+        };
+        let baselines = self.baselines.values().map(in_stream).collect();
         let local = LocalState { boot: self.parts.boot, at, wall, baselines };
-        Flush { batch: page.batch, local, new_series: page.new_series }
+        let begins_stream = std::mem::take(&mut self.begins_stream);
+        Flush { batch: page.batch, local, new_series: page.new_series, begins_stream }
+    }
+
+    /// Forgets workloads that ended. No batch is open when this is called.
+    fn forget_ended(&mut self, now: BootNanos) {
+        let may_end = |subject: &Subject| {
+            matches!(
+                subject,
+                Subject::CpuTime(_)
+                    | Subject::Memory { .. }
+                    | Subject::DeviceTime { workload: Some(_), .. }
+                    | Subject::DeviceMemory { .. }
+            )
+        };
+        for series in self.book.unused(now, FORGET_NANOS, may_end) {
+            self.book.forget(series);
+            self.baselines.remove(&series);
+            self.bases.remove(&series);
+            self.recovered.remove(&series);
+            self.held.remove(&series);
+            self.devices.forget(series);
+            self.cpu_points.retain(|_, (other, _)| *other != series);
+        }
     }
 
     fn energy(&mut self, reading: &Reading, wall: UnixNanos) {

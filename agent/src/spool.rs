@@ -1,27 +1,34 @@
 //! The bounded queue on disk between the sampler and the uplink.
 //!
 //! A record is durable here before it is first sent, and stays until it is acknowledged. One thread owns the files
-//! ([`queue`]); everyone else holds a [`SpoolHandle`]. At the size cap the oldest segment is dropped, counted, and
-//! declared to the aggregator as a gap: nothing disappears silently.
+//! ([`worker`]); everyone else holds a [`SpoolHandle`]. There is a [`queue`] for each stream: after an outage live data
+//! goes to a new one ([`lanes`]). At the size cap the oldest segment is dropped, counted, and declared to the aggregator
+//! as a gap, and while the disk is full batches wait in memory: nothing disappears silently.
 
 mod cursor;
+mod entry;
+mod error;
+mod folder;
+mod lanes;
+mod loss;
 mod queue;
 pub mod record;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use bytes::Bytes;
-use joulebook_proto::convert::ConvertError;
 use joulebook_units::{Batch, BootId, BootNanos, StreamGap, StreamId, Subject, UnixNanos};
-use queue::Queue;
+use lanes::Lanes;
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use worker::{Reply, Request, Worker};
 
-pub use queue::read_all;
+pub use error::SpoolError;
+pub use lanes::{MAX_LANES, read_all};
 
 /// Requests that may wait for the spool's thread.
 const WAITING_REQUESTS: usize = 64;
@@ -31,20 +38,38 @@ const WAITING_REQUESTS: usize = 64;
 pub struct SpoolConfig {
     /// The folder; made (mode 0700) if its parent exists.
     pub dir: PathBuf,
-    /// Most bytes of all segments, at least twice `segment_bytes`.
+    /// Most bytes of all segments and of the files of losses, at least twice `segment_bytes`.
     pub max_bytes: u64,
-    /// Bytes of the file system to leave free: below, the spool shrinks to its newest segments.
+    /// Bytes of the file system to leave free: below, the spool does not grow, it drops a segment for each new one.
     pub min_free_bytes: u64,
     /// Size at which a new segment is begun, at least 4 KiB.
     pub segment_bytes: u64,
+    /// Most bytes of acknowledged segments that are kept, for an aggregator that lost what it had acknowledged.
+    pub rewind_bytes: u64,
     /// Keep acknowledged segments up to `max_bytes`, for audits.
     pub keep_acked: bool,
 }
 
 impl SpoolConfig {
-    /// The defaults for a folder: 1 GiB in segments of 16 MiB, 512 MiB left free.
+    /// The defaults for a folder: 1 GiB in segments of 16 MiB, of which a quarter may be acknowledged, 512 MiB left free.
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, max_bytes: 1 << 30, min_free_bytes: 512 << 20, segment_bytes: 16 << 20, keep_acked: false }
+        let (max_bytes, segment_bytes) = (1 << 30, 16 << 20);
+        Self {
+            dir,
+            max_bytes,
+            min_free_bytes: 512 << 20,
+            segment_bytes,
+            rewind_bytes: max_bytes / 4,
+            keep_acked: false,
+        }
+    }
+
+    /// The bytes to leave free where nothing else is wanted: 512 MiB, or a twentieth of a smaller file system.
+    pub fn default_min_free(dir: &Path) -> u64 {
+        // A folder that is not there yet comes to be on the file system of its parent; what cannot be looked at now is
+        // refused when it is opened.
+        let looked = folder::min_free(dir).or_else(|error| dir.parent().map_or(Err(error), folder::min_free));
+        looked.unwrap_or(512 << 20)
     }
 }
 
@@ -126,8 +151,8 @@ pub enum Item {
         hash: [u8; 16],
         /// Number of values in it.
         samples: u32,
-        /// How many definitions (of [`SpoolHandle::definitions_from`]) it may need.
-        dictionary_upto: usize,
+        /// It may need every definition of [`SpoolHandle::definitions_from`] below this ordinal.
+        dictionary_upto: u64,
     },
     /// The next numbers are lost.
     Gap(StreamGap),
@@ -135,18 +160,37 @@ pub enum Item {
     None,
 }
 
-/// The spool's state and counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Highest number assigned.
+/// A stream that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamState {
+    /// Its identity.
+    pub stream: StreamId,
+    /// Highest number assigned in it; that of an older stream does not change any more.
     pub highest: u64,
     /// Highest number acknowledged.
     pub acked: u64,
+}
+
+/// The spool's state and counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// The live stream.
+    pub stream: StreamId,
+    /// Highest number assigned in it.
+    pub highest: u64,
+    /// Highest number acknowledged in it.
+    pub acked: u64,
+    /// Records of all streams that are not acknowledged.
+    pub waiting: u64,
+    /// Batches that wait in memory because the disk takes nothing.
+    pub in_memory: u64,
+    /// Streams held.
+    pub streams: u64,
     /// Records appended since the start of this agent.
     pub appended: u64,
-    /// Records lost since the stream began.
+    /// Records lost since the spool was initialised.
     pub lost_records: u64,
-    /// Values lost since the stream began, as far as they are known.
+    /// Values lost since the spool was initialised, as far as they are known.
     pub lost_samples: u64,
     /// Damaged places found at start or when reading.
     pub damaged: u64,
@@ -154,107 +198,10 @@ pub struct Counters {
     pub foreign: u64,
     /// Segments of a later format among them.
     pub newer: u64,
-    /// Bytes of all segments.
+    /// Bytes of all segments and of the files of losses.
     pub bytes: u64,
     /// Number of segments.
     pub segments: u64,
-}
-
-/// Why the spool cannot do what it is asked.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// Another agent uses the folder.
-    #[error("another agent uses the spool {}: stop it, or give this one a folder of its own", dir.display())]
-    Locked {
-        /// The folder.
-        dir: PathBuf,
-    },
-    /// The folder may not be used.
-    #[error("the spool needs {} to be writable and owned by this user: {why}", path.display())]
-    Permission {
-        /// The folder or file.
-        path: PathBuf,
-        /// What was tried.
-        why: String,
-    },
-    /// The folder cannot be as configured.
-    #[error("spool {}: {why}", path.display())]
-    Configuration {
-        /// The folder.
-        path: PathBuf,
-        /// What to change.
-        why: &'static str,
-    },
-    /// A file operation failed.
-    #[error("{what} {} failed", path.display())]
-    Io {
-        /// The operation.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file is not what it was.
-    #[error("spool file {} cannot be used: {why}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: &'static str,
-    },
-    /// The file system takes no more and nothing older is left to drop. The record was not taken.
-    #[error("no space for {}: free some, or lower spool.max_bytes", path.display())]
-    NoSpace {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A batch that breaks a rule of the contract. It was not taken.
-    #[error("the batch cannot be recorded")]
-    Refused(#[from] ConvertError),
-    /// A record over 1 MiB. It was not taken.
-    #[error("the record is larger than 1 MiB")]
-    TooLarge,
-    /// The spool stopped after an earlier error, or was closed.
-    #[error("the spool is closed")]
-    Closed,
-}
-
-impl SpoolError {
-    /// The exit code of an agent that cannot go on because of this.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Locked { .. } | Self::NoSpace { .. } => 75,
-            Self::Permission { .. } => 77,
-            Self::Configuration { .. } => 78,
-            Self::Io { .. } | Self::Damaged { .. } | Self::Refused(_) | Self::TooLarge | Self::Closed => 74,
-        }
-    }
-
-    /// Whether the spool can take nothing more after this.
-    fn is_fatal(&self) -> bool {
-        !matches!(self, Self::NoSpace { .. } | Self::Refused(_) | Self::TooLarge)
-    }
-}
-
-fn io_error(what: &'static str, path: &Path) -> impl Fn(std::io::Error) -> SpoolError {
-    move |source| match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            SpoolError::Permission { path: path.into(), why: format!("{what} it failed: {source}") }
-        }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => SpoolError::NoSpace { path: path.into() },
-        _ => SpoolError::Io { what, path: path.into(), source },
-    }
-}
-
-type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
-
-enum Request {
-    Append { batch: Box<Batch>, local: LocalState, new_series: Vec<(u32, Subject)>, reply: Reply<u64> },
-    NextAfter { sequence: u64, reply: Reply<Item> },
-    Acked { sequence: u64, reply: Reply<()> },
-    DefinitionsFrom { index: usize, reply: Reply<Vec<(u32, Subject)>> },
-    Close { reply: Reply<()> },
 }
 
 /// Opens spools.
@@ -268,9 +215,9 @@ impl Spool {
     /// # Errors
     /// Nothing is started: see [`SpoolError`].
     pub fn open(config: &SpoolConfig) -> Result<(SpoolHandle, Recovery), SpoolError> {
-        let (owner, handle, recovery) = Owner::open(config)?;
+        let (worker, handle, recovery) = Self::prepare(config)?;
         let thread = std::thread::Builder::new().name("spool".into());
-        thread.spawn(move || owner.serve_on_thread()).map_err(|source| SpoolError::Io {
+        thread.spawn(move || worker.serve_on_thread()).map_err(|source| SpoolError::Io {
             what: "starting the thread of",
             path: config.dir.clone(),
             source,
@@ -284,94 +231,17 @@ impl Spool {
     /// # Errors
     /// See [`Spool::open`].
     pub fn open_on_runtime(config: &SpoolConfig) -> Result<(SpoolHandle, Recovery), SpoolError> {
-        let (owner, handle, recovery) = Owner::open(config)?;
-        tokio::spawn(owner.serve_on_runtime());
+        let (worker, handle, recovery) = Self::prepare(config)?;
+        tokio::spawn(worker.serve_on_runtime());
         Ok((handle, recovery))
     }
-}
 
-/// Owns the files, and answers requests until the channel closes or the files can no longer be trusted.
-struct Owner {
-    queue: Queue,
-    waiting: mpsc::Receiver<Request>,
-    counters: watch::Sender<Counters>,
-}
-
-impl Owner {
-    fn open(config: &SpoolConfig) -> Result<(Self, SpoolHandle, Recovery), SpoolError> {
-        let (queue, recovery) = Queue::open(config)?;
+    fn prepare(config: &SpoolConfig) -> Result<(Worker, SpoolHandle, Recovery), SpoolError> {
+        let (lanes, recovery) = Lanes::open(config)?;
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
-        let (counters, shown) = watch::channel(queue.counters());
-        let (stream, session_epoch) = (recovery.stream, recovery.session_epoch);
-        let handle = SpoolHandle { requests, counters: shown, stream, session_epoch };
-        Ok((Self { queue, waiting, counters }, handle, recovery))
-    }
-
-    fn serve_on_thread(mut self) {
-        while let Some(request) = self.waiting.blocking_recv() {
-            match self.handle(request) {
-                Some(owner) => self = owner,
-                None => return,
-            }
-        }
-        self.end();
-    }
-
-    async fn serve_on_runtime(mut self) {
-        while let Some(request) = self.waiting.recv().await {
-            match self.handle(request) {
-                Some(owner) => self = owner,
-                None => return,
-            }
-        }
-        self.end();
-    }
-
-    /// Carries a request out; none if the spool must stop.
-    fn handle(mut self, request: Request) -> Option<Self> {
-        let alive = match request {
-            Request::Append { batch, local, new_series, reply } => {
-                let result = self.queue.append(&batch, &local, &new_series);
-                self.answer(reply, result)
-            }
-            Request::NextAfter { sequence, reply } => {
-                let result = self.queue.next_after(sequence);
-                self.answer(reply, result)
-            }
-            Request::Acked { sequence, reply } => {
-                let result = self.queue.acked(sequence);
-                self.answer(reply, result)
-            }
-            Request::DefinitionsFrom { index, reply } => {
-                let result = Ok(self.queue.definitions_from(index));
-                self.answer(reply, result)
-            }
-            Request::Close { reply } => {
-                let result = self.queue.save_cursor();
-                drop(self);
-                let _ = reply.send(result);
-                return None;
-            }
-        };
-        alive.then_some(self)
-    }
-
-    /// Shows the counters if they changed (who watches them would else wake for its own questions), then sends the
-    /// result; false if the spool must stop.
-    fn answer<T>(&self, reply: Reply<T>, result: Result<T, SpoolError>) -> bool {
-        let counters = self.queue.counters();
-        self.counters.send_if_modified(|shown| std::mem::replace(shown, counters) != counters);
-        let alive = !result.as_ref().is_err_and(SpoolError::is_fatal);
-        // An asker that went away does not need the answer; the work is done.
-        let _ = reply.send(result);
-        alive
-    }
-
-    /// Nobody asks any more.
-    fn end(mut self) {
-        if let Err(error) = self.queue.save_cursor() {
-            tracing::warn!(%error, "the spool's cursor was not saved: some records will be sent again");
-        }
+        let (counters, shown) = watch::channel(lanes.counters());
+        let handle = SpoolHandle { requests, counters: shown, session_epoch: recovery.session_epoch };
+        Ok((Worker { lanes, waiting, counters }, handle, recovery))
     }
 }
 
@@ -380,14 +250,7 @@ impl Owner {
 pub struct SpoolHandle {
     requests: mpsc::Sender<Request>,
     counters: watch::Receiver<Counters>,
-    stream: StreamId,
     session_epoch: u64,
-}
-
-impl std::fmt::Debug for Request {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Request")
-    }
 }
 
 impl SpoolHandle {
@@ -397,9 +260,9 @@ impl SpoolHandle {
         answer.await.map_err(|_| SpoolError::Closed)?
     }
 
-    /// The stream of this spool.
+    /// The live stream.
     pub fn stream(&self) -> StreamId {
-        self.stream
+        self.counters.borrow().stream
     }
 
     /// Number of this start of the agent on this spool, from 1.
@@ -407,40 +270,65 @@ impl SpoolHandle {
         self.session_epoch
     }
 
-    /// Appends a batch with its local part and the definitions that it is the first to use. Returns its number; it is
-    /// durable then.
+    /// Appends a batch with its local part and the definitions that it is the first to use. Returns its number in the live
+    /// stream; it is durable then.
     ///
     /// # Errors
-    /// After `NoSpace`, `Refused` and `TooLarge` the record was not taken and the spool goes on; after any other error
-    /// the spool is closed.
+    /// `NoSpace`: it waits in memory, 8 MiB at most, and is written by the next append, or [`Self::write_waiting`], that
+    /// finds space; then the oldest that waits is declared lost. `Refused`, `TooLarge`: it cannot be recorded and is
+    /// declared lost. After any other error the spool is closed.
     pub async fn append(
         &self,
         batch: Batch,
         local: LocalState,
         new_series: Vec<(u32, Subject)>,
     ) -> Result<u64, SpoolError> {
-        self.ask(|reply| Request::Append { batch: Box::new(batch), local, new_series, reply }).await
+        let (batch, begins_stream) = (Box::new(batch), false);
+        self.ask(|reply| Request::Append { batch, local, new_series, begins_stream, reply }).await
     }
 
-    /// What comes after `sequence`: a record, a declared loss, or nothing yet.
-    pub async fn next_after(&self, sequence: u64) -> Result<Item, SpoolError> {
-        self.ask(|reply| Request::NextAfter { sequence, reply }).await
+    /// Appends the first batch of a new stream, which is the live one from then on; see [`Self::append`]. Its cumulative
+    /// values begin at 0, with the last row of the stream before it as their origin.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn begin_stream(
+        &self,
+        batch: Batch,
+        local: LocalState,
+        new_series: Vec<(u32, Subject)>,
+    ) -> Result<u64, SpoolError> {
+        let (batch, begins_stream) = (Box::new(batch), true);
+        self.ask(|reply| Request::Append { batch, local, new_series, begins_stream, reply }).await
     }
 
-    /// Every record up to `sequence` is stored at the aggregator and may go. A number above the highest assigned one
-    /// raises that: the aggregator knows of records that this spool lost.
-    pub async fn acked(&self, sequence: u64) -> Result<(), SpoolError> {
-        self.ask(|reply| Request::Acked { sequence, reply }).await
+    /// Writes what waits in memory, if the disk takes it.
+    ///
+    /// # Errors
+    /// `NoSpace` if some waits on.
+    pub async fn write_waiting(&self) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::WriteWaiting { reply }).await.map(drop)
     }
 
-    /// All definitions, to send after Hello.
-    pub async fn dictionary(&self) -> Result<Vec<(u32, Subject)>, SpoolError> {
-        self.definitions_from(0).await
+    /// The streams that a session is to open, oldest first, the live one last: at most [`MAX_LANES`].
+    pub async fn streams(&self) -> Result<Vec<StreamState>, SpoolError> {
+        self.ask(|reply| Request::Streams { reply }).await
     }
 
-    /// The definitions from the `index`th on, in the order in which they became known.
-    pub async fn definitions_from(&self, index: usize) -> Result<Vec<(u32, Subject)>, SpoolError> {
-        self.ask(|reply| Request::DefinitionsFrom { index, reply }).await
+    /// What comes after `sequence` in a stream: a record, a declared loss, or nothing yet.
+    pub async fn next_after(&self, stream: StreamId, sequence: u64) -> Result<Item, SpoolError> {
+        self.ask(|reply| Request::NextAfter { stream, sequence, reply }).await
+    }
+
+    /// Every record of a stream up to `sequence` is stored at the aggregator and may go. A number above the highest
+    /// assigned one raises that: the aggregator knows of records that this spool lost.
+    pub async fn acked(&self, stream: StreamId, sequence: u64) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Acked { stream, sequence, reply }).await
+    }
+
+    /// The definitions of a stream from an ordinal on, in the order in which they became known.
+    pub async fn definitions_from(&self, stream: StreamId, ordinal: u64) -> Result<Vec<(u32, Subject)>, SpoolError> {
+        self.ask(|reply| Request::DefinitionsFrom { stream, ordinal, reply }).await
     }
 
     /// State and counters, now.
@@ -456,7 +344,7 @@ impl SpoolHandle {
     /// Waits until every record is acknowledged; false if that has not come within `timeout`.
     pub async fn drained(&self, timeout: Duration) -> bool {
         let mut counters = self.counters.clone();
-        let all = counters.wait_for(|counters| counters.acked >= counters.highest);
+        let all = counters.wait_for(|counters| counters.waiting == 0 && counters.in_memory == 0);
         matches!(tokio::time::timeout(timeout, all).await, Ok(Ok(_)))
     }
 

@@ -1,20 +1,22 @@
 //! Spool → aggregator: one session after another, for ever. Acknowledgements move the spool's cursor.
 //!
-//! The aggregator's mark decides where a session begins. Records go in order, at most 64 unacknowledged and only while
-//! credits last; a number that the spool does not have goes as a declared gap.
+//! The aggregator's marks decide where a session begins. Records go in order, at most 64 unacknowledged and only while
+//! credits last; a number that the spool does not have goes as a declared gap. After an outage the uplink asks for a new
+//! stream, so that live data need not wait for what is old.
 
+mod lane;
 mod network;
 mod session;
 #[cfg(test)]
 mod tests;
 
 use crate::clock::Clock;
-use crate::spool::{SpoolError, SpoolHandle};
+use crate::spool::{MAX_LANES, SpoolError, SpoolHandle, StreamState};
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_proto::telemetry::NodeDirectory;
 use joulebook_units::{BootId, BootNanos, Inventory, RejectReason, UnixNanos};
 pub use network::{Connecting, Network, SystemNetwork};
-use session::{End, Session};
+use session::{End, Session, WINDOW};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait before connecting again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// After a longer time without a session live data gets a stream of its own, if more waits than one window.
+const OUTAGE: Duration = Duration::from_secs(60);
 /// How long the uplink goes on sending after it was told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,6 +109,8 @@ pub struct Uplink {
     network: Arc<dyn Network>,
     counters: watch::Sender<UplinkCounters>,
     directory: watch::Sender<Option<NodeDirectory>>,
+    /// Counts the wishes for a new stream.
+    wishes: watch::Sender<u64>,
 }
 
 impl Uplink {
@@ -115,14 +121,30 @@ impl Uplink {
         inventory: watch::Receiver<Inventory>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (counters, directory) = (watch::Sender::default(), watch::Sender::default());
-        Self { config, spool, inventory, clock, network: Arc::new(SystemNetwork), counters, directory }
+        let (counters, directory, wishes) =
+            (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
+        let network = Arc::new(SystemNetwork);
+        Self { config, spool, inventory, clock, network, counters, directory, wishes }
     }
 
     /// The same over another network than the machine's.
     #[must_use]
     pub fn over(self, network: Arc<dyn Network>) -> Self {
         Self { network, ..self }
+    }
+
+    /// Changes whenever live data should go to a new stream from now on. Who makes the batches may heed it.
+    pub fn wishes_for_a_stream(&self) -> watch::Receiver<u64> {
+        self.wishes.subscribe()
+    }
+
+    /// Asks for a new stream if the live one is far `behind` because there was no session for long.
+    fn ask_for_a_stream(&self, behind: u64, streams: &[StreamState], away: Option<Duration>) {
+        let long = away.is_none_or(|away| away > OUTAGE);
+        let waiting = streams.iter().filter(|state| state.acked < state.highest).count();
+        if long && behind > WINDOW as u64 && waiting < MAX_LANES {
+            self.wishes.send_modify(|wishes| *wishes += 1);
+        }
     }
 
     /// The uplink's counters, whenever they change.
@@ -162,20 +184,23 @@ impl Uplink {
     async fn sessions(&self, endpoint: &Endpoint, mut shutdown: watch::Receiver<bool>) -> Result<(), UplinkError> {
         let mut longest = FIRST_WAIT;
         let mut logged: Option<BootNanos> = None;
+        let mut ended: Option<BootNanos> = None;
         loop {
             let answered = self.counters.borrow().sessions;
             let end = match self.connect(endpoint).await {
-                Ok(channel) => self.session(channel).await,
+                Ok(channel) => self.session(channel, ended).await,
                 Err(end) => end,
             };
             self.counters.send_if_modified(|counters| std::mem::take(&mut counters.connected));
             if self.counters.borrow().sessions > answered {
                 longest = FIRST_WAIT;
+                ended = Some(self.clock.boot());
             }
             let wait = match end {
                 End::Spool(error) => return Err(error.into()),
-                End::InventoryChanged => continue,
-                End::RetryAfter(wait) => wait.min(LONGEST_WAIT),
+                End::HelloChanged => continue,
+                // Jittered as well: all that are told so at once must not come back at once, and never at once again.
+                End::RetryAfter(wait) => wait.clamp(FIRST_WAIT, LONGEST_WAIT) + self.jittered(FIRST_WAIT),
                 end => {
                     let wait = self.jittered(longest);
                     let now = self.clock.boot();
@@ -232,10 +257,16 @@ impl Uplink {
         }
     }
 
-    async fn session(&self, channel: Channel) -> End {
+    async fn session(&self, channel: Channel, ended: Option<BootNanos>) -> End {
         let mut inventory = self.inventory.clone();
-        let hello = session::hello(&inventory.borrow_and_update(), &self.spool, &self.config, self.clock.as_ref());
-        match Session::open(channel, hello, self).await {
+        let streams = match self.spool.streams().await {
+            Ok(streams) => streams,
+            Err(error) => return error.into(),
+        };
+        let epoch = self.spool.session_epoch();
+        let hello = session::hello(&inventory.borrow_and_update(), &streams, epoch, &self.config, self.clock.as_ref());
+        let away = ended.map(|ended| self.clock.boot().since(ended));
+        match Session::open(channel, hello, &streams, away, self).await {
             Ok(session) => session.run(inventory).await,
             Err(end) => end,
         }

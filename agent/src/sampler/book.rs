@@ -1,10 +1,15 @@
 //! The open batch: values by series, linked to the ones before, until enough rows are together.
 //!
 //! Pure. A series' run goes on from batch to batch by its last point; a hole starts a new run, which says from where
-//! it is known, if it is.
+//! it is known, if it is. A new stream goes on with the same runs, but its cumulative values begin at 0: what a series had
+//! reached is taken off when a batch is closed, and nowhere else.
 
 use joulebook_units::{Batch, BootId, BootNanos, Column, EnergyGap, Point, Subject, UnixNanos};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A series that was not used in so many batches is defined again: the spool may have forgotten what it means.
+const DEFINED_BATCHES: u64 = 128;
 
 /// Values kept free in a batch beyond those of its last row, for series that begin.
 const SPARE_SAMPLES: usize = 256;
@@ -23,9 +28,14 @@ pub struct Page {
 pub struct Book {
     boot: BootId,
     batch_rows: usize,
-    ids: BTreeMap<Subject, u32>,
+    ids: BTreeMap<Arc<Subject>, u32>,
+    subjects: HashMap<u32, Arc<Subject>>,
     next: u32,
-    new_series: Vec<(u32, Subject)>,
+    /// Batches closed, and the one in which each series was last used in this stream.
+    batches: u64,
+    used: HashMap<u32, u64>,
+    /// What cumulative series had reached when the stream began.
+    origins: HashMap<u32, u64>,
     last: HashMap<u32, Point>,
     wall: UnixNanos,
     rows: Vec<BootNanos>,
@@ -42,9 +52,12 @@ impl Book {
         Self {
             boot,
             batch_rows: batch_rows.clamp(1, Batch::MAX_ROWS),
-            ids: dictionary.iter().map(|(id, subject)| (subject.clone(), *id)).collect(),
+            ids: dictionary.iter().map(|(id, subject)| (Arc::new(subject.clone()), *id)).collect(),
+            subjects: dictionary.iter().map(|(id, subject)| (*id, Arc::new(subject.clone()))).collect(),
             next: dictionary.keys().next_back().map_or(1, |last| last.saturating_add(1)),
-            new_series: Vec::new(),
+            batches: 0,
+            used: dictionary.keys().map(|id| (*id, 0)).collect(),
+            origins: HashMap::new(),
             last: HashMap::new(),
             wall: UnixNanos(0),
             rows: Vec::new(),
@@ -63,9 +76,53 @@ impl Book {
         }
         let id = self.next;
         self.next = self.next.saturating_add(1);
-        self.ids.insert(subject.clone(), id);
-        self.new_series.push((id, subject.clone()));
+        let subject = Arc::new(subject.clone());
+        self.subjects.insert(id, Arc::clone(&subject));
+        self.ids.insert(subject, id);
         id
+    }
+
+    /// Begins a new stream; the open batch must be closed. Values of cumulative series count from here on.
+    pub fn begin_stream(&mut self) {
+        self.used.clear();
+        let cumulative = |series: &u32| self.subjects.get(series).is_some_and(|subject| subject.is_cumulative());
+        let reached = self.last.iter().filter(|(series, _)| cumulative(series));
+        self.origins = reached.map(|(series, point)| (*series, point.value)).collect();
+    }
+
+    /// A cumulative value as the stream has it.
+    pub fn in_stream(&self, series: u32, value: u64) -> u64 {
+        value.saturating_sub(self.origins.get(&series).copied().unwrap_or(0))
+    }
+
+    /// The definitions of those series that the stream does not have, or may have forgotten. They count as used now.
+    pub fn define(&mut self, series: impl IntoIterator<Item = u32>) -> Vec<(u32, Subject)> {
+        let (now, mut new) = (self.batches, Vec::new());
+        for id in series {
+            let before = self.used.insert(id, now);
+            if before.is_none_or(|before| now - before > DEFINED_BATCHES) {
+                new.extend(self.subjects.get(&id).map(|subject| (id, Subject::clone(subject))));
+            }
+        }
+        new
+    }
+
+    /// Series of subjects that may end, which had no value for more than `nanos` before `now`.
+    pub fn unused(&self, now: BootNanos, nanos: u64, may_end: impl Fn(&Subject) -> bool) -> Vec<u32> {
+        let last = |id: &u32| self.last.get(id).map_or(0, |point| point.at.0);
+        let old =
+            self.subjects.iter().filter(|(id, subject)| now.0.saturating_sub(last(id)) > nanos && may_end(subject));
+        old.map(|(id, _)| *id).collect()
+    }
+
+    /// Forgets a series, which the open batch must not use. The same subject gets a new number if it comes back.
+    pub fn forget(&mut self, series: u32) {
+        if let Some(subject) = self.subjects.remove(&series) {
+            self.ids.remove(&subject);
+        }
+        self.used.remove(&series);
+        self.last.remove(&series);
+        self.origins.remove(&series);
     }
 
     /// The last point of a series in this boot.
@@ -156,14 +213,19 @@ impl Book {
             return None;
         }
         self.samples = 0;
-        let batch = Batch {
-            boot: self.boot,
-            wall: self.wall,
-            rows: std::mem::take(&mut self.rows),
-            columns: std::mem::take(&mut self.columns).into_values().flatten().collect(),
-            gaps: std::mem::take(&mut self.gaps),
-        };
-        Some(Page { batch, new_series: std::mem::take(&mut self.new_series) })
+        self.batches += 1;
+        let mut columns: Vec<_> = std::mem::take(&mut self.columns).into_values().flatten().collect();
+        let gaps = std::mem::take(&mut self.gaps);
+        let new_series =
+            self.define(columns.iter().map(|column| column.series).chain(gaps.iter().map(|gap| gap.series)));
+        for column in &mut columns {
+            if let Some(origin) = self.origins.get(&column.series) {
+                let points = column.previous.iter_mut().chain(&mut column.points);
+                points.for_each(|point| point.value = point.value.saturating_sub(*origin));
+            }
+        }
+        let (boot, wall, rows) = (self.boot, self.wall, std::mem::take(&mut self.rows));
+        Some(Page { batch: Batch { boot, wall, rows, columns, gaps }, new_series })
     }
 }
 

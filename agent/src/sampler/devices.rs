@@ -53,6 +53,11 @@ impl Devices {
         self.devices.get(device).and_then(|device| device.quiet).unwrap_or(Quiet::No)
     }
 
+    /// Forgets the sum of a series that will not go on.
+    pub fn forget(&mut self, series: u32) {
+        self.sums.remove(&series);
+    }
+
     /// Books one list. `workload` names the workload of a process; `recovered` gives the sum of a series at which an
     /// earlier run of the agent ended.
     pub fn take(

@@ -1,9 +1,9 @@
 //! Small files that hold one number: the acknowledged sequence (advisory) and the session epoch. They are replaced
 //! whole (temporary file, fsync, rename, fsync of the folder), so that a crash leaves the old or the new one.
 
+use super::error::{SpoolError, io_error, sync_error};
 use super::record::{decode_mark, encode_mark};
 use super::segment::{read_own, sync_folder};
-use super::{SpoolError, io_error};
 use joulebook_units::StreamId;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -30,7 +30,7 @@ pub fn write(folder: &Path, name: &str, magic: &[u8; 8], stream: StreamId, value
     let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let mut file = created.map_err(io_error("creating", &temporary))?;
     file.write_all(&encode_mark(magic, stream, value)).map_err(io_error("writing", &temporary))?;
-    file.sync_all().map_err(io_error("fsync of", &temporary))?;
+    file.sync_all().map_err(sync_error("fsync of", &temporary))?;
     let path = folder.join(name);
     fs::rename(&temporary, &path).map_err(io_error("renaming to", &path))?;
     sync_folder(folder)

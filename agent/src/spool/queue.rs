@@ -1,21 +1,28 @@
-//! The queue itself, synchronous: segments in order, what is acknowledged, what is lost.
+//! The queue of one stream, synchronous: its segments in order, what is acknowledged, what is lost.
+//!
+//! It writes and reads; how much all streams together may keep is decided by [`super::lanes`].
 
-use super::record::{self, Extent, Header, Kind, Losses};
-use super::segment::{self, Found, Place, Scan, Segment, Tail, length, sync_folder};
-use super::{
-    Counters, Item, LastRecord, LocalState, Recovery, SpoolConfig, SpoolError, StoredRecord, cursor, io_error,
-};
-use bytes::Bytes;
+use super::entry::Entry;
+use super::loss::{self, LossFile};
+use super::record::{self, Header, Kind, LossSlot, Losses};
+use super::segment::{self, Place, Segment, Tail, length};
+use super::{LastRecord, SpoolError, cursor};
+use definitions::Definitions;
 use joulebook_proto::convert;
-use joulebook_units::{Batch, LossReason, LostSpan, StreamGap, StreamId, Subject};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use joulebook_units::{LossReason, StreamGap, StreamId, Subject};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use survey::Survey;
 
-mod folder;
+mod definitions;
+mod losing;
+mod reading;
+pub mod survey;
 
-const CURSOR: &str = "cursor";
-const EPOCH: &str = "epoch";
+pub use reading::read_folder;
+
+pub(super) const CURSOR: &str = "cursor";
+pub(super) const EPOCH: &str = "epoch";
 /// The cursor is saved at least after this many acknowledged records: it is advisory, so a lost one costs resending.
 const CURSOR_EVERY: u64 = 64;
 /// Definitions of one dictionary frame: their longest texts together stay below a frame's limit.
@@ -27,26 +34,45 @@ const EPOCH_LEAP: u64 = 1 << 20;
 #[derive(Debug)]
 struct Held {
     segment: Segment,
-    /// Number of its newest batch; one less than its first number if it has none.
+    /// No batch in it has a higher number; one less than its first number if it has none.
     last: u64,
     /// Places of its batches; read when first needed, always there for the active segment.
     batches: Option<Vec<Place>>,
 }
 
-/// The open spool.
+/// What a folder holds of a stream, before it is opened.
+#[derive(Debug)]
+pub struct Found {
+    dir: PathBuf,
+    survey: Survey,
+    /// The stream; none if nothing of one is there.
+    stream: Option<StreamId>,
+    epoch_mark: Option<u64>,
+    acked: u64,
+    slot: Option<LossSlot>,
+    damaged: bool,
+}
+
+/// The open queue of one stream.
 #[derive(Debug)]
 pub struct Queue {
-    config: SpoolConfig,
+    dir: PathBuf,
+    segment_bytes: u64,
     stream: StreamId,
     epoch: u64,
     /// By first sequence; the last is the active one.
     segments: BTreeMap<u64, Held>,
-    /// In the order in which they became known.
-    definitions: Vec<(u32, Subject)>,
-    known: BTreeSet<u32>,
+    definitions: Definitions,
     /// Declared losses above the acknowledged number, by first missing number.
     gaps: BTreeMap<u64, StreamGap>,
+    /// Highest missing number that was given to a reader as part of a gap.
+    told: u64,
     lost: Losses,
+    /// Losses of streams whose folders are gone, and the one that was the last to go.
+    earlier: Losses,
+    retired: Option<StreamId>,
+    /// None where there was no space to make it.
+    losses: Option<LossFile>,
     highest: u64,
     acked: u64,
     saved: u64,
@@ -56,195 +82,270 @@ pub struct Queue {
     damaged: u64,
     foreign: u64,
     newer: u64,
-    /// Held for its lock.
-    _lock: File,
+}
+
+impl Found {
+    /// Looks at a folder. Only empty segments of ours are removed.
+    pub fn look(dir: &Path) -> Result<Self, SpoolError> {
+        let epoch_mark = cursor::read(dir, EPOCH, record::EPOCH_MAGIC)?;
+        let cursor_mark = cursor::read(dir, CURSOR, record::CURSOR_MAGIC)?;
+        let owner = epoch_mark.map(|(stream, _)| stream);
+        let survey = survey::survey(dir, owner)?;
+        let stream = survey.stream.or(owner);
+        let told = stream.map(|stream| loss::read(dir, stream)).transpose()?.map(|(told, ..)| told).unwrap_or_default();
+        let of_stream = |mark: Option<(StreamId, u64)>| mark.filter(|mark| Some(mark.0) == stream).map(|mark| mark.1);
+        Ok(Self {
+            dir: dir.to_owned(),
+            stream,
+            epoch_mark: of_stream(epoch_mark),
+            acked: of_stream(cursor_mark).unwrap_or(0),
+            slot: told.slot,
+            damaged: told.damaged,
+            survey,
+        })
+    }
+
+    /// The stream; none if nothing of one is there.
+    pub fn stream(&self) -> Option<StreamId> {
+        self.stream
+    }
+
+    /// The stream that this one took the losses over from when its folder was to be removed.
+    pub fn retired(&self) -> Option<StreamId> {
+        self.slot.as_ref().and_then(|slot| slot.retired)
+    }
+
+    /// Whether no number of the stream was ever used.
+    pub fn is_blank(&self) -> bool {
+        let told = self.slot.as_ref().map_or(0, |slot| slot.highest);
+        self.survey.newest.is_none() && self.survey.gaps.is_empty() && self.acked.max(told) == 0
+            // A segment that cannot be read whole may have held something.
+            && self.survey.damaged == 0
+            && self.survey.segments.len() <= 1
+    }
+
+    /// Whether a later format was written here: its highest number is unknown, so nothing can be appended.
+    pub fn is_sealed(&self) -> bool {
+        self.survey.newer > 0
+    }
+
+    /// Files left alone, and segments of a later format among them.
+    pub fn left_alone(&self) -> (u64, u64) {
+        (self.survey.foreign, self.survey.newer)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The lowest epoch that no earlier session can have had, as far as this folder tells.
+    pub fn next_epoch(&self) -> u64 {
+        match (self.epoch_mark, self.survey.stream) {
+            (Some(epoch), _) => epoch.max(self.survey.epoch) + 1,
+            (None, Some(_)) => self.survey.epoch + EPOCH_LEAP,
+            (None, None) => 1,
+        }
+    }
 }
 
 impl Queue {
-    /// Opens or initialises the spool of a folder.
-    pub fn open(config: &SpoolConfig) -> Result<(Self, Recovery), SpoolError> {
-        let lock = folder::prepare(config)?;
-        let epoch_mark = cursor::read(&config.dir, EPOCH, record::EPOCH_MAGIC)?;
-        let cursor_mark = cursor::read(&config.dir, CURSOR, record::CURSOR_MAGIC)?;
-        let survey = folder::survey(&config.dir, epoch_mark.map(|(stream, _)| stream))?;
+    /// Begins a stream in a folder that exists. Durable on return.
+    pub fn create(dir: &Path, segment_bytes: u64, epoch: u64) -> Result<Self, SpoolError> {
+        let stream = survey::new_stream(dir)?;
+        cursor::write(dir, EPOCH, record::EPOCH_MAGIC, stream, epoch)?;
+        let losses = Some(LossFile::open(dir, stream)?);
+        let mut queue = Self::empty(dir, segment_bytes, stream, epoch, losses);
+        queue.begin()?;
+        Ok(queue)
+    }
 
-        let stream = match survey.stream {
-            Some(stream) => stream,
-            None => folder::new_stream(&config.dir)?,
-        };
-        let of_stream = |mark: Option<(StreamId, u64)>| mark.filter(|(owner, _)| *owner == stream).map(|mark| mark.1);
-        let epoch = match (of_stream(epoch_mark), survey.stream) {
-            (Some(epoch), _) => epoch.max(survey.epoch) + 1,
-            (None, Some(_)) => survey.epoch + EPOCH_LEAP,
-            (None, None) => 1,
-        };
-        cursor::write(&config.dir, EPOCH, record::EPOCH_MAGIC, stream, epoch)?;
-
-        let acked = of_stream(cursor_mark).unwrap_or(0);
-        let mut queue = Self {
-            config: config.clone(),
+    fn empty(dir: &Path, segment_bytes: u64, stream: StreamId, epoch: u64, losses: Option<LossFile>) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            segment_bytes,
             stream,
             epoch,
             segments: BTreeMap::new(),
-            definitions: Vec::new(),
-            known: BTreeSet::new(),
+            definitions: Definitions::default(),
             gaps: BTreeMap::new(),
-            lost: survey.lost,
-            highest: acked,
-            acked,
-            saved: acked,
+            told: 0,
+            lost: Losses::default(),
+            earlier: Losses::default(),
+            retired: None,
+            losses,
+            highest: 0,
+            acked: 0,
+            saved: 0,
             begin_segment: false,
             appended: 0,
-            damaged: survey.damaged,
-            foreign: survey.foreign,
-            newer: survey.newer,
-            _lock: lock,
-        };
-        let last = queue.adopt(survey)?;
-        let recovery = Recovery {
-            stream,
-            session_epoch: epoch,
-            dictionary: queue.definitions.iter().cloned().collect(),
-            last,
-            highest_sequence: queue.highest,
-        };
-        Ok((queue, recovery))
+            damaged: 0,
+            foreign: 0,
+            newer: 0,
+        }
     }
 
-    /// Takes over what the folder held.
-    fn adopt(&mut self, survey: folder::Survey) -> Result<Option<LastRecord>, SpoolError> {
-        self.define(&survey.definitions.into_iter().collect::<Vec<_>>());
+    /// Takes over what a folder holds; `epoch` is that of this session. A folder without a stream has nothing to open.
+    pub fn open(found: Found, segment_bytes: u64, epoch: u64) -> Result<(Self, Option<LastRecord>), SpoolError> {
+        let Found { dir, survey, stream, acked, slot, damaged, .. } = found;
+        let Some(stream) = stream else {
+            return Err(SpoolError::Damaged { path: dir, why: "it holds no stream" });
+        };
+        let losses = match LossFile::open(&dir, stream) {
+            Ok(losses) => Some(losses),
+            Err(SpoolError::NoSpace { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let mut queue = Self::empty(&dir, segment_bytes, stream, epoch, losses);
+        let (lost, earlier) = loss::losses(slot.as_ref());
+        queue.lost = survey.lost.newer(lost);
+        queue.earlier = earlier;
+        queue.retired = slot.as_ref().and_then(|slot| slot.retired);
+        (queue.acked, queue.saved) = (acked, acked);
+        queue.highest = acked.max(slot.as_ref().map_or(0, |slot| slot.highest));
+        queue.damaged = survey.damaged + u64::from(damaged);
+        (queue.foreign, queue.newer) = (survey.foreign, survey.newer);
+        let last = queue.adopt(survey, slot.map(|slot| slot.gaps).unwrap_or_default())?;
+        Ok((queue, last))
+    }
+
+    /// Takes over the segments and losses.
+    fn adopt(&mut self, survey: Survey, told: Vec<StreamGap>) -> Result<Option<LastRecord>, SpoolError> {
         let active = survey.segments.keys().next_back().copied();
         let mut burned = None;
+        let mut last_held = 0;
         for (first, found) in survey.segments {
             let is_active = Some(first) == active;
-            let path = segment::path(&self.config.dir, first);
-            let opened = Segment::open(path, found.scan.valid, is_active)?;
-            let batches: Vec<_> = found.scan.frames.into_iter().filter(|place| place.kind == Kind::Batch).collect();
-            let last = batches.last().map_or(first - 1, |place| place.sequence);
-            self.highest = self.highest.max(last);
-            if is_active {
-                burned = (found.scan.tail == Tail::Damaged).then_some(last + 1);
-                self.begin_segment = self.highest > last;
-            }
-            self.segments.insert(first, Held { segment: opened, last, batches: is_active.then_some(batches) });
+            let opened = Segment::open(segment::path(&self.dir, first), found.size, is_active)?;
+            let (last, batches) = match found.scan {
+                Some(scan) if is_active => {
+                    burned = (scan.tail == Tail::Damaged).then_some(found.last + 1);
+                    (found.last, Some(batches(scan)))
+                }
+                _ => (found.last, None),
+            };
+            last_held = last_held.max(last);
+            self.segments.insert(first, Held { segment: opened, last, batches });
         }
-        for gap in survey.gaps {
+        self.highest = self.highest.max(last_held);
+        for gap in survey.gaps.into_iter().chain(told) {
             self.highest = self.highest.max(gap.to);
             self.insert_gap(gap);
         }
+        self.begin_segment = self.highest > last_held;
+        self.definitions.add(survey.definitions, self.highest, 0);
         self.finish_drops()?;
         let last = survey.newest.and_then(|(sequence, payload)| {
-            let stored = stored(sequence, &payload)?;
+            let stored = reading::stored(sequence, &payload)?;
             Some(LastRecord { sequence, batch: stored.batch, local: stored.local })
         });
-        if self.segments.is_empty() {
-            self.begin()?;
-        }
         if let Some(number) = burned.filter(|number| *number > self.highest) {
             // It was written whole and may have been sent: its number is used up.
             self.highest = number;
             self.declare(StreamGap { from: number, to: number, reason: LossReason::Corrupt, samples: 0, span: None })?;
         }
-        self.free()?;
         Ok(last)
     }
 
-    /// A segment that a durable gap declares as dropped was only not yet removed.
-    fn finish_drops(&mut self) -> Result<(), SpoolError> {
-        let dropped: Vec<_> = self.gaps.values().filter(|gap| gap.reason == LossReason::SpoolFull).cloned().collect();
-        let active = self.segments.keys().next_back().copied();
-        let covered = |held: &Held| dropped.iter().any(|gap| (gap.from..=gap.to).contains(&held.last));
-        let doomed = self.segments.iter().filter(|(first, held)| Some(**first) != active && covered(held));
-        let doomed: Vec<_> = doomed.map(|(first, _)| *first).collect();
-        for first in doomed {
-            self.remove(first)?;
-        }
-        Ok(())
+    /// Makes the session's epoch durable.
+    pub fn save_epoch(&self) -> Result<(), SpoolError> {
+        cursor::write(&self.dir, EPOCH, record::EPOCH_MAGIC, self.stream, self.epoch)
     }
 
-    /// State and counters.
-    pub fn counters(&self) -> Counters {
-        Counters {
-            highest: self.highest,
-            acked: self.acked.min(self.highest),
-            appended: self.appended,
-            lost_records: self.lost.records,
-            lost_samples: self.lost.samples,
-            damaged: self.damaged,
-            foreign: self.foreign,
-            newer: self.newer,
-            bytes: self.bytes(),
-            segments: length(self.segments.len()),
-        }
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
-    fn bytes(&self) -> u64 {
-        self.segments.values().map(|held| held.segment.size()).sum()
+    /// The stream.
+    pub fn stream(&self) -> StreamId {
+        self.stream
     }
 
-    /// Appends a batch; durable on return.
-    pub fn append(
-        &mut self,
-        batch: &Batch,
-        local: &LocalState,
-        new_series: &[(u32, Subject)],
-    ) -> Result<u64, SpoolError> {
-        let payload = convert::encode_batch(batch)?;
+    /// Highest number ever assigned.
+    pub fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    /// Highest number acknowledged, of those assigned.
+    pub fn acked_upto(&self) -> u64 {
+        self.acked.min(self.highest)
+    }
+
+    /// Losses of the stream, and of those before it whose folders are gone.
+    pub fn losses(&self) -> Losses {
+        self.lost.plus(self.earlier)
+    }
+
+    /// Damaged places, files left alone, and segments of a later format among those.
+    pub fn oddities(&self) -> (u64, u64, u64) {
+        (self.damaged, self.foreign, self.newer)
+    }
+
+    /// Number of segments.
+    pub fn segments(&self) -> u64 {
+        length(self.segments.len())
+    }
+
+    /// Bytes of the segments and of the file of losses.
+    pub fn bytes(&self) -> u64 {
+        let made = self.losses.as_ref().map_or(0, |_| LossFile::bytes());
+        self.segments.values().map(|held| held.segment.size()).sum::<u64>() + made
+    }
+
+    /// The definitions known.
+    pub fn definitions_from(&self, ordinal: u64) -> Vec<(u32, Subject)> {
+        self.definitions.from(ordinal)
+    }
+
+    /// Bytes that an entry adds, and whether it begins a segment.
+    pub fn room_for(&self, entry: &Entry) -> Result<(u64, bool), SpoolError> {
+        let payload = entry.payload.as_ref().map_or(0, |payload| payload.len() + record::FRAME_BYTES);
+        let new = length(dictionary_frames(self.highest + 1, &self.unknown(entry))?.len()) + length(payload);
+        let begins = self.begins_segment(new);
+        let head = if begins { length(self.first_content()?.len()) } else { 0 };
+        Ok((head + new, begins))
+    }
+
+    fn begins_segment(&self, bytes: u64) -> bool {
+        let Some(active) = self.active() else { return true };
+        let has_batches = active.batches.as_ref().is_some_and(|list| !list.is_empty());
+        self.begin_segment || (has_batches && active.segment.size() + bytes > self.segment_bytes)
+    }
+
+    fn unknown(&self, entry: &Entry) -> Vec<(u32, Subject)> {
+        entry.new_series.iter().filter(|(number, _)| !self.definitions.knows(*number)).cloned().collect()
+    }
+
+    /// Appends an entry; durable on return. What cannot be recorded takes its number as a declared loss.
+    ///
+    /// # Errors
+    /// After [`SpoolError::NoSpace`] nothing was appended.
+    pub fn append(&mut self, entry: &Entry) -> Result<u64, SpoolError> {
+        let Some(payload) = &entry.payload else {
+            self.lose_next(1, entry.samples, entry.span, LossReason::Corrupt)?;
+            return Ok(self.highest);
+        };
         let sequence = self.highest + 1;
-        let (first, last) = (batch.rows.first().copied(), batch.rows.last().copied());
-        let span = LostSpan { boot: batch.boot, first: first.unwrap_or_default(), last: last.unwrap_or_default() };
-        let extent = Extent { samples: u32::try_from(payload.samples).unwrap_or(u32::MAX), span };
-        let new: Vec<_> = new_series.iter().filter(|(number, _)| !self.known.contains(number)).cloned().collect();
+        let new = self.unknown(entry);
         let mut bytes = dictionary_frames(sequence, &new)?;
         let prefix = length(bytes.len());
-        let frame = record::encode_frame(Kind::Batch, sequence, &record::encode_batch(&extent, local, &payload.bytes));
-        let frame = frame.ok_or(SpoolError::TooLarge)?;
+        let frame = record::encode_frame(Kind::Batch, sequence, payload).ok_or(SpoolError::TooLarge)?;
         bytes.extend_from_slice(&frame);
-
-        let used = self.active().map(|held| held.segment.size() + length(bytes.len()));
-        let has_batches = self.active().is_some_and(|held| held.batches.as_ref().is_some_and(|list| !list.is_empty()));
-        let full = has_batches && used.is_none_or(|used| used > self.config.segment_bytes);
-        if self.begin_segment || full {
-            self.make_room(length(bytes.len()) + length(record::HEADER_BYTES))?;
+        if self.begins_segment(length(bytes.len())) {
             self.begin()?;
         }
-        self.make_room(length(bytes.len()))?;
-        let offset = loop {
-            let Some(held) = self.active_mut() else { return Err(SpoolError::Closed) };
-            let offset = held.segment.size();
-            match held.segment.append(&bytes) {
-                Ok(()) => break offset + prefix,
-                Err(error @ SpoolError::NoSpace { .. }) => {
-                    if !self.drop_oldest()? {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        if let Some(held) = self.active_mut() {
-            held.last = sequence;
-            let place = Place { kind: Kind::Batch, sequence, offset, size: length(frame.len()) };
-            held.batches.get_or_insert_default().push(place);
-        }
-        self.define(&new);
+        let Some(held) = self.active_mut() else { return Err(SpoolError::Closed) };
+        let offset = held.segment.size() + prefix;
+        held.segment.append(&bytes)?;
+        held.last = sequence;
+        let place = Place { kind: Kind::Batch, sequence, offset, size: length(frame.len()) };
+        held.batches.get_or_insert_default().push(place);
         self.highest = sequence;
         self.appended += 1;
+        self.definitions.add(new, sequence, self.appended);
+        self.definitions.used(&entry.series, sequence, self.appended);
         Ok(sequence)
-    }
-
-    fn define(&mut self, new: &[(u32, Subject)]) {
-        for (number, subject) in new {
-            if self.known.insert(*number) {
-                self.definitions.push((*number, subject.clone()));
-            }
-        }
-    }
-
-    /// The definitions from the `index`th on.
-    pub fn definitions_from(&self, index: usize) -> Vec<(u32, Subject)> {
-        self.definitions.get(index..).unwrap_or_default().to_vec()
     }
 
     fn active(&self) -> Option<&Held> {
@@ -255,31 +356,30 @@ impl Queue {
         self.segments.values_mut().next_back()
     }
 
-    /// Begins a segment that stands alone: with every definition, and the losses not yet delivered.
-    fn begin(&mut self) -> Result<(), SpoolError> {
+    /// What a segment begins with, so that it stands alone: definitions, and the losses not yet delivered.
+    fn first_content(&self) -> Result<Vec<u8>, SpoolError> {
         let first = self.highest + 1;
         let header = Header { stream: self.stream, first_sequence: first, epoch: self.epoch, lost: self.lost };
         let mut content = record::encode_header(&header);
-        content.extend(dictionary_frames(first, &self.definitions)?);
+        content.extend(dictionary_frames(first, &self.definitions.all())?);
         for gap in self.gaps.values() {
             content.extend(gap_frame(first, gap, self.lost)?);
         }
+        Ok(content)
+    }
+
+    /// Begins a segment.
+    fn begin(&mut self) -> Result<(), SpoolError> {
+        let first = self.highest + 1;
         if self.segments.contains_key(&first) {
             // The active segment is still empty; it needs no successor.
             self.begin_segment = false;
             return Ok(());
         }
-        folder::keep_aside(&segment::path(&self.config.dir, first))?;
-        let created = loop {
-            match Segment::create(&self.config.dir, first, &content) {
-                Err(error @ SpoolError::NoSpace { .. }) => {
-                    if self.segments.len() < 2 || !self.drop_oldest()? {
-                        return Err(error);
-                    }
-                }
-                result => break result?,
-            }
-        };
+        let oldest = self.segments.keys().next().copied().unwrap_or(first);
+        self.definitions.prune(oldest, self.appended);
+        survey::keep_aside(&segment::path(&self.dir, first))?;
+        let created = Segment::create(&self.dir, first, &self.first_content()?)?;
         if let Some(held) = self.active_mut() {
             held.batches = None;
         }
@@ -288,187 +388,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Drops segments until `wanted` bytes fit under the cap and the file system keeps its reserve.
-    fn make_room(&mut self, wanted: u64) -> Result<(), SpoolError> {
-        while self.bytes() + wanted > self.config.max_bytes
-            || folder::free_bytes(&self.config.dir)? < self.config.min_free_bytes + wanted
-        {
-            if !self.drop_oldest()? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops the oldest segment and declares what is lost with it; false if only the active one is left.
-    fn drop_oldest(&mut self) -> Result<bool, SpoolError> {
-        if self.segments.len() < 2 {
-            return Ok(false);
-        }
-        let Some((&first, held)) = self.segments.first_key_value() else { return Ok(false) };
-        let last = held.last;
-        let from = first.max(self.acked + 1);
-        if last >= from {
-            let (samples, span) = self.lost_in(first, from)?;
-            let gap = StreamGap { from, to: last, reason: LossReason::SpoolFull, samples, span };
-            tracing::error!(from, to = last, samples, "the spool is full: the oldest records are lost");
-            if !self.declare(gap)? {
-                // No room even to say so: make it first. A crash in between shows as damage, not as silence.
-                self.remove(first)?;
-                self.write_gap(from)?;
-                return Ok(true);
-            }
-        }
-        self.remove(first)?;
-        Ok(true)
-    }
-
-    /// The values and the time that the records from `from` on in a segment hold.
-    fn lost_in(&self, first: u64, from: u64) -> Result<(u64, Option<LostSpan>), SpoolError> {
-        let path = segment::path(&self.config.dir, first);
-        let Some(bytes) = segment::read_own(&path, folder::MAX_SEGMENT_BYTES)? else { return Ok((0, None)) };
-        let found = segment::scan(&bytes, first);
-        let lost = found.frames.iter().filter(|place| place.kind == Kind::Batch && place.sequence >= from);
-        let extents: Vec<_> = lost.filter_map(|place| segment::extent(&bytes, place)).collect();
-        let samples = extents.iter().map(|extent| u64::from(extent.samples)).sum();
-        let span = extents.first().zip(extents.last()).filter(|(a, b)| a.span.boot == b.span.boot);
-        Ok((samples, span.map(|(a, b)| LostSpan { last: b.span.last, ..a.span })))
-    }
-
-    /// Makes a loss known and durable; false if there is no space for that now: the next segment will tell of it.
-    fn declare(&mut self, gap: StreamGap) -> Result<bool, SpoolError> {
-        self.lost.records = self.lost.records.saturating_add(gap.to - gap.from + 1);
-        self.lost.samples = self.lost.samples.saturating_add(gap.samples);
-        let at = gap.from;
-        self.insert_gap(gap);
-        self.write_gap(at)
-    }
-
-    /// Writes the known gap that holds number `at` to the active segment; false if there is no space.
-    fn write_gap(&mut self, at: u64) -> Result<bool, SpoolError> {
-        let Some(gap) = self.gaps.range(..=at).next_back().map(|(_, gap)| gap) else { return Ok(true) };
-        let frame = gap_frame(self.highest + 1, gap, self.lost)?;
-        match self.active_mut().map_or(Err(SpoolError::Closed), |held| held.segment.append(&frame)) {
-            Err(SpoolError::NoSpace { .. }) => Ok(false),
-            result => result.map(|()| true),
-        }
-    }
-
-    /// Adds a gap to those known: one that is known already changes nothing, a neighbour of the same kind is joined.
-    fn insert_gap(&mut self, gap: StreamGap) {
-        if gap.to <= self.acked {
-            return;
-        }
-        match self.gaps.range_mut(..=gap.from).next_back().map(|(_, known)| known) {
-            Some(known) if known.to >= gap.to => {}
-            // A later frame tells of more of the same loss.
-            Some(known) if known.from == gap.from => *known = gap,
-            Some(known) if known.to + 1 == gap.from && known.reason == gap.reason => {
-                known.to = gap.to;
-                known.samples = known.samples.saturating_add(gap.samples);
-                known.span = known
-                    .span
-                    .zip(gap.span)
-                    .filter(|(a, b)| a.boot == b.boot)
-                    .map(|(a, b)| LostSpan { last: b.last, ..a });
-            }
-            _ => {
-                self.gaps.insert(gap.from, gap);
-            }
-        }
-    }
-
-    /// What comes after `sequence`.
-    pub fn next_after(&mut self, sequence: u64) -> Result<Item, SpoolError> {
-        let wanted = sequence.saturating_add(1);
-        loop {
-            let Some((first, index, place)) = self.place_from(wanted)? else {
-                return if wanted > self.highest { Ok(Item::None) } else { self.missing(wanted, self.highest, None) };
-            };
-            let Some(held) = self.segments.get_mut(&first) else { return Err(SpoolError::Closed) };
-            let bytes = held.segment.frame_at(place.offset)?;
-            let frame = record::decode_frame(&bytes).ok().filter(|frame| frame.sequence == place.sequence);
-            let Some(parts) = frame.and_then(|frame| record::decode_batch(frame.payload)) else {
-                tracing::error!(sequence = place.sequence, "a record in the spool is damaged and lost");
-                self.damaged += 1;
-                held.batches.as_mut().map(|list| list.remove(index));
-                continue;
-            };
-            if place.sequence > wanted {
-                return self.missing(wanted, place.sequence - 1, Some(parts.extent.span));
-            }
-            return Ok(Item::Record {
-                sequence: wanted,
-                hash: convert::payload_hash(parts.wire),
-                samples: parts.extent.samples,
-                payload: Bytes::copy_from_slice(parts.wire),
-                dictionary_upto: self.definitions.len(),
-            });
-        }
-    }
-
-    /// The first batch held whose number is at least `wanted`: its segment, its index there, its place.
-    fn place_from(&mut self, wanted: u64) -> Result<Option<(u64, usize, Place)>, SpoolError> {
-        let active = self.segments.keys().next_back().copied();
-        let start = self.segments.range(..=wanted).next_back().map_or(0, |(first, _)| *first);
-        let candidates: Vec<_> = self.segments.range(start..).map(|(first, _)| *first).collect();
-        for first in candidates {
-            let path = segment::path(&self.config.dir, first);
-            let Some(held) = self.segments.get_mut(&first) else { continue };
-            if held.last < wanted {
-                continue;
-            }
-            if held.batches.is_none() {
-                let bytes = segment::read_own(&path, folder::MAX_SEGMENT_BYTES)?.unwrap_or_default();
-                held.batches = Some(batches(segment::scan(&bytes, first)));
-            }
-            let list = held.batches.as_deref().unwrap_or_default();
-            let index = list.partition_point(|place| place.sequence < wanted);
-            if let Some(place) = list.get(index).copied() {
-                // One list besides the active segment's is enough: reading goes forward.
-                for (other, held) in &mut self.segments {
-                    if *other != first && Some(*other) != active {
-                        held.batches = None;
-                    }
-                }
-                return Ok(Some((first, index, place)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Names the reason for missing numbers. Those that no one has declared yet are damage, and are declared now.
-    fn missing(&mut self, from: u64, to: u64, next: Option<LostSpan>) -> Result<Item, SpoolError> {
-        // The contract's limit for one gap.
-        let to = to.min(from.saturating_add(u64::from(u32::MAX) - 1));
-        if from <= self.acked {
-            let to = to.min(self.acked);
-            return Ok(Item::Gap(StreamGap { from, to, reason: LossReason::Rewind, samples: 0, span: None }));
-        }
-        let known = self.gaps.range(..=from).next_back().map(|(_, gap)| gap).filter(|gap| gap.to >= from);
-        if let Some(gap) = known {
-            return Ok(Item::Gap(StreamGap { from, to: gap.to.min(to), ..gap.clone() }));
-        }
-        let until = self.gaps.range(from..=to).next().map_or(to, |(later, _)| later - 1);
-        let before = self.extent_of(from - 1)?;
-        let span = before.zip(next).filter(|(before, next)| before.boot == next.boot && until == to);
-        let span = span.map(|(before, next)| LostSpan { boot: next.boot, first: before.last, last: next.first });
-        let gap = StreamGap { from, to: until, reason: LossReason::Corrupt, samples: 0, span };
-        tracing::error!(from, to = until, "records in the spool are damaged and lost");
-        self.declare(gap.clone())?;
-        Ok(Item::Gap(gap))
-    }
-
-    /// What the record `sequence` covers, if it is held.
-    fn extent_of(&mut self, sequence: u64) -> Result<Option<LostSpan>, SpoolError> {
-        let Some((first, _, place)) = self.place_from(sequence)? else { return Ok(None) };
-        let Some(held) = self.segments.get(&first).filter(|_| place.sequence == sequence) else { return Ok(None) };
-        let bytes = held.segment.frame_at(place.offset)?;
-        let parts = record::decode_frame(&bytes).ok().and_then(|frame| record::decode_batch(frame.payload));
-        Ok(parts.map(|parts| parts.extent.span))
-    }
-
-    /// Moves the acknowledged number, frees what is below it.
+    /// Moves the acknowledged number.
     pub fn acked(&mut self, sequence: u64) -> Result<(), SpoolError> {
         if sequence <= self.acked {
             return Ok(());
@@ -481,33 +401,45 @@ impl Queue {
             self.begin_segment = true;
         }
         self.gaps.retain(|_, gap| gap.to > sequence);
-        let freed = self.free()?;
-        if raised || freed || sequence == self.highest || sequence - self.saved >= CURSOR_EVERY {
+        if raised || sequence == self.highest || sequence - self.saved >= CURSOR_EVERY {
             self.save_cursor()?;
         }
         Ok(())
     }
 
-    /// Removes acknowledged segments. The newest record stays: it holds the baselines.
-    fn free(&mut self) -> Result<bool, SpoolError> {
-        if self.config.keep_acked {
-            return Ok(false);
-        }
+    /// Segments, oldest first, that are acknowledged and may go, with their bytes. While the stream is `live` its active
+    /// segment stays, and its newest record, which holds the baselines.
+    pub fn spent(&self, live: bool) -> impl Iterator<Item = (u64, u64)> {
         let newest = self.segments.values().map(|held| held.last).max().unwrap_or(0);
-        let done = |held: &Held| held.last <= self.acked && held.last < newest;
         let active = self.segments.keys().next_back().copied();
-        let done = self.segments.iter().filter(|(first, held)| Some(**first) != active && done(held));
-        let done: Vec<_> = done.map(|(first, _)| *first).collect();
-        for first in &done {
-            self.remove(*first)?;
-        }
-        Ok(!done.is_empty())
+        let done = !live && self.highest <= self.acked;
+        let goes = move |first: u64, held: &Held| {
+            done || (Some(first) != active && held.last <= self.acked && !(live && held.last >= newest))
+        };
+        let spent = self.segments.iter().take_while(move |(first, held)| goes(**first, held));
+        spent.map(|(first, held)| (*first, held.segment.size()))
     }
 
-    fn remove(&mut self, first: u64) -> Result<(), SpoolError> {
-        let path = segment::path(&self.config.dir, first);
-        std::fs::remove_file(&path).map_err(io_error("removing", &path))?;
-        sync_folder(&self.config.dir)?;
+    /// Whether everything of the stream is acknowledged.
+    pub fn is_delivered(&self) -> bool {
+        self.highest <= self.acked
+    }
+
+    /// Records appended since this was opened.
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Whether everything of the stream is acknowledged and no segment is left.
+    pub fn is_over(&self) -> bool {
+        self.segments.is_empty() && self.highest <= self.acked
+    }
+
+    /// Removes a segment. Needs no space.
+    pub fn remove(&mut self, first: u64) -> Result<(), SpoolError> {
+        let path = segment::path(&self.dir, first);
+        std::fs::remove_file(&path).map_err(super::error::io_error("removing", &path))?;
+        segment::sync_folder(&self.dir)?;
         self.segments.remove(&first);
         Ok(())
     }
@@ -517,16 +449,22 @@ impl Queue {
         if self.saved == self.acked {
             return Ok(());
         }
-        match cursor::write(&self.config.dir, CURSOR, record::CURSOR_MAGIC, self.stream, self.acked) {
+        match cursor::write(&self.dir, CURSOR, record::CURSOR_MAGIC, self.stream, self.acked) {
             Ok(()) => self.saved = self.acked,
             Err(SpoolError::NoSpace { .. }) => tracing::warn!("no space to save the spool's cursor"),
             Err(error) => return Err(error),
         }
         Ok(())
     }
+
+    /// The file of losses, to be broken.
+    #[cfg(test)]
+    pub fn loss_file(&mut self) -> Option<&mut LossFile> {
+        self.losses.as_mut()
+    }
 }
 
-fn batches(scan: Scan) -> Vec<Place> {
+fn batches(scan: segment::Scan) -> Vec<Place> {
     scan.frames.into_iter().filter(|place| place.kind == Kind::Batch).collect()
 }
 
@@ -542,27 +480,3 @@ fn dictionary_frames(sequence: u64, definitions: &[(u32, Subject)]) -> Result<Ve
 fn gap_frame(sequence: u64, gap: &StreamGap, lost: Losses) -> Result<Vec<u8>, SpoolError> {
     record::encode_frame(Kind::Gap, sequence, &record::encode_gap(gap, lost)).ok_or(SpoolError::TooLarge)
 }
-
-fn stored(sequence: u64, payload: &[u8]) -> Option<StoredRecord> {
-    let parts = record::decode_batch(payload)?;
-    let batch = convert::decode_batch(parts.wire).ok()?;
-    Some(StoredRecord { sequence, batch, local: parts.local })
-}
-
-/// Every good record of a spool's folder, in order, without opening the spool: nothing is changed or locked.
-///
-/// # Errors
-/// A folder or file that cannot be read.
-pub fn read_all(dir: &Path) -> Result<Vec<StoredRecord>, SpoolError> {
-    let mut records = Vec::new();
-    for (first, path) in folder::segments(dir)? {
-        let Found::Ours(_, bytes) = segment::find(&path, folder::MAX_SEGMENT_BYTES)? else { continue };
-        for place in batches(segment::scan(&bytes, first)) {
-            records.extend(segment::payload(&bytes, &place).and_then(|payload| stored(place.sequence, payload)));
-        }
-    }
-    Ok(records)
-}
-
-/// A path in errors.
-type Named = (u64, PathBuf);

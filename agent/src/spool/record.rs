@@ -12,6 +12,9 @@
 //! local    version u8 = 1 | values u32 | boot id 16 | first row u64 | last row u64 | local state:
 //!          boot id 16 | at u64 | wall i64 | count u32 | count × (series u32 | raw u64 | value u64 | at u64 | epoch u64)
 //! mark     36 B: magic 8 ("JBCURSR1" or "JBEPOCH1") | stream id 16 | value u64 | CRC32C u32
+//! loss     loss.bin = two slots of 4 KiB, made whole once and written in turn: magic "JBLOSS01" | turn u64 | stream id 16
+//!          | highest sequence u64 | lost records u64 | lost values u64 | earlier lost records u64 | earlier lost values u64
+//!          | retired stream id 16 (zeros: none) | gaps u32 | gaps × (as the payload of a gap frame) | CRC32C u32
 //! ```
 //!
 //! Invariants: `len` ≤ 1 MiB; batch sequences rise by one from the header's first; a segment begins with the
@@ -33,8 +36,13 @@ pub const VERSION: u16 = 1;
 pub const CURSOR_MAGIC: &[u8; 8] = b"JBCURSR1";
 /// Magic of the file that holds the session epoch.
 pub const EPOCH_MAGIC: &[u8; 8] = b"JBEPOCH1";
+/// Bytes of one slot of the file of losses.
+pub const LOSS_SLOT_BYTES: usize = 4 << 10;
+/// Most gaps of one slot: so many fit, each with its span.
+pub const LOSS_GAPS: usize = 48;
 
 const MAGIC: &[u8; 8] = b"JBSPOOL\0";
+const LOSS_MAGIC: &[u8; 8] = b"JBLOSS01";
 const LOCAL_VERSION: u8 = 1;
 
 /// What was lost since the stream began.
@@ -44,6 +52,40 @@ pub struct Losses {
     pub records: u64,
     /// Values in them, as far as they were known.
     pub samples: u64,
+}
+
+impl Losses {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let records = self.records.saturating_add(other.records);
+        Self { records, samples: self.samples.saturating_add(other.samples) }
+    }
+
+    /// The higher of each: two copies of one cumulative count, of which one may be older.
+    #[must_use]
+    pub fn newer(self, other: Self) -> Self {
+        Self { records: self.records.max(other.records), samples: self.samples.max(other.samples) }
+    }
+}
+
+/// What a slot of the file of losses holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LossSlot {
+    /// Counts the writes of the file: the higher of two slots is the newer.
+    pub turn: u64,
+    /// The stream of the folder.
+    pub stream: StreamId,
+    /// Highest number assigned when this was written.
+    pub highest: u64,
+    /// Losses of the stream.
+    pub lost: Losses,
+    /// Losses of streams whose folders are gone.
+    pub earlier: Losses,
+    /// The stream that was the last to be added to `earlier`: its folder counts no more.
+    pub retired: Option<StreamId>,
+    /// Losses that are not known to be delivered.
+    pub gaps: Vec<StreamGap>,
 }
 
 /// Header of a segment.
@@ -302,23 +344,43 @@ pub fn encode_gap(gap: &StreamGap, lost: Losses) -> Vec<u8> {
 
 /// Reads the payload of a gap frame.
 pub fn decode_gap(payload: &[u8]) -> Option<(StreamGap, Losses)> {
-    let mut rest = Reader(payload);
-    let (from, to) = (rest.u64()?, rest.u64()?);
-    let reason = match rest.array()? {
-        [1] => LossReason::SpoolFull,
-        [2] => LossReason::Corrupt,
-        [3] => LossReason::NoSpace,
-        [4] => LossReason::Rewind,
-        _ => return None,
-    };
-    let samples = rest.u64()?;
-    let span = match rest.array()? {
-        [0] => None,
-        [1] => Some(rest.span()?),
-        _ => return None,
-    };
+    Reader(payload).gap()
+}
+
+/// Makes the bytes of a slot of the file of losses; `None` if it has too many gaps.
+pub fn encode_loss_slot(slot: &LossSlot) -> Option<Vec<u8>> {
+    let count = u32::try_from(slot.gaps.len()).ok().filter(|_| slot.gaps.len() <= LOSS_GAPS)?;
+    let mut out = LOSS_MAGIC.to_vec();
+    out.extend_from_slice(&slot.turn.to_le_bytes());
+    out.extend_from_slice(&slot.stream.0);
+    let (lost, earlier) = (slot.lost, slot.earlier);
+    for number in [slot.highest, lost.records, lost.samples, earlier.records, earlier.samples] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&slot.retired.map_or([0; 16], |stream| stream.0));
+    out.extend_from_slice(&count.to_le_bytes());
+    slot.gaps.iter().for_each(|gap| out.extend(encode_gap(gap, lost)));
+    Some(seal(out))
+}
+
+/// Reads the slot at the start of `bytes`.
+pub fn decode_loss_slot(bytes: &[u8]) -> Option<LossSlot> {
+    let mut rest = Reader(bytes);
+    if rest.array::<8>()? != *LOSS_MAGIC {
+        return None;
+    }
+    let (turn, stream, highest) = (rest.u64()?, StreamId(rest.array()?), rest.u64()?);
     let lost = Losses { records: rest.u64()?, samples: rest.u64()? };
-    (from >= 1 && from <= to).then_some((StreamGap { from, to, reason, samples, span }, lost))
+    let earlier = Losses { records: rest.u64()?, samples: rest.u64()? };
+    let retired = Some(StreamId(rest.array()?)).filter(|stream| stream.0 != [0; 16]);
+    let count = rest.length().filter(|count| *count <= LOSS_GAPS)?;
+    let mut gaps = Vec::with_capacity(count);
+    for _ in 0..count {
+        gaps.push(rest.gap()?.0);
+    }
+    let end = bytes.len().checked_sub(rest.0.len())?.checked_add(4)?;
+    unsealed(bytes.get(..end)?)?;
+    Some(LossSlot { turn, stream, highest, lost, earlier, retired, gaps })
 }
 
 /// Makes the bytes of a mark file.
@@ -382,6 +444,25 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_le_bytes)
     }
 
+    fn gap(&mut self) -> Option<(StreamGap, Losses)> {
+        let (from, to) = (self.u64()?, self.u64()?);
+        let reason = match self.array()? {
+            [1] => LossReason::SpoolFull,
+            [2] => LossReason::Corrupt,
+            [3] => LossReason::NoSpace,
+            [4] => LossReason::Rewind,
+            _ => return None,
+        };
+        let samples = self.u64()?;
+        let span = match self.array()? {
+            [0] => None,
+            [1] => Some(self.span()?),
+            _ => return None,
+        };
+        let lost = Losses { records: self.u64()?, samples: self.u64()? };
+        (from >= 1 && from <= to).then_some((StreamGap { from, to, reason, samples, span }, lost))
+    }
+
     fn span(&mut self) -> Option<LostSpan> {
         let boot = BootId(self.array()?);
         Some(LostSpan { boot, first: BootNanos(self.u64()?), last: BootNanos(self.u64()?) })
@@ -389,109 +470,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn local() -> LocalState {
-        let baseline = Baseline { series: 1, raw: 2, value: 3, at: BootNanos(4), epoch: 5 };
-        LocalState { boot: BootId([1; 16]), at: BootNanos(6), wall: UnixNanos(-7), baselines: vec![baseline] }
-    }
-
-    fn extent() -> Extent {
-        let span = LostSpan { boot: BootId([2; 16]), first: BootNanos(8), last: BootNanos(9) };
-        Extent { samples: 10, span }
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    #[test]
-    fn the_bytes_are_those_of_version_one() {
-        let lost = Losses { records: 3, samples: 4 };
-        let header = Header { stream: StreamId([0xab; 16]), first_sequence: 258, epoch: 2, lost };
-        let bytes = encode_header(&header);
-        assert_eq!(bytes.len(), HEADER_BYTES);
-        assert_eq!(
-            hex(&bytes[..60]),
-            "4a4253504f4f4c0001000000abababababababababababababababab\
-             0201000000000000020000000000000003000000000000000400000000000000"
-        );
-        let frame = encode_frame(Kind::Batch, 258, &encode_batch(&extent(), &local(), b"wire")).expect("short");
-        assert_eq!(
-            hex(&frame[..frame.len() - 4]),
-            "750000000100000002010000000000006d000000\
-             010a00000002020202020202020202020202020202\
-             08000000000000000900000000000000\
-             0101010101010101010101010101010106000000000000\
-             00f9ffffffffffffff01000000010000000200000000000000\
-             03000000000000000400000000000000050000000000000077697265"
-        );
-        let gap = StreamGap { from: 1, to: 2, reason: LossReason::Corrupt, samples: 3, span: None };
-        assert_eq!(
-            hex(&encode_gap(&gap, lost)),
-            "010000000000000002000000000000000203000000000000000003000000000000000400000000000000"
-        );
-        let cursor = encode_mark(CURSOR_MAGIC, StreamId([0xab; 16]), 7);
-        assert_eq!(hex(&cursor[..32]), "4a42435552535231abababababababababababababababab0700000000000000");
-        assert_eq!(decode_mark(CURSOR_MAGIC, &cursor), Some((StreamId([0xab; 16]), 7)));
-        assert_eq!(decode_mark(EPOCH_MAGIC, &cursor), None);
-    }
-
-    #[test]
-    fn every_part_comes_back_as_it_was_written() {
-        let header = Header { stream: StreamId([1; 16]), first_sequence: 1, epoch: 1, lost: Losses::default() };
-        assert_eq!(decode_header(&encode_header(&header)), Ok(header));
-        let payload = encode_batch(&extent(), &local(), b"wire");
-        let frame = encode_frame(Kind::Batch, 9, &payload).expect("short");
-        let back = decode_frame(&frame).expect("whole");
-        assert_eq!((back.kind, back.sequence, back.size()), (Kind::Batch, 9, frame.len()));
-        let parts = decode_batch(back.payload).expect("ours");
-        assert_eq!(parts, BatchParts { extent: extent(), local: local(), wire: b"wire" });
-        for span in [None, Some(extent().span)] {
-            let gap = StreamGap { from: 1, to: 2, reason: LossReason::NoSpace, samples: 3, span };
-            let lost = Losses { records: 5, samples: 6 };
-            assert_eq!(decode_gap(&encode_gap(&gap, lost)), Some((gap, lost)));
-        }
-    }
-
-    #[test]
-    fn any_flipped_bit_is_seen() {
-        let header =
-            encode_header(&Header { stream: StreamId([1; 16]), first_sequence: 1, epoch: 1, lost: Losses::default() });
-        let frame = encode_frame(Kind::Gap, 9, b"payload").expect("short");
-        for bit in 0..header.len() * 8 {
-            let mut bytes = header.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_header(&bytes).is_err());
-        }
-        for bit in 0..frame.len() * 8 {
-            let mut bytes = frame.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode_frame(&bytes), Err(FrameFault::Damaged), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn a_cut_frame_is_torn_and_zeros_end_a_segment() {
-        let frame = encode_frame(Kind::Dictionary, 9, b"payload").expect("short");
-        (1..frame.len()).for_each(|end| assert_eq!(decode_frame(&frame[..end]), Err(FrameFault::Torn)));
-        assert_eq!(decode_frame(&[]), Err(FrameFault::End));
-        assert_eq!(decode_frame(&[0; 4096]), Err(FrameFault::End));
-    }
-
-    #[test]
-    fn a_newer_version_is_told_from_damage() {
-        let header = Header { stream: StreamId([1; 16]), first_sequence: 1, epoch: 1, lost: Losses::default() };
-        let mut bytes = encode_header(&header);
-        bytes.truncate(60);
-        bytes[8] = 2;
-        assert_eq!(decode_header(&seal(bytes)), Err(HeaderFault::Newer(2)));
-    }
-
-    #[test]
-    fn a_payload_over_the_limit_is_not_framed() {
-        assert!(encode_frame(Kind::Batch, 1, &vec![0; MAX_PAYLOAD_BYTES]).is_some());
-        assert!(encode_frame(Kind::Batch, 1, &vec![0; MAX_PAYLOAD_BYTES + 1]).is_none());
-    }
-}
+mod tests;

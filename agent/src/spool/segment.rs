@@ -1,9 +1,9 @@
 //! Segment files: opening them safely, reading every frame, appending durably.
 
+use super::error::{SpoolError, io_error, sync_error};
 use super::record::{
     self, Extent, FRAME_BYTES, Frame, FrameFault, HEADER_BYTES, Header, HeaderFault, Kind, MAX_PAYLOAD_BYTES,
 };
-use super::{SpoolError, io_error};
 use nix::fcntl::OFlag;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -138,6 +138,38 @@ pub fn path(folder: &Path, first: u64) -> PathBuf {
     folder.join(format!("seg-{first:016x}.spl"))
 }
 
+/// What a first look at a file with a segment's name tells.
+#[derive(Debug)]
+pub enum Peek {
+    /// A segment with a good header, and the bytes of the file.
+    Ours(Header, u64),
+    /// One of ours that nothing was written to.
+    Empty,
+    /// A segment whose header is damaged, and the bytes of the file.
+    Headless(u64),
+    /// A segment of a later version of the format.
+    Newer(u16),
+    /// Not ours: left alone.
+    Foreign,
+}
+
+/// Looks at the header of a file with a segment's name, and at the rest only if that is not good.
+pub fn peek(path: &Path, limit: u64) -> Result<Peek, SpoolError> {
+    let Some((mut file, metadata)) = open_own(path, limit)? else { return Ok(Peek::Foreign) };
+    let mut head = Vec::with_capacity(HEADER_BYTES);
+    Read::by_ref(&mut file).take(length(HEADER_BYTES)).read_to_end(&mut head).map_err(io_error("reading", path))?;
+    if let Ok(header) = record::decode_header(&head) {
+        return Ok(Peek::Ours(header, metadata.len()));
+    }
+    Ok(match find(path, limit)? {
+        Found::Ours(header, bytes) => Peek::Ours(header, length(bytes.len())),
+        Found::Empty => Peek::Empty,
+        Found::Headless(bytes) => Peek::Headless(length(bytes.len())),
+        Found::Newer(version) => Peek::Newer(version),
+        Found::Foreign => Peek::Foreign,
+    })
+}
+
 /// Looks at a file with a segment's name, without following links or waiting for a pipe. `limit` bounds its size.
 pub fn find(path: &Path, limit: u64) -> Result<Found, SpoolError> {
     let Some(bytes) = read_own(path, limit)? else { return Ok(Found::Foreign) };
@@ -155,9 +187,16 @@ pub fn find(path: &Path, limit: u64) -> Result<Found, SpoolError> {
 
 /// The content of a regular file with one link, if there is one at `path` and it holds at most `limit` bytes.
 pub fn read_own(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, SpoolError> {
+    let Some((mut file, _)) = open_own(path, limit)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(limit).read_to_end(&mut bytes).map_err(io_error("reading", path))?;
+    Ok(Some(bytes))
+}
+
+fn open_own(path: &Path, limit: u64) -> Result<Option<(File, Metadata)>, SpoolError> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
-    let mut file = match opened {
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         // A link (O_NOFOLLOW) or a socket: nothing of ours.
@@ -168,9 +207,7 @@ pub fn read_own(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, SpoolError> 
     if !is_own(&metadata) || metadata.len() > limit {
         return Ok(None);
     }
-    let mut bytes = Vec::new();
-    Read::by_ref(&mut file).take(limit).read_to_end(&mut bytes).map_err(io_error("reading", path))?;
-    Ok(Some(bytes))
+    Ok(Some((file, metadata)))
 }
 
 fn is_own(metadata: &Metadata) -> bool {
@@ -180,7 +217,7 @@ fn is_own(metadata: &Metadata) -> bool {
 /// Makes what happened to names in a folder durable.
 pub fn sync_folder(folder: &Path) -> Result<(), SpoolError> {
     let opened = File::open(folder).map_err(io_error("opening", folder))?;
-    opened.sync_all().map_err(io_error("fsync of", folder))
+    opened.sync_all().map_err(sync_error("fsync of", folder))
 }
 
 /// A segment that is open for appending or reading.
@@ -220,7 +257,7 @@ impl Segment {
         }
         if writable && metadata.len() > size {
             file.set_len(size).map_err(io_error("cutting", &path))?;
-            file.sync_all().map_err(io_error("fsync of", &path))?;
+            file.sync_all().map_err(sync_error("fsync of", &path))?;
         }
         Ok(Self { file, path, size })
     }
@@ -235,7 +272,7 @@ impl Segment {
             });
         }
         // Never tried twice: after a failure the kernel may have dropped the pages and a second call would lie.
-        self.file.sync_data().map_err(io_error("fdatasync of", &self.path))?;
+        self.file.sync_data().map_err(sync_error("fdatasync of", &self.path))?;
         self.size += length(bytes.len());
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! One session: Hello, the aggregator's mark, then records up and acknowledgements down until either side ends it.
 
+use super::lane::{Lane, LaneSet};
 use super::{Uplink, UplinkConfig};
 use crate::clock::Clock;
-use crate::spool::{Item, SpoolError, SpoolHandle};
+use crate::spool::{Item, MAX_LANES, SpoolError, StreamState};
 use joulebook_proto::convert;
 use joulebook_proto::credentials::CredentialError;
 use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient;
@@ -20,7 +21,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// Most records sent and not acknowledged.
-const WINDOW: usize = 64;
+pub const WINDOW: usize = 64;
 /// Messages that wait between this task and the connection.
 const WAITING_MESSAGES: usize = 4;
 /// Most definitions in one message, and most bytes of them: a message must stay below 1 MiB.
@@ -55,9 +56,9 @@ pub enum End {
     /// The aggregator asks to come again later.
     #[error("the aggregator asks to come again in {0:?}")]
     RetryAfter(Duration),
-    /// What the agent says of itself changed: it says so in a new session.
-    #[error("the inventory changed")]
-    InventoryChanged,
+    /// What the agent says of itself changed, or it has more streams than one session may: it says so in a new one.
+    #[error("what the agent says of itself changed")]
+    HelloChanged,
     /// The spool ended.
     #[error("the spool ended: {0}")]
     Spool(#[from] SpoolError),
@@ -75,12 +76,17 @@ fn causes(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// The first message.
-pub fn hello(inventory: &Inventory, spool: &SpoolHandle, config: &UplinkConfig, clock: &dyn Clock) -> Hello {
-    let stream = OpenStream { stream_id: spool.stream().0.to_vec(), highest_sequence: spool.counters().highest };
+/// The first message, with the streams of the session, oldest first.
+pub fn hello(
+    inventory: &Inventory,
+    streams: &[StreamState],
+    epoch: u64,
+    config: &UplinkConfig,
+    clock: &dyn Clock,
+) -> Hello {
     Hello {
-        streams: vec![stream],
-        session_epoch: spool.session_epoch(),
+        streams: streams.iter().map(open_stream).collect(),
+        session_epoch: epoch,
         boot_id: config.boot.0.to_vec(),
         boot_time_nanos: clock.boot().0,
         wall_time_unix_nanos: clock.wall().0,
@@ -88,28 +94,32 @@ pub fn hello(inventory: &Inventory, spool: &SpoolHandle, config: &UplinkConfig, 
     }
 }
 
+fn open_stream(state: &StreamState) -> OpenStream {
+    OpenStream { stream_id: state.stream.0.to_vec(), highest_sequence: state.highest }
+}
+
 /// An open session.
 pub struct Session<'a> {
     uplink: &'a Uplink,
-    stream: StreamId,
     outbound: mpsc::Sender<StreamRequest>,
     inbound: Streaming<StreamResponse>,
     /// Messages to be sent next.
     pending: VecDeque<StreamRequest>,
-    /// Highest number sent or declared lost.
-    position: u64,
-    /// Numbers of the records sent and not acknowledged.
-    unacknowledged: VecDeque<u64>,
-    /// Definitions sent.
-    defined: usize,
+    lanes: LaneSet,
     /// Records that may be sent.
     credits: u64,
     logged: Option<BootNanos>,
 }
 
 impl<'a> Session<'a> {
-    /// Says Hello and takes the mark.
-    pub async fn open(channel: Channel, hello: Hello, uplink: &'a Uplink) -> Result<Self, End> {
+    /// Says Hello and takes the marks. `away` is how long there was no session before; none if there never was one.
+    pub async fn open(
+        channel: Channel,
+        hello: Hello,
+        streams: &[StreamState],
+        away: Option<Duration>,
+        uplink: &'a Uplink,
+    ) -> Result<Self, End> {
         let (outbound, requests) = mpsc::channel(WAITING_MESSAGES);
         let hello = StreamRequest { message: Some(stream_request::Message::Hello(hello)) };
         outbound.try_send(hello).map_err(|_| End::Closed)?;
@@ -122,45 +132,43 @@ impl<'a> Session<'a> {
         let Some(stream_response::Message::HelloReply(reply)) = first.message else {
             return Err(End::Contract("its first message is not HelloReply"));
         };
-        let stream = uplink.spool.stream();
-        let mut session = Self {
-            uplink,
-            stream,
-            outbound,
-            inbound,
-            pending: VecDeque::new(),
-            position: 0,
-            unacknowledged: VecDeque::new(),
-            defined: 0,
-            credits: 0,
-            logged: None,
-        };
-        session.begin(&reply).await?;
+        let lanes = LaneSet::new(streams).ok_or(SpoolError::Closed)?;
+        let (pending, credits) = (VecDeque::new(), 0);
+        let mut session = Self { uplink, outbound, inbound, pending, lanes, credits, logged: None };
+        session.begin(&reply, streams, away).await?;
         Ok(session)
     }
 
-    async fn begin(&mut self, reply: &HelloReply) -> Result<(), End> {
-        let mark = reply.marks.iter().find(|mark| mark.stream_id == self.stream.0);
-        let mark = mark.ok_or(End::Contract("HelloReply has no mark for the stream"))?.acked_sequence;
-        if mark >= 1 << 63 {
-            return Err(End::Contract("a mark is 2^63 or above"));
+    async fn begin(&mut self, reply: &HelloReply, streams: &[StreamState], away: Option<Duration>) -> Result<(), End> {
+        let mut regressions = 0;
+        for (lane, state) in self.lanes.iter_mut().zip(streams) {
+            let mark = reply.marks.iter().find(|mark| mark.stream_id == lane.stream.0);
+            let mark = mark.ok_or(End::Contract("HelloReply has no mark for a stream"))?.acked_sequence;
+            if mark >= 1 << 63 {
+                return Err(End::Contract("a mark is 2^63 or above"));
+            }
+            if mark < state.acked {
+                regressions += 1;
+                let (stream, acked) = (lane.stream, state.acked);
+                tracing::error!(%stream, mark, acked, "the aggregator lost acknowledged records: what is still held is sent again");
+            }
+            lane.position = mark;
+            self.uplink.spool.acked(lane.stream, mark).await?;
         }
-        let acked = self.uplink.spool.counters().acked;
         self.uplink.counters.send_modify(|counters| {
             counters.sessions += 1;
             counters.connected = true;
-            counters.ack_regressions += u64::from(mark < acked);
+            counters.ack_regressions += regressions;
         });
-        if mark < acked {
-            tracing::error!(mark, acked, "the aggregator lost acknowledged records: what is still held is sent again");
-        }
-        self.uplink.spool.acked(mark).await?;
-        self.position = mark;
         if let Some(credit) = &reply.credit {
             self.grant(credit)?;
         }
-        tracing::info!(aggregator = %self.uplink.config.endpoint, mark, credits = self.credits, "session open");
-        self.define().await
+        let live = self.lanes.live_mut();
+        let behind = live.highest.saturating_sub(live.position);
+        self.uplink.ask_for_a_stream(behind, streams, away);
+        let waiting = self.uplink.spool.counters().waiting;
+        tracing::info!(aggregator = %self.uplink.config.endpoint, waiting, credits = self.credits, "session open");
+        Ok(())
     }
 
     /// Runs until the session ends.
@@ -189,7 +197,7 @@ impl<'a> Session<'a> {
                     Err(_) => return SpoolError::Closed.into(),
                 },
                 changed = inventory.changed(), if inventory_lives => match changed {
-                    Ok(()) => return End::InventoryChanged,
+                    Ok(()) => return End::HelloChanged,
                     Err(_) => {
                         inventory_lives = false;
                         None
@@ -210,30 +218,65 @@ impl<'a> Session<'a> {
 
     /// Makes the next message, if one may be sent and none waits.
     async fn fill(&mut self) -> Result<(), End> {
-        if !self.pending.is_empty() || self.credits == 0 || self.unacknowledged.len() >= WINDOW {
+        if !self.pending.is_empty() {
             return Ok(());
         }
+        self.follow_the_live_stream().await?;
         // Known without asking the spool's thread: nothing has a number above the highest.
-        if self.position >= self.uplink.spool.counters().highest {
+        let credits = usize::try_from(self.credits).unwrap_or(WINDOW);
+        let allowed = if credits == 0 { 0 } else { WINDOW.min(credits + self.lanes.under_way()) };
+        while let Some(lane) = self.lanes.turn(allowed) {
+            let stream = lane.stream;
+            match self.uplink.spool.next_after(stream, lane.position).await? {
+                // It was given up since: another one's turn.
+                Item::None => {
+                    lane.position = lane.highest;
+                    continue;
+                }
+                Item::Gap(gap) => {
+                    tracing::warn!(%stream, from = gap.from, to = gap.to, reason = ?gap.reason, "declaring lost records");
+                    lane.position = gap.to;
+                    self.push(stream_request::Message::Gap(convert::stream_gap_to_wire(stream, &gap)));
+                }
+                Item::Record { sequence, payload, hash, dictionary_upto, .. } => {
+                    let unsent = lane.defined;
+                    lane.defined = lane.defined.max(dictionary_upto);
+                    lane.position = sequence;
+                    lane.unacknowledged.push_back(sequence);
+                    if unsent < dictionary_upto {
+                        self.define(stream, unsent).await?;
+                    }
+                    self.credits -= 1;
+                    let (stream_id, payload_hash) = (stream.0.to_vec(), hash.to_vec());
+                    self.push(stream_request::Message::Record(Record { stream_id, sequence, payload_hash, payload }));
+                }
+            }
             return Ok(());
         }
-        match self.uplink.spool.next_after(self.position).await? {
-            Item::None => {}
-            Item::Gap(gap) => {
-                tracing::warn!(from = gap.from, to = gap.to, reason = ?gap.reason, "declaring lost records");
-                self.position = gap.to;
-                self.push(stream_request::Message::Gap(convert::stream_gap_to_wire(self.stream, &gap)));
-            }
-            Item::Record { sequence, payload, hash, dictionary_upto, .. } => {
-                if dictionary_upto > self.defined {
-                    self.define().await?;
-                }
-                self.position = sequence;
-                self.credits -= 1;
-                self.unacknowledged.push_back(sequence);
-                let (stream_id, payload_hash) = (self.stream.0.to_vec(), hash.to_vec());
-                self.push(stream_request::Message::Record(Record { stream_id, sequence, payload_hash, payload }));
-            }
+        Ok(())
+    }
+
+    /// Takes over how far the live stream is, and announces it if it is a new one.
+    async fn follow_the_live_stream(&mut self) -> Result<(), End> {
+        let now = self.uplink.spool.counters();
+        let live = self.lanes.live_mut();
+        if live.stream == now.stream {
+            live.highest = now.highest;
+            return Ok(());
+        }
+        let streams = self.uplink.spool.streams().await?;
+        // Those behind the one that was live: one, unless the agent began several between two looks.
+        let known = streams.iter().position(|state| state.stream == live.stream);
+        let new = streams.get(known.map_or(0, |index| index + 1)..).unwrap_or_default();
+        if let Some(state) = known.and_then(|index| streams.get(index)) {
+            live.highest = state.highest;
+        }
+        if known.is_none() || self.lanes.len() + new.len() > MAX_LANES {
+            return Err(End::HelloChanged);
+        }
+        for state in new {
+            self.push(stream_request::Message::OpenStream(open_stream(state)));
+            self.lanes.push(Lane::new(state));
         }
         Ok(())
     }
@@ -242,11 +285,10 @@ impl<'a> Session<'a> {
         self.pending.push_back(StreamRequest { message: Some(message) });
     }
 
-    /// Queues the definitions that were not sent yet.
-    async fn define(&mut self) -> Result<(), End> {
-        let new = self.uplink.spool.definitions_from(self.defined).await?;
-        self.defined += new.len();
-        for message in dictionaries(self.stream, &new) {
+    /// Queues the definitions of a stream that were not sent yet.
+    async fn define(&mut self, stream: StreamId, unsent: u64) -> Result<(), End> {
+        let new = self.uplink.spool.definitions_from(stream, unsent).await?;
+        for message in dictionaries(stream, &new) {
             self.push(stream_request::Message::Dictionary(message));
         }
         Ok(())
@@ -267,16 +309,16 @@ impl<'a> Session<'a> {
     }
 
     async fn acknowledge(&mut self, ack: &Ack) -> Result<(), End> {
-        if ack.stream_id != self.stream.0 {
+        let Some(lane) = self.lanes.get_mut(&ack.stream_id) else {
             return Err(End::Contract("an acknowledgement of a stream that was not opened"));
-        }
-        if ack.acked_sequence > self.position {
+        };
+        if ack.acked_sequence > lane.position {
             return Err(End::Contract("an acknowledgement of records that were not sent"));
         }
-        while self.unacknowledged.front().is_some_and(|sequence| *sequence <= ack.acked_sequence) {
-            self.unacknowledged.pop_front();
+        while lane.unacknowledged.front().is_some_and(|sequence| *sequence <= ack.acked_sequence) {
+            lane.unacknowledged.pop_front();
         }
-        self.uplink.spool.acked(ack.acked_sequence).await?;
+        self.uplink.spool.acked(lane.stream, ack.acked_sequence).await?;
         if !ack.rejections.is_empty() {
             self.count_rejections(ack);
         }

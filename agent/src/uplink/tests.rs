@@ -252,7 +252,12 @@ async fn rig(plans: Vec<Plan>, records: u64, prepare: impl AsyncFnOnce(&SpoolHan
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
 
     let dir = tempfile::tempdir().expect("a folder");
-    let config = SpoolConfig { segment_bytes: 4096, min_free_bytes: 0, ..SpoolConfig::new(dir.path().join("spool")) };
+    let config = SpoolConfig {
+        segment_bytes: 4096,
+        min_free_bytes: 0,
+        rewind_bytes: 0,
+        ..SpoolConfig::new(dir.path().join("spool"))
+    };
     let (spool, _) = Spool::open(&config).expect("opened");
     for n in 1..=records {
         append(&spool, n).await;
@@ -337,7 +342,10 @@ async fn without_credit_nothing_is_sent() {
 
 #[tokio::test]
 async fn an_aggregator_that_lost_data_gets_what_is_held_and_a_rewind_gap() {
-    let rig = rig(vec![GOOD], 60, async |spool: &SpoolHandle| spool.acked(50).await.expect("acked")).await;
+    let rig = rig(vec![GOOD], 60, async |spool: &SpoolHandle| {
+        spool.acked(spool.stream(), 50).await.expect("acked");
+    })
+    .await;
     let (stored, counters, _) = rig.finish(60).await;
     let gap = stored.gaps.first().expect("declared");
     assert_eq!((stored.gaps.len(), gap.from, gap.reason), (1, 1, LossReason::Rewind));

@@ -21,6 +21,8 @@ pub fn spool_config(folder: &Path, keep_acked: bool) -> SpoolConfig {
         max_bytes: SPOOL_BYTES,
         min_free_bytes: 0,
         segment_bytes: SEGMENT_BYTES,
+        // Little, so that acknowledged segments are removed all the time.
+        rewind_bytes: 4 * SEGMENT_BYTES,
         keep_acked,
         ..SpoolConfig::new(folder.to_owned())
     }

@@ -39,6 +39,48 @@ pub struct Disk {
     folder: TempDir,
 }
 
+/// A small file system in memory, to be filled. Needs root.
+pub struct Small {
+    mount: Mount,
+    /// Holds where it is mounted, and goes after it.
+    _folder: TempDir,
+}
+
+impl Small {
+    /// Makes and mounts one of so many bytes.
+    pub fn new(bytes: u64) -> Result<Self> {
+        ensure!(nix::unistd::geteuid().is_root(), "this rig needs root: it mounts file systems");
+        let folder = folder_in_memory()?;
+        let at = folder.path().join("small");
+        std::fs::create_dir(&at)?;
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "small", &at.to_string_lossy()])?;
+        Ok(Self { mount: Mount(at), _folder: folder })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount.0
+    }
+
+    /// Takes all its space, but for what smaller writes may find.
+    pub fn fill(&self) -> Result<()> {
+        let mut file = std::fs::File::options().create(true).append(true).open(self.mount.0.join("filler"))?;
+        let chunk = [0x5a; 4096];
+        loop {
+            match std::io::Write::write_all(&mut file, &chunk) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Gives back what was taken.
+    pub fn free(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.mount.0.join("filler"))?)
+    }
+}
+
 /// The disk as it was when the power was cut.
 pub struct Cut {
     mount: Mount,
