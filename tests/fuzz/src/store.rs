@@ -1,0 +1,60 @@
+//! The database's bytes: keys, and values behind a right checksum.
+
+use joulebook_aggregator::store::block::Writer;
+use joulebook_aggregator::store::block::cell;
+use joulebook_aggregator::store::block::fact::{
+    BootFact, BridgesFact, Fact, GapFact, HashFact, LongFact, MarkFact, NodeFact, Schema, StreamFact,
+};
+use joulebook_aggregator::store::block::row::RowRecord;
+use joulebook_aggregator::store::key::{self, GapKey, Meta, RowKey};
+use joulebook_units::{Subject, UnixNanos};
+use std::fmt::Debug;
+
+/// A key that is read is written the same way.
+pub fn keys(data: &[u8]) {
+    if let Ok(key) = RowKey::decode(data) {
+        assert_eq!(key.encode().as_slice(), data);
+    }
+    if let Ok(key) = GapKey::decode(data) {
+        assert_eq!(key.encode().as_slice(), data);
+    }
+    if let Ok(key) = Meta::decode(data) {
+        assert_eq!(key.encode(), data);
+    }
+    if let Ok((node, start)) = key::decode_cell(data) {
+        assert_eq!(key::cell(node, start).as_slice(), data);
+    }
+}
+
+const KEY: &[u8] = b"fuzz";
+
+/// Values of every kind: the bytes as they are, and behind a right checksum.
+pub fn blocks(data: &[u8]) {
+    let mut writer = Writer::default();
+    writer.raw(data);
+    let sealed = writer.seal(KEY);
+    for value in [data, &sealed] {
+        fact::<Schema>(value);
+        fact::<NodeFact>(value);
+        fact::<StreamFact>(value);
+        fact::<HashFact>(value);
+        fact::<BootFact>(value);
+        fact::<BridgesFact>(value);
+        fact::<MarkFact>(value);
+        fact::<LongFact>(value);
+        fact::<GapFact>(value);
+        fact::<Subject>(value);
+        if let Ok(record) = RowRecord::decode(KEY, UnixNanos(0), value) {
+            let again = RowRecord::decode(KEY, UnixNanos(0), &record.encode(KEY));
+            assert!(again.is_ok_and(|again| again == record), "rows read back");
+        }
+        let _ = cell::decode(KEY, value, &|_| None);
+    }
+}
+
+fn fact<T: Fact + PartialEq + Debug>(value: &[u8]) {
+    if let Ok(fact) = T::decode(KEY, value) {
+        let again = T::decode(KEY, &fact.encode(KEY));
+        assert!(again.as_ref().is_ok_and(|again| *again == fact), "{fact:?} reads back as {again:?}");
+    }
+}
