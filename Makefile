@@ -16,9 +16,10 @@ RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
+export FUZZ_SECONDS
 export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
 
-.PHONY: help setup build demo test test-rigs crash mutants mutants-rigs bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-rigs crash mutants mutants-rigs fuzz bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -63,6 +64,10 @@ mutants-rigs: ## The same for the rigs of kills and power cuts; needs root.
 	@[ "$$(id -u)" = 0 ] || { echo "mutants-rigs: needs root: it mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
 	unshare --mount .ci/mutants tests/mutants/rigs
+
+fuzz: ## Runs the fuzz targets under libFuzzer. [FUZZ_SECONDS=60 each] [FUZZ_TARGETS="batch session …"]
+	.ci/setup libclang rocksdb
+	.ci/fuzz $(FUZZ_TARGETS)
 
 bench-agent: ## What a cycle of the agent costs beside the floor and other agents, 25 minutes. [BENCH_ROUNDS=3] [BENCH_CYCLES=10] [BENCH_PROCESSES=30,300,3000]
 	@$(MAKE) --no-print-directory build

@@ -112,7 +112,7 @@ fn store() -> Seeds {
         clock: Some((BootId([2; 16]), 5)),
     };
     let lost = GapFact::Lost { to: UnixNanos(5), reason: LossReason::SpoolFull, last_sequence: 9, samples: 3 };
-    let energy = GapFact::Energy { series: 1, to: UnixNanos(5), reason: GapReason::Reset, low: 1, high: 2 };
+    let energy = GapFact::Energy { series: 1, to: UnixNanos(5), reason: GapReason::CounterReset, low: 1, high: 2 };
     let points = vec![(UnixNanos(0), 4), (UnixNanos(2), 9)];
     let column = StoredColumn { series: 1, previous: Some((UnixNanos(-1), 3)), points };
     let rows = RowRecord { rows: vec![UnixNanos(0), UnixNanos(1), UnixNanos(2)], columns: vec![column] };

@@ -30,7 +30,7 @@ pub fn batch(data: &[u8]) {
     for payload in [data, &packed] {
         if let Ok(batch) = decode_batch(payload) {
             let again = encode_batch(&batch).expect("what was decoded can be encoded");
-            assert_eq!(decode_batch(&again.bytes).as_ref(), Ok(&batch), "a batch comes back");
+            assert_eq!(decode_batch(&again.bytes).ok(), Some(batch), "a batch comes back");
         }
     }
 }
@@ -42,21 +42,21 @@ pub fn wire(data: &[u8]) {
         Up::Hello(hello) => {
             if let Ok(inventory) = hello_to_inventory(&hello) {
                 let again = hello_to_inventory(&inventory_to_hello(&inventory));
-                assert_eq!(again.as_ref(), Ok(&inventory), "an inventory comes back");
+                assert_eq!(again.ok(), Some(inventory), "an inventory comes back");
             }
         }
         Up::Dictionary(dictionary) => {
             for series in dictionary.series {
                 if let Ok((number, subject)) = series_from_wire(series) {
                     let again = series_from_wire(series_to_wire(number, &subject));
-                    assert_eq!(again, Ok((number, subject)), "a series comes back");
+                    assert_eq!(again.ok(), Some((number, subject)), "a series comes back");
                 }
             }
         }
         Up::Gap(gap) => {
             if let Ok((stream, gap)) = stream_gap_from_wire(&gap) {
                 let again = stream_gap_from_wire(&stream_gap_to_wire(stream, &gap));
-                assert_eq!(again, Ok((stream, gap)), "a gap comes back");
+                assert_eq!(again.ok(), Some((stream, gap)), "a gap comes back");
             }
         }
         Up::Record(record) => batch(&record.payload),
@@ -133,7 +133,7 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
         }
         5 => Request::Close(session),
         _ => {
-            let payload = input.bytes(usize::from(input.int_in_range(0..=3u8)?).min(input.len()))?.to_vec();
+            let payload = vec![input.int_in_range(0..=3u8)?; 2];
             let batch = if input.ratio(1, 10)? { None } else { Some(Box::new(a_batch(input)?)) };
             let sequence =
                 if input.ratio(1, 16)? { input.arbitrary()? } else { u64::from(input.int_in_range(1..=20u8)?) };
