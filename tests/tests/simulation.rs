@@ -8,6 +8,8 @@
 
 #[path = "simulation/disk.rs"]
 mod disk;
+#[path = "simulation/oracle.rs"]
+mod oracle;
 #[path = "simulation/time.rs"]
 mod time;
 #[path = "simulation/wire.rs"]
@@ -59,7 +61,13 @@ fn nothing_is_lost_or_counted_twice_whatever_the_seed() {
         }
     });
     println!("{seeds} seeds | {counts}");
-    assert!(counts.agent_crashes > seeds && counts.aggregator_crashes > seeds && counts.cuts > seeds, "void: {counts}");
+    assert!(
+        counts.agent_crashes > seeds
+            && counts.aggregator_crashes > seeds
+            && counts.cuts > seeds
+            && counts.streams > seeds / 4,
+        "void: {counts}"
+    );
 }
 
 #[test]

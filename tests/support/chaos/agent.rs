@@ -33,9 +33,13 @@ pub fn spool_config(folder: &Path, keep_acked: bool) -> SpoolConfig {
 pub struct Agent {
     plan: Plan,
     node: u32,
+    /// Records made since the plan's first row, in all streams.
+    made: u64,
     values: [u64; 2],
     spool: SpoolHandle,
     counters: watch::Receiver<UplinkCounters>,
+    /// The uplink's wishes for a new stream, where they are heeded.
+    wishes: Option<watch::Receiver<u64>>,
     /// Keeps the uplink running.
     _stop: watch::Sender<bool>,
     uplink: JoinHandle<()>,
@@ -48,9 +52,10 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    /// Opens the spool of a node and starts its uplink on the running tokio runtime.
+    /// Opens the spool of a node and starts its uplink on the running tokio runtime, for one stream.
     pub fn start(plan: Plan, node: u32, spool: &SpoolConfig, endpoint: &str) -> Result<Self> {
-        Self::with(plan, node, Spool::open(spool)?, endpoint, Arc::new(RigClock), Arc::new(SystemNetwork))
+        let agent = Self::with(plan, node, Spool::open(spool)?, endpoint, Arc::new(RigClock), Arc::new(SystemNetwork))?;
+        Ok(agent.in_one_stream())
     }
 
     /// Starts the uplink of an opened spool on the running tokio runtime, by a clock and over a network.
@@ -62,8 +67,10 @@ impl Agent {
         clock: Arc<dyn Clock>,
         network: Arc<dyn Network>,
     ) -> Result<Self> {
-        let mut values = [0, 0];
+        let (mut values, mut made) = ([0, 0], recovery.highest_sequence);
         if let Some(last) = &recovery.last {
+            // Numbers without a record were used up by one that was damaged.
+            made = plan.records(last.local.at) + (recovery.highest_sequence - last.sequence);
             for (value, baseline) in values.iter_mut().zip(&last.local.baselines) {
                 *value = baseline.value;
             }
@@ -76,7 +83,7 @@ impl Agent {
         let (inventory, told) = watch::channel(Plan::inventory(node)?);
         let uplink = Uplink::new(config, spool.clone(), told, clock).over(network);
         let (stop, stopped) = watch::channel(false);
-        let counters = uplink.counters();
+        let (counters, wishes) = (uplink.counters(), Some(uplink.wishes_for_a_stream()));
         let uplink = tokio::spawn(async move {
             // What a node says of itself does not change; the sender lives as long as the uplink.
             let _inventory = inventory;
@@ -85,20 +92,47 @@ impl Agent {
                 drop(error);
             }
         });
-        Ok(Self { plan, node, values, spool, counters, _stop: stop, uplink })
+        Ok(Self { plan, node, made, values, spool, counters, wishes, _stop: stop, uplink })
     }
 
-    /// Makes the next record durable and returns its number.
+    /// Makes the next record durable and returns how many there are then, in all streams.
     pub async fn produce(&mut self) -> Result<u64> {
-        let (epoch, sequence) = (self.spool.session_epoch(), self.spool.counters().highest + 1);
-        let batch = self.plan.batch(self.node, epoch, sequence, &mut self.values);
+        let begins = self.wishes.as_mut().is_some_and(|wishes| {
+            let wished = wishes.has_changed().unwrap_or(false);
+            wishes.mark_unchanged();
+            wished
+        });
+        if begins {
+            self.values = [0, 0];
+        }
+        let epoch = self.spool.session_epoch();
+        let sequence = if begins { 1 } else { self.spool.counters().highest + 1 };
+        let batch = self.plan.batch(self.node, epoch, self.made + 1, &mut self.values);
         let at = batch.rows.last().copied().unwrap_or(BootNanos(0));
         let baseline = |(series, value): (u32, u64)| Baseline { series, raw: value, value, at, epoch: 0 };
         let baselines = (1..).zip(self.values).map(baseline).collect();
         let local = LocalState { boot: batch.boot, at, wall: batch.wall, baselines };
-        let given = self.spool.append(batch, local, Plan::dictionary()).await.context("appending to the spool")?;
+        let given = if begins {
+            self.spool.begin_stream(batch, local, Plan::dictionary()).await
+        } else {
+            self.spool.append(batch, local, Plan::dictionary()).await
+        };
+        let given = given.context("appending to the spool")?;
         anyhow::ensure!(given == sequence, "record {sequence} became number {given}");
-        Ok(given)
+        self.made += 1;
+        Ok(self.made)
+    }
+
+    /// The same in one stream for ever, for rigs that know records by their number alone.
+    #[must_use]
+    pub fn in_one_stream(mut self) -> Self {
+        self.wishes = None;
+        self
+    }
+
+    /// Records made since the plan's first row, in all streams.
+    pub fn made(&self) -> u64 {
+        self.made
     }
 
     /// The spool.

@@ -95,6 +95,11 @@ impl Plan {
         place % if source == 0 { 400_000_000 } else { 40_000_000 }
     }
 
+    /// Number of the record whose last row is at an instant of the boot clock.
+    pub fn records(&self, at: BootNanos) -> u64 {
+        (at.0.saturating_sub(self.boot) / STEP + 1) / ROWS
+    }
+
     /// The batch with a number, from 1; `values` are the sums before it and become those after it.
     pub fn batch(&self, node: u32, epoch: u64, sequence: u64, values: &mut [u64; 2]) -> Batch {
         let first = (sequence - 1) * ROWS;

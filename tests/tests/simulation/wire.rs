@@ -12,14 +12,10 @@ use joulebook_aggregator::peer::Caller;
 use joulebook_tests::chaos::Random;
 use std::io;
 use std::net::Ipv4Addr;
-use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
-use tonic::transport::server::Connected;
 use tower::ServiceExt;
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -76,37 +72,5 @@ pub async fn serve(routes: Routes) -> io::Result<()> {
             request
         });
         connections.push(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
-    }
-}
-
-/// An accepted connection of this machine's own: nobody need say who is there.
-#[derive(Debug)]
-pub struct Accepted<S>(pub S);
-
-impl<S> Connected for Accepted<S> {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        Caller(None)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Accepted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, into)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Accepted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, from)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
