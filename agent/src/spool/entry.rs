@@ -100,9 +100,10 @@ impl Ring {
     pub fn drop_oldest(&mut self) -> Option<Entry> {
         let mut lost = self.pop()?;
         if let Some(next) = self.entries.front_mut() {
-            self.bytes += DEFINITION_BYTES * lost.new_series.len();
-            let own = std::mem::replace(&mut next.new_series, std::mem::take(&mut lost.new_series));
-            next.new_series.extend(own);
+            let mut inherited = std::mem::take(&mut lost.new_series);
+            inherited.retain(|(number, _)| next.new_series.iter().all(|(own, _)| own != number));
+            self.bytes += DEFINITION_BYTES * inherited.len();
+            next.new_series.extend(inherited);
             next.begins_stream |= lost.begins_stream;
         }
         Some(lost)
