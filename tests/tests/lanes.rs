@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use joulebook_agent::clock::SystemClock;
 use joulebook_agent::collector::Sources;
 use joulebook_agent::config::{Config, Roots};
 use joulebook_agent::hardware;
 use joulebook_agent::process::Workloads;
 use joulebook_agent::sampler::{Flush, Parts, Sampler};
-use joulebook_agent::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
+use joulebook_agent::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle, read_all};
 use joulebook_agent::uplink::{Security, Uplink, UplinkConfig, UplinkCounters};
 use joulebook_tests::powercap::{Powercap, Zone};
 use joulebook_units::{BootId, BootNanos, Inventory, Placement, Subject, UnixNanos};
@@ -71,12 +72,15 @@ struct Aggregator {
 
 impl Aggregator {
     async fn start(folder: &Path, listen: &str, clock: &Arc<Hand>) -> Self {
+        Self::start_with(folder, listen, Arc::<Hand>::clone(clock)).await
+    }
+
+    async fn start_with(folder: &Path, listen: &str, clock: Arc<dyn joulebook_aggregator::clock::Clock>) -> Self {
         let data = folder.join("db");
         let text = format!("listen = \"{listen}\"\ndata_dir = \"{}\"\ninsecure_loopback = true\n", data.display());
         let config = joulebook_aggregator::config::Config::parse(&text, Path::new("test.toml")).unwrap();
         let (ready, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let clock = Arc::clone(clock);
         let serving = tokio::spawn(async move {
             let stopped = async {
                 let _ = stopped.await;
@@ -315,4 +319,85 @@ async fn live_data_is_not_behind_old_data_and_each_joule_is_counted_once() {
     assert!(node.made.abs_diff(truth) <= 62 * 40, "{} of {truth}: no more than the counter's unit a wrap", node.made);
     agent.kill().await;
     aggregator.stop().await;
+}
+
+/// Waits until `done`, a minute at most.
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    let mut looks = tokio::time::interval(Duration::from_millis(50));
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it never came: {what}");
+        looks.tick().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_long_without_an_aggregator_begins_a_stream_when_it_meets_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let clock = Arc::new(Hand(AtomicU64::new(0)));
+    let node = Node::new(folder.path(), &clock);
+    // A port that is free now; nobody listens there for a while.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let text = format!(
+        "node = \"under-test\"\naggregator = \"http://{address}\"\ninsecure_loopback = true\n[spool]\ndir = \"{}\"\n\
+         min_free_bytes = 0\nkeep_acked = true\n[sampling]\ntick = \"100ms\"\nworkloads = \"1s\"\nbatch_rows = 1\n[roots]\n\
+         sysfs = \"{}\"\nprocfs = \"{}\"\ncgroup = \"{}\"\n[nvml]\nenabled = false\n",
+        path("spool").display(),
+        path("sys").display(),
+        path("proc").display(),
+        path("cgroup").display(),
+    );
+    let config = Config::parse(&text, Path::new("test.toml")).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let agent = tokio::spawn(joulebook_agent::run::run(config, Arc::new(SystemClock), stopped));
+    let mut zone = node.zone;
+    let flowing = tokio::spawn(async move {
+        let mut steps = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            steps.tick().await;
+            zone.flow(WATTS, Duration::from_millis(10)).unwrap();
+        }
+    });
+    let records = || read_all(&path("spool")).unwrap_or_default();
+    until("more than a window of records", || records().len() > 80).await;
+    let aggregator = Aggregator::start_with(folder.path(), &address, Arc::new(Real(Instant::now()))).await;
+    let lanes = || {
+        std::fs::read_dir(path("spool"))
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("lane-"))
+    };
+    until("a new stream", || lanes().count() > 0).await;
+    let before = records().len();
+    until("records in it", || records().len() > before + 5).await;
+    stop.send(()).unwrap();
+    agent.await.unwrap().unwrap();
+    flowing.abort();
+
+    let (spool, recovery) = Spool::open(&SpoolConfig::new(path("spool"))).unwrap();
+    let is_package = |subject: &Subject| matches!(subject, Subject::Energy(source) if source.id.contains("package-0"));
+    let package = recovery.dictionary.iter().find(|(_, subject)| is_package(subject)).map(|(series, _)| *series);
+    assert_eq!((spool.counters().streams, spool.counters().waiting), (2, 0), "all of it is delivered");
+    let sent: u64 = records()
+        .iter()
+        .flat_map(|record| &record.batch.columns)
+        .filter(|one| Some(one.series) == package)
+        .map(|column| {
+            let first = column.previous.unwrap_or(column.points[0]);
+            column.points[column.points.len() - 1].value - first.value
+        })
+        .sum();
+    assert!(sent > 0);
+    assert_eq!(aggregator.energy().await, sent, "each joule once");
+    aggregator.stop().await;
+}
+
+/// An aggregator's clock that goes as a real one does, on the day that is asked for.
+struct Real(Instant);
+
+impl joulebook_aggregator::clock::Clock for Real {
+    fn unix(&self) -> UnixNanos {
+        let nanos = i64::try_from(self.0.elapsed().as_nanos()).unwrap();
+        UnixNanos((BOOTED + 3 * 3600) * UnixNanos::PER_SECOND + nanos)
+    }
 }
