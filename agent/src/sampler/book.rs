@@ -307,4 +307,37 @@ mod tests {
         assert_eq!(book.series(&Subject::NodeMemoryUsed), 7);
         assert_eq!(book.series(&Subject::Memory { workload: "x".to_owned() }), 8);
     }
+
+    #[test]
+    fn a_series_is_defined_again_after_a_pause_and_in_a_new_stream() {
+        let mut book = book(1);
+        let defined = |book: &mut Book, second: u64, use_it: bool| {
+            book.begin_row(BootNanos(second * SECOND), UnixNanos(0));
+            if use_it {
+                let series = book.series(&Subject::NodeMemoryUsed);
+                book.extend(series, point(second, second));
+            }
+            book.end_row().expect("complete").new_series.len()
+        };
+        assert_eq!(defined(&mut book, 1, true), 1);
+        assert_eq!(defined(&mut book, 2, true), 0);
+        (3..=DEFINED_BATCHES + 1).for_each(|second| assert_eq!(defined(&mut book, second, false), 0));
+        assert_eq!(defined(&mut book, DEFINED_BATCHES + 2, true), 0, "the spool knows it yet");
+        (0..DEFINED_BATCHES).for_each(|n| assert_eq!(defined(&mut book, DEFINED_BATCHES + 3 + n, false), 0));
+        assert_eq!(defined(&mut book, 1000, true), 1);
+        book.begin_stream();
+        assert_eq!(defined(&mut book, 1001, true), 1);
+    }
+
+    #[test]
+    fn held_values_keep_theirs_in_a_new_stream() {
+        let mut book = book(1);
+        row(&mut book, 1, 10);
+        book.begin_stream();
+        let page = row(&mut book, 2, 12).expect("complete");
+        assert_eq!(
+            page.batch.columns,
+            [Column { series: 1, previous: Some(point(1, 10)), points: vec![point(2, 12)] }]
+        );
+    }
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{Config, Roots};
 use crate::hardware;
 use crate::inference::ProcessId;
-use joulebook_units::{Hardware, NodeName, Placement, StreamId, VersionSource};
+use joulebook_units::{Column, Hardware, NodeName, Placement, StreamId, VersionSource};
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -182,6 +182,101 @@ fn energy_may_be_read_more_often_than_workloads() {
     assert_eq!(points(&|subject| matches!(subject, Subject::CpuTime(workload) if workload.id == "remainder")), 7);
     // Held: at first, and again at the fifth sample after it.
     assert_eq!(points(&|subject| *subject == Subject::NodeMemoryUsed), 2);
+}
+
+/// Joules a second of the tests' package.
+const POWER: u64 = 50_000_000;
+
+/// Rows from `from` to `to`, each a second and [`POWER`] apart.
+fn rows(rig: &Rig, sampler: &mut Sampler, from: u64, to: u64) -> Vec<Flush> {
+    let mut flushes = Vec::new();
+    for second in from..=to {
+        rig.at(second);
+        rig.counter(second * POWER);
+        flushes.extend(sampler.tick());
+    }
+    flushes
+}
+
+/// The energy column of a batch.
+fn package(reader: &Reader, flush: &Flush) -> Column {
+    let energy = |id: &u32| matches!(reader.dictionary.get(id), Some(Subject::Energy(_)));
+    flush.batch.columns.iter().find(|column| energy(&column.series)).expect("the package").clone()
+}
+
+#[test]
+fn a_new_stream_begins_at_0_with_the_last_row_of_the_old_one_as_its_origin() {
+    let mut rig = Rig::new(true);
+    let mut sampler = rig.sampler(1, &empty());
+    let mut old = Reader::default();
+    old.take(rows(&rig, &mut sampler, 10, 21));
+    old.take(sampler.begin_stream());
+    let last = package(&old, old.flushes.last().expect("one"));
+    assert_eq!(last.points.last().map(|point| point.value), Some(11 * POWER));
+
+    // Another dictionary: a reader of the new stream knows nothing of the old one.
+    let mut new = Reader::default();
+    new.take(rows(&rig, &mut sampler, 22, 31));
+    assert!(new.flushes[0].begins_stream && !new.flushes[1].begins_stream);
+    let first = package(&new, &new.flushes[0]);
+    assert_eq!(first.previous, Some(Point { at: BootNanos(21 * SECOND), value: 0 }));
+    assert_eq!(first.points.last().map(|point| point.value), Some(5 * POWER));
+    assert_eq!(old.energy(Component::Cpu).0 + new.energy(Component::Cpu).0, 21 * POWER, "each joule once");
+
+    // After a restart the new stream goes on: the interval without an agent is bridged.
+    let mut again = rig.sampler(1, &new.recovery());
+    new.take(rows(&rig, &mut again, 60, 69));
+    let (energy, gaps) = new.energy(Component::Cpu);
+    assert_eq!((old.energy(Component::Cpu).0 + energy, gaps.len()), (59 * POWER, 0));
+    // And once more a new stream, begun by the restarted agent.
+    new.take(again.begin_stream());
+    let mut newest = Reader::default();
+    newest.take(rows(&rig, &mut again, 70, 79));
+    assert_eq!(package(&newest, &newest.flushes[0]).previous, Some(Point { at: BootNanos(69 * SECOND), value: 0 }));
+    let all: u64 = [&old, &new, &newest].iter().map(|reader| reader.energy(Component::Cpu).0).sum();
+    assert_eq!(all, 69 * POWER);
+}
+
+#[test]
+fn every_baseline_is_defined_in_the_stream_that_it_stands_in() {
+    let mut rig = Rig::new(true);
+    let mut sampler = rig.sampler(1, &empty());
+    rows(&rig, &mut sampler, 10, 14);
+    sampler.begin_stream();
+    // The package cannot be read for a while, and its baseline is kept all the same.
+    fs::remove_file(rig.root.path().join("sys/class/powercap/intel-rapl:0/energy_uj")).expect("removed");
+    let mut new = Reader::default();
+    for second in 15..=19 {
+        rig.at(second);
+        new.take(sampler.tick());
+    }
+    let flush = new.flushes.last().expect("one");
+    assert!(flush.local.baselines.iter().all(|baseline| new.dictionary.contains_key(&baseline.series)));
+    assert!(new.dictionary.values().any(|subject| matches!(subject, Subject::Energy(_))), "it was not read since");
+}
+
+#[test]
+fn a_series_that_comes_back_after_long_is_defined_again_and_workloads_that_ended_are_forgotten() {
+    let mut rig = Rig::new(true);
+    rig.write("sys/fs/cgroup/cgroup.controllers", "cpu memory\n");
+    let mut sampler = rig.sampler(1, &empty());
+    let first = rows(&rig, &mut sampler, 10, 14);
+    let remainder = |flushes: &[Flush]| {
+        let new = flushes.iter().flat_map(|flush| flush.new_series.clone());
+        new.filter(|(_, subject)| matches!(subject, Subject::CpuTime(_))).map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    let [series] = remainder(&first)[..] else { panic!("the remainder") };
+    assert!(first[0].local.baselines.iter().any(|baseline| baseline.series == series));
+    // Workloads are not sampled for longer than they are remembered.
+    let at = |path: &str| rig.root.path().join(path);
+    let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
+    sampler.parts.workloads = Workloads::new(&roots, 2).every(std::time::Duration::from_secs(100_000));
+    let flushes = rows(&rig, &mut sampler, 15, 700);
+    let later = flushes.last().expect("many");
+    assert!(!later.local.baselines.iter().any(|baseline| baseline.series == series), "no record bears it any more");
+    sampler.parts.workloads = Workloads::new(&roots, 2);
+    let back = remainder(&rows(&rig, &mut sampler, 701, 705));
+    assert!(back.iter().all(|again| *again > series) && !back.is_empty(), "{back:?}: a number has one meaning");
 }
 
 #[test]

@@ -100,9 +100,10 @@ impl Ring {
     pub fn drop_oldest(&mut self) -> Option<Entry> {
         let mut lost = self.pop()?;
         if let Some(next) = self.entries.front_mut() {
-            self.bytes += DEFINITION_BYTES * lost.new_series.len();
-            let own = std::mem::replace(&mut next.new_series, std::mem::take(&mut lost.new_series));
-            next.new_series.extend(own);
+            let mut inherited = std::mem::take(&mut lost.new_series);
+            inherited.retain(|(number, _)| next.new_series.iter().all(|(own, _)| own != number));
+            self.bytes += DEFINITION_BYTES * inherited.len();
+            next.new_series.extend(inherited);
             next.begins_stream |= lost.begins_stream;
         }
         Some(lost)
@@ -134,5 +135,62 @@ impl Ring {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use joulebook_units::{BootId, BootNanos};
+
+    fn entry(bytes: usize, number: u32, begins_stream: bool) -> Entry {
+        let new_series = vec![(number, Subject::NodeMemoryUsed)];
+        let payload = Some(vec![0; bytes].into());
+        Entry { payload, samples: 1, span: None, new_series, series: vec![number], begins_stream }
+    }
+
+    #[test]
+    fn what_waits_takes_no_more_than_8_mib() {
+        let mut ring = Ring::default();
+        for number in 0..1000 {
+            ring.push(entry(100 << 10, number, false));
+            while ring.is_over() {
+                ring.drop_oldest();
+            }
+            let held: usize = ring.entries.iter().map(|entry| entry.payload.as_ref().map_or(0, Bytes::len)).sum();
+            assert!(held <= 8 << 20, "{held}");
+        }
+        assert!(ring.len() > 70, "{}", ring.len());
+    }
+
+    #[test]
+    fn what_a_lost_batch_defines_and_begins_goes_to_the_next() {
+        let mut ring = Ring::default();
+        ring.push(entry(1, 1, true));
+        ring.push(entry(1, 2, false));
+        ring.push(entry(1, 1, false));
+        ring.drop_oldest();
+        ring.drop_oldest();
+        let last = ring.front().expect("one");
+        assert!(last.begins_stream);
+        assert_eq!(last.new_series.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2], "each once");
+        ring.drop_oldest();
+        assert_eq!((ring.len(), ring.bytes), (0, 0));
+    }
+
+    #[test]
+    fn losses_before_a_stream_add_up_and_their_span_is_told_while_it_is_one_boot() {
+        let at = |boot, second| {
+            let instant = BootNanos(second);
+            Some(LostSpan { boot: BootId([boot; 16]), first: instant, last: instant })
+        };
+        let mut ring = Ring::default();
+        for (boot, second) in [(1, 5), (1, 6)] {
+            ring.count_before_stream(&Entry { span: at(boot, second), ..entry(1, 1, true) });
+        }
+        let span = ring.before_stream.2.expect("one boot");
+        assert_eq!((ring.before_stream.0, span.first, span.last), (2, BootNanos(5), BootNanos(6)));
+        ring.count_before_stream(&Entry { span: at(2, 1), ..entry(1, 1, true) });
+        assert_eq!((ring.before_stream.0, ring.before_stream.1, ring.before_stream.2), (3, 3, None));
     }
 }

@@ -85,7 +85,7 @@ impl Lanes {
             let in_root = opened.lanes.is_empty() && foreign == (0, 0);
             opened.begin_stream(in_root)?;
         }
-        opened.live().save_epoch()?;
+        opened.live_mut().save_epoch()?;
         opened.trim()?;
         let recovery = opened.recovery(last);
         Ok((opened, recovery))
@@ -177,9 +177,13 @@ impl Lanes {
         &mut self,
         batch: &Batch,
         local: &LocalState,
-        new_series: Vec<(u32, Subject)>,
+        mut new_series: Vec<(u32, Subject)>,
         begins_stream: bool,
     ) -> Result<u64, SpoolError> {
+        if !begins_stream && self.ring.len() == 0 {
+            // What waits need not hold what is on the disk already; behind a stream that is to begin it may be new.
+            new_series.retain(|(number, _)| !self.live().knows(*number));
+        }
         let (entry, refused) = Entry::new(batch, local, new_series, begins_stream);
         self.ring.push(entry);
         let written = self.write_waiting();

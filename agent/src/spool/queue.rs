@@ -141,9 +141,10 @@ impl Found {
 
     /// The lowest epoch that no earlier session can have had, as far as this folder tells.
     pub fn next_epoch(&self) -> u64 {
+        let told = self.survey.epoch.max(self.slot.as_ref().map_or(0, |slot| slot.epoch));
         match (self.epoch_mark, self.survey.stream) {
-            (Some(epoch), _) => epoch.max(self.survey.epoch) + 1,
-            (None, Some(_)) => self.survey.epoch + EPOCH_LEAP,
+            (Some(epoch), _) => epoch.max(told) + 1,
+            (None, Some(_)) => told + EPOCH_LEAP,
             (None, None) => 1,
         }
     }
@@ -247,9 +248,18 @@ impl Queue {
         Ok(last)
     }
 
-    /// Makes the session's epoch durable.
-    pub fn save_epoch(&self) -> Result<(), SpoolError> {
-        cursor::write(&self.dir, EPOCH, record::EPOCH_MAGIC, self.stream, self.epoch)
+    /// Makes the session's epoch durable, also on a full disk.
+    pub fn save_epoch(&mut self) -> Result<(), SpoolError> {
+        match cursor::write(&self.dir, EPOCH, record::EPOCH_MAGIC, self.stream, self.epoch) {
+            Err(error @ SpoolError::NoSpace { .. }) => {
+                if self.write_losses()? {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+            result => result,
+        }
     }
 
     /// The folder.
@@ -296,6 +306,11 @@ impl Queue {
     /// The definitions known.
     pub fn definitions_from(&self, ordinal: u64) -> Vec<(u32, Subject)> {
         self.definitions.from(ordinal)
+    }
+
+    /// Whether a series is defined in the stream.
+    pub fn knows(&self, series: u32) -> bool {
+        self.definitions.knows(series)
     }
 
     /// Bytes that an entry adds, and whether it begins a segment.

@@ -13,7 +13,7 @@
 //!          boot id 16 | at u64 | wall i64 | count u32 | count × (series u32 | raw u64 | value u64 | at u64 | epoch u64)
 //! mark     36 B: magic 8 ("JBCURSR1" or "JBEPOCH1") | stream id 16 | value u64 | CRC32C u32
 //! loss     loss.bin = two slots of 4 KiB, made whole once and written in turn: magic "JBLOSS01" | turn u64 | stream id 16
-//!          | highest sequence u64 | lost records u64 | lost values u64 | earlier lost records u64 | earlier lost values u64
+//!          | session epoch u64 | highest sequence u64 | lost records u64 | lost values u64 | earlier lost records u64 | earlier lost values u64
 //!          | retired stream id 16 (zeros: none) | gaps u32 | gaps × (as the payload of a gap frame) | CRC32C u32
 //! ```
 //!
@@ -76,6 +76,8 @@ pub struct LossSlot {
     pub turn: u64,
     /// The stream of the folder.
     pub stream: StreamId,
+    /// Epoch of the session that wrote this: its own file cannot be replaced while the disk is full.
+    pub epoch: u64,
     /// Highest number assigned when this was written.
     pub highest: u64,
     /// Losses of the stream.
@@ -354,7 +356,7 @@ pub fn encode_loss_slot(slot: &LossSlot) -> Option<Vec<u8>> {
     out.extend_from_slice(&slot.turn.to_le_bytes());
     out.extend_from_slice(&slot.stream.0);
     let (lost, earlier) = (slot.lost, slot.earlier);
-    for number in [slot.highest, lost.records, lost.samples, earlier.records, earlier.samples] {
+    for number in [slot.epoch, slot.highest, lost.records, lost.samples, earlier.records, earlier.samples] {
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(&slot.retired.map_or([0; 16], |stream| stream.0));
@@ -369,7 +371,8 @@ pub fn decode_loss_slot(bytes: &[u8]) -> Option<LossSlot> {
     if rest.array::<8>()? != *LOSS_MAGIC {
         return None;
     }
-    let (turn, stream, highest) = (rest.u64()?, StreamId(rest.array()?), rest.u64()?);
+    let (turn, stream) = (rest.u64()?, StreamId(rest.array()?));
+    let (epoch, highest) = (rest.u64()?, rest.u64()?);
     let lost = Losses { records: rest.u64()?, samples: rest.u64()? };
     let earlier = Losses { records: rest.u64()?, samples: rest.u64()? };
     let retired = Some(StreamId(rest.array()?)).filter(|stream| stream.0 != [0; 16]);
@@ -380,7 +383,7 @@ pub fn decode_loss_slot(bytes: &[u8]) -> Option<LossSlot> {
     }
     let end = bytes.len().checked_sub(rest.0.len())?.checked_add(4)?;
     unsealed(bytes.get(..end)?)?;
-    Some(LossSlot { turn, stream, highest, lost, earlier, retired, gaps })
+    Some(LossSlot { turn, stream, epoch, highest, lost, earlier, retired, gaps })
 }
 
 /// Makes the bytes of a mark file.

@@ -58,10 +58,19 @@ struct Plan {
     cut_after: Option<u64>,
     /// Grant credit only when told to.
     wait_for_credit: bool,
+    /// Grant nothing, and ask to come again after so many milliseconds.
+    turn_away: Option<u32>,
 }
 
-const GOOD: Plan =
-    Plan { pretend: None, credits: 64, regrant: true, ack_every: 1, cut_after: None, wait_for_credit: false };
+const GOOD: Plan = Plan {
+    pretend: None,
+    credits: 64,
+    regrant: true,
+    ack_every: 1,
+    cut_after: None,
+    wait_for_credit: false,
+    turn_away: None,
+};
 
 #[derive(Clone)]
 struct Server {
@@ -101,8 +110,9 @@ impl Server {
             }
             stored.mark
         };
+        let grants = !plan.wait_for_credit && plan.turn_away.is_none();
         let credit =
-            Credit { records: if plan.wait_for_credit { 0 } else { plan.credits }, retry_after_milliseconds: None };
+            Credit { records: if grants { plan.credits } else { 0 }, retry_after_milliseconds: plan.turn_away };
         let marks = vec![StreamMark { stream_id: stream.clone(), acked_sequence: mark }];
         let reply = HelloReply { marks, credit: Some(credit), ..Default::default() };
         let _ = out.send(response(stream_response::Message::HelloReply(reply))).await;
@@ -338,6 +348,16 @@ async fn without_credit_nothing_is_sent() {
     rig.server.credit.send_replace(true);
     let (stored, _, _) = rig.finish(30).await;
     assert_eq!(stored.applied, in_order(30));
+}
+
+#[tokio::test]
+async fn who_is_asked_to_come_again_waits_even_if_no_time_is_named() {
+    let away = |wait| Plan { turn_away: Some(wait), ..GOOD };
+    let begin = std::time::Instant::now();
+    let rig = rig(vec![away(0), away(1), away(0), GOOD], 30, async |_| {}).await;
+    let (stored, _, _) = rig.finish(30).await;
+    assert_eq!((stored.applied, stored.sessions), (in_order(30), 4));
+    assert!(begin.elapsed() >= 3 * FIRST_WAIT, "three waits of half a second at least: {:?}", begin.elapsed());
 }
 
 #[tokio::test]

@@ -122,7 +122,7 @@ impl Queue {
     }
 
     /// Writes the losses to their file; false if that is not possible now.
-    fn write_losses(&mut self) -> Result<bool, SpoolError> {
+    pub(super) fn write_losses(&mut self) -> Result<bool, SpoolError> {
         if self.losses.is_none() {
             self.losses = match LossFile::open(&self.dir, self.stream) {
                 Ok(file) => Some(file),
@@ -132,7 +132,8 @@ impl Queue {
         }
         let (lost, earlier, retired) = (self.lost, self.earlier, self.retired);
         let gaps = self.gaps.values().cloned().collect();
-        let slot = LossSlot { turn: 0, stream: self.stream, highest: self.highest, lost, earlier, retired, gaps };
+        let (stream, epoch, highest) = (self.stream, self.epoch, self.highest);
+        let slot = LossSlot { turn: 0, stream, epoch, highest, lost, earlier, retired, gaps };
         match self.losses.as_mut().map(|file| file.write(slot)) {
             Some(Ok(written)) => Ok(written),
             // A file system that writes elsewhere needs space even to overwrite.

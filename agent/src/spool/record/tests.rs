@@ -102,3 +102,24 @@ fn a_payload_over_the_limit_is_not_framed() {
     assert!(encode_frame(Kind::Batch, 1, &vec![0; MAX_PAYLOAD_BYTES]).is_some());
     assert!(encode_frame(Kind::Batch, 1, &vec![0; MAX_PAYLOAD_BYTES + 1]).is_none());
 }
+
+#[test]
+fn a_slot_of_losses_comes_back_and_any_flipped_bit_is_seen() {
+    let gap = |from, span| StreamGap { from, to: from + 2, reason: LossReason::NoSpace, samples: 3, span };
+    let (lost, earlier) = (Losses { records: 5, samples: 6 }, Losses { records: 7, samples: 8 });
+    let gaps = vec![gap(1, None), gap(9, Some(extent().span))];
+    let (stream, retired) = (StreamId([1; 16]), Some(StreamId([2; 16])));
+    let slot = LossSlot { turn: 3, stream, epoch: 4, highest: 11, lost, earlier, retired, gaps };
+    let mut bytes = encode_loss_slot(&slot).expect("few gaps");
+    let length = bytes.len();
+    bytes.resize(LOSS_SLOT_BYTES, 0);
+    assert_eq!(decode_loss_slot(&bytes), Some(slot.clone()));
+    for bit in 0..length * 8 {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(decode_loss_slot(&bytes), None, "bit {bit}");
+    }
+    let many = |count: usize| LossSlot { gaps: vec![gap(1, Some(extent().span)); count], ..slot.clone() };
+    assert!(encode_loss_slot(&many(LOSS_GAPS)).is_some_and(|bytes| bytes.len() <= LOSS_SLOT_BYTES));
+    assert_eq!(encode_loss_slot(&many(LOSS_GAPS + 1)), None);
+}
