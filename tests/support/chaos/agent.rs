@@ -47,6 +47,11 @@ impl Drop for Agent {
 impl Agent {
     /// Opens the spool of a node and starts its uplink on the running tokio runtime.
     pub fn start(plan: Plan, node: u32, spool: &SpoolConfig, endpoint: &str) -> Result<Self> {
+        Self::over(plan, node, spool, endpoint, Security::PlaintextOnLoopback)
+    }
+
+    /// The same, spoken with as `security` says.
+    pub fn over(plan: Plan, node: u32, spool: &SpoolConfig, endpoint: &str, security: Security) -> Result<Self> {
         let (spool, recovery) = Spool::open(spool)?;
         let mut values = [0, 0];
         if let Some(last) = &recovery.last {
@@ -54,11 +59,7 @@ impl Agent {
                 *value = baseline.value;
             }
         }
-        let config = UplinkConfig {
-            endpoint: endpoint.to_owned(),
-            security: Security::PlaintextOnLoopback,
-            boot: plan.boot_id(node),
-        };
+        let config = UplinkConfig { endpoint: endpoint.to_owned(), security, boot: plan.boot_id(node) };
         let (inventory, told) = watch::channel(Plan::inventory(node)?);
         let uplink = Uplink::new(config, spool.clone(), told, Arc::new(RigClock));
         let (stop, stopped) = watch::channel(false);
