@@ -2,6 +2,12 @@
 
 use super::PATIENCE;
 use joulebook_aggregator::config::Config;
+use joulebook_proto::convert::encode_batch;
+use joulebook_proto::telemetry::Record;
+use joulebook_proto::telemetry::stream_request::Message as Up;
+use joulebook_proto::telemetry::stream_response::Message as Down;
+use joulebook_tests::chaos::client::Client;
+use joulebook_tests::chaos::plan::Plan;
 use joulebook_tests::raw::{
     CONTINUATION, DATA, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, STREAM, WINDOW_UPDATE,
     call, call_to_be_continued, field, frame, hear, hear_all, prefix, shake_hands,
@@ -141,6 +147,39 @@ async fn a_connection_that_is_too_old_is_told_to_go_and_its_session_to_come_agai
     writing.write_all(&call(1, STREAM, &[])).await.unwrap();
     let heard = timeout(Duration::from_secs(30), hear_all(&mut reading)).await.expect("an end");
     assert!(went_away(&heard).is_some(), "{heard:?}");
+    rig.serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_whose_connection_is_too_old_is_finished_and_told_to_come_again() {
+    let age = Duration::from_millis(1_500);
+    let rig = Rig::new(|config| config.connections.age = age).await;
+    let client = Client { plan: Plan::new(1), node: Plan::node(1), number: 1, epoch: 1 };
+    let mut values = [0, 0];
+    for first in [1, 11] {
+        let channel = rig.serving.connect(&rig.ca.agent(&client.node), rig.ca.certificate()).await.unwrap();
+        let mut session = client.open(channel, first - 1).await.unwrap();
+        assert_eq!(session.mark, first - 1);
+        for sequence in first..first + 10 {
+            let payload = encode_batch(&client.plan.batch(1, 1, sequence, &mut values)).unwrap();
+            let (stream_id, payload_hash) = (client.plan.boot_id(1).0.to_vec(), payload.hash.to_vec());
+            let record = Record { stream_id, sequence, payload_hash, payload: payload.bytes.to_vec().into() };
+            session.say(Up::Record(record)).await.unwrap();
+        }
+        let mut acked = 0;
+        let end = async {
+            loop {
+                match session.hear().await {
+                    Ok(Down::Ack(ack)) => acked = ack.acked_sequence,
+                    Ok(_) => {}
+                    Err(end) => return end,
+                }
+            }
+        };
+        let end = timeout(PATIENCE, end).await.expect("an end").to_string();
+        assert!(end.contains("the connection's time is over; connect again"), "{end}");
+        assert_eq!(acked, first + 9, "what was under way is acknowledged before");
+    }
     rig.serving.stop().await;
 }
 
