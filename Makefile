@@ -14,12 +14,14 @@ CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 
+RIG_TESTS := $(addprefix --test ,rigs kills falls power full_disk network hostile overload clocks)
+
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
 export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
 
-.PHONY: help setup build demo test test-rigs crash mutants mutants-rigs fuzz bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-rigs crash network mutants mutants-rigs fuzz bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,7 +46,7 @@ test: lint ## Runs every test that needs no privilege, and the linters before.
 test-rigs: ## Runs the tests that need root; fails where it cannot run them.
 	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users and mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
-	$(RIGS) --test rigs --test kills --test falls --test power --test full_disk -- --nocapture --test-threads=1
+	$(RIGS) $(RIG_TESTS) -- --nocapture --test-threads=1
 
 crash: ## Kills and power cuts in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [SEED=…]
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }
@@ -56,11 +58,21 @@ crash: export AGENT_KILLS ?= 1000
 crash: export FALLS ?= 20
 crash: export CUTS ?= 300
 
+network: ## Bad networks, hostile clients and overload in their long form, 45 minutes. [STRIDE=1] [PARTITIONS=10] [PART_SECONDS=60] [ATTACK_SECONDS=300] [OVERLOAD_SECONDS=60] [SEED=…]
+	@[ "$$(id -u)" = 0 ] || { echo "network: needs root: it makes network namespaces" >&2; exit 77; }
+	.ci/setup libclang rocksdb rigs
+	$(RIGS) --test network --test hostile --test overload -- --nocapture --test-threads=1
+network: export STRIDE ?= 1
+network: export PARTITIONS ?= 10
+network: export PART_SECONDS ?= 60
+network: export ATTACK_SECONDS ?= 300
+network: export OVERLOAD_SECONDS ?= 60
+
 mutants: ## Shows that the tests notice: each patch of tests/mutants must make one fail.
 	.ci/setup libclang rocksdb
 	.ci/mutants
 
-mutants-rigs: ## The same for the rigs of kills and power cuts; needs root.
+mutants-rigs: ## The same for the rigs; needs root.
 	@[ "$$(id -u)" = 0 ] || { echo "mutants-rigs: needs root: it mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
 	unshare --mount .ci/mutants tests/mutants/rigs

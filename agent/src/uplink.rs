@@ -36,8 +36,9 @@ const OUTAGE: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that vanished without a word is noticed after this and as much again.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// A peer that vanished without a word is noticed after both of these.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 /// Where records go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,5 +295,5 @@ fn endpoint(config: &UplinkConfig) -> Result<Endpoint, UplinkError> {
         }
     }
     let endpoint = Endpoint::from(uri).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-    Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true))
+    Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE_ANSWER).keep_alive_while_idle(true))
 }

@@ -1,6 +1,7 @@
 //! Administration: state, and stored rows for audit.
 
 use crate::ingest::Counters;
+use crate::ingest::commit::SKEW_NANOS;
 use crate::store::retention::ROWS_SECONDS;
 use crate::store::{Book, NodeRecord, Run, StoreError};
 use joulebook_proto::admin::admin_service_server::AdminService;
@@ -137,6 +138,8 @@ fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
         connected: node.connected,
         agent_version: node.inventory.agent_version.clone(),
         sources: node.inventory.sources.iter().map(source).collect(),
+        clock_skew_nanos: node.clock_skew_nanos,
+        clock_skewed: node.clock_skew_nanos.unsigned_abs() > SKEW_NANOS,
     }
 }
 

@@ -73,12 +73,15 @@ pub struct ConnectionsSection {
     /// How long one may last.
     #[serde(skip)]
     pub age: Duration,
+    /// How long one may last without a call.
+    #[serde(skip)]
+    pub idle: Duration,
 }
 
 impl Default for ConnectionsSection {
     fn default() -> Self {
-        let Limits { connections, per_identity, age, .. } = Limits::default();
-        Self { total: connections, per_identity, age }
+        let Limits { connections, per_identity, age, idle, .. } = Limits::default();
+        Self { total: connections, per_identity, age, idle }
     }
 }
 
@@ -183,8 +186,8 @@ impl Config {
 
     /// Bounds of what peers may take.
     pub fn limits(&self) -> Limits {
-        let ConnectionsSection { total, per_identity, age } = self.connections;
-        Limits { connections: total, per_identity, age, ..Limits::default() }
+        let ConnectionsSection { total, per_identity, age, idle } = self.connections;
+        Limits { connections: total, per_identity, age, idle, ..Limits::default() }
     }
 
     /// Refuses what cannot be served safely, and factors that nobody knows; gives those that are.

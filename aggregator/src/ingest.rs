@@ -5,7 +5,10 @@
 //! and a slow disk slows the agents and fills no memory.
 
 pub mod commit;
+pub mod pressure;
 mod session;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 
 pub use commit::{Intake, Opening, Refusal, Reject, Reply, Request};
@@ -13,6 +16,7 @@ pub use session::Telemetry;
 
 use crate::clock::Clock;
 use crate::store::StoreError;
+use pressure::{Cause, Pressure};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,8 +29,12 @@ pub const COMMIT_DELAY: Duration = Duration::from_millis(100);
 pub const COMMIT_RECORDS: usize = 256;
 /// Requests that may wait; when full, sessions stop reading and the transport holds the agents back.
 const QUEUE: usize = 1024;
-/// Bytes of records that may wait, in all.
+/// Bytes of records that may wait, in all and of one session.
 const QUEUE_BYTES: usize = 64 << 20;
+const SESSION_BYTES: usize = 1 << 20;
+/// From one half of the queue on, by number or bytes, no credit is granted, until less than a quarter waits.
+const PRESSING_PART: usize = 2;
+const EASY_PART: usize = 4;
 
 /// Counters since start, by name.
 #[derive(Debug, Default)]
@@ -55,9 +63,9 @@ impl Counters {
 #[derive(Debug)]
 pub(crate) struct Job {
     request: Request,
-    reply: Option<mpsc::UnboundedSender<Reply>>,
-    /// Its share of the queue's bytes, given back after the commit.
-    _bytes: Option<OwnedSemaphorePermit>,
+    reply: Option<mpsc::Sender<Reply>>,
+    /// Its shares of the queue's and of its session's bytes, given back after the commit.
+    _bytes: [Option<OwnedSemaphorePermit>; 2],
 }
 
 /// The sessions' end of the queue.
@@ -65,6 +73,33 @@ pub(crate) struct Job {
 pub(crate) struct Queue {
     jobs: mpsc::Sender<Job>,
     bytes: Arc<Semaphore>,
+    pressure: Pressure,
+}
+
+/// A session's place at the queue: where its replies go, and what may wait of it.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    replies: mpsc::Sender<Reply>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Counter {
+    /// A place, and the replies to what is sent from there. The caller has at most `requests` under way.
+    fn new(requests: usize) -> (Self, mpsc::Receiver<Reply>) {
+        let (replies, received) = mpsc::channel(requests);
+        (Self { replies, bytes: Arc::new(Semaphore::new(SESSION_BYTES)) }, received)
+    }
+}
+
+/// How full the queue is, for those who look from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting(mpsc::WeakSender<Job>);
+
+impl Waiting {
+    /// Whether anything waits.
+    fn any(&self) -> bool {
+        self.0.upgrade().is_some_and(|jobs| jobs.capacity() < QUEUE)
+    }
 }
 
 /// The committer is gone: its database failed, or the aggregator stops.
@@ -73,20 +108,24 @@ pub(crate) struct Queue {
 pub(crate) struct Gone;
 
 impl Queue {
-    /// Waits for room and sends a request; replies go to `reply`, after the commit.
-    async fn send(
-        &self,
-        request: Request,
-        bytes: usize,
-        reply: Option<&mpsc::UnboundedSender<Reply>>,
-    ) -> Result<(), Gone> {
-        let permits = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
-        let permit = match permits {
-            0 => None,
-            _ => Some(Arc::clone(&self.bytes).acquire_many_owned(permits).await.map_err(|_| Gone)?),
+    /// Waits for room and sends a request that takes so many bytes; its reply comes after the commit.
+    async fn send(&self, request: Request, bytes: usize, from: Option<&Counter>) -> Result<(), Gone> {
+        let own = match from {
+            Some(from) => take(&from.bytes, bytes.min(SESSION_BYTES)).await?,
+            None => None,
         };
-        let job = Job { request, reply: reply.cloned(), _bytes: permit };
-        self.jobs.send(job).await.map_err(|_| Gone)
+        let shared = take(&self.bytes, bytes.min(QUEUE_BYTES)).await?;
+        let job = Job { request, reply: from.map(|from| from.replies.clone()), _bytes: [own, shared] };
+        let sent = self.jobs.send(job).await.map_err(|_| Gone);
+        if self.waits(PRESSING_PART) {
+            self.pressure.set(Cause::Queue, true);
+        }
+        sent
+    }
+
+    /// Whether at least one part in so many of the queue waits.
+    fn waits(&self, part: usize) -> bool {
+        waits(self.jobs.capacity(), &self.bytes, part)
     }
 
     /// Ends when nothing will be committed any more.
@@ -95,11 +134,25 @@ impl Queue {
     }
 }
 
+async fn take(bytes: &Arc<Semaphore>, count: usize) -> Result<Option<OwnedSemaphorePermit>, Gone> {
+    match u32::try_from(count).unwrap_or(u32::MAX) {
+        0 => Ok(None),
+        count => Ok(Some(Arc::clone(bytes).acquire_many_owned(count).await.map_err(|_| Gone)?)),
+    }
+}
+
+fn waits(free: usize, bytes: &Semaphore, part: usize) -> bool {
+    QUEUE - free >= QUEUE / part || QUEUE_BYTES - bytes.available_permits() >= QUEUE_BYTES / part
+}
+
 /// The committer's end of the queue.
 #[derive(Debug)]
 pub struct Committer {
     intake: Intake,
     jobs: mpsc::Receiver<Job>,
+    bytes: Arc<Semaphore>,
+    pressure: Pressure,
+    waiting: Waiting,
     /// Whether the runtime waits for the disk.
     on_runtime: bool,
 }
@@ -107,8 +160,11 @@ pub struct Committer {
 /// Makes the service and the task that commits for it. `shutdown` turning true ends the sessions.
 pub fn telemetry(intake: Intake, clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> (Telemetry, Committer) {
     let (sender, jobs) = mpsc::channel(QUEUE);
-    let queue = Queue { jobs: sender, bytes: Arc::new(Semaphore::new(QUEUE_BYTES)) };
-    (Telemetry::new(queue, intake.cluster(), clock, shutdown), Committer { intake, jobs, on_runtime: false })
+    let (bytes, pressure) = (Arc::new(Semaphore::new(QUEUE_BYTES)), Pressure::new(intake.counters()));
+    let waiting = Waiting(sender.downgrade());
+    let queue = Queue { jobs: sender, bytes: Arc::clone(&bytes), pressure: pressure.clone() };
+    let telemetry = Telemetry::new(queue, intake.cluster(), clock, shutdown);
+    (telemetry, Committer { intake, jobs, bytes, pressure, waiting, on_runtime: false })
 }
 
 impl Committer {
@@ -117,6 +173,16 @@ impl Committer {
     #[must_use]
     pub fn on_runtime(self) -> Self {
         Self { on_runtime: true, ..self }
+    }
+
+    /// What makes agents wait; whoever knows of a cause sets it.
+    pub fn pressure(&self) -> Pressure {
+        self.pressure.clone()
+    }
+
+    /// Watches the memory of the process, for ever.
+    pub fn watch_memory(&self) -> impl Future<Output = ()> + use<> {
+        pressure::memory::watch(self.pressure.clone(), self.waiting.clone())
     }
 
     /// Commits until every session and the service are gone and the queue is empty. Fails at the first commit that
@@ -138,11 +204,11 @@ impl Committer {
 
     async fn commit(self, group: Vec<Job>, clock: &dyn Clock) -> Result<Self, StoreError> {
         let now = clock.unix();
-        let Self { mut intake, jobs, on_runtime } = self;
-        let (mut requests, mut waiting) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        let Self { mut intake, jobs, bytes, pressure, waiting, on_runtime } = self;
+        let (mut requests, mut senders) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
         for job in group {
             requests.push(job.request);
-            waiting.push((job.reply, job._bytes));
+            senders.push((job.reply, job._bytes));
         }
         let apply = move || {
             let replies = intake.apply(now, requests);
@@ -155,12 +221,16 @@ impl Committer {
             let applied = tokio::task::spawn_blocking(apply).await;
             applied.map_err(|error| StoreError::Latched { reason: error.to_string() })?
         };
-        for ((sender, _), reply) in waiting.into_iter().zip(replies?) {
+        for ((sender, _), reply) in senders.into_iter().zip(replies?) {
             if let Some(sender) = sender {
-                // A session that went away asks for its marks again when it is back.
-                let _ = sender.send(reply);
+                // There is room for every reply that a session waits for. One that went away asks for its marks again
+                // when it is back.
+                let _ = sender.try_send(reply);
             }
         }
-        Ok(Self { intake, jobs, on_runtime })
+        if !waits(QUEUE - jobs.len(), &bytes, EASY_PART) {
+            pressure.set(Cause::Queue, false);
+        }
+        Ok(Self { intake, jobs, bytes, pressure, waiting, on_runtime })
     }
 }

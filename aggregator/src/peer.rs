@@ -7,6 +7,7 @@
 use joulebook_units::NodeName;
 use std::fmt;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tonic::{Request, Status};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
@@ -145,6 +146,24 @@ impl Caller {
             Some(Role::Agent(node)) => Some(node),
             _ => None,
         }
+    }
+}
+
+/// Turns true when the connection of a request is to end: what is under way is to be finished, and nothing to be begun.
+#[derive(Debug, Clone)]
+pub struct Ending(pub watch::Receiver<bool>);
+
+impl Ending {
+    /// Of a request's connection.
+    ///
+    /// # Errors
+    /// A request that came by no connection of ours: a fault of this build, and refused.
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        request
+            .extensions()
+            .get()
+            .cloned()
+            .ok_or_else(|| Status::unauthenticated("the connection does not say when it ends"))
     }
 }
 

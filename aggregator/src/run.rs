@@ -79,6 +79,8 @@ pub async fn run(
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&clock), stopping.clone());
+    let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
+    tasks.spawn(until_stop(memory, memory_stops));
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
     tasks.spawn(retain(Arc::clone(&book), Arc::clone(&clock), stopping.clone()));
@@ -87,17 +89,20 @@ pub async fn run(
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
     let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
-    let router = server::services(telemetry, Admin::new(Arc::clone(&book), Arc::clone(&counters)), query).await?;
+    let routes = server::services(telemetry, Admin::new(Arc::clone(&book), Arc::clone(&counters)), query).await?;
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
     let gate = Gate::new(transport, config.limits(), clock, counters);
     if let Some(renewal) = renewal {
-        tasks.spawn(renew(renewal, stopping.clone()));
+        tasks.spawn(until_stop(renewal.run(), stopping.clone()));
     }
     let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: config.listen, source })?;
     tracing::info!("listening on {address}");
     // Nobody waits for the address outside tests.
     let _ = ready.send(address);
-    tasks.spawn(async move { Ok(server::serve(router, gate, listener, stopping).await?) });
+    tasks.spawn(async move {
+        server::serve(routes, gate, listener, stopping).await;
+        Ok(())
+    });
 
     let ended = tokio::select! {
         () = shutdown => Ok(()),
@@ -119,9 +124,10 @@ fn renewal(config: &Config, clock: &Arc<dyn Clock>, counters: &Arc<Counters>) ->
     Ok(Some(renewal))
 }
 
-async fn renew(renewal: Renewal, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
+/// Runs what never ends by itself until the aggregator stops.
+async fn until_stop(endless: impl Future<Output = ()>, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
     tokio::select! {
-        () = renewal.run() => Err(RunError::Stuck),
+        () = endless => Err(RunError::Stuck),
         () = stopped(&mut stopping) => Ok(()),
     }
 }

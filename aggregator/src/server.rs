@@ -2,6 +2,9 @@
 
 pub mod accept;
 mod connection;
+mod frames;
+mod handshakes;
+mod serve;
 pub mod tls;
 
 use crate::admin::Admin;
@@ -13,26 +16,11 @@ use joulebook_proto::DESCRIPTORS;
 use joulebook_proto::admin::admin_service_server::AdminServiceServer;
 use joulebook_proto::query::query_service_server::QueryServiceServer;
 use joulebook_proto::telemetry::telemetry_service_server::TelemetryServiceServer;
-use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Server;
-use tonic::transport::server::Router;
 use tonic::{Request, Status};
-
-/// A peer that does not answer within the second is gone.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const STREAMS_PER_CONNECTION: u32 = 8;
-const HEADER_BYTES: u32 = 8 * 1024;
-const PENDING_RESETS: usize = 20;
-const ERROR_RESETS: usize = 128;
-/// How long one question may take. A stream of telemetry is none: its call has answered once it is open.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Connections that wait between the gate and the server.
-const WAITING_CONNECTIONS: usize = 16;
 
 /// Who may call a service.
 type Rule = fn(Request<()>) -> Result<Request<()>, Status>;
@@ -40,16 +28,13 @@ type Rule = fn(Request<()>) -> Result<Request<()>, Status>;
 /// Why serving ends badly.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The transport failed.
-    #[error("serving: {0}")]
-    Transport(#[from] tonic::transport::Error),
     /// The contract's descriptors cannot be read: a fault of this build.
     #[error("preparing gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// Every service: health, reflection, telemetry, queries and administration.
-pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Result<Router, ServeError> {
+pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Result<Routes, ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
     reporter.set_serving::<AdminServiceServer<Admin>>().await;
@@ -58,44 +43,15 @@ pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Resul
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(Some(STREAMS_PER_CONNECTION))
-        .http2_max_header_list_size(Some(HEADER_BYTES))
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
-        .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
-        .timeout(CALL_TIMEOUT)
-        .add_service(health)
+    Ok(Routes::new(health)
         .add_service(reflection)
         .add_service(InterceptedService::new(telemetry.server(), agents_only as Rule))
         .add_service(InterceptedService::new(query.into_server(), operators_only as Rule))
-        .add_service(InterceptedService::new(AdminServiceServer::new(admin), operators_only as Rule)))
+        .add_service(InterceptedService::new(AdminServiceServer::new(admin), operators_only as Rule))
+        .prepare())
 }
 
 /// Serves what `gate` lets in until `shutdown` turns true and every call has ended.
-pub async fn serve(
-    router: Router,
-    gate: Gate,
-    listener: TcpListener,
-    mut shutdown: watch::Receiver<bool>,
-) -> Result<(), ServeError> {
-    let (out, incoming) = mpsc::channel(WAITING_CONNECTIONS);
-    let mut closed = shutdown.clone();
-    // An error means that the other end is gone: time to stop, too.
-    let stopped = async move {
-        let _ = shutdown.wait_for(|stop| *stop).await;
-    };
-    let accepting = async {
-        tokio::select! {
-            () = gate.run(listener, out) => {}
-            // The port closes at once; calls under way go on.
-            _ = closed.wait_for(|stop| *stop) => {}
-        }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        served = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped) => Ok(served?),
-        () = accepting => Ok(()),
-    }
+pub async fn serve(routes: Routes, gate: Gate, listener: TcpListener, shutdown: watch::Receiver<bool>) {
+    gate.run(listener, routes, shutdown).await;
 }

@@ -1,4 +1,4 @@
-//! Rigs of kills and power cuts: a fleet that sends what can be recomputed, an oracle that remembers what was promised,
+//! Rigs of kills, power cuts and bad networks: a fleet that sends what can be recomputed, an oracle that remembers what was promised,
 //! and a checker that asks the aggregator through its public interface only.
 //!
 //! A run that was too quiet proves nothing: it is *void* and fails with that word. Every random choice comes from one
@@ -6,14 +6,22 @@
 
 pub mod agent;
 pub mod checker;
+pub mod client;
 pub mod disk;
 pub mod echo;
 pub mod fleet;
+pub mod group;
+pub mod hostile;
+pub mod latency;
+pub mod memory;
+pub mod netns;
 pub mod oracle;
 pub mod plan;
 pub mod preload;
 pub mod process;
+pub mod proxy;
 pub mod report;
+pub mod secure;
 pub mod server;
 
 use anyhow::{Context, Result};

@@ -11,6 +11,7 @@ pub mod history;
 pub mod installation;
 pub mod powercap;
 pub mod program;
+pub mod raw;
 pub mod simulated;
 pub mod simulator;
 pub mod timestamp;

@@ -9,6 +9,8 @@
 
 #[path = "tls/files.rs"]
 mod files;
+#[path = "tls/limits.rs"]
+mod limits;
 #[path = "tls/operator.rs"]
 mod operator;
 #[path = "tls/peers.rs"]

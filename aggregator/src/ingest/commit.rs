@@ -6,7 +6,7 @@ mod record;
 mod tests;
 
 use super::Counters;
-use super::validate::{self, Known};
+use super::validate::{self, Judged, Known};
 use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
 use crate::store::block::row::{RowRecord, StampedValue};
 use crate::store::book::{CELL_SECONDS, CELL_SURROUNDINGS_SECONDS, Changes};
@@ -31,8 +31,10 @@ const UNUSED_SERIES: usize = 8_192;
 const STREAMS: usize = 1_024;
 /// A clock that moves by more than this against ours is measured anew.
 const DRIFT_NANOS: u64 = 1_000_000_000;
-/// A difference of clocks that is worth a warning.
-const SKEW_NANOS: u64 = 2_000_000_000;
+/// A difference of clocks that is flagged.
+pub const SKEW_NANOS: u64 = 2_000_000_000;
+/// One that somebody has to look into.
+const SKEW_EVENT_NANOS: u64 = 600_000_000_000;
 /// Records moved aside in one life of the process: enough to find a fault, too few to fill a disk.
 const QUARANTINED: u64 = 1_000;
 
@@ -196,6 +198,11 @@ impl Intake {
         Self { book, counters, sessions: HashMap::new(), live: HashMap::new(), active: HashMap::new(), quarantined: 0 }
     }
 
+    /// Where it counts.
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
     /// Identity of the database.
     pub fn cluster(&self) -> [u8; 16] {
         self.book.cluster()
@@ -250,10 +257,7 @@ impl Group<'_> {
             self.may_open(known, *stream)?;
         }
         let skew = opening.wall.0.saturating_sub(opening.received.0);
-        if skew.unsigned_abs() > SKEW_NANOS {
-            let node = opening.inventory.node.as_str();
-            tracing::warn!(node, skew_nanos = skew, "the node's wall clock differs from ours; our time is used");
-        }
+        self.flag_skew(opening.inventory.node.as_str(), skew);
         let boot_time = i64::try_from(opening.boot_time.0).unwrap_or(i64::MAX);
         let offset = opening.received.0.saturating_sub(boot_time);
         let number = self.catalog.put_node(opening.inventory, opening.epoch, skew, &mut self.changes.writes);
@@ -275,6 +279,17 @@ impl Group<'_> {
         self.intake.sessions.insert(session, Session { node: number, streams: ordinals.into_iter().collect() });
         self.intake.counters.add("sessions_total", 1);
         Ok(Reply::Opened(marks))
+    }
+
+    /// Tells of a node whose wall clock differs from ours. Its data are placed by our clock all the same.
+    fn flag_skew(&self, node: &str, skew: i64) {
+        if skew.unsigned_abs() > SKEW_EVENT_NANOS {
+            self.intake.counters.add("clock_skew_events_total", 1);
+            let what = "the node's wall clock is wrong by more than 10 min: set it; our time is used meanwhile";
+            tracing::error!(target: "audit", node, skew_nanos = skew, "{what}");
+        } else if skew.unsigned_abs() > SKEW_NANOS {
+            tracing::warn!(node, skew_nanos = skew, "the node's wall clock differs from ours; our time is used");
+        }
     }
 
     fn open_stream(&mut self, session: u64, stream: StreamId) -> Result<Reply, Refusal> {

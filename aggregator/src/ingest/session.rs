@@ -1,9 +1,10 @@
 //! One session of one agent: messages in, requests to the committer, replies out.
 
 use super::commit::{Opening, Refusal, Reject, Reply, Request};
-use super::{Gone, Queue};
+use super::pressure::Watch;
+use super::{Counter, Gone, Queue};
 use crate::clock::Clock;
-use crate::peer::Caller;
+use crate::peer::{Caller, Ending};
 use joulebook_proto::SCHEMA_VERSION;
 use joulebook_proto::convert::{
     ConvertError, decode_batch, hello_to_inventory, payload_hash, reject_reason_to_wire, series_from_wire,
@@ -15,7 +16,7 @@ use joulebook_proto::telemetry::telemetry_service_server::{TelemetryService, Tel
 use joulebook_proto::telemetry::{
     Ack, Credit, Dictionary, Hello, HelloReply, Record, Rejection, StreamMark, StreamRequest, StreamResponse,
 };
-use joulebook_units::{BootId, BootNanos, InvalidId, NodeName, StreamId, UnixNanos};
+use joulebook_units::{Batch, BootId, BootNanos, InvalidId, NodeName, StreamId, UnixNanos};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,11 @@ pub const MESSAGE_BYTES: usize = 1 << 20;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS: usize = 8;
 const SERIES: usize = 4_096;
+/// Requests of one session that may be under way, whatever they are; it reads no further ones meanwhile.
+pub(super) const REQUESTS: u64 = 128;
+/// What a value and a column of a decoded record take in memory, about.
+const VALUE_BYTES: usize = 32;
+const COLUMN_BYTES: usize = 96;
 
 /// `joulebook.telemetry.v1.TelemetryService`.
 #[derive(Clone)]
@@ -63,19 +69,21 @@ impl TelemetryService for Telemetry {
         &self,
         request: tonic::Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let node = Caller::of(&request)?.node().cloned();
+        let (node, ending) = (Caller::of(&request)?.node().cloned(), Ending::of(&request)?);
         let (out, responses) = mpsc::channel(WINDOW as usize);
-        let (reply, replies) = mpsc::unbounded_channel();
+        let (counter, replies) = Counter::new(REQUESTS as usize);
         let session = Session {
             number: self.sessions.fetch_add(1, Ordering::Relaxed),
             telemetry: self.clone(),
             node,
-            reply,
+            counter,
+            pressure: self.queue.pressure.watch(),
             out,
             credit: 0,
+            owed: 0,
             waiting: 0,
         };
-        tokio::spawn(session.run(request.into_inner(), replies));
+        tokio::spawn(session.run(request.into_inner(), replies, ending));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -85,10 +93,13 @@ struct Session {
     telemetry: Telemetry,
     /// Whose agent the certificate names; none on plaintext.
     node: Option<NodeName>,
-    reply: mpsc::UnboundedSender<Reply>,
+    counter: Counter,
+    pressure: Watch,
     out: mpsc::Sender<Result<StreamResponse, Status>>,
     /// Records the agent may still send.
     credit: u32,
+    /// Records that are done and for which no credit was granted yet.
+    owed: u32,
     /// Requests whose replies have not come.
     waiting: u64,
 }
@@ -101,8 +112,8 @@ struct Merged {
 }
 
 impl Session {
-    async fn run(mut self, incoming: Streaming<StreamRequest>, replies: mpsc::UnboundedReceiver<Reply>) {
-        if let Err(status) = self.serve(incoming, replies).await {
+    async fn run(mut self, incoming: Streaming<StreamRequest>, replies: mpsc::Receiver<Reply>, ending: Ending) {
+        if let Err(status) = self.serve(incoming, replies, ending.0).await {
             tracing::info!(session = self.number, code = ?status.code(), reason = status.message(), "session ended");
             let _ = self.out.send(Err(status)).await;
         }
@@ -112,7 +123,8 @@ impl Session {
     async fn serve(
         &mut self,
         mut incoming: Streaming<StreamRequest>,
-        mut replies: mpsc::UnboundedReceiver<Reply>,
+        mut replies: mpsc::Receiver<Reply>,
+        mut ending: watch::Receiver<bool>,
     ) -> Result<(), Status> {
         let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
@@ -123,6 +135,7 @@ impl Session {
 
         let (mut shutdown, queue) = (self.telemetry.shutdown.clone(), self.telemetry.queue.clone());
         let (mut stopping, mut ended, mut batch) = (*shutdown.borrow_and_update(), false, Vec::new());
+        let mut over = *ending.borrow_and_update();
         loop {
             // What is under way is committed and acknowledged before the end.
             if self.waiting == 0 && ended {
@@ -131,6 +144,10 @@ impl Session {
             if self.waiting == 0 && stopping {
                 return Err(Status::unavailable("the aggregator stops; try again"));
             }
+            if self.waiting == 0 && over {
+                return Err(Status::unavailable("the connection's time is over; connect again"));
+            }
+            let reads = !stopping && !over && !ended && self.waiting < REQUESTS;
             tokio::select! {
                 // In this order, so that a simulation repeats: what is acknowledged makes room for what comes.
                 biased;
@@ -138,17 +155,19 @@ impl Session {
                     debug_assert!(count > 0, "this session holds a sender");
                     self.answer(&mut batch).await?;
                 }
-                message = incoming.message(), if !stopping && !ended => match message? {
+                message = incoming.message(), if reads => match message? {
                     Some(request) => self.request(request).await?,
                     None => ended = true,
                 },
                 () = queue.closed() => return Err(gone(Gone)),
                 changed = shutdown.changed(), if !stopping => stopping = changed.is_err() || *shutdown.borrow(),
+                changed = ending.changed(), if !over => over = changed.is_err() || *ending.borrow(),
+                () = self.pressure.changed() => self.grant().await?,
             }
         }
     }
 
-    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<(), Status> {
+    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::Receiver<Reply>) -> Result<(), Status> {
         let received = self.telemetry.clock.unix();
         let opening = opening(hello, received)?;
         if let Some(node) = self.node.as_ref().filter(|node| **node != opening.inventory.node) {
@@ -166,19 +185,24 @@ impl Session {
             Reply::Ack { .. } | Reply::Done => return Err(Status::internal("the session was not opened")),
         };
         let mark = |(stream, acked): (StreamId, u64)| StreamMark { stream_id: stream.0.into(), acked_sequence: acked };
-        self.credit = WINDOW;
+        let away = self.pressure.away();
+        self.credit = if away.is_some() || self.pressure.is_on() { 0 } else { WINDOW };
+        self.owed = WINDOW - self.credit;
         self.down(Down::HelloReply(HelloReply {
             marks: marks.into_iter().map(mark).collect(),
             cluster_id: self.telemetry.cluster.to_vec(),
             received_unix_nanos: received.0,
             aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
-            credit: Some(Credit { records: WINDOW, retry_after_milliseconds: None }),
+            credit: Some(Credit {
+                records: self.credit,
+                retry_after_milliseconds: away.map(|away| u32::try_from(away.as_millis()).unwrap_or(u32::MAX)),
+            }),
         }))
         .await
     }
 
     /// The reply to the only request under way.
-    async fn wait(&mut self, replies: &mut mpsc::UnboundedReceiver<Reply>) -> Result<Reply, Status> {
+    async fn wait(&mut self, replies: &mut mpsc::Receiver<Reply>) -> Result<Reply, Status> {
         // The committer drops what it cannot commit; this session holds a sender of its own, so ask the queue too.
         tokio::select! {
             biased;
@@ -223,7 +247,7 @@ impl Session {
         let batch = decode_batch(&record.payload)
             .inspect_err(|error| tracing::warn!(%stream, sequence, %error, "a record cannot be decoded"));
         let (batch, payload) = (batch.ok().map(Box::new), record.payload.to_vec());
-        let bytes = payload.len();
+        let bytes = payload.len() + batch.as_deref().map_or(0, memory);
         self.send(Request::Record { session: self.number, stream, sequence, hash, payload, batch }, bytes).await
     }
 
@@ -243,7 +267,7 @@ impl Session {
     }
 
     async fn send(&mut self, request: Request, bytes: usize) -> Result<(), Status> {
-        self.telemetry.queue.send(request, bytes, Some(&self.reply)).await.map_err(gone)?;
+        self.telemetry.queue.send(request, bytes, Some(&self.counter)).await.map_err(gone)?;
         self.waiting += 1;
         Ok(())
     }
@@ -278,17 +302,29 @@ impl Session {
             }))
             .await?;
         }
-        if records > 0 {
-            self.credit += records;
-            self.down(Down::Credit(Credit { records, retry_after_milliseconds: None })).await?;
+        self.owed += records;
+        self.grant().await
+    }
+
+    /// Grants what is owed, unless agents are to wait.
+    async fn grant(&mut self) -> Result<(), Status> {
+        if self.owed == 0 || self.pressure.is_on() {
+            return Ok(());
         }
-        Ok(())
+        let records = std::mem::take(&mut self.owed);
+        self.credit += records;
+        self.down(Down::Credit(Credit { records, retry_after_milliseconds: None })).await
     }
 
     async fn down(&self, message: Down) -> Result<(), Status> {
         let response = StreamResponse { message: Some(message) };
         self.out.send(Ok(response)).await.map_err(|_| Status::cancelled("the agent went away"))
     }
+}
+
+/// What a decoded record takes in memory, about.
+fn memory(batch: &Batch) -> usize {
+    batch.samples().saturating_mul(VALUE_BYTES) + (batch.columns.len() + batch.gaps.len()) * COLUMN_BYTES
 }
 
 fn opening(hello: &Hello, received: UnixNanos) -> Result<Opening, Status> {

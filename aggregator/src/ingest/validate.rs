@@ -3,6 +3,7 @@
 use crate::store::block::row::{StampedValue, StoredColumn};
 use crate::store::retention::ACCEPTED_SECONDS;
 use joulebook_units::{Batch, Column, RejectReason, Subject, UnixNanos};
+use std::collections::BTreeMap;
 
 /// How far in the future an instant may lie, for clocks that differ, in seconds.
 pub const FUTURE_SECONDS: i64 = 120;
@@ -34,83 +35,110 @@ pub struct Known<'a> {
     pub offset: i64,
 }
 
-/// The column as it is stored, or why it is refused.
+/// What becomes of a column: what is stored of it, if anything, and how many of its values are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Judged {
+    /// The good points.
+    pub column: Option<StoredColumn>,
+    /// The others.
+    pub refused: BTreeMap<RejectReason, u64>,
+}
+
+impl Judged {
+    /// Nothing of a column is good.
+    pub fn none(column: &Column, reason: RejectReason) -> Self {
+        let values = u64::try_from(column.points.len()).unwrap_or(u64::MAX);
+        Self { column: None, refused: BTreeMap::from([(reason, values)]) }
+    }
+}
+
+/// Judges a column point by point: one that is refused does not cost its neighbours.
 ///
 /// A run that goes on from a point other than the last stored one has lost records (or refused values) between them.
-/// A cumulative series is joined to its last stored point: the amount in between is known, only its course is not.
-pub fn column(column: &Column, known: Known<'_>) -> Result<StoredColumn, RejectReason> {
-    let time = |at: u64| map(at, known.offset).ok_or(RejectReason::Time);
-    let mut points = Vec::with_capacity(column.points.len() + 1);
-    for point in &column.points {
-        points.push((time(point.at.0)?, point.value));
-    }
-    let mut previous = match column.previous {
-        Some(point) => Some((time(point.at.0)?, point.value)),
-        None => None,
+/// A cumulative series is joined to its last stored point: the amount in between is known, only its course is not. So a
+/// value that is refused amid others costs no energy either.
+pub fn column(column: &Column, known: Known<'_>) -> Judged {
+    let (previous, own) = match join(column, known) {
+        Ok(joined) => joined,
+        Err(reason) => return Judged::none(column, reason),
     };
-    if let (true, Some((_, last))) = (known.subject.is_cumulative(), known.last)
-        && previous.or(points.first().copied()).is_some_and(|(_, value)| value < last)
+    let mut judged = Judged::default();
+    let (mut kept, mut points) = (previous, Vec::with_capacity(column.points.len() + 1));
+    if let Some(point) = own.filter(|point| judge(*point, kept, known).is_ok()) {
+        points.push(point);
+        kept = Some(point);
+    }
+    for point in &column.points {
+        let stamped = map(point.at.0, known.offset).ok_or(RejectReason::Time).map(|at| (at, point.value));
+        match stamped.and_then(|point| judge(point, kept, known).map(|()| point)) {
+            Ok(point) => {
+                points.push(point);
+                kept = Some(point);
+            }
+            Err(reason) => *judged.refused.entry(reason).or_default() += 1,
+        }
+    }
+    let any = judged.refused.values().sum::<u64>() < u64::try_from(column.points.len()).unwrap_or(u64::MAX);
+    judged.column = any.then_some(StoredColumn { series: column.series, previous, points });
+    judged
+}
+
+/// The stored point that a column goes on from, and a point that its sender knows before its own ones and that is not
+/// stored yet; or why nothing of the column can be good.
+fn join(column: &Column, known: Known<'_>) -> Result<(Option<StampedValue>, Option<StampedValue>), RejectReason> {
+    let is_recent = |at: UnixNanos| at >= known.now.plus_seconds(-ACCEPTED_SECONDS);
+    let is_cumulative = known.subject.is_cumulative();
+    let Some(before) = column.previous else { return Ok((None, None)) };
+    let before = (map(before.at.0, known.offset).ok_or(RejectReason::Time)?, before.value);
+    if before.1 > LARGEST || known.last.is_some_and(|(_, last)| is_cumulative && before.1 < last) {
+        return Err(RejectReason::Value);
+    }
+    let first = column.points.first().and_then(|point| map(point.at.0, known.offset));
+    if let Some(last) = known.last.filter(|last| is_recent(last.0)) {
+        if before.1 == last.1 {
+            return Ok((Some(last), None));
+        }
+        if is_cumulative {
+            let between = last.0 < before.0 && first.is_some_and(|first| before.0 < first);
+            return Ok((Some(last), between.then_some(before)));
+        }
+    }
+    match known.last {
+        // A held value says nothing about the time before it was last known.
+        Some(last) if !(is_cumulative && is_recent(last.0)) && before.0 < last.0 => Ok((None, None)),
+        _ if is_recent(before.0) => Ok((Some(before), None)),
+        _ => Err(RejectReason::Time),
+    }
+}
+
+/// Whether a point may follow those that are kept.
+fn judge(point: StampedValue, kept: Option<StampedValue>, known: Known<'_>) -> Result<(), RejectReason> {
+    let (at, value) = point;
+    let reach = i64::try_from(Batch::MAX_SPAN_NANOS).unwrap_or(i64::MAX);
+    let near = at.0.saturating_sub(known.first_row.0) <= reach && in_time(at, known.now);
+    let is_later = |before: Option<StampedValue>| before.is_none_or(|(before, _)| before < at);
+    if !near || !is_later(kept) || !is_later(known.last) {
+        return Err(RejectReason::Time);
+    }
+    if value > LARGEST {
+        return Err(RejectReason::Value);
+    }
+    if !known.subject.is_cumulative() {
+        return Ok(());
+    }
+    // Without a point of its own run, it still may not fall below what is stored.
+    if let Some((_, lowest)) = known.last
+        && value < lowest
     {
         return Err(RejectReason::Value);
     }
-    if let (Some(before), Some(last)) = (previous, known.last) {
-        let recent = last.0 >= known.now.plus_seconds(-ACCEPTED_SECONDS);
-        let first = points.first().map_or(before.0, |(at, _)| *at);
-        if before.1 == last.1 && recent {
-            previous = Some(last);
-        } else if known.subject.is_cumulative() && recent {
-            if last.0 < before.0 && before.0 < first {
-                points.insert(0, before);
-            }
-            previous = Some(last);
-        } else if before.0 < last.0 {
-            // A held value says nothing about the time before it was last known.
-            previous = None;
-        }
-    }
-    check_times(previous, &points, known)?;
-    check_values(previous, &points, known.subject)?;
-    Ok(StoredColumn { series: column.series, previous, points })
-}
-
-fn check_times(previous: Option<StampedValue>, points: &[StampedValue], known: Known<'_>) -> Result<(), RejectReason> {
-    let reach = i64::try_from(Batch::MAX_SPAN_NANOS).unwrap_or(i64::MAX);
-    let near = |at: UnixNanos| at.0.saturating_sub(known.first_row.0) <= reach && in_time(at, known.now);
-    let ascending = previous.iter().chain(points).map(|(at, _)| *at).is_sorted_by(|a, b| a < b);
-    let after_last = match (known.last, points.first()) {
-        (Some((last, _)), Some((first, _))) => last < *first,
-        _ => true,
-    };
-    let recent = previous.is_none_or(|(at, _)| at >= known.now.plus_seconds(-ACCEPTED_SECONDS));
-    if ascending && after_last && recent && !points.is_empty() && points.iter().all(|(at, _)| near(*at)) {
-        return Ok(());
-    }
-    Err(RejectReason::Time)
-}
-
-fn check_values(
-    previous: Option<StampedValue>,
-    points: &[StampedValue],
-    subject: &Subject,
-) -> Result<(), RejectReason> {
-    let ceiling = match subject {
-        Subject::Energy(source) => Some(u128::from(source.ceiling.0)),
-        _ => None,
-    };
-    let mut before: Option<StampedValue> = None;
-    for (at, value) in previous.iter().chain(points) {
-        if *value > LARGEST {
-            return Err(RejectReason::Value);
-        }
-        if let (true, Some((earlier, lower))) = (subject.is_cumulative(), before) {
-            let rise = value.checked_sub(lower).ok_or(RejectReason::Value)?;
-            // mW · ns = pJ; 1.25 times the ceiling, without fractions: 4 · rise ≤ 5 · ceiling · dt.
-            let most = ceiling.map(|ceiling| 5 * ceiling * u128::from(at.nanos_since(earlier)));
-            if most.is_some_and(|most| 4 * u128::from(rise) * 1_000_000 > most) {
-                return Err(RejectReason::Value);
-            }
-        }
-        before = Some((*at, *value));
+    let Some((earlier, lower)) = kept else { return Ok(()) };
+    let rise = value.checked_sub(lower).ok_or(RejectReason::Value)?;
+    let Subject::Energy(source) = known.subject else { return Ok(()) };
+    // mW · ns = pJ; 1.25 times the ceiling, without fractions: 4 · rise ≤ 5 · ceiling · dt.
+    let most = 5 * u128::from(source.ceiling.0) * u128::from(at.nanos_since(earlier));
+    if 4 * u128::from(rise) * 1_000_000 > most {
+        return Err(RejectReason::Value);
     }
     Ok(())
 }
@@ -140,10 +168,23 @@ mod tests {
         Point { at: BootNanos(seconds * 1_000_000_000), value }
     }
 
-    fn judge(subject: &Subject, last: Option<StampedValue>, given: Column) -> Result<StoredColumn, RejectReason> {
+    fn judged(subject: &Subject, last: Option<StampedValue>, given: Column) -> Judged {
         let now = UnixNanos::from_seconds(1_000_000);
         let first_row = UnixNanos::from_seconds(1_000_000 - 100);
         column(&given, Known { subject, last, first_row, now, offset: first_row.0 - 1_000_000_000_000 })
+    }
+
+    /// The column, of which nothing may be refused, or why all of it is.
+    fn whole(judged: Judged) -> Result<StoredColumn, RejectReason> {
+        match (judged.column, judged.refused.into_iter().next()) {
+            (Some(column), None) => Ok(column),
+            (None, Some((reason, _))) => Err(reason),
+            (column, refused) => panic!("in parts: {column:?}, {refused:?}"),
+        }
+    }
+
+    fn judge(subject: &Subject, last: Option<StampedValue>, given: Column) -> Result<StoredColumn, RejectReason> {
+        whole(judged(subject, last, given))
     }
 
     fn stamp(seconds: i64, value: u64) -> StampedValue {
@@ -160,7 +201,9 @@ mod tests {
     #[test]
     fn b55_values_that_fall_or_overflow_are_refused() {
         let falls = Column { series: 1, previous: None, points: vec![at(1_000, 5), at(1_001, 4)] };
-        assert_eq!(judge(&energy(), None, falls.clone()), Err(RejectReason::Value));
+        let alone = judged(&energy(), None, falls.clone());
+        assert_eq!(alone.refused, BTreeMap::from([(RejectReason::Value, 1)]));
+        assert_eq!(alone.column.expect("the other").points, [stamp(1_000, 5)]);
         let held = Subject::IdlePower { source: String::new(), origin: IdleOrigin::Table };
         assert!(judge(&held, None, falls).is_ok());
         let huge = Column { series: 1, previous: None, points: vec![at(1_000, u64::MAX)] };
@@ -179,11 +222,34 @@ mod tests {
         }
         let long = Column { series: 1, previous: Some(at(0, 0)), points: vec![at(1_000, 1)] };
         let known = Known { subject: &energy(), last: None, first_row: now, now, offset: now.0 - 1_000_000_000_000 };
-        assert!(column(&long, known).is_ok());
+        assert!(whole(column(&long, known)).is_ok());
         let days = |days: u64| Column { series: 1, previous: Some(at(0, 0)), points: vec![at(days * 86_400, 1)] };
         let known = |days: i64| Known { offset: now.0 - days * 86_400 * 1_000_000_000, ..known };
-        assert!(column(&days(6), known(6)).is_ok());
-        assert_eq!(column(&days(10), known(10)), Err(RejectReason::Time));
+        assert!(whole(column(&days(6), known(6))).is_ok());
+        assert_eq!(whole(column(&days(10), known(10))), Err(RejectReason::Time));
+    }
+
+    #[test]
+    fn b55_one_bad_value_of_a_column_is_refused_alone_wherever_it_stands() {
+        for (bad, value, reason) in [
+            (0, u64::MAX, RejectReason::Value),
+            (2, u64::MAX, RejectReason::Value),
+            // As a negative one arrives.
+            (2, 0_u64.wrapping_sub(5), RejectReason::Value),
+            (2, 10_u64.pow(12), RejectReason::Value),
+            (4, 0, RejectReason::Value),
+        ] {
+            let mut points: Vec<Point> = (0..5).map(|n| at(1_000 + n, 100 + n)).collect();
+            points[bad].value = value;
+            let given = Column { series: 1, previous: Some(at(999, 99)), points };
+            for last in [None, Some(stamp(999, 99)), Some(stamp(990, 90))] {
+                let judged = judged(&energy(), last, given.clone());
+                assert_eq!(judged.refused, BTreeMap::from([(reason, 1)]), "{value} as number {bad}");
+                let stored = judged.column.expect("the others").points;
+                let good = (0..5).filter(|n| *n != bad as i64).map(|n| stamp(1_000 + n, 100 + n.unsigned_abs()));
+                assert!(stored.ends_with(&good.collect::<Vec<_>>()), "{stored:?}");
+            }
+        }
     }
 
     #[test]

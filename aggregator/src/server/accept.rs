@@ -1,9 +1,11 @@
-//! Accepting: TCP → caps → handshake → the server.
+//! Accepting: TCP → caps → handshake → serving.
 //!
 //! A peer that says nothing costs one of a bounded number of places for a bounded time, and nothing of it reaches the
 //! parts that understand requests before its certificate was found good.
 
-use super::connection::{Connection, End, Stream};
+use super::connection::{Bytes, Connection, End, Stream};
+use super::handshakes::{Handshakes, Turn};
+use super::serve::{Times, serve};
 use super::tls::Tls;
 use crate::clock::Clock;
 use crate::ingest::Counters;
@@ -12,14 +14,16 @@ use joulebook_proto::credentials::validity;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::CertificateDer;
+use tonic::service::Routes;
 
 /// Wait after the system could give no further connection (no file descriptors, say).
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
@@ -35,12 +39,16 @@ pub struct Limits {
     pub per_identity: usize,
     /// Handshakes at once.
     pub handshakes: usize,
+    /// Handshakes at once with one address: its oldest gives way to its newest.
+    pub handshakes_per_address: usize,
     /// How long a handshake may take.
     pub handshake: Duration,
     /// How long the first byte may take after it.
     pub first_byte: Duration,
     /// How long a connection may last; some end up to a sixth earlier, so that a fleet does not come back all at once.
     pub age: Duration,
+    /// How long it may last without a call.
+    pub idle: Duration,
 }
 
 impl Default for Limits {
@@ -49,9 +57,11 @@ impl Default for Limits {
             connections: 16_384,
             per_identity: 4,
             handshakes: 256,
+            handshakes_per_address: 64,
             handshake: Duration::from_secs(5),
             first_byte: Duration::from_secs(5),
             age: Duration::from_secs(3_600),
+            idle: Duration::from_secs(60),
         }
     }
 }
@@ -72,6 +82,10 @@ enum Refused {
     Full(usize),
     #[error("the handshake took longer than {0:?}")]
     Late(Duration),
+    #[error("{0} newer handshakes with its address are under way")]
+    GaveWay(usize),
+    #[error("the aggregator stops")]
+    Stopping,
     #[error("the handshake failed: {0}")]
     Handshake(io::Error),
     #[error("the certificate names nobody")]
@@ -84,7 +98,9 @@ impl Refused {
     fn counter(&self) -> &'static str {
         match self {
             Self::Full(_) | Self::IdentityFull(..) => "connections_refused_total",
-            Self::Late(_) | Self::Handshake(_) | Self::Nobody => "tls_handshake_failures_total",
+            Self::Late(_) | Self::GaveWay(_) | Self::Stopping | Self::Handshake(_) | Self::Nobody => {
+                "tls_handshake_failures_total"
+            }
         }
     }
 }
@@ -125,28 +141,33 @@ impl Gate {
         Self { transport, limits, clock, counters, connections, identities: Arc::default(), logged: Mutex::new(None) }
     }
 
-    /// Accepts until `out` is closed or the future is dropped; handshakes under way end with it.
-    pub(super) async fn run(self, listener: TcpListener, out: mpsc::Sender<io::Result<Connection>>) {
+    /// Accepts until `stopping` turns true, and then waits until every connection has ended. They end with the future.
+    pub(super) async fn run(self, listener: TcpListener, routes: Routes, mut stopping: watch::Receiver<bool>) {
         let gate = Arc::new(self);
-        let handshakes = Arc::new(Semaphore::new(gate.limits.handshakes));
+        let slots = Arc::new(Semaphore::new(gate.limits.handshakes));
+        let handshakes = Arc::new(Handshakes::new(gate.limits.handshakes_per_address));
         let mut tasks = JoinSet::new();
         loop {
-            // The next peer waits in the system's queue while all places for handshakes are taken.
-            let Ok(slot) = Arc::clone(&handshakes).acquire_owned().await else { return };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = out.closed() => return,
+                accepted = accept(&listener, &slots) => accepted,
+                // An error means that the other end is gone: time to stop, too.
+                _ = stopping.wait_for(|stop| *stop) => break,
             };
             while tasks.try_join_next().is_some() {}
             match accepted {
-                Ok((stream, _)) => {
-                    let (gate, out) = (Arc::clone(&gate), out.clone());
+                Ok((stream, address, slot)) => {
+                    let turn = Arc::clone(&handshakes).begin(address);
+                    let times = Times { age: gate.age(), idle: gate.limits.idle };
+                    let (gate, routes, mut stopping) = (Arc::clone(&gate), routes.clone(), stopping.clone());
                     tasks.spawn(async move {
-                        let admitted = gate.admit(stream).await;
-                        drop(slot);
+                        let admitted = tokio::select! {
+                            admitted = gate.admit(stream) => admitted,
+                            () = turn.over() => Err(Refused::GaveWay(gate.limits.handshakes_per_address)),
+                            _ = stopping.wait_for(|stop| *stop) => Err(Refused::Stopping),
+                        };
+                        drop::<(OwnedSemaphorePermit, Turn)>((slot, turn));
                         match admitted {
-                            // The server is gone: so is the connection.
-                            Ok(connection) => drop(out.send(Ok(connection)).await),
+                            Ok(connection) => serve(connection, routes, times, stopping).await,
                             Err(refused) => gate.refuse(&refused),
                         }
                     });
@@ -159,6 +180,9 @@ impl Gate {
                 Err(_) => {}
             }
         }
+        // The port closes at once; calls under way go on.
+        drop(listener);
+        while tasks.join_next().await.is_some() {}
     }
 
     async fn admit(&self, stream: TcpStream) -> Result<Connection, Refused> {
@@ -169,8 +193,9 @@ impl Gate {
         let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
         match &self.transport {
             Transport::Plain => {
-                let end: End = Box::pin(ends(Instant::now() + self.age()));
-                Ok(Connection::new(Stream::Plain(stream), None, end, sleep(self.limits.first_byte), place))
+                let bytes = Bytes::new(Stream::Plain(stream), sleep(self.limits.first_byte));
+                let end: End = Box::pin(std::future::pending());
+                Ok(Connection { bytes, peer: None, end, places: Box::new(place) })
             }
             Transport::Tls(current) => self.shake_hands(stream, current.clone(), place).await,
         }
@@ -192,15 +217,15 @@ impl Gate {
         let own = self.place(&peer)?;
         let (_, expires) = validity(leaf).ok_or(Refused::Nobody)?;
         let left = Duration::from_nanos(u64::try_from(expires.0 - self.clock.unix().0).unwrap_or_default());
-        let (deadline, clock) = (Instant::now() + self.age().min(left), Arc::clone(&self.clock));
+        let clock = Arc::clone(&self.clock);
         let end: End = Box::pin(async move {
             tokio::select! {
-                why = ends(deadline) => why,
+                () = sleep(left) => "its certificate has ended",
                 why = distrusted(current, chain, clock) => why,
             }
         });
-        let stream = Stream::Tls(Box::new(stream));
-        Ok(Connection::new(stream, Some(peer), end, sleep(self.limits.first_byte), (place, own)))
+        let bytes = Bytes::new(Stream::Tls(Box::new(stream)), sleep(self.limits.first_byte));
+        Ok(Connection { bytes, peer: Some(peer), end, places: Box::new((place, own)) })
     }
 
     /// A place among the peer's own connections.
@@ -232,15 +257,20 @@ impl Gate {
     }
 }
 
+/// The next peer. It waits in the system's queue while all places for handshakes are taken.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, address) = listener.accept().await?;
+    Ok((stream, address.ip(), slot))
+}
+
 /// Whether the system has no room for a further connection.
 fn is_exhausted(error: &io::Error) -> bool {
     use nix::errno::Errno::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     error.raw_os_error().is_some_and(|code| [EMFILE, ENFILE, ENOBUFS, ENOMEM].iter().any(|known| *known as i32 == code))
-}
-
-async fn ends(deadline: Instant) -> &'static str {
-    tokio::time::sleep_until(deadline).await;
-    "its time is over"
 }
 
 /// Completes when a renewed set of files would not let the peer in again.

@@ -1,15 +1,16 @@
-//! One accepted connection: bytes in and out, who is there, and when it must end.
+//! One accepted connection: bytes in and out, and who is there.
 
-use crate::peer::{Caller, Peer};
+use super::frames::Meter;
+use crate::peer::Peer;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
 /// The bytes' way.
 pub(super) enum Stream {
@@ -19,84 +20,89 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Completes when the connection must end, with the reason.
+/// Completes when the connection must end at once, with the reason.
 pub(super) type End = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 
-/// A connection that the server reads from.
+/// A peer that was let in.
 pub(super) struct Connection {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Who it is; nobody is known on plaintext.
+    pub peer: Option<Arc<Peer>>,
+    /// When its certificate is worth nothing any more.
+    pub end: End,
+    /// Its places among all connections and among its peer's; given back with it.
+    pub places: Box<dyn Send + Sync>,
+}
+
+/// The bytes of a connection, which are counted as they come.
+pub(super) struct Bytes {
     stream: Stream,
-    peer: Option<Arc<Peer>>,
-    end: End,
+    meter: Meter,
+    /// Told once when the peer floods; nothing more is read then.
+    flood: Arc<Notify>,
+    flooded: bool,
     /// How long the first byte of a request may take; none once it came.
     first: Option<Pin<Box<Sleep>>>,
-    /// Its places among all connections and among its peer's; given back with it.
-    _places: Box<dyn Send + Sync>,
 }
 
-impl Connection {
-    pub(super) fn new(
-        stream: Stream,
-        peer: Option<Arc<Peer>>,
-        end: End,
-        first: Sleep,
-        places: impl Send + Sync + 'static,
-    ) -> Self {
-        Self { stream, peer, end, first: Some(Box::pin(first)), _places: Box::new(places) }
+impl Bytes {
+    pub(super) fn new(stream: Stream, first: Sleep) -> Self {
+        let (meter, flood) = (Meter::new(Instant::now()), Arc::new(Notify::new()));
+        Self { stream, meter, flood, flooded: false, first: Some(Box::pin(first)) }
     }
 
-    /// Why the connection is over, if it is.
-    fn over(&mut self, context: &mut Context<'_>) -> Option<&'static str> {
-        if let Some(first) = &mut self.first
-            && first.as_mut().poll(context).is_ready()
-        {
-            return Some("the peer said nothing");
-        }
-        match self.end.as_mut().poll(context) {
-            Poll::Ready(why) => Some(why),
-            Poll::Pending => None,
-        }
+    /// Told when the peer floods.
+    pub(super) fn flood(&self) -> Arc<Notify> {
+        Arc::clone(&self.flood)
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        Caller(self.peer.clone())
-    }
-}
-
-impl AsyncRead for Connection {
+impl AsyncRead for Bytes {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(why) = this.over(context) {
-            // An ended future is not asked again.
-            this.end = Box::pin(std::future::pending());
-            tracing::debug!(peer = this.peer.as_deref().map(tracing::field::display), why, "a connection ends");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        if this.flooded {
+            return Poll::Pending;
+        }
+        if let Some(first) = &mut this.first
+            && first.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer said nothing")));
         }
         let before = buffer.filled().len();
         let read = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
-        if buffer.filled().len() > before {
+        let new = buffer.filled().get(before..).unwrap_or_default();
+        if !new.is_empty() {
             this.first = None;
+            if !this.meter.received(new, Instant::now()) {
+                // What came is not worth understanding; who serves the connection ends it.
+                buffer.set_filled(before);
+                this.flooded = true;
+                this.flood.notify_one();
+                return Poll::Pending;
+            }
         }
         read
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for Bytes {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        };
+        if let Poll::Ready(Ok(count)) = &written {
+            self.meter.sent(*count);
         }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -71,7 +71,7 @@ pub fn encode_batch(batch: &Batch) -> Result<Payload, ConvertError> {
 }
 
 /// Reads a batch. Fails on anything that breaks a rule of the contract; what can only be judged with the dictionary
-/// (a cumulative value that falls, an unknown series) is left to the aggregator.
+/// (a cumulative value that falls, an unknown series) is left to the aggregator, and so is a value that leaves its range.
 pub fn decode_batch(payload: &[u8]) -> Result<Batch, ConvertError> {
     let serialized = decompress(payload)?;
     count(&serialized)?;
@@ -203,7 +203,9 @@ fn column_from_wire(column: &telemetry::Column, rows: &[BootNanos]) -> Result<Co
     for (index, ((_, row), delta)) in chosen.zip(&column.deltas).enumerate() {
         let offset = column.offset_nanos.get(index).copied().unwrap_or(0);
         let at = row.0.checked_add_signed(offset);
-        value = value.checked_add_signed(*delta).ok_or_else(|| refuse("Column.deltas", "within 64 bits"))?;
+        // What leaves the range comes back with the next difference: one bad value costs no other one. The aggregator
+        // refuses what cannot be.
+        value = value.wrapping_add_signed(*delta);
         let at = at.ok_or_else(|| refuse("Column.offset_nanos", "within 64 bits"))?;
         points.push(Point { at: BootNanos(at), value });
     }

@@ -45,6 +45,11 @@ pub struct Agent {
     uplink: JoinHandle<()>,
 }
 
+/// How the agent of a node speaks to an aggregator.
+pub fn uplink_config(plan: Plan, node: u32, endpoint: &str, security: Security) -> UplinkConfig {
+    UplinkConfig { endpoint: endpoint.to_owned(), security, boot: plan.boot_id(node) }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         self.uplink.abort();
@@ -54,8 +59,13 @@ impl Drop for Agent {
 impl Agent {
     /// Opens the spool of a node and starts its uplink on the running tokio runtime, for one stream.
     pub fn start(plan: Plan, node: u32, spool: &SpoolConfig, endpoint: &str) -> Result<Self> {
-        let agent = Self::with(plan, node, Spool::open(spool)?, endpoint, Arc::new(RigClock), Arc::new(SystemNetwork))?;
-        Ok(agent.in_one_stream())
+        Self::over(plan, node, spool, endpoint, Security::PlaintextOnLoopback)
+    }
+
+    /// The same, spoken with as `security` says.
+    pub fn over(plan: Plan, node: u32, spool: &SpoolConfig, endpoint: &str, security: Security) -> Result<Self> {
+        let (opened, config) = (Spool::open(spool)?, uplink_config(plan, node, endpoint, security));
+        Ok(Self::with(plan, node, opened, config, Arc::new(RigClock), Arc::new(SystemNetwork))?.in_one_stream())
     }
 
     /// Starts the uplink of an opened spool on the running tokio runtime, by a clock and over a network.
@@ -63,7 +73,7 @@ impl Agent {
         plan: Plan,
         node: u32,
         (spool, recovery): (SpoolHandle, Recovery),
-        endpoint: &str,
+        config: UplinkConfig,
         clock: Arc<dyn Clock>,
         network: Arc<dyn Network>,
     ) -> Result<Self> {
@@ -75,11 +85,6 @@ impl Agent {
                 *value = baseline.value;
             }
         }
-        let config = UplinkConfig {
-            endpoint: endpoint.to_owned(),
-            security: Security::PlaintextOnLoopback,
-            boot: plan.boot_id(node),
-        };
         let (inventory, told) = watch::channel(Plan::inventory(node)?);
         let uplink = Uplink::new(config, spool.clone(), told, clock).over(network);
         let (stop, stopped) = watch::channel(false);

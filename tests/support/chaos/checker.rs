@@ -33,9 +33,13 @@ pub struct Checker {
 impl Checker {
     /// Connects.
     pub async fn connect(plan: Plan, endpoint: &str) -> Result<Self> {
-        let channel = Channel::from_shared(endpoint.to_owned())?.connect().await?;
+        Ok(Self::over(plan, Channel::from_shared(endpoint.to_owned())?.connect().await?))
+    }
+
+    /// Over a connection that is open.
+    pub fn over(plan: Plan, channel: Channel) -> Self {
         let query = QueryServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
-        Ok(Self { plan, admin: AdminServiceClient::new(channel), query })
+        Self { plan, admin: AdminServiceClient::new(channel), query }
     }
 
     /// What the oracle knows of every node beside how far the aggregator stored it, once every record was compared.

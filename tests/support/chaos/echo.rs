@@ -2,21 +2,18 @@
 //!
 //! Real agents begin where the aggregator's mark says, so that they seldom repeat anything. This one does not listen.
 
+use super::client::{Client, Session};
 use super::oracle::Oracle;
-use super::plan::{Plan, RigClock};
-use anyhow::{Context, Result, bail};
-use joulebook_agent::clock::Clock;
+use super::plan::Plan;
+use anyhow::{Result, bail};
 use joulebook_proto::convert;
+use joulebook_proto::telemetry::Record;
 use joulebook_proto::telemetry::stream_request::Message as Up;
 use joulebook_proto::telemetry::stream_response::Message as Down;
-use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient;
-use joulebook_proto::telemetry::{Dictionary, Hello, OpenStream, Record, StreamRequest, StreamResponse};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::transport::Channel;
 
 /// Records sent again each time.
 const AGAIN: u64 = 16;
@@ -34,13 +31,6 @@ pub struct Echo {
     values: [u64; 2],
     /// Every record it made, as it is sent.
     records: Vec<Record>,
-}
-
-/// An open session.
-struct Session {
-    up: mpsc::Sender<StreamRequest>,
-    down: Streaming<StreamResponse>,
-    mark: u64,
 }
 
 impl Echo {
@@ -74,27 +64,9 @@ impl Echo {
 
     async fn open(&mut self) -> Result<Session> {
         self.epoch += 1;
-        let stream_id = self.stream();
-        let (up, requests) = mpsc::channel(128);
-        let hello = Hello {
-            streams: vec![OpenStream { stream_id: stream_id.clone(), highest_sequence: self.records.len() as u64 }],
-            session_epoch: self.epoch,
-            boot_id: self.plan.boot_id(self.node).0.to_vec(),
-            boot_time_nanos: RigClock.boot().0,
-            wall_time_unix_nanos: RigClock.wall().0,
-            ..convert::inventory_to_hello(&Plan::inventory(self.node)?)
-        };
-        up.send(StreamRequest { message: Some(Up::Hello(hello)) }).await?;
-        let mut client = TelemetryServiceClient::connect(self.endpoint.clone()).await?;
-        let mut down = client.stream(ReceiverStream::new(requests)).await?.into_inner();
-        let Some(Down::HelloReply(reply)) = down.message().await?.and_then(|first| first.message) else {
-            bail!("no HelloReply");
-        };
-        let mark = reply.marks.first().context("a mark")?.acked_sequence;
-        let series = Plan::dictionary().into_iter().map(|(number, subject)| convert::series_to_wire(number, &subject));
-        let dictionary = Dictionary { stream_id, series: series.collect() };
-        up.send(StreamRequest { message: Some(Up::Dictionary(dictionary)) }).await?;
-        Ok(Session { up, down, mark })
+        let channel = Channel::from_shared(self.endpoint.clone())?.connect().await?;
+        let client = Client { plan: self.plan, node: Plan::node(self.node), number: self.node, epoch: self.epoch };
+        client.open(channel, self.records.len() as u64).await
     }
 
     /// Sends old records, what is not acknowledged, and `fresh` new ones, and waits for all of them. False if the session
@@ -109,17 +81,17 @@ impl Echo {
         let last = made.min(session.mark + 40);
         let first = (session.mark - again) as usize;
         for record in &self.records[first..last as usize] {
-            if session.up.send(StreamRequest { message: Some(Up::Record(record.clone())) }).await.is_err() {
+            if session.say(Up::Record(record.clone())).await.is_err() {
                 return Ok(false);
             }
         }
         let mut waiting = last - first as u64;
         while waiting > 0 {
-            let Ok(Some(message)) = session.down.message().await else { return Ok(false) };
-            match message.message {
-                Some(Down::Ack(ack)) if !ack.rejections.is_empty() => bail!("a repeated record was refused: {ack:?}"),
-                Some(Down::Ack(ack)) => self.oracle.acked(self.node, ack.acked_sequence),
-                Some(Down::Credit(credit)) => waiting = waiting.saturating_sub(credit.records.into()),
+            let Ok(message) = session.hear().await else { return Ok(false) };
+            match message {
+                Down::Ack(ack) if !ack.rejections.is_empty() => bail!("a repeated record was refused: {ack:?}"),
+                Down::Ack(ack) => self.oracle.acked(self.node, ack.acked_sequence),
+                Down::Credit(credit) => waiting = waiting.saturating_sub(credit.records.into()),
                 _ => {}
             }
         }
@@ -131,14 +103,9 @@ impl Echo {
     fn make(&mut self) -> Result<()> {
         let sequence = self.records.len() as u64 + 1;
         let payload = convert::encode_batch(&self.plan.batch(self.node, 1, sequence, &mut self.values))?;
-        let (stream_id, payload_hash) = (self.stream(), payload.hash.to_vec());
+        let (stream_id, payload_hash) = (self.plan.boot_id(self.node).0.to_vec(), payload.hash.to_vec());
         self.records.push(Record { stream_id, sequence, payload_hash, payload: payload.bytes.to_vec().into() });
         self.oracle.durable(self.node, sequence);
         Ok(())
-    }
-
-    fn stream(&self) -> Vec<u8> {
-        // Its own for each plan and node, like the boot.
-        self.plan.boot_id(self.node).0.to_vec()
     }
 }

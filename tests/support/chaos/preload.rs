@@ -16,6 +16,13 @@ pub fn no_sync(folder: &Path) -> Result<Environment> {
     Ok(vec![("LD_PRELOAD", library.to_string_lossy().into_owned())])
 }
 
+/// Builds the library whose syncs take a second longer while a file is there, and says how it is loaded.
+pub fn slow_sync(folder: &Path, while_there: &Path) -> Result<Environment> {
+    let library = build(folder, "slow_sync", include_str!("slow_sync.c"))?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    Ok(vec![("LD_PRELOAD", text(&library)), ("RIG_SLOW", text(while_there))])
+}
+
 /// A system call, and on which side of it a process falls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {

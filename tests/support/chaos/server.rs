@@ -1,9 +1,12 @@
 //! The aggregator as a process on a folder, started again and again on one port.
 
+use super::netns::Namespace;
 use super::preload::Environment;
 use crate::program::{Program, binary};
 use anyhow::{Context, Result};
 use joulebook_agent::clock::{Clock, SystemClock};
+use joulebook_proto::credentials::CredentialFiles;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,13 +20,42 @@ pub struct Server {
     data: PathBuf,
     address: String,
     environment: Environment,
+    /// Words before the program's own: where it is started.
+    inside: Vec<OsString>,
+    /// Lines of `[tls]`; plaintext without any.
+    tls: String,
 }
 
 impl Server {
     /// An aggregator of the data folder `data`, with its configuration in `folder`, on a free port.
     pub fn new(folder: &Path, data: &Path) -> Self {
         let (config, data) = (folder.join("aggregator.toml"), data.to_owned());
-        Self { config, data, address: "127.0.0.1:0".to_owned(), environment: Environment::new() }
+        let (address, environment) = ("127.0.0.1:0".to_owned(), Environment::new());
+        Self { config, data, address, environment, inside: Vec::new(), tls: String::new() }
+    }
+
+    /// The same with mutual TLS.
+    pub fn secure(self, files: &CredentialFiles) -> Self {
+        let CredentialFiles { certificate, key, ca, .. } = files;
+        let line = |name: &str, path: &Path| format!("{name} = \"{}\"\n", path.display());
+        let tls = line("certificate", certificate) + &line("key", key) + &line("client_ca", ca);
+        Self { tls: format!("\n[tls]\n{tls}"), ..self }
+    }
+
+    /// The same on every address of a network namespace.
+    pub fn within(self, namespace: &Namespace) -> Self {
+        Self { inside: namespace.words(), address: "0.0.0.0:0".to_owned(), ..self }
+    }
+
+    /// The same with further words before the program's own.
+    pub fn after(mut self, words: &[OsString]) -> Self {
+        self.inside.extend_from_slice(words);
+        self
+    }
+
+    /// The port, once it was started.
+    pub fn port(&self) -> Result<u16> {
+        Ok(self.address.parse::<std::net::SocketAddr>()?.port())
     }
 
     /// The same with further variables in its environment.
@@ -41,12 +73,16 @@ impl Server {
 
     /// Starts it and does not wait until it is ready: it may never be.
     pub fn spawn(&self) -> Result<Program> {
-        let config = format!("listen = \"{}\"\ndata_dir = \"{}\"\n", self.address, self.data.display());
+        let (address, data, tls) = (&self.address, self.data.display(), &self.tls);
+        let config = format!("listen = \"{address}\"\ndata_dir = \"{data}\"\n{tls}");
         std::fs::write(&self.config, config).context("writing the aggregator's configuration")?;
         // Nothing may outlive the rig: its folders are unmounted behind it.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(binary("joulebook-aggregator")?);
-        command.arg("--config").arg(&self.config).arg("--insecure-loopback");
+        command.args(["--pdeathsig", "KILL"]).args(&self.inside).arg(binary("joulebook-aggregator")?);
+        command.arg("--config").arg(&self.config);
+        if self.tls.is_empty() {
+            command.arg("--insecure-loopback");
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Program::spawn(command)
     }

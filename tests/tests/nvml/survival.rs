@@ -138,3 +138,45 @@ fn a_library_that_is_missing_or_is_none_touches_no_other_source() {
         assert!(rig.energy("nvml").is_empty());
     }
 }
+
+/// A zone whose counter is a pipe: whoever read it would wait for ever.
+fn add_pipe(rig: &Rig, zone: &str, name: &str) {
+    let folder = rig.node.root().join("sys/class/powercap").join(zone);
+    std::fs::create_dir(&folder).unwrap();
+    for (file, text) in [("name", name), ("enabled", "1"), ("max_energy_range_uj", "262143328850")] {
+        std::fs::write(folder.join(file), format!("{text}\n")).unwrap();
+    }
+    nix::unistd::mkfifo(&folder.join("energy_uj"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+#[test]
+fn b12_a_pipe_a_call_that_never_returns_and_one_that_kills_at_once_touch_no_other_source() {
+    let mut rig = real("dgx-h100");
+    load(&mut rig, 8, 300);
+    add_pipe(&rig, "intel-rapl:9", "package-9");
+    rig.start().unwrap();
+    let (mut tick, mut helpers) = (0, std::collections::BTreeSet::new());
+    let ticks = std::cell::Cell::new(0);
+    let took = rows(
+        &mut rig,
+        |rig| {
+            tick += 1;
+            ticks.set(tick);
+            helpers.extend(rig.sampler().sources().helper_pid());
+            if tick == 40 {
+                rig.fault("gpu3", Kind::Hang, None, None).unwrap();
+                rig.fault("gpu5", Kind::Crash, None, None).unwrap();
+            }
+        },
+        |_| ticks.get() >= 240,
+    );
+    other_sources_are_untouched(&mut rig, took);
+    let state = rig.inventory().sources.into_iter().find(|state| state.source.id == "rapl/package-9").unwrap();
+    assert!(state.unavailable.is_some_and(|why| why.contains("not a regular file")));
+    assert!(helpers.len() > 1, "void: the helper never fell");
+    // At most one process is stuck: those before it are gone.
+    let now = rig.sampler().sources().helper_pid();
+    let stays = |pid: &u32| Some(*pid) != now && std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let left: Vec<u32> = helpers.into_iter().filter(stays).collect();
+    assert!(left.len() <= 1, "helpers that stay behind: {left:?}");
+}

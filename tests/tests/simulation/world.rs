@@ -6,10 +6,10 @@ use super::time::{SimulatedClock, Time};
 use super::wire::{AGGREGATOR, SimulatedNetwork, serve};
 use anyhow::{Context, Result, anyhow, ensure};
 use joulebook_agent::spool::Spool;
-use joulebook_agent::uplink::Network;
+use joulebook_agent::uplink::{Network, Security};
 use joulebook_aggregator::ingest::{self, Intake};
 use joulebook_aggregator::store::Book;
-use joulebook_tests::chaos::agent::{Agent, spool_config};
+use joulebook_tests::chaos::agent::{Agent, spool_config, uplink_config};
 use joulebook_tests::chaos::plan::Plan;
 use joulebook_tests::chaos::{Random, folder_in_memory};
 use joulebook_units::UnixNanos;
@@ -143,7 +143,8 @@ pub fn run(seed: u64) -> Result<Outcome> {
             let (clock, network) = (Arc::new(node_clock.clone()), Arc::clone(&network));
             async move {
                 let opened = Spool::open_on_runtime(&spool)?;
-                let agent = Agent::with(plan, number, opened, ENDPOINT, clock, network)?;
+                let config = uplink_config(plan, number, ENDPOINT, Security::PlaintextOnLoopback);
+                let agent = Agent::with(plan, number, opened, config, clock, network)?;
                 Ok(produce(agent, number, &oracle, &producing).await?)
             }
         });

@@ -2,23 +2,15 @@
 
 use super::{PATIENCE, until};
 use joulebook_aggregator::certificate::{Issued, Subject};
+use joulebook_tests::raw::{PREFACE, shake_hands};
 use joulebook_tests::tls::{Ca, Serving, agent, config, operator, status, write};
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
+use tokio_rustls::rustls::{SupportedProtocolVersion, version};
 
-/// The first bytes of an HTTP/2 client, with empty settings.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// First byte of a TLS alert.
 const ALERT: u8 = 0x15;
 const WITHIN: Duration = Duration::from_secs(10);
@@ -29,29 +21,6 @@ async fn serving(ca: &Ca) -> (Serving, TempDir) {
     (Serving::start(config(folder.path().join("db"), &files)).await, folder)
 }
 
-async fn shake_hands(
-    address: SocketAddr,
-    ca: &Ca,
-    pair: Option<&Issued>,
-    version: &'static SupportedProtocolVersion,
-) -> io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.certificate().as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
-    let builder = builder.with_root_certificates(roots);
-    let mut config = match pair {
-        None => builder.with_no_client_auth(),
-        Some(Issued { certificate, key }) => {
-            let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = TcpStream::connect(address).await?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await
-}
-
 /// Whether a client's first bytes are answered by bytes of HTTP/2.
 async fn is_answered(
     address: SocketAddr,
@@ -60,7 +29,7 @@ async fn is_answered(
     version: &'static SupportedProtocolVersion,
 ) -> bool {
     let asked = async {
-        let mut stream = shake_hands(address, ca, pair, version).await?;
+        let mut stream = shake_hands(address, ca.certificate(), pair, version).await?;
         stream.write_all(PREFACE).await?;
         stream.read(&mut [0; 64]).await
     };
@@ -150,7 +119,7 @@ async fn a_peer_that_falls_silent_before_or_after_the_handshake_is_gone_within_t
     let before = async { answer_to(address, b"").await };
     let within = async { answer_to(address, &[0x16, 3, 1]).await };
     let after = async {
-        let mut stream = shake_hands(address, &ca, Some(&pair), &version::TLS13).await.unwrap();
+        let mut stream = shake_hands(address, ca.certificate(), Some(&pair), &version::TLS13).await.unwrap();
         let mut heard = Vec::new();
         let _ = tokio::time::timeout(WITHIN, stream.read_to_end(&mut heard)).await.expect("closed in time");
     };
@@ -216,7 +185,8 @@ async fn a_connection_ends_with_its_age_and_with_its_certificate() {
     let mut config = config(folder.path().join("db"), &files);
     config.connections.age = Duration::from_millis(600);
     let serving = Serving::start(config).await;
-    let mut stream = shake_hands(serving.address, &ca, Some(&ca.operator()), &version::TLS13).await.unwrap();
+    let mut stream =
+        shake_hands(serving.address, ca.certificate(), Some(&ca.operator()), &version::TLS13).await.unwrap();
     stream.write_all(PREFACE).await.unwrap();
     let mut heard = Vec::new();
     // Earlier than a silent peer would be closed: it has spoken.

@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// Adds up what is refused.
+fn add(all: &mut BTreeMap<RejectReason, u64>, refused: BTreeMap<RejectReason, u64>) {
+    for (reason, count) in refused {
+        *all.entry(reason).or_default() += count;
+    }
+}
+
 impl Group<'_> {
     pub(super) fn record(
         &mut self,
@@ -105,19 +112,19 @@ impl Group<'_> {
         let mut rejects = BTreeMap::new();
         let mut record = RowRecord { rows, columns: Vec::with_capacity(batch.columns.len()) };
         for column in &batch.columns {
-            let judged = self.subject(stream.node, ordinal, column.series).and_then(|subject| {
-                let last = self.last_point(ordinal, column.series);
-                let known = Known { subject: &subject, last, first_row, now: self.now, offset };
-                validate::column(column, known).map(|column| (subject, column))
-            });
-            match judged {
-                Ok((subject, stored)) => {
-                    self.keep(stream.node, ordinal, column.series, subject, stored.points.last().copied());
-                    record.columns.push(stored);
-                }
+            let subject = match self.subject(stream.node, ordinal, column.series) {
+                Ok(subject) => subject,
                 Err(reason) => {
-                    *rejects.entry(reason).or_default() += u64::try_from(column.points.len()).unwrap_or(u64::MAX);
+                    add(&mut rejects, Judged::none(column, reason).refused);
+                    continue;
                 }
+            };
+            let last = self.last_point(ordinal, column.series);
+            let judged = validate::column(column, Known { subject: &subject, last, first_row, now: self.now, offset });
+            add(&mut rejects, judged.refused);
+            if let Some(stored) = judged.column {
+                self.keep(stream.node, ordinal, column.series, subject, stored.points.last().copied());
+                record.columns.push(stored);
             }
         }
         for (gap, index) in batch.gaps.iter().zip(0u32..) {

@@ -140,14 +140,22 @@ fn every_broken_rule_of_a_batch_is_refused() {
     refused(|batch| batch.columns[0].row_mask = 0b1011);
     refused(|batch| batch.columns[0].row_mask = 0b011);
     refused(|batch| batch.columns[0].deltas = vec![1, 2]);
-    refused(|batch| batch.columns[0].deltas = vec![1, -2, 3]);
     refused(|batch| batch.columns[0].offset_nanos = vec![0, 0]);
     refused(|batch| batch.columns[0].offset_nanos = vec![0, -10, 0]);
     refused(|batch| batch.columns[0].offset_nanos = vec![-2_000, 0, 0]);
     refused(|batch| batch.columns[0].previous = Some(telemetry::Previous { age_nanos: 1_001, value: 0 }));
-    refused(|batch| batch.columns[0].previous = Some(telemetry::Previous { age_nanos: 5, value: u64::MAX }));
     refused(|batch| batch.columns[0].previous = Some(telemetry::Previous { age_nanos: 0, value: 0 }));
     refused(|batch| batch.gaps = vec![telemetry::EnergyGap { series_id: 1, ..Default::default() }]);
+}
+
+#[test]
+fn b55_a_value_that_leaves_its_range_is_read_as_one_that_nobody_accepts_and_spoils_no_other() {
+    let mut batch = valid();
+    batch.columns[0].deltas = vec![1, -2, 3];
+    let values = |batch| decode_batch(&compressed(&batch)).expect("read").columns[0].points.clone();
+    assert_eq!(values(batch.clone()).iter().map(|point| point.value).collect::<Vec<_>>(), [1, u64::MAX, 2]);
+    batch.columns[0].previous = Some(telemetry::Previous { age_nanos: 5, value: u64::MAX });
+    assert_eq!(values(batch).len(), 3);
 }
 
 #[test]
