@@ -8,12 +8,13 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use joulebook_agent::uplink::{Connecting, Network};
-use joulebook_aggregator::peer::Caller;
+use joulebook_aggregator::peer::{Caller, Ending};
 use joulebook_tests::chaos::Random;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
 use tower::ServiceExt;
@@ -59,6 +60,9 @@ pub async fn serve(routes: Routes) -> io::Result<()> {
     server.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(PATIENCE);
     // All in this task: a crash drops them in this order, and what each then says takes its chance from the seed. Tasks
     // are dropped in the order of numbers that all simulations of a process share.
+    // No connection is told to end.
+    let (_never, ending) = watch::channel(false);
+    let ending = Ending(ending);
     let mut connections = FuturesUnordered::new();
     loop {
         let stream = tokio::select! {
@@ -67,8 +71,10 @@ pub async fn serve(routes: Routes) -> io::Result<()> {
             Some(_) = connections.next() => continue,
             accepted = listener.accept() => accepted?.0,
         };
-        let service = routes.clone().map_request(|mut request: Request<Incoming>| {
+        let ending = ending.clone();
+        let service = routes.clone().map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Caller(None));
+            request.extensions_mut().insert(ending.clone());
             request
         });
         connections.push(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
