@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use joulebook_agent::clock::{Clock as _, SystemClock};
 use joulebook_agent::spool::{Baseline, Counters, Item, LocalState, Spool, SpoolConfig, SpoolError, SpoolHandle};
 use joulebook_tests::chaos::disk::Small;
 use joulebook_tests::chaos::{Random, seed, setting};
@@ -114,13 +115,16 @@ impl Rig {
     /// Gives space back and waits until nothing is in memory any more.
     async fn recover(&self) -> Duration {
         self.disk.free().unwrap();
-        let begin = Instant::now();
+        let begin = SystemClock.boot();
         // As the agent's writer does, every 2 s at most.
         while self.spool.write_waiting().await.is_err() {
-            assert!(begin.elapsed() < Duration::from_secs(10), "space is back and the spool does not write");
+            assert!(
+                SystemClock.boot().since(begin) < Duration::from_secs(10),
+                "space is back and the spool does not write"
+            );
         }
         assert_eq!(self.counters().in_memory, 0);
-        begin.elapsed()
+        SystemClock.boot().since(begin)
     }
 
     /// Opens the spool anew, as after a kill: what is in memory is gone.
@@ -151,7 +155,7 @@ async fn b76_a_full_disk_stops_nothing_and_heals_by_itself() {
     let mut random = Random::new(seed);
     let disk = Small::new(SPACE).unwrap();
     let (spool, _) = Spool::open(&config(disk.path())).unwrap();
-    let (seen, begin) = (BTreeMap::new(), Instant::now());
+    let (seen, begin) = (BTreeMap::new(), SystemClock.boot());
     let mut rig = Rig { disk, spool, made: 0, defined: false, seen, lost: 0, unknown: 0, begun: 0, most_in_memory: 0 };
     let (mut slowest, mut refused, mut kills) = (Duration::ZERO, 0, 0);
     for cycle in 0..cycles {
@@ -208,7 +212,7 @@ async fn b76_a_full_disk_stops_nothing_and_heals_by_itself() {
         rig.lost,
         rig.unknown,
         rig.most_in_memory,
-        begin.elapsed()
+        SystemClock.boot().since(begin)
     );
     assert_eq!(rig.seen.len() as u64 + rig.lost + rig.unknown, rig.made, "produced = delivered + lost + unknown");
     assert_eq!(counters.lost_records, rig.lost, "counted exactly");

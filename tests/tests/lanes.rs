@@ -13,9 +13,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use joulebook_agent::clock::SystemClock;
+use joulebook_agent::clock::{Clock as _, SystemClock};
 use joulebook_agent::collector::Sources;
 use joulebook_agent::config::{Config, Roots};
 use joulebook_agent::hardware;
@@ -277,17 +277,17 @@ async fn live_data_is_not_behind_old_data_and_each_joule_is_counted_once() {
         aggregator = Aggregator::start(folder.path(), &address, &clock).await;
         agent.connected().await;
         let before = agent.spool.stream();
-        let begin = Instant::now();
+        let begin = SystemClock.boot();
         let mut killed = false;
         while agent.spool.counters().waiting > 0 {
-            let appended = Instant::now();
+            let appended = SystemClock.boot();
             node.batch(&mut agent).await;
             let live = agent.spool.counters();
             let mut seen = agent.spool.watch();
             let acked = seen.wait_for(|now| now.stream == live.stream && now.acked >= live.highest);
             let acked = *tokio::time::timeout(MOST_BEHIND * 6, acked).await.expect("acknowledged").unwrap();
             if live.stream != before || killed {
-                worst = worst.max(appended.elapsed());
+                worst = worst.max(SystemClock.boot().since(appended));
                 beside += u64::from(acked.waiting > 0);
             }
             if round == 2 && !killed && acked.waiting > 0 {
@@ -298,7 +298,7 @@ async fn live_data_is_not_behind_old_data_and_each_joule_is_counted_once() {
                 agent.connected().await;
             }
         }
-        drained += begin.elapsed();
+        drained += SystemClock.boot().since(begin);
         assert_ne!(agent.spool.stream(), before, "live data had a stream of its own");
     }
     assert!(agent.spool.drained(Duration::from_secs(60)).await);
@@ -323,10 +323,10 @@ async fn live_data_is_not_behind_old_data_and_each_joule_is_counted_once() {
 
 /// Waits until `done`, a minute at most.
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
+    let begin = SystemClock.boot();
     let mut looks = tokio::time::interval(Duration::from_millis(50));
     while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "it never came: {what}");
+        assert!(SystemClock.boot().since(begin) < Duration::from_secs(60), "it never came: {what}");
         looks.tick().await;
     }
 }
@@ -361,7 +361,7 @@ async fn an_agent_that_was_long_without_an_aggregator_begins_a_stream_when_it_me
     });
     let records = || read_all(&path("spool")).unwrap_or_default();
     until("more than a window of records", || records().len() > 80).await;
-    let aggregator = Aggregator::start_with(folder.path(), &address, Arc::new(Real(Instant::now()))).await;
+    let aggregator = Aggregator::start_with(folder.path(), &address, Arc::new(Real(SystemClock.boot()))).await;
     let lanes = || {
         std::fs::read_dir(path("spool"))
             .unwrap()
@@ -393,11 +393,11 @@ async fn an_agent_that_was_long_without_an_aggregator_begins_a_stream_when_it_me
 }
 
 /// An aggregator's clock that goes as a real one does, on the day that is asked for.
-struct Real(Instant);
+struct Real(BootNanos);
 
 impl joulebook_aggregator::clock::Clock for Real {
     fn unix(&self) -> UnixNanos {
-        let nanos = i64::try_from(self.0.elapsed().as_nanos()).unwrap();
+        let nanos = i64::try_from(SystemClock.boot().since(self.0).as_nanos()).unwrap();
         UnixNanos((BOOTED + 3 * 3600) * UnixNanos::PER_SECOND + nanos)
     }
 }

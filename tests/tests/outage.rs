@@ -7,8 +7,8 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Instant;
 
+use joulebook_agent::clock::{Clock as _, SystemClock};
 use joulebook_agent::spool::{Baseline, Item, LocalState, Spool, SpoolConfig, SpoolError, SpoolHandle};
 use joulebook_tests::chaos::{Random, folder_in_memory, setting};
 use joulebook_units::{
@@ -125,9 +125,9 @@ async fn a_day_fits_and_of_two_days_the_oldest_is_lost_and_counted() {
     let config = SpoolConfig { max_bytes: cap, min_free_bytes: 0, ..SpoolConfig::new(folder.path().join("spool")) };
     let mut node = Node::new();
     let (spool, _) = Spool::open(&config).unwrap();
-    let begin = Instant::now();
+    let begin = SystemClock.boot();
     run(&spool, &mut node, hours * 3600).await;
-    let (made, one) = (begin.elapsed(), usage(&config.dir));
+    let (made, one) = (SystemClock.boot().since(begin), usage(&config.dir));
     println!(
         "{hours} h: {} records, {} bytes long, {} bytes of disk, made in {made:.1?}",
         node.row / ROWS,
@@ -141,7 +141,7 @@ async fn a_day_fits_and_of_two_days_the_oldest_is_lost_and_counted() {
     run(&spool, &mut node, hours * 3600 * 3 / 2).await;
     let before = spool.counters();
     drop(spool);
-    let begin = Instant::now();
+    let begin = SystemClock.boot();
     let (spool, recovery) = loop {
         // The lock goes with the thread of the spool.
         match Spool::open(&config) {
@@ -150,7 +150,7 @@ async fn a_day_fits_and_of_two_days_the_oldest_is_lost_and_counted() {
             Err(error) => panic!("{error}"),
         }
     };
-    let opened = begin.elapsed();
+    let opened = SystemClock.boot().since(begin);
     assert_eq!(recovery.highest_sequence, node.row / ROWS);
     assert_eq!(spool.counters().lost_records, before.lost_records);
     run(&spool, &mut node, hours * 3600 * 2).await;
@@ -158,9 +158,9 @@ async fn a_day_fits_and_of_two_days_the_oldest_is_lost_and_counted() {
     assert!(two.0 <= cap && two.1 <= cap, "{two:?}");
 
     let counted = spool.counters();
-    let begin = Instant::now();
+    let begin = SystemClock.boot();
     let (records, lost, last) = drain(&spool).await;
-    let drained = begin.elapsed();
+    let drained = SystemClock.boot().since(begin);
     println!(
         "{} h: {} bytes long, {} bytes of disk, {} records lost, opened in {opened:.1?}, {records} read in {drained:.1?}",
         hours * 2,

@@ -56,15 +56,19 @@ impl Lanes {
             found.push(Found::look(&path(&config.dir, number))?);
         }
         let root = Found::look(&config.dir)?;
+        // Also of a folder that holds nothing to deliver: epochs of one node only rise.
+        let root_epoch = root.next_epoch();
         let mut foreign = (0, 0);
         if root.stream().is_some() && !(root.is_blank() && (root.is_sealed() || !found.is_empty())) {
             found.insert(0, root);
         } else {
             foreign = root.left_alone();
         }
+        // What the newest stream held may be delivered: who went on from an older one would count it twice.
+        let unreadable = found.last().is_some_and(Found::is_unreadable);
         let found = tidied(found, &config.dir)?;
-        let epoch = found.iter().map(Found::next_epoch).max().unwrap_or(1);
-        let sealed = found.last().is_none_or(Found::is_sealed);
+        let epoch = found.iter().map(Found::next_epoch).fold(root_epoch, u64::max);
+        let sealed = unreadable || found.last().is_none_or(Found::is_sealed);
 
         let (mut lanes, mut last) = (Vec::<Queue>::new(), None);
         for one in found {
@@ -407,15 +411,18 @@ impl Lanes {
     }
 }
 
-/// Removes the folders of streams that had handed over their losses when an earlier run ended.
+/// Removes the folders of streams that had handed over their losses when an earlier run ended, and of streams that had not
+/// begun. A folder whose files nobody can tell the stream of stays.
 fn tidied(found: Vec<Found>, root: &Path) -> Result<Vec<Found>, SpoolError> {
     let retired: Vec<StreamId> = found.iter().filter_map(Found::retired).collect();
     let mut kept: Vec<Found> = Vec::new();
     for one in found {
-        if one.stream().is_none_or(|stream| retired.contains(&stream)) {
-            clear(one.dir(), one.stream(), root)?;
-        } else {
-            kept.push(one);
+        match one.stream() {
+            Some(stream) if !retired.contains(&stream) => kept.push(one),
+            None if one.is_unreadable() => {
+                tracing::warn!(folder = %one.dir().display(), "a folder of the spool holds nothing that can be read: left alone");
+            }
+            stream => clear(one.dir(), stream, root)?,
         }
     }
     Ok(kept)

@@ -129,6 +129,11 @@ impl Found {
         self.survey.newer > 0
     }
 
+    /// Whether there are segments, and nothing tells of which stream they are.
+    pub fn is_unreadable(&self) -> bool {
+        self.stream.is_none() && self.survey.foreign > 0
+    }
+
     /// Files left alone, and segments of a later format among them.
     pub fn left_alone(&self) -> (u64, u64) {
         (self.survey.foreign, self.survey.newer)

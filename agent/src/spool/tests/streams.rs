@@ -152,3 +152,27 @@ fn no_more_than_eight_streams_are_told_and_the_live_one_is_among_them() {
     }
     assert_eq!(queue.streams().len(), 5);
 }
+
+#[test]
+fn a_folder_of_which_nothing_can_be_read_is_left_alone_and_its_number_is_not_used_again() {
+    let dir = folder();
+    let (mut queue, first) = Lanes::open(&config(dir.path())).expect("opened");
+    append(&mut queue, 1);
+    begin(&mut queue, 2);
+    let lane = queue.live_queue().dir().to_owned();
+    drop(queue);
+    fs::remove_file(lane.join("epoch")).expect("removed");
+    let path = segment::path(&lane, 1);
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[0] ^= 1;
+    fs::write(&path, &bytes).expect("written");
+    let (mut queue, again) = Lanes::open(&config(dir.path())).expect("opened");
+    assert_eq!((again.highest_sequence, again.last), (0, None), "another stream, which begins anew");
+    assert_ne!(queue.live_queue().dir(), lane);
+    append(&mut queue, 1);
+    drop(queue);
+    let (queue, once_more) = Lanes::open(&config(dir.path())).expect("opened");
+    assert_eq!((once_more.stream, once_more.highest_sequence), (again.stream, 1), "and goes on");
+    assert_eq!((queue.counters().streams, queue.streams()[0].stream), (2, first.stream));
+    assert_eq!(fs::read(path).expect("kept"), bytes);
+}
