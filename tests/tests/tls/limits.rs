@@ -27,7 +27,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 /// gRPC status 11, of what is out of range, as it is compressed (RFC 7541): its length, and twice the code of '1'.
 const OUT_OF_RANGE: [u8; 3] = [0x82, 0x08, 0x7f];
 
-/// Sooner than the server gives up a session that says nothing.
+/// Sooner than the server gives up a session that says nothing, or a connection without one.
 const WITHIN: Duration = Duration::from_secs(9);
 
 struct Rig {
@@ -66,7 +66,7 @@ impl Rig {
             writing
         };
         let (heard, _open) =
-            timeout(PATIENCE, async { tokio::join!(hear_all(&mut reading), saying) }).await.expect("an end");
+            timeout(WITHIN, async { tokio::join!(hear_all(&mut reading), saying) }).await.expect("an end");
         heard
     }
 }
