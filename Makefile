@@ -43,10 +43,11 @@ test: lint ## Runs every test that needs no privilege, and the linters before.
 	.ci/setup engine triton mlserver nvml
 	.ci/test --workspace
 
-test-rigs: ## Runs the tests that need root; fails where it cannot run them.
+test-rigs: ## Runs the tests that need root, and three mutants in turn; fails where it cannot run them.
 	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users and mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
 	$(RIGS) $(RIG_TESTS) -- --nocapture --test-threads=1
+	MUTANTS=3 .ci/mutants
 
 crash: ## Kills and power cuts in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [SEED=…]
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }
