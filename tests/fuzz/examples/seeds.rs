@@ -78,7 +78,7 @@ fn protocol() -> Seeds {
         Up::Hello(inventory_to_hello(&Plan::inventory(1).unwrap())),
         Up::Dictionary(Dictionary { stream_id: stream_id.clone(), series: dictionary }),
         Up::Gap(joulebook_proto::convert::stream_gap_to_wire(STREAM, &gap())),
-        Up::Record(Record { stream_id, sequence: 1, payload_hash: vec![0; 16], payload: payload.clone().into() }),
+        Up::Record(Record { stream_id, sequence: 1, payload_hash: vec![0; 16], payload: payload.clone() }),
     ];
     let wire = ups.map(|up| StreamRequest { message: Some(up) }.encode_to_vec()).to_vec();
     let window = Some(TimeWindow { start_unix_nanos: WALL, end_unix_nanos: WALL + 3_600 * UnixNanos::PER_SECOND });
