@@ -21,6 +21,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Status};
+use tonic_health::server::HealthReporter;
 
 /// A peer that does not answer within the second is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -48,8 +49,12 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Every service: health, reflection, telemetry, queries and administration.
-pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Result<Router, ServeError> {
+/// Every service: health, reflection, telemetry, queries and administration; and who tells how healthy they are.
+pub async fn services(
+    telemetry: Telemetry,
+    admin: Admin,
+    query: Query,
+) -> Result<(Router, HealthReporter), ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
     reporter.set_serving::<AdminServiceServer<Admin>>().await;
@@ -58,7 +63,7 @@ pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Resul
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(Server::builder()
+    let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(STREAMS_PER_CONNECTION))
@@ -70,7 +75,17 @@ pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Resul
         .add_service(reflection)
         .add_service(InterceptedService::new(telemetry.server(), agents_only as Rule))
         .add_service(InterceptedService::new(query.into_server(), operators_only as Rule))
-        .add_service(InterceptedService::new(AdminServiceServer::new(admin), operators_only as Rule)))
+        .add_service(InterceptedService::new(AdminServiceServer::new(admin), operators_only as Rule));
+    Ok((router, reporter))
+}
+
+/// Says whether telemetry is taken.
+pub async fn tell_intake(reporter: &HealthReporter, open: bool) {
+    if open {
+        reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
+    } else {
+        reporter.set_not_serving::<TelemetryServiceServer<Telemetry>>().await;
+    }
 }
 
 /// Serves what `gate` lets in until `shutdown` turns true and every call has ended.
