@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(".")
         // Answers are printed as JSON exactly as they are named in the contract.
         .type_attribute(".joulebook.query.v1", "#[derive(serde::Serialize)]")
+        .type_attribute(".joulebook.admin.v1", "#[derive(serde::Serialize)]")
         .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=joulebook");
     Ok(())

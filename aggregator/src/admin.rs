@@ -1,14 +1,20 @@
-//! Administration: state, and stored rows for audit.
+//! Administration: state, stored rows for audit, backups and looks at everything stored.
+
+mod care;
 
 use crate::ingest::Counters;
 use crate::ingest::commit::SKEW_NANOS;
-use crate::store::retention::ROWS_SECONDS;
+use crate::store::retention::{self, Periods};
+use crate::store::rocks::RocksStore;
 use crate::store::{Book, NodeRecord, Run, StoreError};
+use care::{Care, Steps};
 use joulebook_proto::admin::admin_service_server::AdminService;
 use joulebook_proto::admin::{
-    DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse, NodeStatus, SourceStatus, StreamStatus,
+    BackupRequest, BackupResponse, DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse,
+    ListBackupsRequest, ListBackupsResponse, NodeStatus, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
 };
 use joulebook_units::{CountKind, NodeName, Service, Subject, UnixNanos, Window};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,22 +25,49 @@ const DUMP_SECONDS: i64 = 600;
 const DUMP_AHEAD: usize = 64;
 
 /// `joulebook.admin.v1.AdminService`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Admin {
     book: Arc<Book>,
     counters: Arc<Counters>,
+    periods: Periods,
+    care: Care,
 }
 
 impl Admin {
-    /// The service over a database and the counters of its ingest.
-    pub fn new(book: Arc<Book>, counters: Arc<Counters>) -> Self {
-        Self { book, counters }
+    /// The service over a database (`book` is its typed face) and the counters of its ingest, with the folder of its
+    /// backups if there is one.
+    pub fn new(
+        store: Arc<RocksStore>,
+        book: Arc<Book>,
+        counters: Arc<Counters>,
+        periods: Periods,
+        backups: Option<PathBuf>,
+    ) -> Self {
+        Self { book, counters, periods, care: Care::new(store, backups) }
     }
 }
 
 #[tonic::async_trait]
 impl AdminService for Admin {
     type DumpStream = ReceiverStream<Result<DumpResponse, Status>>;
+    type BackupStream = Steps<BackupResponse>;
+    type VerifyStream = Steps<VerifyResponse>;
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        tracing::info!(target: "audit", "a backup is made");
+        self.care.back_up(&self.book, request.into_inner().keep).map(Response::new)
+    }
+
+    async fn list_backups(&self, _: Request<ListBackupsRequest>) -> Result<Response<ListBackupsResponse>, Status> {
+        let care = self.care.clone();
+        let listed = tokio::task::spawn_blocking(move || care.list()).await;
+        let backups = listed.map_err(|_| Status::internal("listing failed; see the aggregator's log"))??;
+        Ok(Response::new(ListBackupsResponse { backups }))
+    }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        self.care.verify(request.into_inner().backup).map(Response::new)
+    }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
         let status = self.book.status();
@@ -69,7 +102,7 @@ impl AdminService for Admin {
         let (out, responses) = mpsc::channel(DUMP_AHEAD);
         // Without any row there is nothing to read.
         if let (Some(first), Some(last)) = (node.first_row, node.last_row) {
-            let kept = first.max(last.plus_seconds(-ROWS_SECONDS));
+            let kept = first.max(retention::before(last, self.periods.rows));
             let start = request.start_unix_nanos.map_or(kept, UnixNanos);
             let end = request.end_unix_nanos.map_or(UnixNanos(last.0.saturating_add(1)), UnixNanos);
             let window = Window::new(start, end).ok_or_else(|| Status::invalid_argument("end before start"))?;

@@ -2,8 +2,11 @@
 
 use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
 use crate::server::accept::Limits;
+use crate::store::retention::Periods;
+use crate::store::space::Least;
 use joulebook_proto::credentials::{CredentialFiles, SecurityUnclear};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -22,8 +25,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Folder of the database; made if its parent exists.
     pub data_dir: PathBuf,
+    /// Folder of backups; made if its parent exists. None can be made without one.
+    pub backup_dir: Option<PathBuf>,
     /// Whether plaintext on a loopback address is allowed.
     pub insecure_loopback: bool,
+    /// `[disk]`: how much of it stays free.
+    pub disk: DiskSection,
+    /// `[retention]`: how long data are kept.
+    pub retention: RetentionSection,
     /// `[tls]`: what connections are secured with.
     pub tls: TlsSection,
     /// `[connections]`: how many there may be.
@@ -62,6 +71,51 @@ impl Default for TlsSection {
     }
 }
 
+/// How much of the database's disk stays free: nothing is stored while less is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskSection {
+    /// Share of the disk in percent.
+    pub min_free_percent: f64,
+    /// Bytes.
+    pub min_free_bytes: u64,
+}
+
+impl Default for DiskSection {
+    fn default() -> Self {
+        let Least { percent, bytes } = Least::default();
+        Self { min_free_percent: percent, min_free_bytes: bytes }
+    }
+}
+
+/// How long data are kept; sums of 1 h are kept for ever.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionSection {
+    /// Rows of 1 s.
+    #[serde(deserialize_with = "duration")]
+    pub rows: Duration,
+    /// Cells of 60 s.
+    #[serde(deserialize_with = "duration")]
+    pub minutes: Duration,
+    /// Settled cells of 300 s.
+    #[serde(deserialize_with = "duration")]
+    pub settled: Duration,
+}
+
+impl Default for RetentionSection {
+    fn default() -> Self {
+        let Periods { rows, minutes, settled } = Periods::default();
+        Self { rows, minutes, settled }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text)
+        .map_err(|error| Error::custom(format!("`{text}` is no duration: {error}; write for example \"7d 2h\"")))
+}
+
 /// How many connections there may be.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -90,7 +144,10 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
             data_dir: PathBuf::from("/var/lib/joulebook"),
+            backup_dir: None,
             insecure_loopback: false,
+            disk: DiskSection::default(),
+            retention: RetentionSection::default(),
             tls: TlsSection::default(),
             connections: ConnectionsSection::default(),
             site: BTreeMap::new(),
@@ -130,6 +187,12 @@ pub enum ConfigError {
     /// No connection would be let in.
     #[error("connections.total and connections.per_identity must be at least 1")]
     NoConnections,
+    /// A disk limit that leaves nothing to write to, or none at all.
+    #[error("disk.min_free_percent = {0}: it must be 0 to 50")]
+    MinFree(f64),
+    /// Periods that would drop what is still needed.
+    #[error("{0}")]
+    Retention(&'static str),
     /// A site or an embodied value that is not valid.
     #[error("configuration: {0}")]
     Factor(#[from] FactorError),
@@ -190,6 +253,17 @@ impl Config {
         Limits { connections: total, per_identity, age, idle, ..Limits::default() }
     }
 
+    /// How much of the disk stays free.
+    pub fn least_space(&self) -> Least {
+        Least { percent: self.disk.min_free_percent, bytes: self.disk.min_free_bytes }
+    }
+
+    /// How long data are kept.
+    pub fn periods(&self) -> Periods {
+        let RetentionSection { rows, minutes, settled } = self.retention;
+        Periods { rows, minutes, settled }
+    }
+
     /// Refuses what cannot be served safely, and factors that nobody knows; gives those that are.
     pub fn check(&self) -> Result<Factors, ConfigError> {
         let plain = self.credential_files()?.is_none();
@@ -198,6 +272,12 @@ impl Config {
         }
         if self.connections.total == 0 || self.connections.per_identity == 0 {
             return Err(ConfigError::NoConnections);
+        }
+        if !(0.0..=50.0).contains(&self.disk.min_free_percent) {
+            return Err(ConfigError::MinFree(self.disk.min_free_percent));
+        }
+        if let Some(refusal) = self.periods().refusal() {
+            return Err(ConfigError::Retention(refusal));
         }
         Ok(Factors::new(&self.factors())?)
     }
@@ -262,6 +342,21 @@ mod tests {
         assert!(refused.contains("FRX"), "{refused}");
         let found = message("[site.default]\npu = 1.2");
         assert!(found.starts_with("aggregator.toml:2: ") && found.ends_with("did you mean `pue`?"), "{found}");
+    }
+
+    #[test]
+    fn disk_and_retention_are_held_to_their_ranges() {
+        let check = |text: &str| {
+            let config = Config::parse(&format!("insecure_loopback = true\n{text}"), Path::new("aggregator.toml"));
+            config.expect("syntax").check().err().map(|refused| refused.to_string())
+        };
+        assert_eq!(check("[disk]\nmin_free_percent = 0\n[retention]\nrows = \"30d\"\n"), None);
+        for wrong in ["-1", "51", "nan"] {
+            assert!(check(&format!("[disk]\nmin_free_percent = {wrong}")).is_some_and(|why| why.contains("0 to 50")));
+        }
+        assert!(check("[retention]\nrows = \"1d\"").is_some_and(|why| why.contains("7d 2h")));
+        assert!(message("[retention]\nrows = 7").contains("aggregator.toml:2: "));
+        assert!(message("[retention]\nrows = \"7\"").contains("no duration"));
     }
 
     #[test]

@@ -42,10 +42,13 @@ pub fn code(error: &RunError) -> u8 {
         RunError::Serve(_) => IO,
         RunError::Stuck => TEMPORARY,
         RunError::Store(error) => match error {
-            StoreError::Locked { .. } | StoreError::Latched { .. } => TEMPORARY,
+            StoreError::Locked { .. } | StoreError::Latched { .. } | StoreError::Full { .. } => TEMPORARY,
             StoreError::NotOurs { .. } | StoreError::Damaged { .. } | StoreError::Io { .. } => IO,
             StoreError::Permission { .. } => PERMISSION,
-            StoreError::Newer { .. } | StoreError::MissingParent { .. } => CONFIGURATION,
+            StoreError::Newer { .. }
+            | StoreError::Older { .. }
+            | StoreError::Missing { .. }
+            | StoreError::MissingParent { .. } => CONFIGURATION,
         },
     }
 }

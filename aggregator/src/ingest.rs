@@ -16,12 +16,13 @@ pub use session::Telemetry;
 
 use crate::clock::Clock;
 use crate::store::StoreError;
+use crate::store::space::Space;
 use pressure::{Cause, Pressure};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Longest time a request waits for others to be committed with it.
 pub const COMMIT_DELAY: Duration = Duration::from_millis(100);
@@ -29,6 +30,8 @@ pub const COMMIT_DELAY: Duration = Duration::from_millis(100);
 pub const COMMIT_RECORDS: usize = 256;
 /// Requests that may wait; when full, sessions stop reading and the transport holds the agents back.
 const QUEUE: usize = 1024;
+/// How often the disk is looked at while nothing may be written.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of records that may wait, in all and of one session.
 const QUEUE_BYTES: usize = 64 << 20;
 const SESSION_BYTES: usize = 1 << 20;
@@ -153,18 +156,24 @@ pub struct Committer {
     bytes: Arc<Semaphore>,
     pressure: Pressure,
     waiting: Waiting,
+    space: Arc<Space>,
     /// Whether the runtime waits for the disk.
     on_runtime: bool,
 }
 
-/// Makes the service and the task that commits for it. `shutdown` turning true ends the sessions.
-pub fn telemetry(intake: Intake, clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> (Telemetry, Committer) {
+/// Makes the service and the task that commits for it while `space` has room. `shutdown` turning true ends the sessions.
+pub fn telemetry(
+    intake: Intake,
+    space: Arc<Space>,
+    clock: Arc<dyn Clock>,
+    shutdown: watch::Receiver<bool>,
+) -> (Telemetry, Committer) {
     let (sender, jobs) = mpsc::channel(QUEUE);
     let (bytes, pressure) = (Arc::new(Semaphore::new(QUEUE_BYTES)), Pressure::new(intake.counters()));
     let waiting = Waiting(sender.downgrade());
     let queue = Queue { jobs: sender, bytes: Arc::clone(&bytes), pressure: pressure.clone() };
     let telemetry = Telemetry::new(queue, intake.cluster(), clock, shutdown);
-    (telemetry, Committer { intake, jobs, bytes, pressure, waiting, on_runtime: false })
+    (telemetry, Committer { intake, jobs, bytes, pressure, waiting, space, on_runtime: false })
 }
 
 impl Committer {
@@ -186,7 +195,8 @@ impl Committer {
     }
 
     /// Commits until every session and the service are gone and the queue is empty. Fails at the first commit that
-    /// fails; nothing of it was acknowledged.
+    /// fails; nothing of it was acknowledged. Without room on the disk it commits nothing, and tells the sessions to come
+    /// again; after a commit that met a full disk it fails once there is room, since the engine must be opened anew.
     pub async fn run(mut self, clock: Arc<dyn Clock>) -> Result<(), StoreError> {
         while let Some(first) = self.jobs.recv().await {
             let until = Instant::now() + COMMIT_DELAY;
@@ -197,14 +207,22 @@ impl Committer {
                     Ok(None) | Err(_) => break,
                 }
             }
-            self = self.commit(group, clock.as_ref()).await?;
+            if !self.space.is_open() {
+                self.hold(group);
+                continue;
+            }
+            match self.commit(group, clock.as_ref()).await? {
+                (this, Ok(())) => self = this,
+                (this, Err(full)) => return this.wait_for_space(full).await,
+            }
         }
         Ok(())
     }
 
-    async fn commit(self, group: Vec<Job>, clock: &dyn Clock) -> Result<Self, StoreError> {
+    /// Commits a group and replies to it. A full disk is told apart from other failures: the group is held then.
+    async fn commit(self, group: Vec<Job>, clock: &dyn Clock) -> Result<(Self, Result<(), StoreError>), StoreError> {
         let now = clock.unix();
-        let Self { mut intake, jobs, bytes, pressure, waiting, on_runtime } = self;
+        let Self { mut intake, jobs, bytes, pressure, waiting, space, on_runtime } = self;
         let (mut requests, mut senders) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
         for job in group {
             requests.push(job.request);
@@ -221,7 +239,13 @@ impl Committer {
             let applied = tokio::task::spawn_blocking(apply).await;
             applied.map_err(|error| StoreError::Latched { reason: error.to_string() })?
         };
-        for ((sender, _), reply) in senders.into_iter().zip(replies?) {
+        let (replies, outcome) = match replies {
+            Ok(replies) => (replies, Ok(())),
+            // Marks in memory are those of the commit that failed: nobody is told one.
+            Err(full @ StoreError::Full { .. }) => (vec![Reply::Held(Vec::new()); senders.len()], Err(full)),
+            Err(error) => return Err(error),
+        };
+        for ((sender, _), reply) in senders.into_iter().zip(replies) {
             if let Some(sender) = sender {
                 // There is room for every reply that a session waits for. One that went away asks for its marks again
                 // when it is back.
@@ -231,6 +255,31 @@ impl Committer {
         if !waits(QUEUE - jobs.len(), &bytes, EASY_PART) {
             pressure.set(Cause::Queue, false);
         }
-        Ok(Self { intake, jobs, bytes, pressure, waiting, on_runtime })
+        Ok((Self { intake, jobs, bytes, pressure, waiting, space, on_runtime }, outcome))
+    }
+
+    /// Writes nothing of a group; every session is told its marks and to come again.
+    fn hold(&mut self, group: Vec<Job>) {
+        for job in group {
+            let reply = self.intake.hold(&job.request);
+            if let Some(sender) = job.reply {
+                // As for the reply of a commit.
+                let _ = sender.try_send(reply);
+            }
+        }
+    }
+
+    /// Holds whatever comes until there is room, and then fails: the database latched the error.
+    async fn wait_for_space(mut self, full: StoreError) -> Result<(), StoreError> {
+        tracing::error!(error = %full, "nothing is stored until there is room; then the aggregator starts again");
+        self.intake = self.intake.anew()?;
+        while !self.space.is_open() {
+            match timeout(LOOK_EVERY, self.jobs.recv()).await {
+                Ok(Some(job)) => self.hold(vec![job]),
+                Ok(None) => break,
+                Err(_) => {}
+            }
+        }
+        Err(full)
     }
 }

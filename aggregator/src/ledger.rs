@@ -4,6 +4,7 @@
 //! cell depends on lies within one minute around it, which is why a change marks its neighbours dirty as well.
 
 use crate::clock::Clock;
+use crate::store::space::Space;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution, StoreError, StoredGap};
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
@@ -21,12 +22,18 @@ const PASS_EVERY: Duration = Duration::from_secs(5);
 pub struct Ledger {
     book: Arc<Book>,
     clock: Arc<dyn Clock>,
+    space: Option<Arc<Space>>,
 }
 
 impl Ledger {
     /// A ledger over a book.
     pub fn new(book: Arc<Book>, clock: Arc<dyn Clock>) -> Self {
-        Self { book, clock }
+        Self { book, clock, space: None }
+    }
+
+    /// The same, which settles nothing while there is no room on the disk: the marks stay.
+    pub fn while_open(self, space: Arc<Space>) -> Self {
+        Self { space: Some(space), ..self }
     }
 
     /// Settles closed dirty cells every 5 s until `shutdown` is true or its sender is gone.
@@ -44,12 +51,17 @@ impl Ledger {
                 }
                 () = tokio::time::sleep(PASS_EVERY) => {}
             }
+            if ledger.space.as_ref().is_some_and(|space| !space.is_open()) {
+                continue;
+            }
             let (this, now) = (Arc::clone(&ledger), ledger.clock.unix());
             let passes = tokio::task::spawn_blocking(move || {
                 while this.pass(now)? == CELLS_PER_PASS {}
                 Ok::<_, StoreError>(())
             });
             match passes.await {
+                // The committer ends the process once there is room.
+                Ok(Err(full @ StoreError::Full { .. })) => tracing::warn!(error = %full, "cells wait to be settled"),
                 Ok(result) => result?,
                 // A panic in a pass is a bug; the next pass starts from the marks again.
                 Err(error) => tracing::error!(%error, "settling cells failed"),

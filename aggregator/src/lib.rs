@@ -11,6 +11,7 @@ pub mod exit;
 pub mod factor;
 pub mod ingest;
 pub mod ledger;
+pub mod offline;
 pub mod peer;
 pub mod query;
 pub mod run;

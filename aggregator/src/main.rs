@@ -1,19 +1,23 @@
 //! `joulebook-aggregator`: arguments → configuration → run → exit code.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use joulebook_aggregator::clock::{Clock, SystemClock};
 use joulebook_aggregator::config::{Config, EXAMPLE};
 use joulebook_aggregator::dev_certs::{self, DevCertsError};
-use joulebook_aggregator::exit;
 use joulebook_aggregator::run::{RunError, run};
+use joulebook_aggregator::{exit, offline};
 use joulebook_units::NodeName;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// How long work that cannot be stopped may hold the end of the process up.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// Stores telemetry of Joulebook's agents, attributes every joule and answers what a model version costs.
 #[derive(Debug, Parser)]
@@ -59,6 +63,44 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         node: Vec<NodeName>,
     },
+    /// Restore a backup to a missing or empty folder of a database; no aggregator may serve it
+    Restore {
+        /// Folder of the backups
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        /// A backup by its number [default: the newest that was finished]
+        #[arg(long, value_name = "NUMBER")]
+        backup: Option<u32>,
+        /// Where the database belongs.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Look at everything stored while no aggregator serves it, and change nothing; exit 74 if something is damaged
+    Verify {
+        /// Where the database lies.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Cut a damaged log off where the damage begins, and say what is dropped; agents send what they still hold of it
+    Repair {
+        /// Where the database lies.
+        #[command(flatten)]
+        place: Place,
+        /// Really do it: what is behind the damage is dropped
+        #[arg(long, required = true)]
+        yes: bool,
+    },
+}
+
+/// Where the database lies.
+#[derive(Debug, Args)]
+struct Place {
+    /// Configuration file (TOML), for its data_dir
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the database [default: /var/lib/joulebook]
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -75,14 +117,8 @@ fn main() -> ExitCode {
         let _ = io::stdout().write_all(EXAMPLE.as_bytes());
         return ExitCode::SUCCESS;
     }
-    if let Some(Command::DevCerts { folder, node }) = &arguments.command {
-        return match make_certificates(folder, node) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "joulebook-aggregator: {error}");
-                ExitCode::from(exit::dev_certs_code(&error))
-            }
-        };
+    if let Some(command) = &arguments.command {
+        return ExitCode::from(apart(command));
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = io::stderr().is_terminal();
@@ -92,6 +128,46 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = writeln!(io::stderr(), "joulebook-aggregator: {error}");
             ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+/// Does something other than to serve, and returns the exit code.
+fn apart(command: &Command) -> u8 {
+    let done = match command {
+        Command::DevCerts { folder, node } => make_certificates(folder, node)
+            .map(|()| 0)
+            .map_err(|error| (exit::dev_certs_code(&error), error.to_string())),
+        Command::Restore { from, backup, place } => place.of_database().and_then(|data_dir| {
+            offline::restore(from, *backup, &data_dir, &mut io::stdout())
+                .map(|()| 0)
+                .map_err(|error| told(error.into()))
+        }),
+        Command::Verify { place } => place.of_database().and_then(|data_dir| {
+            let verified = offline::verify(&data_dir, &mut io::stdout());
+            verified.map(|well| if well { 0 } else { exit::IO }).map_err(|error| told(error.into()))
+        }),
+        Command::Repair { place, yes: _ } => place.of_database().and_then(|data_dir| {
+            offline::repair(&data_dir, &mut io::stdout()).map(|()| 0).map_err(|error| told(error.into()))
+        }),
+    };
+    done.unwrap_or_else(|(code, text)| {
+        let _ = writeln!(io::stderr(), "joulebook-aggregator: {text}");
+        code
+    })
+}
+
+/// The exit code of an error, and what it says.
+fn told(error: RunError) -> (u8, String) {
+    (exit::code(&error), error.to_string())
+}
+
+impl Place {
+    fn of_database(&self) -> Result<PathBuf, (u8, String)> {
+        match (&self.data_dir, &self.config) {
+            (Some(folder), _) => Ok(folder.clone()),
+            (None, Some(path)) => Ok(Config::read(path).map_err(|error| told(error.into()))?.data_dir),
+            (None, None) => Ok(Config::default().data_dir),
         }
     }
 }
@@ -118,7 +194,7 @@ fn start(arguments: Arguments) -> Result<(), RunError> {
     config.tls.key = arguments.tls_key.or(config.tls.key);
     config.tls.client_ca = arguments.tls_ca.or(config.tls.client_ca);
     let runtime = tokio::runtime::Runtime::new().map_err(|_| RunError::Stuck)?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
             _ => return Err(RunError::Stuck),
@@ -130,5 +206,8 @@ fn start(arguments: Arguments) -> Result<(), RunError> {
             }
         };
         run(config, Arc::new(SystemClock), tokio::sync::oneshot::channel().0, stopped).await
-    })
+    });
+    // A backup cannot be stopped while RocksDB copies files; nothing that was acknowledged waits for it.
+    runtime.shutdown_timeout(LAST_WAIT);
+    ended
 }

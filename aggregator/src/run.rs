@@ -9,8 +9,10 @@ use crate::query::Query;
 use crate::server::accept::{Gate, Transport};
 use crate::server::tls::{Renewal, TlsError};
 use crate::server::{self, ServeError};
+use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
-use crate::store::{Book, StoreError, retention};
+use crate::store::space::Space;
+use crate::store::{Book, Store, StoreError, schema};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,10 +21,14 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tonic_health::server::HealthReporter;
 
 /// How long sessions, calls and tasks may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often the disk is looked at for those who ask how healthy the aggregator is.
+const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 const BACKLOG: u32 = 1024;
 
 /// Why an aggregator does not start or go on.
@@ -73,23 +79,29 @@ pub async fn run(
     let renewal = renewal(&config, &clock, &counters)?;
     // Bound before the database is opened, so that a taken port changes no file; listened on after it.
     let socket = bind(config.listen).map_err(|source| RunError::Listen { listen: config.listen, source })?;
-    let book = open(&config)?;
+    let (store, book) = open(&config)?;
+    let space = Arc::new(Space::new(&config.data_dir, config.least_space()));
     let (stop, stopping) = watch::channel(false);
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
-    let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&clock), stopping.clone());
+    let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
     let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
     tasks.spawn(until_stop(memory, memory_stops));
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
-    tasks.spawn(retain(Arc::clone(&book), Arc::clone(&clock), stopping.clone()));
-    let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock));
+    let retention = Retention { book: Arc::clone(&book), space: Arc::clone(&space), periods: config.periods() };
+    tasks.spawn(retention.run(Arc::clone(&clock), stopping.clone()));
+    tasks.spawn(note_manifest(Arc::clone(&store), Arc::clone(&space), stopping.clone()));
+    let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock)).while_open(Arc::clone(&space));
     let ledger_stops = stopping.clone();
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
     let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
-    let routes = server::services(telemetry, Admin::new(Arc::clone(&book), Arc::clone(&counters)), query).await?;
+    let (backups, periods) = (config.backup_dir.clone(), config.periods());
+    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), periods, backups);
+    let (routes, health) = server::services(telemetry, admin, query).await?;
+    tasks.spawn(watch_space(space, health, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
     let gate = Gate::new(transport, config.limits(), clock, counters);
     if let Some(renewal) = renewal {
@@ -112,7 +124,7 @@ pub async fn run(
     // Fails only if every task is gone already.
     let _ = stop.send(true);
     let finished = finish(tasks).await;
-    drop(book);
+    drop((book, store));
     // What ended it is the cause; what the others say after it is not.
     ended.and(finished)
 }
@@ -132,9 +144,43 @@ async fn until_stop(endless: impl Future<Output = ()>, mut stopping: watch::Rece
     }
 }
 
-fn open(config: &Config) -> Result<Arc<Book>, RunError> {
-    let store = RocksStore::open(&config.data_dir)?;
-    Ok(Arc::new(Book::open(Arc::new(store))?))
+fn open(config: &Config) -> Result<(Arc<RocksStore>, Arc<Book>), StoreError> {
+    let store = Arc::new(RocksStore::open(&config.data_dir)?);
+    schema::bring_up_to_date(store.as_ref(), schema::VERSION, schema::STEPS, |version| {
+        store.keep_before_migration(version)
+    })?;
+    let book = Book::open(Arc::clone(&store) as Arc<dyn Store>)?;
+    Ok((store, Arc::new(book)))
+}
+
+/// Looks at the disk, tells whether telemetry is taken, and logs each change.
+async fn watch_space(
+    space: Arc<Space>,
+    health: HealthReporter,
+    counters: Arc<Counters>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let mut ticks = interval(SPACE_INTERVAL);
+    let mut was_open = true;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stopped(&mut stopping) => return Ok(()),
+        }
+        let open = space.is_open();
+        counters.set("intake_open", u64::from(open));
+        if open == was_open {
+            continue;
+        }
+        was_open = open;
+        server::tell_intake(&health, open).await;
+        if open {
+            tracing::info!("the disk has room again: telemetry is stored");
+        } else {
+            counters.add("intake_stops_total", 1);
+            tracing::error!("the disk is nearly full: nothing is stored until there is room; free some");
+        }
+    }
 }
 
 /// Waits for every task; those that take too long are dropped: what they had acknowledged is durable.
@@ -154,16 +200,56 @@ async fn finish(mut tasks: JoinSet<Result<(), RunError>>) -> Result<(), RunError
     Ok(())
 }
 
-async fn retain(book: Arc<Book>, clock: Arc<dyn Clock>, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
-    let mut ticks = interval(RETENTION_INTERVAL);
+/// Notes how far the manifest reaches, now and then.
+async fn note_manifest(
+    store: Arc<RocksStore>,
+    space: Arc<Space>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let mut ticks = interval(NOTE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {
-                let (book, now) = (Arc::clone(&book), clock.unix());
-                tokio::task::spawn_blocking(move || retention::apply(&book, now)).await??;
-            }
+            _ = ticks.tick() => {}
             () = stopped(&mut stopping) => return Ok(()),
+        }
+        let store = Arc::clone(&store);
+        if !space.is_open() {
+            continue;
+        }
+        match tokio::task::spawn_blocking(move || store.note_manifest()).await? {
+            // A later note does as well.
+            Err(StoreError::Full { .. }) => {}
+            noted => noted?,
+        }
+    }
+}
+
+/// Drops what is too old, hourly.
+struct Retention {
+    book: Arc<Book>,
+    space: Arc<Space>,
+    periods: Periods,
+}
+
+impl Retention {
+    async fn run(self, clock: Arc<dyn Clock>, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
+        let mut ticks = interval(RETENTION_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stopped(&mut stopping) => return Ok(()),
+            }
+            if !self.space.is_open() {
+                continue;
+            }
+            let (book, periods, now) = (Arc::clone(&self.book), self.periods, clock.unix());
+            match tokio::task::spawn_blocking(move || retention::apply(&book, &periods, now)).await? {
+                // The committer ends the process once there is room.
+                Err(StoreError::Full { .. }) => {}
+                applied => applied?,
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
+use tonic_health::server::HealthReporter;
 
 /// Who may call a service.
 type Rule = fn(Request<()>) -> Result<Request<()>, Status>;
@@ -33,8 +34,12 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Every service: health, reflection, telemetry, queries and administration.
-pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Result<Routes, ServeError> {
+/// Every service: health, reflection, telemetry, queries and administration; and who tells how healthy they are.
+pub async fn services(
+    telemetry: Telemetry,
+    admin: Admin,
+    query: Query,
+) -> Result<(Routes, HealthReporter), ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
     reporter.set_serving::<AdminServiceServer<Admin>>().await;
@@ -43,12 +48,22 @@ pub async fn services(telemetry: Telemetry, admin: Admin, query: Query) -> Resul
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Ok(Routes::new(health)
+    let routes = Routes::new(health)
         .add_service(reflection)
         .add_service(InterceptedService::new(telemetry.server(), agents_only as Rule))
         .add_service(InterceptedService::new(query.into_server(), operators_only as Rule))
         .add_service(InterceptedService::new(AdminServiceServer::new(admin), operators_only as Rule))
-        .prepare())
+        .prepare();
+    Ok((routes, reporter))
+}
+
+/// Says whether telemetry is taken.
+pub async fn tell_intake(reporter: &HealthReporter, open: bool) {
+    if open {
+        reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
+    } else {
+        reporter.set_not_serving::<TelemetryServiceServer<Telemetry>>().await;
+    }
 }
 
 /// Serves what `gate` lets in until `shutdown` turns true and every call has ended.

@@ -10,6 +10,8 @@ pub mod key;
 pub mod memory;
 pub mod retention;
 pub mod rocks;
+pub mod schema;
+pub mod space;
 
 pub use book::{
     Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run, Status, StoredGap, StreamStatus,
@@ -154,6 +156,12 @@ pub enum StoreError {
         /// The directory.
         dir: PathBuf,
     },
+    /// The directory does not exist, and was to be read only.
+    #[error("opening the database in {dir}: there is no such folder; name the one that holds it")]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The directory may not be read or written.
     #[error("opening the database in {dir}: permission denied; give it to the user that runs the aggregator")]
     Permission {
@@ -166,6 +174,16 @@ pub enum StoreError {
         /// Version in the database.
         found: u32,
         /// Newest version this program knows.
+        known: u32,
+    },
+    /// The data was written by an older version that this program cannot bring up to date.
+    #[error(
+        "opening the database: its schema is version {found}, which this program ({known}) cannot bring up to date; open it with the program between them first"
+    )]
+    Older {
+        /// Version in the database.
+        found: u32,
+        /// Version this program writes.
         known: u32,
     },
     /// Stored bytes are not what was written.
@@ -183,6 +201,12 @@ pub enum StoreError {
         what: String,
         /// What the disk or the engine said.
         reason: String,
+    },
+    /// The disk has no room: nothing of what was tried is stored.
+    #[error("{what}: no space left on the disk; free some, the aggregator goes on by itself")]
+    Full {
+        /// What was tried.
+        what: String,
     },
     /// An earlier write failed: what is in memory may not be on the disk.
     #[error("writing to the database: {reason}; start the aggregator again")]

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it needs and stops where it is not so")]
 
 use joulebook_aggregator::clock::SystemClock;
-use joulebook_aggregator::config::Config;
+use joulebook_aggregator::config::{Config, DiskSection};
 use joulebook_aggregator::exit;
 use joulebook_aggregator::run::{RunError, run};
 use joulebook_proto::SCHEMA_VERSION;
@@ -24,6 +24,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 const STREAM: [u8; 16] = [5; 16];
 const BOOT: BootId = BootId([6; 16]);
@@ -36,9 +39,14 @@ struct Aggregator {
 
 impl Aggregator {
     async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, DiskSection::default()).await
+    }
+
+    async fn start_with(dir: &Path, disk: DiskSection) -> Self {
         let config = Config {
             listen: "127.0.0.1:0".parse().expect("address"),
             data_dir: dir.join("db"),
+            disk,
             insecure_loopback: true,
             ..Config::default()
         };
@@ -313,12 +321,12 @@ async fn health_and_reflection_answer_for_every_service() {
     let aggregator = Aggregator::start(dir.path()).await;
     let channel =
         tonic::transport::Endpoint::from_shared(aggregator.url()).expect("a URL").connect().await.expect("connect");
-    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let mut health = HealthClient::new(channel.clone());
     let services = ["telemetry.v1.TelemetryService", "query.v1.QueryService", "admin.v1.AdminService"];
     for service in services {
-        let asked = tonic_health::pb::HealthCheckRequest { service: format!("joulebook.{service}") };
+        let asked = HealthCheckRequest { service: format!("joulebook.{service}") };
         let status = health.check(asked).await.expect("known").into_inner().status();
-        assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving, "{service}");
+        assert_eq!(status, ServingStatus::Serving, "{service}");
     }
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -333,5 +341,33 @@ async fn health_and_reflection_answer_for_every_service() {
     let Some(MessageResponse::ListServicesResponse(listed)) = answer else { panic!("not a list: {answer:?}") };
     let names: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
     assert!(services.iter().all(|service| names.contains(&format!("joulebook.{service}"))), "{names:?}");
+    aggregator.stop().await;
+}
+
+#[tokio::test]
+async fn b85_without_room_on_the_disk_nothing_is_taken_and_questions_are_answered() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let full = DiskSection { min_free_bytes: u64::MAX / 4, ..DiskSection::default() };
+    let aggregator = Aggregator::start_with(dir.path(), full).await;
+    let mut agent = Agent::connect(&aggregator, hello("n1")).await;
+    let Down::HelloReply(reply) = agent.next().await.expect("a reply") else { panic!("not HelloReply") };
+    let credit = reply.credit.expect("credit");
+    assert_eq!((credit.records, reply.marks[0].acked_sequence), (0, 0));
+    assert!(credit.retry_after_milliseconds.is_some_and(|wait| (5_000..15_000).contains(&wait)), "{credit:?}");
+    let status = agent.refusal().await;
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.metadata().get("retry-after").is_some(), "{status:?}");
+
+    let channel =
+        tonic::transport::Channel::from_shared(aggregator.url()).expect("url").connect().await.expect("connect");
+    let mut health = HealthClient::new(channel.clone());
+    let mut watched = health
+        .watch(HealthCheckRequest { service: "joulebook.telemetry.v1.TelemetryService".to_owned() })
+        .await
+        .expect("watch")
+        .into_inner();
+    while watched.message().await.expect("health").expect("not the end").status() != ServingStatus::NotServing {}
+    let state = AdminServiceClient::new(channel).get_status(GetStatusRequest {}).await.expect("status").into_inner();
+    assert_eq!((state.nodes, state.counters["intake_open"], state.counters["intake_stops_total"]), (vec![], 0, 1));
     aggregator.stop().await;
 }

@@ -76,6 +76,77 @@ pub enum Command {
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
+    /// Care of the aggregator: its state, stored rows, backups, and a look at everything stored
+    #[command(subcommand)]
+    Admin(AdminCommand),
+}
+
+/// Care of the aggregator. --timeout counts from one sign of life to the next.
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Nodes, streams and counters
+    Status(FormArguments),
+    /// Make a backup in the folder that the aggregator's configuration names, and read it again
+    Backup(BackupArguments),
+    /// The finished backups
+    Backups(FormArguments),
+    /// Read everything stored, or a backup, and hold it against its checksums; exit 74 if something is damaged
+    Verify(VerifyArguments),
+    /// Stored rows of a node as CSV: series, unit, stream, sequence, unix_nanos, value
+    Dump(DumpArguments),
+}
+
+/// How an answer of `admin` is printed.
+#[derive(Debug, Args)]
+pub struct FormArguments {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = AdminForm::Table)]
+    pub output: AdminForm,
+}
+
+/// Arguments of `admin backup`.
+#[derive(Debug, Args)]
+pub struct BackupArguments {
+    /// Afterwards keep only so many of the newest backups [default: all]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+    /// How it is printed.
+    #[command(flatten)]
+    pub form: FormArguments,
+}
+
+/// Arguments of `admin verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// A backup by its number [default: the database]
+    #[arg(long, value_name = "NUMBER")]
+    pub backup: Option<u32>,
+    /// How it is printed.
+    #[command(flatten)]
+    pub form: FormArguments,
+}
+
+/// Arguments of `admin dump`.
+#[derive(Debug, Args)]
+pub struct DumpArguments {
+    /// The node
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Start: RFC 3339, or `2026-11-24` or `2026-11-24 10:00` in UTC [default: all that is kept]
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// End, not included, written like the start [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+}
+
+/// Form of an answer of `admin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AdminForm {
+    /// For reading
+    Table,
+    /// For programs: the contract's message
+    Json,
 }
 
 /// When.

@@ -2,18 +2,21 @@
 
 use crate::arguments::Connection;
 use crate::failure::Failure;
+use joulebook_proto::admin::admin_service_client::AdminServiceClient;
 use joulebook_proto::credentials::{CredentialError, CredentialFiles};
 use joulebook_proto::query::query_service_client::QueryServiceClient;
 use std::net::IpAddr;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 /// Answers larger than this are refused: a million rows fit.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// A connected client.
 pub(crate) type Client = QueryServiceClient<Channel>;
+/// A connected client of administration.
+pub(crate) type AdminClient = AdminServiceClient<Channel>;
 
 /// Connects and asks once; connecting and answering together take at most the configured time.
 pub(crate) async fn ask<T, F>(connection: &Connection, question: F) -> Result<T, Failure>
@@ -21,18 +24,45 @@ where
     F: AsyncFnOnce(Client) -> Result<Response<T>, Status>,
 {
     let url = &connection.aggregator;
-    let endpoint = endpoint(connection)?;
     let whole = async {
-        let channel = endpoint.connect().await.map_err(|error| {
-            Failure::Unavailable(format!("connecting to {url} failed: {}; is the aggregator running?", root(&error)))
-        })?;
-        let client = QueryServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let client = QueryServiceClient::new(connect(connection).await?).max_decoding_message_size(MAX_ANSWER_BYTES);
         question(client).await.map(Response::into_inner).map_err(|status| Failure::from_status(&status, url))
     };
+    in_time(connection, whole).await
+}
+
+/// The same of administration.
+pub(crate) async fn ask_admin<T, F>(connection: &Connection, question: F) -> Result<T, Failure>
+where
+    F: AsyncFnOnce(AdminClient) -> Result<Response<T>, Status>,
+{
+    let url = &connection.aggregator;
+    let whole = async {
+        let client = AdminServiceClient::new(connect(connection).await?).max_decoding_message_size(MAX_ANSWER_BYTES);
+        question(client).await.map(Response::into_inner).map_err(|status| Failure::from_status(&status, url))
+    };
+    in_time(connection, whole).await
+}
+
+/// The next message of an answer that comes piece by piece; none at its end. The configured time counts anew for each.
+pub(crate) async fn next<T>(connection: &Connection, answer: &mut Streaming<T>) -> Result<Option<T>, Failure> {
+    let message =
+        async { answer.message().await.map_err(|status| Failure::from_status(&status, &connection.aggregator)) };
+    in_time(connection, message).await
+}
+
+async fn in_time<T>(connection: &Connection, whole: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     match tokio::time::timeout(connection.timeout, whole).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(late(url, connection.timeout)),
+        Err(_) => Err(late(&connection.aggregator, connection.timeout)),
     }
+}
+
+async fn connect(connection: &Connection) -> Result<Channel, Failure> {
+    let (endpoint, url) = (endpoint(connection)?, &connection.aggregator);
+    endpoint.connect().await.map_err(|error| {
+        Failure::Unavailable(format!("connecting to {url} failed: {}; is the aggregator running?", root(&error)))
+    })
 }
 
 /// Where and how to connect: mutual TLS, or plaintext where the address says so and is this machine's.

@@ -1,5 +1,6 @@
 //! The subcommands: arguments → question → answer → text.
 
+pub(crate) mod admin;
 pub(crate) mod energy;
 pub(crate) mod explain;
 pub(crate) mod sci;

@@ -1,7 +1,7 @@
 //! The operator's tool, as a library so that tests run it in-process.
 //!
 //! Arguments become a question ([`arguments`], [`period`]), the question goes to the aggregator ([`client`]), the answer
-//! becomes bytes ([`output`]). Nothing is printed before the whole answer is there.
+//! becomes bytes ([`output`]). Nothing is printed before the whole answer is there, but for `admin dump`, which may be long.
 
 pub mod arguments;
 mod client;
@@ -23,7 +23,7 @@ use std::io::{ErrorKind, Write};
 pub async fn run(args: Vec<OsString>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
     let json = arguments::asks_for_json(&args);
     let outcome = match Arguments::try_parse_from(args) {
-        Ok(arguments) => answer(&arguments, Timestamp::now()).await,
+        Ok(arguments) => answer(&arguments, Timestamp::now(), stdout).await,
         Err(error) if !error.use_stderr() => Ok(error.to_string()),
         Err(error) => Err(Failure::Usage(error.to_string().trim_start_matches("error: ").trim_end().to_owned())),
     };
@@ -33,15 +33,17 @@ pub async fn run(args: Vec<OsString>, stdout: &mut dyn Write, stderr: &mut dyn W
             Err(error) if error.kind() == ErrorKind::BrokenPipe => 0,
             Err(error) => report(&Failure::Output(error), json, stderr),
         },
+        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => 0,
         Err(failure) => report(&failure, json, stderr),
     }
 }
 
-async fn answer(arguments: &Arguments, now: Timestamp) -> Result<String, Failure> {
+async fn answer(arguments: &Arguments, now: Timestamp, stdout: &mut dyn Write) -> Result<String, Failure> {
     match &arguments.command {
         Command::Sci(sci) => command::sci::answer(&arguments.connection, sci, now).await,
         Command::Energy(energy) => command::energy::answer(&arguments.connection, energy, now).await,
         Command::Explain(explain) => command::explain::answer(&arguments.connection, explain, now).await,
+        Command::Admin(admin) => command::admin::answer(&arguments.connection, admin, now, stdout).await,
     }
 }
 

@@ -287,7 +287,18 @@ async fn a_reader_that_went_away_is_no_error_and_a_full_disk_is() {
 #[tokio::test]
 async fn help_is_what_the_golden_file_says() {
     let mut text = String::new();
-    for command in ["", "sci ", "energy ", "explain "] {
+    for command in [
+        "",
+        "sci ",
+        "energy ",
+        "explain ",
+        "admin ",
+        "admin status ",
+        "admin backup ",
+        "admin backups ",
+        "admin verify ",
+        "admin dump ",
+    ] {
         let (code, out, _) = tool("http://127.0.0.1:7443", &format!("{command}--help")).await;
         assert_eq!(code, 0);
         text += &format!("$ joulebook {command}--help\n{out}\n");

@@ -7,7 +7,7 @@ use joulebook_aggregator::clock::Clock;
 use joulebook_aggregator::ingest::{Counters, Intake, Opening, Reply, Request};
 use joulebook_aggregator::ledger::Ledger;
 use joulebook_aggregator::store::memory::MemoryStore;
-use joulebook_aggregator::store::{Book, Resolution};
+use joulebook_aggregator::store::{Book, Resolution, Store, StoreError};
 use joulebook_proto::convert::encode_batch;
 use joulebook_sci::Cell;
 use joulebook_units::{BootId, BootNanos, UnixNanos, Window};
@@ -34,9 +34,14 @@ pub struct Aggregator {
 }
 
 impl Aggregator {
-    /// With a session of every node open.
+    /// In memory, with a session of every node open.
     pub fn new(histories: &[History]) -> Self {
-        let book = Arc::new(Book::open(Arc::new(MemoryStore::default())).expect("an empty store opens"));
+        Self::on(Arc::new(MemoryStore::default()), histories).expect("memory does not fail")
+    }
+
+    /// On a store, with a session of every node open.
+    pub fn on(store: Arc<dyn Store>, histories: &[History]) -> Result<Self, StoreError> {
+        let book = Arc::new(Book::open(store)?);
         let end = histories.iter().map(|history| history.end).max().expect("a history");
         let now = UnixNanos(BOOTED + i64::try_from(end).expect("a time of this century"));
         let clock: Arc<dyn Clock> = Arc::new(At(now));
@@ -56,13 +61,18 @@ impl Aggregator {
                 Request::Define(u64::from(index), history.stream, dictionary()),
                 Request::Define(u64::from(index), history.live, dictionary()),
             ];
-            intake.apply(now, opened).expect("memory does not fail");
+            intake.apply(now, opened)?;
         }
-        Self { ledger: Ledger::new(Arc::clone(&book), clock), book, intake, now }
+        Ok(Self { ledger: Ledger::new(Arc::clone(&book), clock), book, intake, now })
     }
 
     /// Sends one record and requires that it is acknowledged whole.
     pub fn send(&mut self, index: usize, history: &History, record: usize) {
+        self.try_send(index, history, record).expect("the store does not fail");
+    }
+
+    /// The same where the store may fail.
+    pub fn try_send(&mut self, index: usize, history: &History, record: usize) -> Result<(), StoreError> {
         let batch = history.batches[record].clone();
         let payload = encode_batch(&batch).expect("a batch within the limits");
         let (stream, sequence) = history.place(record);
@@ -74,13 +84,20 @@ impl Aggregator {
             payload: payload.bytes.to_vec(),
             batch: Some(Box::new(batch)),
         };
-        let replies = self.intake.apply(self.now, vec![request]).expect("memory does not fail");
+        let replies = self.intake.apply(self.now, vec![request])?;
         assert!(matches!(&replies[..], [Reply::Ack { rejects, .. }] if rejects.is_empty()), "{replies:?}");
+        Ok(())
     }
 
     /// Settles every marked cell; the clock is far past all of them.
     pub fn settle(&self) {
-        while self.ledger.pass(self.now.plus_seconds(3600)).expect("memory does not fail") > 0 {}
+        self.try_settle().expect("the store does not fail");
+    }
+
+    /// The same where the store may fail.
+    pub fn try_settle(&self) -> Result<(), StoreError> {
+        while self.ledger.pass(self.now.plus_seconds(3600))? > 0 {}
+        Ok(())
     }
 
     /// Every stored cell of a node.

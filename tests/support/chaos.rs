@@ -23,6 +23,8 @@ pub mod proxy;
 pub mod report;
 pub mod secure;
 pub mod server;
+pub mod small_disk;
+pub mod supervised;
 
 use anyhow::{Context, Result};
 use std::path::Path;

@@ -145,6 +145,9 @@ pub enum Reply {
     Done,
     /// Not carried out; the session must end.
     Refused(Refusal),
+    /// Not carried out for want of room on the disk; the session must end and may come again. Marks of the streams that
+    /// a session was to be opened with.
+    Held(Vec<(StreamId, u64)>),
 }
 
 #[derive(Debug)]
@@ -220,6 +223,36 @@ impl Intake {
             group.end();
             Ok(replies)
         })
+    }
+}
+
+impl Intake {
+    /// What is said to a request while nothing may be written.
+    pub fn hold(&mut self, request: &Request) -> Reply {
+        match request {
+            Request::Open(_, opening) => match self.book.marks(&opening.inventory.node, &opening.streams) {
+                Some(marks) => Reply::Held(marks),
+                None => {
+                    Reply::Refused(opening.streams.first().map_or(Refusal::Fenced, |id| Refusal::ForeignStream(*id)))
+                }
+            },
+            Request::Close(session) => {
+                if let Some(closed) = self.sessions.remove(session) {
+                    self.book.end_session(closed.node, *session);
+                }
+                Reply::Done
+            }
+            _ => Reply::Held(Vec::new()),
+        }
+    }
+
+    /// The state of ingest as the disk has it, after a commit that failed.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn anew(self) -> Result<Self, StoreError> {
+        self.book.reload()?;
+        Ok(Self::new(self.book, self.counters))
     }
 }
 

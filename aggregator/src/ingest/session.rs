@@ -32,6 +32,8 @@ pub const WINDOW: u32 = 64;
 pub const MESSAGE_BYTES: usize = 1 << 20;
 /// How long a peer may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// When an agent may come again after the disk had no room: this and up to ten seconds more, so that not all come at once.
+const HELD_MILLISECONDS: u32 = 5_000;
 const STREAMS: usize = 8;
 const SERIES: usize = 4_096;
 /// Requests of one session that may be under way, whatever they are; it reads no further ones meanwhile.
@@ -179,26 +181,48 @@ impl Session {
             return Err(Status::permission_denied(text));
         }
         self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
-        let marks = match self.wait(replies).await? {
-            Reply::Opened(marks) => marks,
+        let (marks, held) = match self.wait(replies).await? {
+            Reply::Opened(marks) => (marks, false),
+            // The commit that was to open it failed: nothing is known of the marks.
+            Reply::Held(marks) if marks.is_empty() => return Err(self.held()),
+            Reply::Held(marks) => (marks, true),
             Reply::Refused(refusal) => return Err(refuse(&refusal)),
             Reply::Ack { .. } | Reply::Done => return Err(Status::internal("the session was not opened")),
         };
         let mark = |(stream, acked): (StreamId, u64)| StreamMark { stream_id: stream.0.into(), acked_sequence: acked };
-        let away = self.pressure.away();
-        self.credit = if away.is_some() || self.pressure.is_on() { 0 } else { WINDOW };
-        self.owed = WINDOW - self.credit;
+        let credit = if held {
+            self.no_credit()
+        } else {
+            let away = self.pressure.away();
+            let records = if away.is_some() || self.pressure.is_on() { 0 } else { WINDOW };
+            self.owed = WINDOW - records;
+            let milliseconds = |away: Duration| u32::try_from(away.as_millis()).unwrap_or(u32::MAX);
+            Credit { records, retry_after_milliseconds: away.map(milliseconds) }
+        };
+        self.credit = credit.records;
         self.down(Down::HelloReply(HelloReply {
             marks: marks.into_iter().map(mark).collect(),
             cluster_id: self.telemetry.cluster.to_vec(),
             received_unix_nanos: received.0,
             aggregator_version: env!("CARGO_PKG_VERSION").to_owned(),
-            credit: Some(Credit {
-                records: self.credit,
-                retry_after_milliseconds: away.map(|away| u32::try_from(away.as_millis()).unwrap_or(u32::MAX)),
-            }),
+            credit: Some(credit),
         }))
-        .await
+        .await?;
+        if held { Err(self.held()) } else { Ok(()) }
+    }
+
+    /// No record may be sent now, and when to ask again.
+    fn no_credit(&self) -> Credit {
+        let spread = u32::try_from(self.number % 10).unwrap_or(0) * 1_000;
+        Credit { records: 0, retry_after_milliseconds: Some(HELD_MILLISECONDS + spread) }
+    }
+
+    /// How a session ends while the disk has no room.
+    fn held(&self) -> Status {
+        let mut status = Status::unavailable("the aggregator's disk is full: nothing is stored until there is room");
+        let seconds = self.no_credit().retry_after_milliseconds.unwrap_or_default() / 1_000;
+        status.metadata_mut().insert("retry-after", seconds.into());
+        status
     }
 
     /// The reply to the only request under way.
@@ -275,7 +299,7 @@ impl Session {
     /// Sends one acknowledgement a stream, and as much credit as records are done.
     async fn answer(&mut self, replies: &mut Vec<Reply>) -> Result<(), Status> {
         let mut merged: BTreeMap<StreamId, Merged> = BTreeMap::new();
-        let mut records = 0;
+        let (mut records, mut held) = (0, false);
         for reply in replies.drain(..) {
             self.waiting = self.waiting.saturating_sub(1);
             match reply {
@@ -286,6 +310,7 @@ impl Session {
                     records += u32::from(record);
                 }
                 Reply::Refused(refusal) => return Err(refuse(&refusal)),
+                Reply::Held(_) => held = true,
                 Reply::Opened(_) | Reply::Done => {}
             }
         }
@@ -301,6 +326,10 @@ impl Session {
                 rejections: ack.rejects.into_iter().map(rejection).collect(),
             }))
             .await?;
+        }
+        if held {
+            self.down(Down::Credit(self.no_credit())).await?;
+            return Err(self.held());
         }
         self.owed += records;
         self.grant().await

@@ -8,9 +8,9 @@ use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
 use super::block::fact::{Fact, GapFact, LongFact, MarkFact};
 use super::block::row::{RowRecord, StampedValue};
-use super::catalog::{Catalog, SCHEMA_VERSION};
+use super::catalog::Catalog;
 use super::key::{self, GapKey, RowKey};
-use super::{Direction, Durability, Store, StoreError, Table, Writes};
+use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
 use joulebook_units::{GapReason, Inventory, LossReason, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -246,7 +246,7 @@ impl Book {
         });
         Status {
             cluster: catalog.cluster,
-            schema_version: SCHEMA_VERSION,
+            schema_version: schema::VERSION,
             nodes,
             streams: streams.collect(),
             dirty_cells: u64::try_from(catalog.dirty.len()).unwrap_or(u64::MAX),
@@ -476,10 +476,45 @@ impl Book {
         Ok(done)
     }
 
+    /// High-water marks of streams of a node, in their order: those on the disk. `None` if one belongs to another node.
+    pub(crate) fn marks(&self, node: &NodeName, streams: &[StreamId]) -> Option<Vec<(StreamId, u64)>> {
+        let catalog = self.read();
+        let mark = |id: &StreamId| {
+            let known = catalog.stream(*id).and_then(|ordinal| catalog.streams.get(ordinal as usize));
+            match known {
+                Some(stream) => (Some(stream.node) == catalog.node(node)).then_some((*id, stream.acked)),
+                None => Some((*id, 0)),
+            }
+        };
+        streams.iter().map(mark).collect()
+    }
+
+    /// Forgets what a commit that failed had changed in memory: the facts are those on the disk again. Nothing is
+    /// committed after it all the same.
+    pub(crate) fn reload(&self) -> Result<(), StoreError> {
+        let _latch = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = Catalog::load(self.store.as_ref())?.ok_or_else(|| StoreError::Damaged {
+            what: "the schema record".to_owned(),
+            reason: "it is gone".to_owned(),
+        })?;
+        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(())
+    }
+
+    /// A session has ended, of whatever node.
+    pub(crate) fn end_session(&self, node: u32, session: u64) {
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = catalog.nodes.get_mut(node as usize) {
+            node.session = node.session.filter(|open| *open != session);
+        }
+    }
+
     fn begin(&self) -> Result<MutexGuard<'_, Option<StoreError>>, StoreError> {
         let latch = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
         match latch.as_ref() {
             None => Ok(latch),
+            // There may be room again; the engine still has to be opened anew.
+            Some(full @ StoreError::Full { .. }) => Err(full.clone()),
             Some(first) => Err(StoreError::Latched { reason: format!("an earlier write failed: {first}") }),
         }
     }

@@ -3,14 +3,12 @@
 use super::block::descriptor::Entity;
 use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, Schema, StreamFact};
 use super::key::{self, Meta};
-use super::{Direction, Store, StoreError, Table, Writes};
+use super::{Direction, Store, StoreError, Table, Writes, schema};
 use joulebook_units::{BootId, Inventory, NodeName, StreamId, Subject, UnixNanos};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-
-/// Version of the schema this program writes.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -43,11 +41,11 @@ pub(crate) struct Catalog {
 impl Catalog {
     /// Reads the catalog; `None` from an empty database.
     pub(crate) fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
-        let schema_key = Meta::Schema.encode();
-        let Some(value) = store.get(Table::Meta, &schema_key)? else { return Ok(None) };
-        let schema = Schema::decode(&schema_key, &value)?;
-        if schema.version > SCHEMA_VERSION {
-            return Err(StoreError::Newer { found: schema.version, known: SCHEMA_VERSION });
+        let Some(schema) = schema::stored(store)? else { return Ok(None) };
+        match schema.version.cmp(&schema::VERSION) {
+            Ordering::Greater => return Err(StoreError::Newer { found: schema.version, known: schema::VERSION }),
+            Ordering::Less => return Err(StoreError::Older { found: schema.version, known: schema::VERSION }),
+            Ordering::Equal => {}
         }
         let mut catalog = Self { cluster: schema.cluster, ..Self::default() };
         each(store, Table::Meta, |key, value| catalog.take(key, value))?;
@@ -63,7 +61,7 @@ impl Catalog {
     /// The first write to an empty database.
     pub(crate) fn create(cluster: [u8; 16], writes: &mut Writes) -> Self {
         let key = Meta::Schema.encode();
-        let schema = Schema { version: SCHEMA_VERSION, cluster };
+        let schema = Schema { version: schema::VERSION, cluster };
         writes.put(Table::Meta, key.clone(), schema.encode(&key));
         Self { cluster, ..Self::default() }
     }

@@ -1,35 +1,76 @@
-//! What is kept for how long: rows 7 d + 2 h (never dropped under a dirty cell), cells of 60 s 90 d, settled cells
-//! 400 d, sums of 1 h for ever.
+//! What is kept for how long. Defaults: rows 7 d + 2 h (never dropped under a dirty cell), cells of 60 s 90 d, settled
+//! cells and declared gaps 400 d, sums of 1 h for ever. Quarantined records are never dropped.
 
 use super::book::{Book, CELL_SECONDS};
 use super::key;
 use super::{Durability, Resolution, StoreError, Table};
 use joulebook_units::UnixNanos;
+use std::time::Duration;
 
 /// Age in seconds after which data are refused: 7 d.
-pub const ACCEPTED_SECONDS: i64 = 7 * 86_400;
-/// Age in seconds up to which rows are kept: 7 d + 2 h.
-pub const ROWS_SECONDS: i64 = ACCEPTED_SECONDS + 7_200;
-/// Age in seconds up to which cells of 60 s are kept: 90 d.
-pub const MINUTES_SECONDS: i64 = 90 * 86_400;
-/// Age in seconds up to which settled cells are kept: 400 d.
-pub const SETTLED_SECONDS: i64 = 400 * 86_400;
+pub const ACCEPTED_SECONDS: i64 = 7 * DAY_SECONDS;
+/// How much longer rows are kept than data are accepted: a cell that a late record marks is settled from whole rows.
+const BEYOND_SECONDS: i64 = 7_200;
+const DAY_SECONDS: i64 = 86_400;
 
-/// Drops what is older than its time at `now`.
-pub fn apply(book: &Book, now: UnixNanos) -> Result<(), StoreError> {
+/// Ages up to which stored data are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Periods {
+    /// Rows.
+    pub rows: Duration,
+    /// Cells of 60 s.
+    pub minutes: Duration,
+    /// Settled cells of 300 s, and declared gaps.
+    pub settled: Duration,
+}
+
+impl Default for Periods {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * DAY_SECONDS.unsigned_abs());
+        Self {
+            rows: days(7) + Duration::from_secs(BEYOND_SECONDS.unsigned_abs()),
+            minutes: days(90),
+            settled: days(400),
+        }
+    }
+}
+
+impl Periods {
+    /// Why these periods cannot be kept, if so: rows go no sooner than late data may come, coarser cells no sooner than
+    /// the finer ones that they are made of.
+    pub fn refusal(&self) -> Option<&'static str> {
+        if self.rows < Self::default().rows {
+            return Some("retention.rows must be at least 7d 2h: data are accepted for 7 d");
+        }
+        if self.minutes < self.rows {
+            return Some("retention.minutes must not be shorter than retention.rows");
+        }
+        (self.settled < self.minutes).then_some("retention.settled must not be shorter than retention.minutes")
+    }
+}
+
+/// The instant that lies a period before another.
+pub fn before(now: UnixNanos, period: Duration) -> UnixNanos {
+    now.plus_seconds(-i64::try_from(period.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Drops what is older than its period at `now`.
+pub fn apply(book: &Book, periods: &Periods, now: UnixNanos) -> Result<(), StoreError> {
     book.transact(Durability::Buffered, |catalog, changes| {
         for node in (0..u32::MAX).zip(&catalog.nodes).map(|(number, _)| number) {
-            let mut rows = now.plus_seconds(-ROWS_SECONDS).floor_to(CELL_SECONDS);
+            let mut rows = before(now, periods.rows).floor_to(CELL_SECONDS);
             let marks = catalog.dirty.range((node, UnixNanos(i64::MIN))..=(node, UnixNanos(i64::MAX)));
             if let Some(((_, start), _)) = marks.into_iter().next() {
                 // A record reaches a cell's length beyond its first row, on either side.
                 rows = rows.min(start.plus_seconds(-2 * CELL_SECONDS));
             }
+            let settled = before(now, periods.settled).floor_to(CELL_SECONDS);
             let kept = [
                 (Table::Rows, rows),
                 (Table::Long, rows),
-                (Resolution::Minute.table(), now.plus_seconds(-MINUTES_SECONDS).floor_to(CELL_SECONDS)),
-                (Resolution::Settled.table(), now.plus_seconds(-SETTLED_SECONDS).floor_to(CELL_SECONDS)),
+                (Resolution::Minute.table(), before(now, periods.minutes).floor_to(CELL_SECONDS)),
+                (Resolution::Settled.table(), settled),
+                (Table::Gaps, settled),
             ];
             for (table, from) in kept {
                 let first = key::cell(node, UnixNanos(i64::MIN)).to_vec();
@@ -38,4 +79,24 @@ pub fn apply(book: &Book, now: UnixNanos) -> Result<(), StoreError> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_that_would_drop_what_is_still_needed_are_refused() {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let default = Periods::default();
+        assert_eq!(default.refusal(), None);
+        for wrong in [
+            Periods { rows: days(7), ..default },
+            Periods { minutes: days(7), ..default },
+            Periods { settled: days(89), ..default },
+        ] {
+            assert!(wrong.refusal().is_some_and(|why| why.starts_with("retention.")), "{wrong:?}");
+        }
+        assert_eq!(Periods { rows: days(30), ..default }.refusal(), None);
+    }
 }

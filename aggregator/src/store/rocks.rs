@@ -8,32 +8,31 @@
 //!   is refused and left as it is;
 //! - RocksDB latches a failed write until it is opened again, so after one nothing is acknowledged any more.
 
+pub mod backup;
+pub mod check;
+mod log;
+mod manifest;
+pub mod repair;
+mod settings;
+
 use super::{Change, Direction, Durability, Store, StoreError, Table, Visit, Writes};
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind,
-    Options, ReadOptions, WriteBatch, WriteOptions,
-};
+use log::{End, Place};
+use manifest::Reach;
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, Options, ReadOptions, WriteBatch, WriteOptions};
+use settings::options;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-const MIB: usize = 1 << 20;
-/// Open table files. Well below the usual limit of 1,024 descriptors, most of which are for connections.
-const OPEN_FILES: i32 = 256;
-/// Blocks kept decompressed, for all tables together.
-const CACHE_BYTES: usize = 64 * MIB;
-const WRITE_BUFFER_BYTES: usize = 16 * MIB;
-/// All write buffers together.
-const WRITE_BUFFERS_BYTES: usize = 64 * MIB;
-/// Recovery after a kill reads at most this much.
-const WAL_BYTES: u64 = 256 * 1024 * 1024;
-const INFO_LOGS: usize = 5;
-const INFO_LOG_BYTES: usize = 4 * MIB;
 /// The table every RocksDB has; ours is empty.
 const DEFAULT_FAMILY: &str = "default";
+
+const REPAIR: &str = "`joulebook-aggregator repair` drops what cannot be read";
 
 /// Locked before RocksDB is asked: RocksDB rotates the running process's log before it looks at its own lock.
 const LOCK_FILE: &str = "joulebook.lock";
@@ -42,24 +41,86 @@ const LOCK_FILE: &str = "joulebook.lock";
 pub struct RocksStore {
     db: DB,
     dir: PathBuf,
+    /// How far the manifest is known to reach; none if the database is only read.
+    reach: Option<Mutex<Reach>>,
     /// Held until the database is closed; fields are dropped in their order.
     _lock: File,
+}
+
+/// What lies in a folder that is to hold a database.
+enum Found {
+    /// Nothing.
+    Empty,
+    /// A database whose newest manifest has this name.
+    Database(String),
 }
 
 impl RocksStore {
     /// Opens the database in `dir`; creates one if `dir` is missing (its parent must be there) or empty.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let fresh = prepare(dir)?;
+        let found = prepare(dir)?;
         let lock = lock(dir)?;
-        let mut options = options();
+        let mut options = options()?;
+        let fresh = matches!(found, Found::Empty);
         options.create_if_missing(fresh);
         options.create_missing_column_families(fresh);
-        if !fresh {
+        let mut torn = None;
+        if let Found::Database(manifest) = found {
+            torn = check_logs(dir, &manifest)?;
             check_families(&options, dir)?;
         }
-        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options.clone()));
-        let db = DB::open_cf_descriptors(&options, dir, families).map_err(|error| opening(dir, &error))?;
-        Ok(Self { db, dir: dir.to_owned(), _lock: lock })
+        let db = DB::open_cf_descriptors(&options, dir, families(&options));
+        let db = db.map_err(|error| naming(torn, opening(dir, &error)))?;
+        let reach = Reach::now(dir).map_err(|error| folder(dir, &error))?;
+        reach.keep(dir)?;
+        Ok(Self { db, dir: dir.to_owned(), reach: Some(Mutex::new(reach)), _lock: lock })
+    }
+
+    /// Notes how far the manifest reaches, if it has grown: from then on it is missed if it has lost that.
+    pub fn note_manifest(&self) -> Result<(), StoreError> {
+        let Some(known) = &self.reach else { return Ok(()) };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let reach = Reach::now(&self.dir).map_err(|error| folder(&self.dir, &error))?;
+        if reach != *known {
+            reach.keep(&self.dir)?;
+            *known = reach;
+        }
+        Ok(())
+    }
+
+    /// Opens the database in `dir` for reading: not one of its files changes. Nothing is created.
+    pub fn read(dir: &Path) -> Result<Self, StoreError> {
+        let Found::Database(manifest) = look(dir)? else {
+            return Err(not_ours(dir, "there is no database in it"));
+        };
+        let (lock, options) = (lock(dir)?, options()?);
+        let torn = check_logs(dir, &manifest)?;
+        check_families(&options, dir)?;
+        let db = DB::open_cf_descriptors_read_only(&options, dir, families(&options), false)
+            .map_err(|error| naming(torn, opening(dir, &error)))?;
+        Ok(Self { db, dir: dir.to_owned(), reach: None, _lock: lock })
+    }
+
+    /// Keeps the database as it is now in a new folder `name` inside its own: hard links, on the disk when it returns.
+    pub fn checkpoint(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let path = self.dir.join(name);
+        let failed = |error| running("making a checkpoint of the database", &error);
+        Checkpoint::new(&self.db).map_err(failed)?.create_checkpoint(&path).map_err(failed)?;
+        Ok(path)
+    }
+
+    /// Keeps the database before it is brought to another version; what an attempt before kept stays as it is.
+    pub fn keep_before_migration(&self, version: u32) -> Result<(), StoreError> {
+        let name = format!("before-migration-from-{version}");
+        if self.dir.join(&name).exists() {
+            return Ok(());
+        }
+        self.checkpoint(&name).map(|path| tracing::info!(path = %path.display(), "the database is kept as it was"))
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.dir
     }
 
     fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
@@ -73,6 +134,10 @@ impl Drop for RocksStore {
     fn drop(&mut self) {
         // Closing while a compaction runs can crash the process.
         self.db.cancel_all_background_work(true);
+        if let Err(error) = self.note_manifest() {
+            // What was noted before is a lower bound as well.
+            tracing::warn!(%error, "how far the manifest reaches is not noted");
+        }
     }
 }
 
@@ -129,64 +194,78 @@ impl Store for RocksStore {
     }
 }
 
-fn options() -> Options {
-    let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
-    blocks.set_block_size(16 * 1024);
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&blocks);
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_paranoid_checks(true);
-    options.set_track_and_verify_wals_in_manifest(true);
-    // A recycled log would make a torn tail look like old data.
-    options.set_recycle_log_file_num(0);
-    options.set_max_open_files(OPEN_FILES);
-    options.set_keep_log_file_num(INFO_LOGS);
-    options.set_max_log_file_size(INFO_LOG_BYTES);
-    options.set_max_total_wal_size(WAL_BYTES);
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
-    options.set_max_background_jobs(2);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
-    options
+fn families(options: &Options) -> [ColumnFamilyDescriptor; Table::ALL.len()] {
+    Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options.clone()))
 }
 
-/// Whether a database is to be created. Touches nothing but a missing folder, which it makes.
-fn prepare(dir: &Path) -> Result<bool, StoreError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return DirBuilder::new().mode(0o700).create(dir).map(|()| true).map_err(|error| match error.kind() {
+/// What the folder of a database holds. Touches nothing but a missing folder, which it makes.
+fn prepare(dir: &Path) -> Result<Found, StoreError> {
+    match look(dir) {
+        Err(StoreError::Missing { .. }) => {
+            DirBuilder::new().mode(0o700).create(dir).map(|()| Found::Empty).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => StoreError::MissingParent { dir: dir.to_owned() },
                 _ => folder(dir, &error),
-            });
+            })
         }
-        Err(error) => return Err(folder(dir, &error)),
-    };
+        found => found,
+    }
+}
+
+/// What a folder holds; nothing is touched.
+fn look(dir: &Path) -> Result<Found, StoreError> {
     let mut empty = true;
-    for entry in entries {
+    for entry in fs::read_dir(dir).map_err(|error| folder(dir, &error))? {
         let entry = entry.map_err(|error| folder(dir, &error))?;
         empty &= entry.file_name() == LOCK_FILE;
     }
     if empty {
-        return Ok(true);
+        return Ok(Found::Empty);
     }
-    let current = match fs::read_to_string(dir.join("CURRENT")) {
-        Ok(current) => current,
+    let current = match fs::read(dir.join("CURRENT")) {
+        Ok(current) => String::from_utf8_lossy(&current).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(not_ours(dir, "the folder is not empty and its file CURRENT is missing"));
         }
         Err(error) => return Err(folder(dir, &error)),
     };
     let manifest = current.trim_end();
-    if !manifest.starts_with("MANIFEST-") {
+    if !manifest.strip_prefix("MANIFEST-").is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit())) {
         return Err(not_ours(dir, "its file CURRENT is empty or damaged"));
     }
     if !dir.join(manifest).is_file() {
         return Err(not_ours(dir, &format!("its file {manifest} is missing")));
     }
-    Ok(false)
+    Ok(Found::Database(manifest.to_owned()))
+}
+
+/// Refuses logs that are damaged and not torn: RocksDB would not always. Says where they are torn, if they are.
+fn check_logs(dir: &Path, manifest: &str) -> Result<Option<Place>, StoreError> {
+    manifest::check(dir, manifest)?;
+    let (logs, manifest) = log::files(dir, manifest).map_err(|error| folder(dir, &error))?;
+    let failed = |error: io::Error| folder(dir, &error);
+    if let End::Damaged(place) = log::end(&[manifest]).map_err(failed)? {
+        return Err(damaged_at(&place, "others follow it"));
+    }
+    match log::end(&logs).map_err(failed)? {
+        End::Damaged(place) => Err(damaged_at(&place, &format!("others follow it; {REPAIR}"))),
+        End::Torn(place) => Ok(Some(place)),
+        End::Whole => Ok(None),
+    }
+}
+
+fn damaged_at(place: &Place, rest: &str) -> StoreError {
+    let reason = format!("the record at byte {} cannot be read, {rest}", place.offset);
+    StoreError::Damaged { what: place.path.display().to_string(), reason }
+}
+
+/// Names the log whose last record cannot be read, where RocksDB refuses the database and names nothing.
+fn naming(torn: Option<Place>, error: StoreError) -> StoreError {
+    match (torn, error) {
+        (Some(place), StoreError::Damaged { reason, .. }) if !reason.contains(".sst") => {
+            damaged_at(&place, &format!("{reason}; {REPAIR}"))
+        }
+        (_, error) => error,
+    }
 }
 
 fn lock(dir: &Path) -> Result<File, StoreError> {
@@ -214,6 +293,8 @@ fn folder(dir: &Path, error: &io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::PermissionDenied => StoreError::Permission { dir: dir.to_owned() },
         io::ErrorKind::NotADirectory => not_ours(dir, "it is not a folder"),
+        io::ErrorKind::NotFound => StoreError::Missing { dir: dir.to_owned() },
+        io::ErrorKind::StorageFull => StoreError::Full { what: format!("opening the folder {}", dir.display()) },
         _ => StoreError::Io { what: format!("opening the folder {}", dir.display()), reason: error.to_string() },
     }
 }
@@ -227,6 +308,9 @@ fn opening(dir: &Path, error: &rocksdb::Error) -> StoreError {
     if text.contains("Permission denied") {
         return StoreError::Permission { dir: dir.to_owned() };
     }
+    if is_full(text) {
+        return StoreError::Full { what: format!("opening the database in {}", dir.display()) };
+    }
     match error.kind() {
         ErrorKind::Corruption => {
             StoreError::Damaged { what: format!("the database in {}", dir.display()), reason: text.to_owned() }
@@ -236,15 +320,21 @@ fn opening(dir: &Path, error: &rocksdb::Error) -> StoreError {
     }
 }
 
-/// Why reading or writing failed.
+/// Why reading or writing failed. RocksDB answers every write after a failed one with that one's message.
 fn running(what: &str, error: &rocksdb::Error) -> StoreError {
     let (what, reason) = (what.to_owned(), error.as_ref().to_owned());
     match error.kind() {
         ErrorKind::Corruption => StoreError::Damaged { what, reason },
         // A full disk empties again; a failed fsync may have lost what it was asked to keep.
-        ErrorKind::IOError if !reason.contains("No space left") => StoreError::Io { what, reason },
+        ErrorKind::IOError if is_full(&reason) => StoreError::Full { what },
+        ErrorKind::IOError => StoreError::Io { what, reason },
         _ => StoreError::Latched { reason },
     }
+}
+
+/// Whether a message speaks of a full disk or quota (ENOSPC, EDQUOT).
+fn is_full(text: &str) -> bool {
+    text.contains("No space left") || text.contains("Disk quota exceeded")
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Tables for reading, 100 columns wide: the unit in the header, `unknown` where a value is not known.
 
 mod balance;
+mod care;
 mod rows;
 
 pub(crate) use balance::explanation;
+pub(crate) use care::{backups, status};
 pub(crate) use rows::energy_rows;
 
 use super::quantity::{self, UNKNOWN, energy_unit, mass_unit, number, percent, show};

@@ -22,6 +22,8 @@ pub struct Server {
     environment: Environment,
     /// Words before the program's own: where it is started.
     inside: Vec<OsString>,
+    /// Further lines of the configuration.
+    settings: String,
     /// Lines of `[tls]`; plaintext without any.
     tls: String,
 }
@@ -31,7 +33,18 @@ impl Server {
     pub fn new(folder: &Path, data: &Path) -> Self {
         let (config, data) = (folder.join("aggregator.toml"), data.to_owned());
         let (address, environment) = ("127.0.0.1:0".to_owned(), Environment::new());
-        Self { config, data, address, environment, inside: Vec::new(), tls: String::new() }
+        let (settings, tls) = (String::new(), String::new());
+        Self { config, data, address, environment, inside: Vec::new(), settings, tls }
+    }
+
+    /// The same with further lines in its configuration.
+    pub fn with_settings(self, settings: &str) -> Self {
+        Self { settings: settings.to_owned(), ..self }
+    }
+
+    /// The same on another data folder.
+    pub fn on(self, data: &Path) -> Self {
+        Self { data: data.to_owned(), ..self }
     }
 
     /// The same with mutual TLS.
@@ -73,8 +86,8 @@ impl Server {
 
     /// Starts it and does not wait until it is ready: it may never be.
     pub fn spawn(&self) -> Result<Program> {
-        let (address, data, tls) = (&self.address, self.data.display(), &self.tls);
-        let config = format!("listen = \"{address}\"\ndata_dir = \"{data}\"\n{tls}");
+        let (address, data, settings, tls) = (&self.address, self.data.display(), &self.settings, &self.tls);
+        let config = format!("listen = \"{address}\"\ndata_dir = \"{data}\"\n{settings}{tls}");
         std::fs::write(&self.config, config).context("writing the aggregator's configuration")?;
         // Nothing may outlive the rig: its folders are unmounted behind it.
         let mut command = Command::new("setpriv");

@@ -152,16 +152,12 @@ impl Node {
                 bail!("record {record} is stored twice");
             }
         }
-        for source in 0..SOURCES.len() {
+        for (source, name) in SOURCES.iter().enumerate() {
             for record in 0..self.epochs.len() as u64 {
                 let made: u64 =
                     (record * ROWS..(record + 1) * ROWS).map(|row| self.energy(plan, number, row, source)).sum();
                 let stored = found.remove(&(source, record));
-                ensure!(
-                    stored == Some(made),
-                    "record {record} of {}: made {made} uJ, stored {stored:?}",
-                    SOURCES[source]
-                );
+                ensure!(stored == Some(made), "record {record} of {}: made {made} uJ, stored {stored:?}", name);
             }
         }
         ensure!(found.is_empty(), "records that were never made: {:?}", found.keys().next());

@@ -9,6 +9,7 @@ use joulebook_agent::spool::Spool;
 use joulebook_agent::uplink::{Network, Security};
 use joulebook_aggregator::ingest::{self, Intake};
 use joulebook_aggregator::store::Book;
+use joulebook_aggregator::store::space::{Least, Space};
 use joulebook_tests::chaos::agent::{Agent, spool_config, uplink_config};
 use joulebook_tests::chaos::plan::Plan;
 use joulebook_tests::chaos::{Random, folder_in_memory};
@@ -336,7 +337,9 @@ async fn aggregate(disk: Arc<Disk>, clock: SimulatedClock) -> turmoil::Result {
     // Held until the end: its end would close every session.
     let (_stop, stopping) = watch::channel(false);
     let intake = Intake::new(Arc::new(Book::open(disk)?), Arc::default());
-    let (telemetry, committer) = ingest::telemetry(intake, Arc::new(clock.clone()), stopping);
+    // A disk of the simulation is never full.
+    let space = Space::new(Path::new("/"), Least { percent: 0.0, bytes: 0 });
+    let (telemetry, committer) = ingest::telemetry(intake, Arc::new(space), Arc::new(clock.clone()), stopping);
     tokio::spawn(committer.on_runtime().run(Arc::new(clock)));
     Ok(serve(Routes::new(telemetry.server())).await?)
 }

@@ -1,9 +1,10 @@
 mod clocks;
+mod disk;
 
 use super::*;
 use crate::store::memory::MemoryStore;
 use crate::store::rocks::RocksStore;
-use crate::store::{Direction, Resolution, Store, Visit, Writes, retention};
+use crate::store::{Direction, Resolution, Store, Visit, retention};
 use joulebook_sci::{Account, Cell, EntryKey, Flags, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
 use joulebook_units::{
     Column, Component, CountKind, CpuTimeMethod, GapReason, Hardware, LossReason, LostSpan, Method, Microjoules,
@@ -11,7 +12,6 @@ use joulebook_units::{
 };
 use proptest::prelude::*;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const STREAM: StreamId = StreamId([7; 16]);
 const BOOT: BootId = BootId([1; 16]);
@@ -454,65 +454,38 @@ fn a_cell_comes_back_and_a_mark_goes_only_in_the_generation_that_was_read() {
 fn old_rows_go_unless_a_cell_still_needs_them() {
     let mut rig = Rig::open();
     assert_eq!(rig.record(1, steady(901..906, 1..2)), acked(1));
-    let later = rig.clock().plus_seconds(retention::ROWS_SECONDS + 3_600);
-    retention::apply(&rig.book, later).expect("retention");
+    let periods = retention::Periods::default();
+    let later = rig.clock().plus_seconds(7 * 86_400 + 7_200 + 3_600);
+    retention::apply(&rig.book, &periods, later).expect("retention");
     assert_eq!(rig.energy("rapl/1"), 5_000_000, "the cell is dirty");
     let (node, start, _) = rig.book.dirty(10)[0];
     rig.settle(&[(Resolution::Minute, start, cell())]);
-    retention::apply(&rig.book, rig.clock().plus_seconds(3_600)).expect("retention");
+    retention::apply(&rig.book, &periods, rig.clock().plus_seconds(3_600)).expect("retention");
     assert_eq!(rig.energy("rapl/1"), 5_000_000, "young");
-    retention::apply(&rig.book, later).expect("retention");
+    retention::apply(&rig.book, &periods, later).expect("retention");
     assert_eq!(rig.book.runs(0, rig.window()).expect("runs"), []);
     assert!(rig.book.cell(node, Resolution::Minute, start).expect("cell").is_some());
-    retention::apply(&rig.book, later.plus_seconds(retention::MINUTES_SECONDS)).expect("retention");
+    retention::apply(&rig.book, &periods, later.plus_seconds(90 * 86_400)).expect("retention");
     assert_eq!(rig.book.cell(node, Resolution::Minute, start).expect("cell"), None);
 }
 
-/// A disk that fails when told.
-#[derive(Default)]
-struct Failing {
-    memory: MemoryStore,
-    broken: AtomicBool,
-}
-
-impl Store for Failing {
-    fn commit(&self, writes: Writes, durability: Durability) -> Result<(), StoreError> {
-        if self.broken.load(Ordering::SeqCst) {
-            return Err(StoreError::Io { what: "writing".to_owned(), reason: "fsync".to_owned() });
-        }
-        self.memory.commit(writes, durability)
-    }
-
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.memory.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        range: Range<&[u8]>,
-        direction: Direction,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), StoreError> {
-        self.memory.scan(table, range, direction, visit)
-    }
-}
-
 #[test]
-fn b86_nothing_is_acknowledged_after_a_commit_that_failed() {
-    let store = Arc::new(Failing::default());
-    let mut rig = Rig::new(store.clone());
-    rig.hello();
+fn settled_cells_and_gaps_are_kept_for_400_days_and_sums_of_an_hour_for_ever() {
+    let mut rig = Rig::open();
     assert_eq!(rig.record(1, steady(901..906, 1..2)), acked(1));
-    store.broken.store(true, Ordering::SeqCst);
-    let request = rig.request(2, steady(906..911, 1..2));
-    assert!(matches!(rig.intake.apply(rig.clock(), vec![request.clone()]), Err(StoreError::Io { .. })));
-    store.broken.store(false, Ordering::SeqCst);
-    assert!(matches!(rig.intake.apply(rig.clock(), vec![request]), Err(StoreError::Latched { .. })));
-    rig.restart();
-    assert_eq!(rig.energy("rapl/1"), 5_000_000);
-    assert_eq!(rig.record(2, steady(906..911, 1..2)), acked(2));
-    assert_eq!(rig.energy("rapl/1"), 10_000_000);
+    rig.apply(Request::Lost(rig.session, STREAM, StreamGap { span: None, ..lost(2, 2) }));
+    for (node, start, generation) in rig.book.dirty(10) {
+        rig.book.settle(node, &[(Resolution::Minute, start, cell())], &[(start, generation)]).expect("settle");
+    }
+    let start = rig.clock().floor_to(3_600);
+    rig.settle(&[(Resolution::Settled, start, cell()), (Resolution::Hour, start, cell())]);
+    let (periods, day) = (retention::Periods::default(), 86_400);
+    let held = |rig: &Rig, resolution| rig.book.cell(0, resolution, start).expect("cell").is_some();
+    let lost = |rig: &Rig| rig.book.gaps(0, Window::new(start, rig.clock()).expect("ordered")).expect("gaps").1.len();
+    retention::apply(&rig.book, &periods, rig.clock().plus_seconds(399 * day)).expect("retention");
+    assert_eq!((held(&rig, Resolution::Settled), held(&rig, Resolution::Hour), lost(&rig)), (true, true, 1));
+    retention::apply(&rig.book, &periods, rig.clock().plus_seconds(401 * day)).expect("retention");
+    assert_eq!((held(&rig, Resolution::Settled), held(&rig, Resolution::Hour), lost(&rig)), (false, true, 0));
 }
 
 #[derive(Debug, Clone)]
