@@ -201,9 +201,11 @@ impl Uplink {
                 End::Spool(error) => return Err(error.into()),
                 End::HelloChanged => continue,
                 // Jittered as well: all that are told so at once must not come back at once, and never at once again.
-                End::RetryAfter(wait) => wait.clamp(FIRST_WAIT, LONGEST_WAIT) + self.jittered(FIRST_WAIT),
+                End::RetryAfter(wait) => {
+                    wait.clamp(FIRST_WAIT, LONGEST_WAIT) + jittered(self.network.as_ref(), FIRST_WAIT)
+                }
                 end => {
-                    let wait = self.jittered(longest);
+                    let wait = jittered(self.network.as_ref(), longest);
                     let now = self.clock.boot();
                     if logged.is_none_or(|logged| now.since(logged) >= LOG_EVERY) {
                         logged = Some(now);
@@ -241,12 +243,6 @@ impl Uplink {
         self.network.connect(endpoint).await.map_err(End::Unreachable)
     }
 
-    /// A random wait up to `longest`: full jitter, so that a fleet does not come back all at once.
-    fn jittered(&self, longest: Duration) -> Duration {
-        // Without randomness the longest wait is the safe one.
-        self.network.random().map_or(longest, |random| longest.mul_f64(f64::from(random) / f64::from(u32::MAX)))
-    }
-
     /// A server says little to a client whose certificate has ended: the agent says it itself.
     fn tell_of_an_ended_certificate(&self) {
         let ends = self.counters.borrow().certificate_ends;
@@ -272,6 +268,12 @@ impl Uplink {
             Err(end) => end,
         }
     }
+}
+
+/// A random wait up to `longest`: full jitter, so that a fleet does not come back all at once.
+fn jittered(network: &dyn Network, longest: Duration) -> Duration {
+    // Without randomness the longest wait is the safe one.
+    network.random().map_or(longest, |random| longest.mul_f64(f64::from(random) / f64::from(u32::MAX)))
 }
 
 /// A time for people.

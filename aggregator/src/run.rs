@@ -3,6 +3,7 @@
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::ledger::Ledger;
 use crate::query::Query;
@@ -86,6 +87,7 @@ pub async fn run(
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
+    let pressure = committer.pressure();
     let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
     tasks.spawn(until_stop(memory, memory_stops));
     let commit_clock = Arc::clone(&clock);
@@ -101,7 +103,7 @@ pub async fn run(
     let (backups, periods) = (config.backup_dir.clone(), config.periods());
     let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), periods, backups);
     let (routes, health) = server::services(telemetry, admin, query).await?;
-    tasks.spawn(watch_space(space, health, Arc::clone(&counters), stopping.clone()));
+    tasks.spawn(watch_space(space, health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
     let gate = Gate::new(transport, config.limits(), clock, counters);
     if let Some(renewal) = renewal {
@@ -157,6 +159,7 @@ fn open(config: &Config) -> Result<(Arc<RocksStore>, Arc<Book>), StoreError> {
 async fn watch_space(
     space: Arc<Space>,
     health: HealthReporter,
+    pressure: Pressure,
     counters: Arc<Counters>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), RunError> {
@@ -174,6 +177,8 @@ async fn watch_space(
         }
         was_open = open;
         server::tell_intake(&health, open).await;
+        // Agents with a session send no more than they hold credit for; new ones are sent away.
+        pressure.set(Cause::Disk, !open);
         if open {
             tracing::info!("the disk has room again: telemetry is stored");
         } else {

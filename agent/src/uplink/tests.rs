@@ -408,7 +408,7 @@ fn plaintext_goes_to_a_loopback_address_only_and_only_when_allowed() {
 
 #[test]
 fn waits_are_random_below_the_limit() {
-    let waits: Vec<_> = (0..50).map(|_| jittered(LONGEST_WAIT)).collect();
+    let waits: Vec<_> = (0..50).map(|_| jittered(&SystemNetwork, LONGEST_WAIT)).collect();
     assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
     assert!(waits.windows(2).any(|pair| pair[0] != pair[1]));
 }

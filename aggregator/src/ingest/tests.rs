@@ -4,6 +4,7 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::peer::{Caller, Ending};
 use crate::store::memory::MemoryStore;
+use crate::store::space::Least;
 use crate::store::{Book, Direction, Durability, Store, Table, Visit, Writes};
 use joulebook_proto::SCHEMA_VERSION;
 use joulebook_proto::convert::{encode_batch, inventory_to_hello};
@@ -13,6 +14,7 @@ use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient
 use joulebook_proto::telemetry::{Credit, Hello, OpenStream, Record, StreamRequest, StreamResponse};
 use joulebook_units::{Batch, BootId, BootNanos, Hardware, Inventory, Placement, UnixNanos};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Condvar;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -90,7 +92,8 @@ impl Rig {
         let counters = Arc::new(Counters::default());
         let (stop, stopping) = watch::channel(false);
         let intake = Intake::new(book, Arc::clone(&counters));
-        let (service, committer) = telemetry(intake, Arc::new(SystemClock), stopping.clone());
+        let space = Space::new(Path::new("/"), Least { percent: 0.0, bytes: 0 });
+        let (service, committer) = telemetry(intake, Arc::new(space), Arc::new(SystemClock), stopping.clone());
         let (pressure, waiting) = (committer.pressure(), committer.waiting.clone());
         tokio::spawn(committer.run(Arc::new(SystemClock)));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
@@ -152,7 +155,7 @@ impl Agent {
     }
 
     async fn hear(&mut self) -> Down {
-        let heard = tokio::time::timeout(PATIENCE, self.down.message()).await.expect("an answer");
+        let heard = timeout(PATIENCE, self.down.message()).await.expect("an answer");
         heard.expect("no end").and_then(|heard| heard.message).expect("a message")
     }
 
@@ -175,7 +178,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, asking).await.is_ok(), "never: {what}");
+    assert!(timeout(PATIENCE, asking).await.is_ok(), "never: {what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +192,7 @@ async fn one_session_has_a_bounded_number_of_requests_waiting_whatever_they_are(
     until("they wait", || rig.waits() > 0).await;
     let bound = session::REQUESTS as usize;
     let more = until("more than may be", || rig.waits() > bound);
-    assert!(tokio::time::timeout(Duration::from_millis(700), more).await.is_err(), "{} wait", rig.waits());
+    assert!(timeout(Duration::from_millis(700), more).await.is_err(), "{} wait", rig.waits());
     rig.store.stop(false);
     let mut agent = agent;
     for _ in 0..10 {
