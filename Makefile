@@ -43,17 +43,21 @@ test: lint ## Runs every test that needs no privilege, and the linters before.
 test-rigs: ## Runs the tests that need root; fails where it cannot run them.
 	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users and mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
-	$(RIGS) --test rigs --test kills --test falls --test power -- --nocapture --test-threads=1
+	$(RIGS) --test rigs --test kills --test falls --test power --test disks --test backups -- --nocapture --test-threads=1
 
-crash: ## Kills and power cuts in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [SEED=…]
+crash: ## Kills, power cuts, full disks, failed syncs and backups in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [FULL=20] [EIO=50] [BACKUPS=20] [RESTORE_MIB=1024] [SEED=…]
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
-	@echo "crash: KILLS=$(KILLS) AGENT_KILLS=$(AGENT_KILLS) FALLS=$(FALLS) CUTS=$(CUTS) SEED=$(SEED)"
-	$(RIGS) --test kills --test falls --test power -- --nocapture --test-threads=1
+	@echo "crash: KILLS=$(KILLS) AGENT_KILLS=$(AGENT_KILLS) FALLS=$(FALLS) CUTS=$(CUTS) FULL=$(FULL) EIO=$(EIO) BACKUPS=$(BACKUPS) RESTORE_MIB=$(RESTORE_MIB) SEED=$(SEED)"
+	$(RIGS) --test kills --test falls --test power --test disks --test backups -- --nocapture --test-threads=1
 crash: export KILLS ?= 1000
 crash: export AGENT_KILLS ?= 1000
 crash: export FALLS ?= 20
 crash: export CUTS ?= 300
+crash: export FULL ?= 20
+crash: export EIO ?= 50
+crash: export BACKUPS ?= 20
+crash: export RESTORE_MIB ?= 1024
 
 mutants: ## Shows that the tests notice: each patch of tests/mutants must make one fail.
 	.ci/setup libclang rocksdb

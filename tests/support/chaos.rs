@@ -15,6 +15,8 @@ pub mod preload;
 pub mod process;
 pub mod report;
 pub mod server;
+pub mod small_disk;
+pub mod supervised;
 
 use anyhow::{Context, Result};
 use std::path::Path;

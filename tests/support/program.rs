@@ -126,6 +126,11 @@ impl Program {
         self.signal(Signal::SIGSTOP);
     }
 
+    /// Whether it has ended by itself, with everything that held its outputs.
+    pub fn has_ended(&self) -> bool {
+        lock(&self.output).open == 0
+    }
+
     /// Waits until it ends by itself and returns the status. A process that does not end within a minute is killed.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         match self.ends_within(PATIENCE)? {

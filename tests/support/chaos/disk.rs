@@ -14,10 +14,10 @@ const OUTER_BYTES: u64 = 3 << 30;
 const IMAGE_BYTES: u64 = 1 << 30;
 
 /// A mounted file system, unmounted when dropped.
-struct Mount(PathBuf);
+pub(super) struct Mount(pub(super) PathBuf);
 
 impl Mount {
-    fn new(image: &Path, at: PathBuf) -> Result<Self> {
+    pub(super) fn new(image: &Path, at: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&at)?;
         run("mount", &["-o", "loop", &image.to_string_lossy(), &at.to_string_lossy()])?;
         Ok(Self(at))
@@ -96,11 +96,11 @@ impl Drop for Cut {
     }
 }
 
-fn allocate(file: &Path, bytes: u64) -> Result<()> {
+pub(super) fn allocate(file: &Path, bytes: u64) -> Result<()> {
     Ok(std::fs::File::create(file)?.set_len(bytes)?)
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<()> {
+pub(super) fn run(program: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -2,9 +2,14 @@
  *
  * RIG_FALL=CALL:WHEN:NUMBER names the NUMBERth CALL (write, fdatasync, fsync, rename, unlink, create) and whether the
  * process falls before it, after it, or (for write) after half of it. A program has no failpoints in it then: they lie
- * between every two of its system calls. Only regular files count: sockets and pipes are left alone. */
+ * between every two of its system calls. Only regular files count: sockets and pipes are left alone.
+ *
+ * WHEN may also be eio, for fdatasync and fsync: the process goes on, the call fails with EIO, and what was written to the
+ * file since its last good sync is gone, as it is when the kernel drops pages that it could not write. For write, enospc
+ * is such a failure: nothing is written, as on a full disk. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,6 +41,20 @@ static int is_file(int fd) {
   return fstat(fd, &stat) == 0 && S_ISREG(stat.st_mode);
 }
 
+#define FILES 4096
+/* Size of each file at its last good sync, less one: 0 is a file that was never synced. */
+static atomic_long synced[FILES];
+static void note(int fd) {
+  struct stat stat;
+  if (fd >= 0 && fd < FILES && fstat(fd, &stat) == 0) atomic_store(&synced[fd], (long)stat.st_size + 1);
+}
+static int fail(int fd) {
+  long size = fd >= 0 && fd < FILES ? atomic_load(&synced[fd]) : 0;
+  if (ftruncate(fd, size > 0 ? size - 1 : 0) != 0) abort();
+  errno = EIO;
+  return -1;
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define AROUND(name, real)               \
   do {                                   \
@@ -49,6 +68,7 @@ static int is_file(int fd) {
   do {                                                       \
     int hit = is_file(fd) && here("write");                  \
     if (hit && at("before")) fall();                         \
+    if (hit && at("enospc")) { errno = ENOSPC; return -1; }  \
     ssize_t result = hit && at("torn") ? half : whole;       \
     if (hit) fall();                                         \
     return result;                                           \
@@ -63,8 +83,22 @@ ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset) {
 ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t offset) {
   WRITE(REAL(pwrite64)(fd, bytes, size, offset), REAL(pwrite64)(fd, bytes, size / 2, offset));
 }
-int fsync(int fd) { AROUND("fsync", REAL(fsync)(fd)); }
-int fdatasync(int fd) { AROUND("fdatasync", REAL(fdatasync)(fd)); }
+#define SYNC(name)                                      \
+  int name(int fd) {                                     \
+    int hit = is_file(fd) && here(#name);                \
+    if (hit && at("eio")) return fail(fd);               \
+    if (hit && at("before")) fall();                     \
+    int result = REAL(name)(fd);                         \
+    if (hit) fall();                                     \
+    if (result == 0) note(fd);                           \
+    return result;                                       \
+  }
+SYNC(fsync)
+SYNC(fdatasync)
+int close(int fd) {
+  if (fd >= 0 && fd < FILES) atomic_store(&synced[fd], 0);
+  return REAL(close)(fd);
+}
 int rename(const char *from, const char *to) { AROUND("rename", REAL(rename)(from, to)); }
 int unlink(const char *path) { AROUND("unlink", REAL(unlink)(path)); }
 

@@ -58,11 +58,24 @@ impl Falls {
         Ok(Self(build(folder, "fall", include_str!("fall.c"))?))
     }
 
+    /// Does not fall: the `number`th fdatasync fails with EIO, and what it was to keep is gone.
+    pub fn sync_error(&self, number: u64) -> Environment {
+        self.setting(format!("fdatasync:eio:{number}"))
+    }
+
+    /// Does not fall: the `number`th write to a file fails with ENOSPC.
+    pub fn full_disk(&self, number: u64) -> Environment {
+        self.setting(format!("write:enospc:{number}"))
+    }
+
+    fn setting(&self, setting: String) -> Environment {
+        vec![("LD_PRELOAD", self.0.to_string_lossy().into_owned()), ("RIG_FALL", setting)]
+    }
+
     /// Falls at one of the first `most` calls of a point's kind.
     pub fn at(&self, point: Point, most: u64, random: &mut Random) -> Environment {
         let number = 1 + random.below(most);
-        let setting = format!("{}:{}:{number}", point.call, point.when);
-        vec![("LD_PRELOAD", self.0.to_string_lossy().into_owned()), ("RIG_FALL", setting)]
+        self.setting(format!("{}:{}:{number}", point.call, point.when))
     }
 }
 

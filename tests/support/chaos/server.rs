@@ -17,13 +17,25 @@ pub struct Server {
     data: PathBuf,
     address: String,
     environment: Environment,
+    settings: String,
 }
 
 impl Server {
     /// An aggregator of the data folder `data`, with its configuration in `folder`, on a free port.
     pub fn new(folder: &Path, data: &Path) -> Self {
         let (config, data) = (folder.join("aggregator.toml"), data.to_owned());
-        Self { config, data, address: "127.0.0.1:0".to_owned(), environment: Environment::new() }
+        let (address, settings) = ("127.0.0.1:0".to_owned(), String::new());
+        Self { config, data, address, environment: Environment::new(), settings }
+    }
+
+    /// The same with further lines in its configuration.
+    pub fn with_settings(self, settings: &str) -> Self {
+        Self { settings: settings.to_owned(), ..self }
+    }
+
+    /// The same on another data folder.
+    pub fn on(self, data: &Path) -> Self {
+        Self { data: data.to_owned(), ..self }
     }
 
     /// The same with further variables in its environment.
@@ -41,7 +53,8 @@ impl Server {
 
     /// Starts it and does not wait until it is ready: it may never be.
     pub fn spawn(&self) -> Result<Program> {
-        let config = format!("listen = \"{}\"\ndata_dir = \"{}\"\n", self.address, self.data.display());
+        let (address, data, settings) = (&self.address, self.data.display(), &self.settings);
+        let config = format!("listen = \"{address}\"\ndata_dir = \"{data}\"\n{settings}");
         std::fs::write(&self.config, config).context("writing the aggregator's configuration")?;
         // Nothing may outlive the rig: its folders are unmounted behind it.
         let mut command = Command::new("setpriv");
