@@ -21,13 +21,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Most series of a node that have values within [`ACTIVE_SECONDS`].
+/// Most series of a stream that have values within [`ACTIVE_SECONDS`].
 pub const ACTIVE_SERIES: usize = 2_048;
+/// Most of a node: one that drains an older stream beside the live one has each series twice.
+const ACTIVE_OF_NODE: usize = 2 * ACTIVE_SERIES;
 /// How long a series counts as active after its last value.
 pub const ACTIVE_SECONDS: i64 = 600;
 /// Most descriptions a stream may hold in memory that no record has used yet.
 const UNUSED_SERIES: usize = 8_192;
-/// Most streams of a node: each is a spool's whole life.
+/// Most streams of a node that may still bring data.
 const STREAMS: usize = 1_024;
 /// A clock that moves by more than this against ours is measured anew.
 const DRIFT_NANOS: u64 = 1_000_000_000;
@@ -121,7 +123,7 @@ pub enum Refusal {
         expected: u64,
     },
     /// The node has opened too many streams.
-    #[error("this node has opened {STREAMS} streams; remove it or keep its spool")]
+    #[error("this node has opened {STREAMS} streams within the time for which data are taken; keep its spool")]
     TooManyStreams,
 }
 
@@ -339,9 +341,16 @@ impl Group<'_> {
         match self.catalog.stream(stream).and_then(|ordinal| self.catalog.streams.get(ordinal as usize)) {
             Some(bound) if Some(bound.node) == node => Ok(()),
             Some(_) => Err(Refusal::ForeignStream(stream)),
-            None if self.catalog.streams.iter().filter(|one| Some(one.node) == node).count() < STREAMS => Ok(()),
+            None if self.streams_of_late(node) < STREAMS => Ok(()),
             None => Err(Refusal::TooManyStreams),
         }
+    }
+
+    /// Streams of a node that may still bring data: an agent begins one after each long outage, for years.
+    fn streams_of_late(&self, node: Option<u32>) -> usize {
+        let oldest = self.now.plus_seconds(-ACCEPTED_SECONDS);
+        let of_late = |last: Option<UnixNanos>| last.is_none_or(|last| last >= oldest);
+        self.catalog.streams.iter().filter(|one| Some(one.node) == node && of_late(one.last)).count()
     }
 
     fn bind(&mut self, node: u32, stream: StreamId) -> u32 {

@@ -173,10 +173,10 @@ impl Group<'_> {
         let subject = self.catalog.subject(ordinal, series).or_else(|| live.defined.get(&series).cloned());
         let subject = subject.ok_or(RejectReason::UnknownSeries)?;
         let active = self.intake.active.entry(node).or_default();
-        if !active.contains_key(&(ordinal, series)) && active.len() >= ACTIVE_SERIES {
+        if !active.contains_key(&(ordinal, series)) && is_full(active, ordinal) {
             let oldest = self.now.plus_seconds(-ACTIVE_SECONDS);
             active.retain(|_, seen| *seen >= oldest);
-            if active.len() >= ACTIVE_SERIES {
+            if is_full(active, ordinal) {
                 return Err(RejectReason::Cardinality);
             }
         }
@@ -261,4 +261,12 @@ impl Group<'_> {
             start = start.plus_seconds(CELL_SECONDS);
         }
     }
+}
+
+/// Whether a stream may have no further series now.
+fn is_full(active: &HashMap<(u32, u32), UnixNanos>, stream: u32) -> bool {
+    // The count of one stream is needed only once the node's is that high.
+    active.len() >= ACTIVE_SERIES
+        && (active.len() >= ACTIVE_OF_NODE
+            || active.keys().filter(|(ordinal, _)| *ordinal == stream).count() >= ACTIVE_SERIES)
 }
