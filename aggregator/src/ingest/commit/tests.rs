@@ -1,5 +1,6 @@
 mod clocks;
 mod disk;
+mod streams;
 
 use super::*;
 use crate::store::memory::MemoryStore;
