@@ -172,7 +172,7 @@ pub fn telemetry(
     let (bytes, pressure) = (Arc::new(Semaphore::new(QUEUE_BYTES)), Pressure::new(intake.counters()));
     let waiting = Waiting(sender.downgrade());
     let queue = Queue { jobs: sender, bytes: Arc::clone(&bytes), pressure: pressure.clone() };
-    let telemetry = Telemetry::new(queue, intake.cluster(), clock, shutdown);
+    let telemetry = Telemetry::new(queue, &intake, clock, shutdown);
     (telemetry, Committer { intake, jobs, bytes, pressure, waiting, space, on_runtime: false })
 }
 

@@ -125,7 +125,7 @@ fn hello(node: &str) -> StreamRequest {
         placement: Placement::default(),
     };
     let hello = Hello {
-        streams: vec![OpenStream { stream_id: STREAM.to_vec(), highest_sequence: 0 }],
+        streams: vec![OpenStream { stream_id: STREAM.to_vec(), highest_sequence: 0, acked_sequence: 0 }],
         session_epoch: 1,
         boot_id: BOOT.0.to_vec(),
         boot_time_nanos: 1_000_000_000_000,

@@ -153,7 +153,11 @@ fn live_backups_restore_to_what_was_acknowledged_and_older_ones_are_filled_up_by
         lost += mark.1;
     }
     let counted = admin(&endpoint, &["status"])["counters"]["ack_regression_total"].as_u64().unwrap_or(0);
-    assert_eq!(counted > 0, lost > 0, "{counted} regressions are counted, {lost} records were lost by them");
+    assert!(
+        counted >= fleet.regressions(),
+        "{counted} streams are counted that went back, agents count {}",
+        fleet.regressions()
+    );
     println!(
         "P15 backups | seed {seed} | {} made and restored under load, {count} kills during one ({unfinished} left none) | \
          restore within {} ms | an older one: {} agents went back, {refilled} records came again, {lost} declared lost",

@@ -95,7 +95,7 @@ pub fn hello(
 }
 
 fn open_stream(state: &StreamState) -> OpenStream {
-    OpenStream { stream_id: state.stream.0.to_vec(), highest_sequence: state.highest }
+    OpenStream { stream_id: state.stream.0.to_vec(), highest_sequence: state.highest, acked_sequence: state.acked }
 }
 
 /// An open session.

@@ -2,7 +2,7 @@
 
 use super::commit::{Opening, Refusal, Reject, Reply, Request};
 use super::pressure::Watch;
-use super::{Counter, Gone, Queue};
+use super::{Counter, Counters, Gone, Intake, Queue};
 use crate::clock::Clock;
 use crate::peer::{Caller, Ending};
 use joulebook_proto::SCHEMA_VERSION;
@@ -50,11 +50,13 @@ pub struct Telemetry {
     clock: Arc<dyn Clock>,
     shutdown: watch::Receiver<bool>,
     sessions: Arc<AtomicU64>,
+    counters: Arc<Counters>,
 }
 
 impl Telemetry {
-    pub(super) fn new(queue: Queue, cluster: [u8; 16], clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> Self {
-        Self { queue, cluster, clock, shutdown, sessions: Arc::new(AtomicU64::new(1)) }
+    pub(super) fn new(queue: Queue, intake: &Intake, clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> Self {
+        let (cluster, counters) = (intake.cluster(), intake.counters());
+        Self { queue, cluster, clock, shutdown, sessions: Arc::new(AtomicU64::new(1)), counters }
     }
 
     /// The service with its limits.
@@ -189,6 +191,12 @@ impl Session {
             Reply::Refused(refusal) => return Err(refuse(&refusal)),
             Reply::Ack { .. } | Reply::Done => return Err(Status::internal("the session was not opened")),
         };
+        let behind = hello.streams.iter().zip(&marks).filter(|(told, (_, mark))| told.acked_sequence > *mark).count();
+        if behind > 0 {
+            // What is missing the agent sends again as far as it holds it, and declares the rest.
+            tracing::error!(session = self.number, streams = behind, "this database lost what it had acknowledged");
+            self.telemetry.counters.add("ack_regression_total", behind as u64);
+        }
         let mark = |(stream, acked): (StreamId, u64)| StreamMark { stream_id: stream.0.into(), acked_sequence: acked };
         let credit = if held {
             self.no_credit()

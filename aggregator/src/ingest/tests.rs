@@ -112,6 +112,11 @@ impl Rig {
     }
 
     async fn agent(&self, number: u8) -> Agent {
+        self.agent_that_heard(number, 0).await
+    }
+
+    /// An agent to which records up to a number were acknowledged.
+    async fn agent_that_heard(&self, number: u8, acked_sequence: u64) -> Agent {
         let inventory = Inventory {
             node: format!("node-{number}").parse().expect("a name"),
             agent_version: "0".to_owned(),
@@ -121,7 +126,7 @@ impl Rig {
         };
         let stream = [number; 16];
         let hello = Hello {
-            streams: vec![OpenStream { stream_id: stream.to_vec(), highest_sequence: 0 }],
+            streams: vec![OpenStream { stream_id: stream.to_vec(), highest_sequence: acked_sequence, acked_sequence }],
             session_epoch: 1,
             boot_id: stream.to_vec(),
             boot_time_nanos: 1_000,
@@ -187,7 +192,13 @@ async fn one_session_has_a_bounded_number_of_requests_waiting_whatever_they_are(
     let agent = rig.agent(1).await;
     rig.store.stop(true);
     for _ in 0..2_000 {
-        agent.say(Up::OpenStream(OpenStream { stream_id: agent.stream.to_vec(), highest_sequence: 0 })).await;
+        agent
+            .say(Up::OpenStream(OpenStream {
+                stream_id: agent.stream.to_vec(),
+                highest_sequence: 0,
+                acked_sequence: 0,
+            }))
+            .await;
     }
     until("they wait", || rig.waits() > 0).await;
     let bound = session::REQUESTS as usize;
@@ -245,4 +256,17 @@ async fn a_queue_that_is_half_full_presses_until_it_is_nearly_empty() {
         agent.acked(u64::from(session::WINDOW)).await;
     }
     until("it is over", || !rig.pressure.is(Cause::Queue)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_behind_what_an_agent_heard_counts_it() {
+    let rig = Rig::new().await;
+    let mut agent = rig.agent_that_heard(1, 0).await;
+    agent.record().await;
+    agent.acked(1).await;
+    let count = || rig.counters.all().get("ack_regression_total").copied();
+    rig.agent_that_heard(1, 1).await;
+    assert_eq!(count(), None, "it has what the agent heard of");
+    rig.agent_that_heard(1, 2).await;
+    assert_eq!(count(), Some(1));
 }

@@ -46,7 +46,7 @@ impl Client {
         let (up, requests) = mpsc::channel(WAITING);
         let hello = Hello {
             node: self.node.clone(),
-            streams: vec![OpenStream { stream_id: stream_id.clone(), highest_sequence: highest }],
+            streams: vec![OpenStream { stream_id: stream_id.clone(), highest_sequence: highest, acked_sequence: 0 }],
             session_epoch: self.epoch,
             boot_id: stream_id.clone(),
             boot_time_nanos: RigClock.boot().0,

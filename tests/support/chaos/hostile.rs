@@ -222,7 +222,7 @@ async fn drain(stream: &mut TlsStream<TcpStream>) -> Result<()> {
 }
 
 async fn unread(stream: &mut TlsStream<TcpStream>, node: &str, plan: Plan) -> Result<()> {
-    let open = OpenStream { stream_id: identity(node), highest_sequence: 0 };
+    let open = OpenStream { stream_id: identity(node), highest_sequence: 0, acked_sequence: 0 };
     let open = StreamRequest { message: Some(Up::OpenStream(open)) }.encode_to_vec();
     stream.write_all(&call(1, STREAM, &[])).await?;
     stream.write_all(&message(1, &hello(node, plan).encode_to_vec())).await?;
@@ -264,7 +264,7 @@ fn hello(node: &str, plan: Plan) -> StreamRequest {
     let inventory = Plan::inventory(0).map(|inventory| convert::inventory_to_hello(&inventory)).unwrap_or_default();
     let hello = Hello {
         node: node.to_owned(),
-        streams: vec![OpenStream { stream_id: identity(node), highest_sequence: 0 }],
+        streams: vec![OpenStream { stream_id: identity(node), highest_sequence: 0, acked_sequence: 0 }],
         session_epoch: 1,
         boot_id: plan.boot_id(0).0.to_vec(),
         boot_time_nanos: RigClock.boot().0,

@@ -25,7 +25,7 @@ async fn say_hello(channel: Channel, node: &str, stream: u8) -> Result<Option<St
         placement: Placement::default(),
     };
     let hello = Hello {
-        streams: vec![OpenStream { stream_id: vec![stream; 16], highest_sequence: 0 }],
+        streams: vec![OpenStream { stream_id: vec![stream; 16], highest_sequence: 0, acked_sequence: 0 }],
         session_epoch: 1,
         boot_id: vec![6; 16],
         boot_time_nanos: 1,

@@ -1,7 +1,6 @@
 //! What a declared loss changes: the mark moves on, and what comes after is joined to what came before.
 
 use super::*;
-use joulebook_units::LossReason;
 
 impl Group<'_> {
     pub(super) fn lost(&mut self, ordinal: u32, stream: StreamId, gap: &StreamGap) -> Result<Reply, StoreError> {
@@ -43,10 +42,6 @@ impl Group<'_> {
         }
         self.streams.insert(ordinal);
         self.intake.counters.add("records_lost_total", count);
-        if gap.reason == LossReason::Rewind {
-            // The agent was further: this database was put back to an earlier state.
-            self.intake.counters.add("ack_regression_total", 1);
-        }
         tracing::error!(stream = ordinal, records = count, values = gap.samples, "an agent lost records");
         Ok(())
     }

@@ -74,14 +74,3 @@ fn b85_after_a_commit_that_met_a_full_disk_marks_are_those_on_the_disk() {
     assert_eq!(marks, Some(vec![(STREAM, 1), (StreamId([9; 16]), 0)]));
     assert_eq!(rig.book.marks(&"another".parse().expect("a name"), &[STREAM]), None, "the stream is another node's");
 }
-
-#[test]
-fn what_agents_no_longer_hold_after_a_restore_is_counted_as_a_regression() {
-    let mut rig = Rig::open();
-    assert_eq!(rig.record(1, steady(901..906, 1..2)), acked(1));
-    let count = |rig: &Rig| rig.counters.all().get("ack_regression_total").copied();
-    rig.apply(Request::Lost(rig.session, STREAM, lost(2, 2)));
-    assert_eq!(count(&rig), None);
-    rig.apply(Request::Lost(rig.session, STREAM, StreamGap { reason: LossReason::Rewind, ..lost(3, 5) }));
-    assert_eq!(count(&rig), Some(1));
-}
