@@ -217,7 +217,7 @@ async fn csv_quotes_what_needs_it_and_leaves_the_unknown_empty() {
 }
 
 #[tokio::test]
-async fn bad_questions_exit_64_with_nothing_on_stdout() {
+async fn b65_bad_questions_exit_64_with_nothing_on_stdout() {
     let url = aggregator().await;
     for words in [
         "sci --from 2026-13-40",

@@ -4,7 +4,10 @@ use super::*;
 
 /// A stream of the test's own, by number.
 fn stream(number: usize) -> StreamId {
-    StreamId((number as u128 + 1_000).to_be_bytes())
+    let byte = |value: usize| u8::try_from(value % 256).expect("below 256");
+    let mut id = [7; 16];
+    (id[0], id[1]) = (byte(number), byte(number / 256));
+    StreamId(id)
 }
 
 /// The first record of a stream, of one value.
