@@ -165,12 +165,8 @@ fn b85_a_write_that_meets_a_full_disk_acknowledges_nothing_and_asks_for_a_restar
         }
         let promised = oracle.acknowledged();
         program = server.start().unwrap_or_else(|error| panic!("write {number}: {error:?}")).0;
-        let marks = fleet.runtime().block_on(async {
-            Checker::connect(plan, &server.endpoint()).await?.marks(promised.keys().copied()).await
-        });
-        let marks = marks.unwrap();
-        let lost: Vec<_> = promised.iter().filter(|(node, acked)| marks[node].stored < **acked).collect();
-        assert!(lost.is_empty(), "write {number}: acknowledged and not stored: {lost:?}");
+        let kept = Checker::keeps(plan, &promised, &server.endpoint(), fleet.runtime());
+        kept.unwrap_or_else(|error| panic!("write {number}: {error:?}"));
     }
     fleet.drain(DRAIN).unwrap();
     complete(plan, &oracle, &server.endpoint(), fleet.runtime());
@@ -209,12 +205,8 @@ fn b86_a_sync_that_fails_acknowledges_nothing_and_ends_the_process_with_74() {
         let promised = oracle.acknowledged();
         in_flight += u64::from(oracle.count_waiting() > 0);
         program = server.start().unwrap_or_else(|error| panic!("fdatasync {number}: {error:?}")).0;
-        let marks = fleet.runtime().block_on(async {
-            Checker::connect(plan, &server.endpoint()).await?.marks(promised.keys().copied()).await
-        });
-        let marks = marks.unwrap();
-        let lost: Vec<_> = promised.iter().filter(|(node, acked)| marks[node].stored < **acked).collect();
-        assert!(lost.is_empty(), "fdatasync {number}: acknowledged and not stored: {lost:?}");
+        let kept = Checker::keeps(plan, &promised, &server.endpoint(), fleet.runtime());
+        kept.unwrap_or_else(|error| panic!("fdatasync {number}: {error:?}"));
     }
     fleet.drain(DRAIN).unwrap();
     complete(plan, &oracle, &server.endpoint(), fleet.runtime());

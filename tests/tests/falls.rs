@@ -83,12 +83,8 @@ fn an_aggregator_may_fall_at_any_system_call() {
         }
         let promised = oracle.acknowledged();
         program = server.start().unwrap_or_else(|error| panic!("round {round}, {point}: {error:?}")).0;
-        let marks = fleet.runtime().block_on(async {
-            Checker::connect(plan, &server.endpoint()).await?.marks(promised.keys().copied()).await
-        });
-        let marks = marks.unwrap();
-        let lost: Vec<_> = promised.iter().filter(|(node, acked)| marks[node].stored < **acked).collect();
-        assert!(lost.is_empty(), "round {round}, {point}: acknowledged and not stored: {lost:?}");
+        let kept = Checker::keeps(plan, &promised, &server.endpoint(), fleet.runtime());
+        kept.unwrap_or_else(|error| panic!("round {round}, {point}: {error:?}"));
     }
     fleet.drain(DRAIN).unwrap();
     complete(plan, &oracle, &server.endpoint(), fleet.runtime());

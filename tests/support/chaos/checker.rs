@@ -59,6 +59,18 @@ impl Checker {
         Ok(all.into_iter().map(|(node, known)| (node, (known, marks.remove(&node).unwrap_or_default()))).collect())
     }
 
+    /// Whether everything that was acknowledged is stored.
+    ///
+    /// # Errors
+    /// What is missing, by node.
+    pub fn keeps(plan: Plan, promised: &BTreeMap<u32, u64>, endpoint: &str, runtime: &Runtime) -> Result<()> {
+        let marks =
+            runtime.block_on(async { Self::connect(plan, endpoint).await?.marks(promised.keys().copied()).await })?;
+        let lost: Vec<_> = promised.iter().filter(|(node, acked)| marks[node].stored < **acked).collect();
+        ensure!(lost.is_empty(), "acknowledged and not stored: {lost:?}");
+        Ok(())
+    }
+
     /// How far every node is stored; one that the aggregator never met has nothing.
     pub async fn marks(&mut self, nodes: impl IntoIterator<Item = u32>) -> Result<BTreeMap<u32, Mark>> {
         let status = self.admin.get_status(GetStatusRequest {}).await?.into_inner();
