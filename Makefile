@@ -49,11 +49,12 @@ test-rigs: ## Runs the tests that need root, and three mutants in turn; fails wh
 	$(RIGS) $(RIG_TESTS) -- --nocapture --test-threads=1
 	MUTANTS=3 .ci/mutants
 
-crash: ## Kills, power cuts, full disks, failed syncs and backups in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [FULL=20] [EIO=50] [BACKUPS=20] [RESTORE_MIB=1024] [SEED=…]
+crash: ## Kills, power cuts, full disks, failed syncs, damage and backups in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [FULL=20] [EIO=50] [BACKUPS=20] [RESTORE_MIB=1024] [DAMAGES=1000] [SEED=…]
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
-	@echo "crash: KILLS=$(KILLS) AGENT_KILLS=$(AGENT_KILLS) FALLS=$(FALLS) CUTS=$(CUTS) FULL=$(FULL) EIO=$(EIO) BACKUPS=$(BACKUPS) RESTORE_MIB=$(RESTORE_MIB) SEED=$(SEED)"
-	$(RIGS) --test kills --test falls --test power --test disks --test backups -- --nocapture --test-threads=1
+	@echo "crash: KILLS=$(KILLS) AGENT_KILLS=$(AGENT_KILLS) FALLS=$(FALLS) CUTS=$(CUTS) FULL=$(FULL) EIO=$(EIO) BACKUPS=$(BACKUPS) RESTORE_MIB=$(RESTORE_MIB) DAMAGES=$(DAMAGES) SEED=$(SEED)"
+	$(RIGS) --test kills --test falls --test power --test disks --test backups --test damage -- --nocapture --test-threads=1
+crash: export JOULEBOOK_TEST_SECONDS = 0
 crash: export KILLS ?= 1000
 crash: export AGENT_KILLS ?= 1000
 crash: export FALLS ?= 20
@@ -62,11 +63,13 @@ crash: export FULL ?= 20
 crash: export EIO ?= 50
 crash: export BACKUPS ?= 20
 crash: export RESTORE_MIB ?= 1024
+crash: export DAMAGES ?= 1000
 
 network: ## Bad networks, hostile clients and overload in their long form, 45 minutes. [STRIDE=1] [PARTITIONS=10] [PART_SECONDS=60] [ATTACK_SECONDS=300] [OVERLOAD_SECONDS=60] [SEED=…]
 	@[ "$$(id -u)" = 0 ] || { echo "network: needs root: it makes network namespaces" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
 	$(RIGS) --test network --test hostile --test overload -- --nocapture --test-threads=1
+network: export JOULEBOOK_TEST_SECONDS = 0
 network: export STRIDE ?= 1
 network: export PARTITIONS ?= 10
 network: export PART_SECONDS ?= 60

@@ -83,9 +83,12 @@ impl Ledger {
         let nodes = self.book.nodes();
         let mut done = 0;
         for (number, marks) in by_node {
-            if let Some(node) = nodes.iter().find(|node| node.number == number) {
-                self.settle_node(node, &marks)?;
-            }
+            let Some(node) = nodes.iter().find(|node| node.number == number) else {
+                // Passed over, it would be met again for ever.
+                let (what, reason) = ("the marks of changed cells".to_owned(), format!("node {number} is not known"));
+                return Err(StoreError::Damaged { what, reason });
+            };
+            self.settle_node(node, &marks)?;
             done += marks.len();
         }
         Ok(done)

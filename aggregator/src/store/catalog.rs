@@ -55,7 +55,22 @@ impl Catalog {
             catalog.dirty.insert(key::decode_cell(key)?, generation);
             Ok(())
         })?;
+        catalog.check_references()?;
         Ok(Some(catalog))
+    }
+
+    /// A table that has lost its last records reads like a shorter one: what the others refer to must be there.
+    fn check_references(&self) -> Result<(), StoreError> {
+        let nodes = (self.streams.iter().map(|stream| stream.node))
+            .chain(self.boots.keys().map(|(node, _)| *node))
+            .chain(self.dirty.keys().map(|(node, _)| *node));
+        let streams = self.series.keys().map(|(ordinal, _)| *ordinal).chain(self.bridges.keys().copied());
+        let within = |highest: Option<u32>, length: usize, what: &str| match highest {
+            Some(highest) if highest as usize >= length => Err(missing(length, what)),
+            _ => Ok(()),
+        };
+        within(nodes.max(), self.nodes.len(), "nodes")?;
+        within(streams.max(), self.streams.len(), "streams")
     }
 
     /// The first write to an empty database.
@@ -224,8 +239,11 @@ fn in_order(number: u32, length: usize, what: &str) -> Result<(), StoreError> {
     if number as usize == length {
         return Ok(());
     }
-    let reason = format!("number {length} is missing");
-    Err(StoreError::Damaged { what: format!("the table of {what}"), reason })
+    Err(missing(length, what))
+}
+
+fn missing(number: usize, what: &str) -> StoreError {
+    StoreError::Damaged { what: format!("the table of {what}"), reason: format!("number {number} is missing") }
 }
 
 /// Visits every pair of a table until one fails.
@@ -241,4 +259,47 @@ fn each(
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Durability;
+    use crate::store::memory::MemoryStore;
+    use joulebook_units::{Hardware, Placement};
+
+    fn inventory(name: &str) -> Inventory {
+        Inventory {
+            node: name.parse().expect("a name"),
+            agent_version: String::new(),
+            sources: Vec::new(),
+            hardware: Hardware::default(),
+            placement: Placement::default(),
+        }
+    }
+
+    /// A catalog of two nodes with a stream and a changed cell each, without one of its keys.
+    fn without(key: Option<Vec<u8>>) -> Result<Option<Catalog>, StoreError> {
+        let (store, mut writes) = (MemoryStore::new(), Writes::default());
+        let mut catalog = Catalog::create([7; 16], &mut writes);
+        for (number, name) in ["a", "b"].into_iter().enumerate() {
+            let node = catalog.put_node(inventory(name), 1, 0, &mut writes);
+            catalog.add_stream(StreamId([number as u8; 16]), node, &mut writes);
+            let key = key::cell(node, UnixNanos(0));
+            writes.put(Table::Dirty, key, MarkFact(1).encode(&key));
+        }
+        if let Some(key) = key {
+            writes.delete(Table::Meta, key);
+        }
+        store.commit(writes, Durability::Synced).expect("memory does not fail");
+        Catalog::load(&store)
+    }
+
+    #[test]
+    fn a_node_that_others_refer_to_and_that_is_gone_is_damage() {
+        assert_eq!(without(None).expect("whole").expect("there").dirty.len(), 2);
+        for lost in [Meta::Node(0), Meta::Node(1), Meta::Stream(0)] {
+            assert!(matches!(without(Some(lost.encode())), Err(StoreError::Damaged { .. })), "{lost:?}");
+        }
+    }
 }
