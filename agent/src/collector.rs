@@ -9,6 +9,7 @@ use rapl::Rapl;
 use std::collections::BTreeSet;
 
 pub mod estimate;
+pub mod guard;
 pub mod nvml;
 pub mod rapl;
 
