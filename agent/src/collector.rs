@@ -173,6 +173,11 @@ impl Sources {
         self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default()
     }
 
+    /// Why NVIDIA's library gives no device, where it gives none.
+    pub fn no_device(&self) -> Option<&str> {
+        self.nvml.as_ref().and_then(Nvml::why)
+    }
+
     /// Says that the next reading is the last one: what is asked for elsewhere is waited for.
     pub fn read_last(&mut self) {
         if let Some(nvml) = &mut self.nvml {

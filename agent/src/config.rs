@@ -248,6 +248,16 @@ impl Config {
     ///
     /// Fails with the file, the line and the nearest valid key; nothing is opened or changed.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let config = Self::read(file, overrides)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The same for looking around only: whether an agent could deliver with it is not asked.
+    ///
+    /// # Errors
+    /// A file that cannot be read, that others may write, or that is no configuration.
+    pub fn read(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         let mut config = match file {
             Some(path) => {
                 let bytes = std::fs::read(path)
@@ -259,7 +269,6 @@ impl Config {
             None => Self::default(),
         };
         config.apply(overrides);
-        config.check()?;
         Ok(config)
     }
 

@@ -21,7 +21,7 @@ use joulebook_tests::chaos::server::Server;
 use joulebook_tests::chaos::{Random, folder_in_memory, setting};
 use joulebook_units::{
     Batch, BootId, BootNanos, Column, Component, Hardware, Inventory, LossReason, Method, Milliwatts, Placement, Point,
-    Source, SourceState, Subject, UnixNanos,
+    Source, SourceState, Subject, UnixNanos, Window,
 };
 use tokio::sync::watch;
 
@@ -217,14 +217,19 @@ impl Clock for Older {
     }
 }
 
-/// Energy of every source between two instants.
+/// Energy of every source between two instants, asked hour by hour.
 async fn stored(endpoint: &str, from: UnixNanos, to: UnixNanos) -> BTreeMap<String, u64> {
     let client = QueryServiceClient::connect(endpoint.to_owned()).await.unwrap();
     let mut client = client.max_decoding_message_size(64 << 20);
-    let window = Some(TimeWindow { start_unix_nanos: from.0, end_unix_nanos: to.0 });
-    let request = GetEnergyRequest { window, by: EnergyBy::Source.into(), ..GetEnergyRequest::default() };
-    let answer = client.get_energy(request).await.unwrap().into_inner();
-    answer.rows.into_iter().map(|row| (format!("{:?}", row.key), row.microjoules.unwrap())).collect()
+    let mut sums = BTreeMap::new();
+    for hour in Window::new(from, to).unwrap().slots(3600) {
+        let window = Some(TimeWindow { start_unix_nanos: hour.start().0, end_unix_nanos: hour.end().0 });
+        let request = GetEnergyRequest { window, by: EnergyBy::Source.into(), ..GetEnergyRequest::default() };
+        for row in client.get_energy(request).await.unwrap().into_inner().rows {
+            *sums.entry(format!("{:?}", row.key)).or_insert(0) += row.microjoules.unwrap();
+        }
+    }
+    sums
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -149,6 +149,11 @@ impl Nvml {
         self.changed
     }
 
+    /// Why no GPU is read, where none is.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
     /// The GPUs as the library describes them; none where it could not be asked.
     pub fn accelerators(&self) -> Vec<Accelerator> {
         self.gpus.values().map(|gpu| gpu.accelerator(self.driver.as_deref())).collect()
