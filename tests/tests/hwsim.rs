@@ -128,6 +128,7 @@ fn load(rig: &mut Rig) {
         cpu_millicores: 60_000,
         gpu: None,
         sm_permille: 0,
+        gpu_instance: 0,
         gpu_memory_bytes: 0,
         memory_bytes: 1 << 30,
         model: None,

@@ -29,6 +29,7 @@ pub mod edge;
 pub mod gpu;
 pub mod library;
 pub mod message;
+mod mig;
 pub mod serve;
 pub mod table;
 

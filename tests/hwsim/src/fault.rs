@@ -264,6 +264,7 @@ impl Node {
             cpu_millicores: children.saturating_mul(CHILD_MILLICORES),
             gpu: None,
             sm_permille: 0,
+            gpu_instance: 0,
             gpu_memory_bytes: 0,
             memory_bytes: 0,
             model: None,

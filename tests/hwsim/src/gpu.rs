@@ -2,7 +2,7 @@
 
 use crate::error::{Result, SimError, at};
 use crate::profile::{Gpus, Profile};
-use hwsim_nvml::state::{Gpu, NO_MODULE, SEGMENTS, Segment, State};
+use hwsim_nvml::state::{Gpu, MOST_INSTANCES, NO_MODULE, SEGMENTS, Segment, State};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,7 @@ fn device(gpus: &Gpus, slot: u32) -> Gpu {
         module_mw: NO_MODULE,
         processes: Vec::new(),
         memory_mib: if gpus.model.contains("L40") { 48 << 10 } else { 80 << 10 },
+        slices: [0; MOST_INSTANCES],
         crash: false,
         segments: [Segment::default(); SEGMENTS],
     }

@@ -7,7 +7,7 @@ use crate::powercap::{Plan, Zone};
 use crate::profile::{Levels, Profile};
 use crate::truth::Leaf;
 use crate::workload::{Table, Workload};
-use hwsim_nvml::state::{Process, State};
+use hwsim_nvml::state::{Gpu, MOST_INSTANCES, Process, State};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 const THREADS_OF_A_SOCKET: u32 = 64;
 /// Cores of which the zone `core` of AMD counts one.
 const CORES: u32 = 64;
+/// Compute slices of a GPU that can be divided.
+const WHOLE_SLICES: u32 = 7;
 
 /// How a node is made.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +74,16 @@ pub struct Node {
 /// A workload's process as its GPU shows it.
 fn on_gpu(workload: &Workload) -> Process {
     let memory_mib = u32::try_from(workload.gpu_memory_bytes >> 20).unwrap_or(u32::MAX);
-    Process { pid: workload.pid, sm_permille: workload.sm_permille, memory_mib }
+    Process { pid: workload.pid, sm_permille: workload.sm_permille, memory_mib, instance: workload.gpu_instance }
+}
+
+/// Use of a whole GPU in permille by a workload that may be on an instance of it.
+fn of_device(device: Option<&Gpu>, workload: &Workload) -> u32 {
+    let index = usize::from(workload.gpu_instance).checked_sub(1);
+    match index.and_then(|index| device?.instance(index)) {
+        Some(slices) => workload.sm_permille * u32::from(slices) / WHOLE_SLICES,
+        None => workload.sm_permille,
+    }
 }
 
 /// CLOCK_MONOTONIC in ns.
@@ -312,6 +323,20 @@ impl Node {
         self.level()
     }
 
+    /// Divides a GPU into instances of so many compute slices (MIG); none joins it again.
+    pub fn divide(&mut self, gpu: u32, slices: &[u8]) -> Result<()> {
+        let refused = |why: &str| Err(SimError::Request(why.to_owned()));
+        if slices.len() > MOST_INSTANCES || slices.iter().map(|slices| u32::from(*slices)).sum::<u32>() > WHOLE_SLICES {
+            return refused("a GPU has seven slices");
+        }
+        let slot = usize::try_from(gpu).unwrap_or(usize::MAX);
+        let Some(device) = self.state.gpus.get_mut(slot).filter(|device| device.mig_capable) else {
+            return refused("there is no such GPU that could be divided");
+        };
+        device.slices = std::array::from_fn(|index| slices.get(index).copied().unwrap_or(0));
+        self.level()
+    }
+
     /// CPU time of a control group in ns since it was made.
     pub fn group_nanos(&mut self, path: &str) -> Option<u64> {
         let now = self.now_ns();
@@ -328,7 +353,11 @@ impl Node {
             let holders: Vec<&Workload> =
                 self.table.workloads().filter(|workload| gpu.is_some() && workload.gpu == gpu).collect();
             let used = match gpu {
-                Some(_) => i64::from(holders.iter().map(|holder| holder.sm_permille).sum::<u32>().min(1_000)),
+                Some(slot) => {
+                    let device = usize::try_from(slot).ok().and_then(|slot| self.state.gpus.get(slot));
+                    let used = holders.iter().map(|holder| of_device(device, holder)).sum::<u32>();
+                    i64::from(used.min(1_000))
+                }
                 None if name.starts_with("cpu") => cpu,
                 None => continue,
             };

@@ -6,6 +6,7 @@
 use super::edge::{Edges, LOOK_NANOS, SHARP_NANOS};
 use super::library;
 use super::message::{Facts, Fault, Line, Request, Shown};
+use super::mig;
 use nix::sys::signal::Signal;
 use nvml_wrapper::{Device, Nvml};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +81,8 @@ struct Open<'nvml> {
     edges: Edges,
     /// Newest sample of use by process, in the library's µs.
     seen_us: u64,
+    /// Activity of its instances, where it is divided.
+    instances: mig::Activity<'nvml>,
 }
 
 fn session(
@@ -132,12 +135,14 @@ impl Session<'_> {
             }
             say(out, &Line::Begin { device: uuid.clone() })?;
             let facts = library::facts(&uuid, index, &device);
-            let open = Open { device, facts, edges: Edges::default(), seen_us: 0 };
+            let (edges, instances) = (Edges::default(), mig::Activity::default());
+            let open = Open { device, facts, edges, seen_us: 0, instances };
             match self.devices.get_mut(&uuid) {
                 // The handle may be another one after the device was away.
                 Some(known) => {
                     known.facts.counts = open.facts.counts;
                     known.facts.index = open.facts.index;
+                    known.facts.divided = open.facts.divided;
                     known.device = open.device;
                 }
                 None => {
@@ -151,6 +156,7 @@ impl Session<'_> {
 
     /// Reads every device. Whether each of them fails, or none can be found.
     fn round(&mut self, request: &Request, skip: &BTreeSet<String>, out: &mut impl Write) -> io::Result<bool> {
+        let nvml = self.nvml;
         let mut failures = 0;
         let mut read = 0;
         for (uuid, open) in self.devices.iter_mut().filter(|(uuid, _)| !skip.contains(*uuid)) {
@@ -162,7 +168,12 @@ impl Session<'_> {
                 _ => library::power(&open.device, open.facts.power_usage),
             };
             let processes = (request.processes && energy != Err(Fault::Lost)).then(|| {
-                let read = library::processes(&open.device, open.seen_us);
+                let read = if open.facts.divided {
+                    let used = mig::processes(nvml, &open.device, &open.facts.model, &mut open.instances);
+                    used.map(|used| (used, open.seen_us))
+                } else {
+                    library::processes(&open.device, open.seen_us)
+                };
                 read.map(|(used, newest)| {
                     open.seen_us = newest;
                     used
