@@ -14,7 +14,7 @@ CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 
-RIG_TESTS := $(addprefix --test ,rigs kills falls power full_disk disks backups network hostile overload clocks)
+RIG_TESTS := $(addprefix --test ,rigs kills falls power full_disk failed_sync disks backups network hostile overload clocks)
 
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
@@ -53,7 +53,7 @@ crash: ## Kills, power cuts, full disks, failed syncs, damage and backups in the
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
 	@echo "crash: KILLS=$(KILLS) AGENT_KILLS=$(AGENT_KILLS) FALLS=$(FALLS) CUTS=$(CUTS) FULL=$(FULL) EIO=$(EIO) BACKUPS=$(BACKUPS) RESTORE_MIB=$(RESTORE_MIB) DAMAGES=$(DAMAGES) SEED=$(SEED)"
-	$(RIGS) --test kills --test falls --test power --test disks --test backups --test damage -- --nocapture --test-threads=1
+	$(RIGS) --test kills --test falls --test power --test disks --test failed_sync --test backups --test damage -- --nocapture --test-threads=1
 crash: export JOULEBOOK_TEST_SECONDS = 0
 crash: export KILLS ?= 1000
 crash: export AGENT_KILLS ?= 1000
