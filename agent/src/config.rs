@@ -1,6 +1,7 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
 use crate::collector::nvml::child::Limits;
+use crate::collector::nvml::dcgm;
 use crate::inference::TargetConfig;
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_units::{Milliwatts, NodeName};
@@ -148,6 +149,9 @@ pub struct NvmlSection {
     pub enabled: bool,
     /// The management library; the driver's `libnvidia-ml.so.1` if unset.
     pub library: Option<PathBuf>,
+    /// Page of NVIDIA's dcgm-exporter, `http://HOST:PORT/PATH`: activity of the instances of a divided GPU that does not
+    /// tell it itself. Energy is never taken from it.
+    pub dcgm_url: Option<String>,
     /// Idle power in watts of one GPU with nothing resident.
     pub idle_watts: Option<f64>,
     /// The program that holds the library, if not the running one.
@@ -202,6 +206,7 @@ impl Default for NvmlSection {
         Self {
             enabled: true,
             library: None,
+            dcgm_url: None,
             idle_watts: None,
             helper: None,
             patience: Duration::ZERO,
@@ -307,6 +312,9 @@ impl Config {
         }
         if self.spool.rewind_bytes.is_some_and(|rewind| rewind > self.spool.max_bytes) {
             return Err(ConfigError::value("spool.rewind_bytes", "at most spool.max_bytes"));
+        }
+        if self.nvml.dcgm_url.as_deref().is_some_and(|url| dcgm::parts(url).is_none()) {
+            return Err(ConfigError::value("nvml.dcgm_url", "of the form \"http://HOST:PORT/PATH\""));
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
             return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));

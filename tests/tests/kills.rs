@@ -16,7 +16,7 @@ use joulebook_tests::chaos::fleet::{BATCHES_A_SECOND, Fleet, NODES, Shape};
 use joulebook_tests::chaos::oracle::Oracle;
 use joulebook_tests::chaos::plan::{Plan, VALUES};
 use joulebook_tests::chaos::preload::Environment;
-use joulebook_tests::chaos::process::{Process, Settings};
+use joulebook_tests::chaos::process::{AGENTS, Process, Settings};
 use joulebook_tests::chaos::report::Report;
 use joulebook_tests::chaos::secure::Keys;
 use joulebook_tests::chaos::server::Server;
@@ -27,7 +27,6 @@ const KILLS: u64 = 60;
 const AGENT_KILLS: u64 = 20;
 /// One kill in so many is made over mutual TLS too.
 const TLS_PART: u64 = 5;
-const AGENTS: u32 = 4;
 /// Everything stored is compared after this many kills.
 const CHECK_EVERY: u64 = 50;
 /// One kill in this many comes into an orderly stop.
