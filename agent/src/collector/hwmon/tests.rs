@@ -149,6 +149,25 @@ fn a_chip_that_comes_back_with_another_number_is_the_same_source() {
 }
 
 #[test]
+fn b12_a_pipe_in_place_of_a_meter_is_off_and_nobody_waits_for_it() {
+    use nix::sys::stat::Mode;
+    let tree = Tree::new();
+    tree.chip(0, "amdgpu", "0000:c1:00.0");
+    tree.chip(1, "amdgpu", "0000:c2:00.0");
+    tree.shows(1, "power1_average", 90_000_000);
+    for pipe in ["hwmon0/power1_average", "hwmon1/power1_cap", "hwmon1/power1_label"] {
+        let path = tree.root.path().join("sys/class/hwmon").join(pipe);
+        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("pipe");
+    }
+    let mut hwmon = tree.hwmon();
+    let states = hwmon.discover();
+    let why = of(&states, "hwmon/amdgpu/0000:c1:00.0/power1").unavailable.as_deref();
+    assert!(why.is_some_and(|why| why.contains("it is not a regular file")), "{why:?}");
+    assert_eq!(of(&states, "hwmon/amdgpu/0000:c2:00.0/power1").unavailable, None);
+    assert_eq!(hwmon.read(BootNanos(SECOND)).into_iter().filter_map(Result::ok).count(), 1);
+}
+
+#[test]
 fn supplies_of_a_module_are_within_its_total_and_read_as_volts_times_amperes() {
     let tree = Tree::new();
     tree.chip(0, "ina3221", "1-0040");
