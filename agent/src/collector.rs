@@ -3,13 +3,16 @@
 use crate::config::{Config, Roots};
 use crate::hardware;
 use estimate::Estimate;
+use hwmon::Hwmon;
 use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
 use nvml::Nvml;
 use rapl::Rapl;
 use std::collections::BTreeSet;
 
+mod attribute;
 pub mod estimate;
 pub mod guard;
+pub mod hwmon;
 pub mod nvml;
 pub mod rapl;
 
@@ -108,6 +111,11 @@ pub trait Collector: Send {
 
     /// Reads every readable source once. A failure concerns its source only.
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>>;
+
+    /// The accelerators that it reads.
+    fn accelerators(&self) -> Vec<Accelerator> {
+        Vec::new()
+    }
 }
 
 /// Every source of the node: the sensors, and the model for what they leave unmetered.
@@ -127,6 +135,9 @@ impl Sources {
         let mut sensors: Vec<Box<dyn Collector>> = Vec::new();
         if config.rapl.enabled {
             sensors.push(Box::new(Rapl::new(roots, &config.rapl)));
+        }
+        if config.hwmon.enabled {
+            sensors.push(Box::new(Hwmon::new(roots)));
         }
         // The collector of the devices says itself which of them it cannot read.
         let seen_only = if config.nvml.enabled { Vec::new() } else { hardware::unread_sources(&hardware.accelerators) };
@@ -168,9 +179,10 @@ impl Sources {
         any && sensors.all(|state| state.unavailable.is_some())
     }
 
-    /// The accelerators as their own library describes them; none where it could not be asked.
+    /// The accelerators as their own library or their driver describes them; none where it could not be asked.
     pub fn accelerators(&self) -> Vec<Accelerator> {
-        self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default()
+        let nvidia = self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default();
+        nvidia.into_iter().chain(self.sensors.iter().flat_map(|sensor| sensor.accelerators())).collect()
     }
 
     /// Why NVIDIA's library gives no device, where it gives none.

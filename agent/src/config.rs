@@ -43,6 +43,8 @@ pub struct Config {
     pub placement: PlacementSection,
     /// CPU and DRAM counters.
     pub rapl: RaplSection,
+    /// Power meters of hwmon.
+    pub hwmon: HwmonSection,
     /// NVIDIA GPUs.
     pub nvml: NvmlSection,
     /// Estimates where no sensor is.
@@ -141,6 +143,14 @@ pub struct RaplSection {
     pub idle_watts: Option<f64>,
 }
 
+/// Power meters and energy counters of hwmon: ACPI meters, Grace, Altra, AMD and Intel accelerators, systems on a module.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HwmonSection {
+    /// Whether to read them.
+    pub enabled: bool,
+}
+
 /// NVIDIA GPUs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,6 +208,12 @@ impl Default for Sampling {
 impl Default for Roots {
     fn default() -> Self {
         Self { sysfs: "/sys".into(), procfs: "/proc".into(), cgroup: "/sys/fs/cgroup".into() }
+    }
+}
+
+impl Default for HwmonSection {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

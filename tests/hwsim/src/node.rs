@@ -3,6 +3,7 @@
 use crate::error::{Result, SimError, at};
 use crate::fault::Active;
 use crate::gpu::{self, StateFile};
+use crate::hwmon::{self, Meter};
 use crate::powercap::{Plan, Zone};
 use crate::profile::{Levels, Profile};
 use crate::truth::Leaf;
@@ -48,6 +49,8 @@ pub struct Truth {
     pub leaves: BTreeMap<String, i128>,
     /// µJ by zone of the powercap view.
     pub zones: BTreeMap<String, i128>,
+    /// µJ by channel of the hwmon view.
+    pub meters: BTreeMap<String, i128>,
 }
 
 /// A simulated node.
@@ -61,6 +64,7 @@ pub struct Node {
     levels: BTreeMap<String, Levels>,
     leaves: BTreeMap<String, Leaf>,
     pub(crate) zones: Vec<Zone>,
+    pub(crate) meters: Vec<Meter>,
     pub(crate) state: State,
     file: StateFile,
     pub(crate) table: Table,
@@ -108,6 +112,7 @@ impl Node {
         let mut node = Self {
             root: root.to_path_buf(),
             zones: Vec::new(),
+            meters: Vec::new(),
             file: StateFile::new(root, &state)?,
             profile,
             options,
@@ -123,6 +128,9 @@ impl Node {
         };
         for plan in node.plans() {
             node.zones.push(Zone::new(root, plan)?);
+        }
+        for plan in hwmon::plans(&node.profile, &node.leaf_names()) {
+            node.meters.push(Meter::new(root, plan)?);
         }
         node.publish()?;
         Ok(node)
@@ -260,6 +268,9 @@ impl Node {
         for zone in &self.zones {
             zone.show(self.zone_pj(zone, now))?;
         }
+        for meter in &self.meters {
+            meter.show(self.meter_value(meter, now))?;
+        }
         self.table.show(now)?;
         self.state.now_ns = now;
         let module: i64 = self
@@ -287,6 +298,33 @@ impl Node {
         zone.leaves.iter().filter_map(|leaf| self.leaves.get(leaf)).map(|leaf| leaf.energy_pj(t_ns)).sum()
     }
 
+    /// Energy of a meter's leaves in pJ from simulated 0, before the meter's share is taken.
+    fn meter_pj(&self, meter: &Meter, t_ns: u64) -> i128 {
+        meter.leaves().iter().filter_map(|leaf| self.leaves.get(leaf)).map(|leaf| leaf.energy_pj(t_ns)).sum()
+    }
+
+    /// What a channel of hwmon shows: µW over its window, or µJ.
+    pub(crate) fn meter_value(&self, meter: &Meter, t_ns: u64) -> i128 {
+        let value = match meter.window_ns() {
+            None => self.meter_pj(meter, t_ns) / 1_000_000,
+            Some(window) if window.min(t_ns) > 0 => {
+                let nanos = window.min(t_ns);
+                // pJ ÷ ns = mW.
+                (self.meter_pj(meter, t_ns) - self.meter_pj(meter, t_ns - nanos)) * 1_000 / i128::from(nanos)
+            }
+            Some(_) => {
+                let leaves = meter.leaves().iter().filter_map(|leaf| self.leaves.get(leaf));
+                leaves.map(|leaf| i128::from(leaf.power_uw(t_ns))).sum()
+            }
+        };
+        meter.share(value)
+    }
+
+    /// The channels of hwmon.
+    pub fn meters(&self) -> &[Meter] {
+        &self.meters
+    }
+
     /// Energy of a leaf in pJ from simulated 0; `None` if there is no such leaf.
     pub fn leaf_pj(&self, leaf: &str, t_ns: u64) -> Option<i128> {
         self.leaves.get(leaf).map(|leaf| leaf.energy_pj(t_ns))
@@ -306,7 +344,11 @@ impl Node {
             let energy = self.zone_pj(zone, to_ns) - self.zone_pj(zone, from_ns);
             (zone.id.clone(), (energy / i128::from(zone.part)).div_euclid(1_000_000))
         });
-        Truth { leaves: leaves.collect(), zones: zones.collect() }
+        let meters = self.meters.iter().map(|meter| {
+            let energy = self.meter_pj(meter, to_ns) - self.meter_pj(meter, from_ns);
+            (meter.id(), meter.share(energy).div_euclid(1_000_000))
+        });
+        Truth { leaves: leaves.collect(), zones: zones.collect(), meters: meters.collect() }
     }
 
     /// Adds a workload; processors and its GPU then draw by their use.
