@@ -98,7 +98,7 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`.
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`, `late`.
     pub reason: &'static str,
     /// What was tried, why it failed, what to do.
     pub why: String,
