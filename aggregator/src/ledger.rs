@@ -1,11 +1,12 @@
 //! Keeps the book: turns rows into cells, cell by cell, whenever rows under a cell change.
 //!
 //! A cell is always recomputed from rows and overwritten, never added to: late rows and replays cannot distort it. What a
-//! cell depends on lies within one minute around it, which is why a change marks its neighbours dirty as well.
+//! cell depends on lies within one minute around it, seven where a meter stands at the node's input, which is why a change
+//! marks its neighbours dirty as well.
 
 use crate::clock::Clock;
 use crate::store::space::Space;
-use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution, StoreError, StoredGap};
+use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution, Run as StoredRun, StoreError, StoredGap};
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,9 +75,11 @@ impl Ledger {
     /// # Errors
     /// The store's.
     pub fn pass(&self, now: UnixNanos) -> Result<usize, StoreError> {
-        let closed = now.plus_seconds(-CLOSED_AFTER_SECONDS - Resolution::Minute.seconds());
         let mut by_node: BTreeMap<u32, Vec<(UnixNanos, u64)>> = BTreeMap::new();
-        let marks = self.book.dirty(usize::MAX).into_iter().filter(|(_, start, _)| *start <= closed);
+        // Rows after the surroundings of a cell do not change it any more.
+        let beyond = |node: u32| self.book.surroundings(node) - CELL_SURROUNDINGS_SECONDS;
+        let closed = |node: u32| now.plus_seconds(-CLOSED_AFTER_SECONDS - Resolution::Minute.seconds() - beyond(node));
+        let marks = self.book.dirty(usize::MAX).into_iter().filter(|(node, start, _)| *start <= closed(*node));
         for (node, start, generation) in marks.take(CELLS_PER_PASS) {
             by_node.entry(node).or_default().push((start, generation));
         }
@@ -152,21 +155,31 @@ pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<
     let mut cell = Cell::default();
     for part in window.slots(Resolution::Minute.seconds()) {
         let minute = part.start().floor_to(Resolution::Minute.seconds());
-        let around = Window::new(
-            minute.plus_seconds(-CELL_SURROUNDINGS_SECONDS),
-            minute.plus_seconds(Resolution::Minute.seconds() + CELL_SURROUNDINGS_SECONDS),
-        );
-        if let Some(around) = around {
-            cell.merge(&settle(&series(book, node, around)?, part));
+        let around = |seconds: i64| {
+            Window::new(
+                minute.plus_seconds(-seconds),
+                minute.plus_seconds(Resolution::Minute.seconds().saturating_add(seconds)),
+            )
+        };
+        if let Some((around, input)) = around(CELL_SURROUNDINGS_SECONDS).zip(around(book.surroundings(node.number))) {
+            cell.merge(&settle(&series(book, node, around, input)?, part));
         }
     }
     Ok(cell)
 }
 
-/// What is stored of a node around a window, as the pure crate takes it.
-fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, StoreError> {
+/// What is stored of a node around a window, as the pure crate takes it; `input` is how far its input is looked at.
+fn series(book: &Book, node: &NodeRecord, window: Window, input: Window) -> Result<NodeSeries, StoreError> {
     let inventory = &node.inventory;
-    let runs = book.runs(node.number, window)?;
+    let stored = book.runs(node.number, input)?;
+    let touches = |run: &StoredRun| {
+        let ends = run.points.first().zip(run.points.last());
+        ends.is_some_and(|(first, last)| first.0 < window.end() && last.0 >= window.start())
+    };
+    let as_taken = |run: &StoredRun| Run { subject: Arc::clone(&run.subject), points: run.points.clone() };
+    let is_energy = |run: &&StoredRun| input != window && matches!(&*run.subject, Subject::Energy(_));
+    let input_runs = stored.iter().filter(is_energy).map(as_taken).collect();
+    let runs = stored.into_iter().filter(touches).map(|run| Run { subject: run.subject, points: run.points }).collect();
     let (gaps, lost) = book.gaps(node.number, window)?;
     let gap = |gap: StoredGap| match &*gap.subject {
         Subject::Energy(source) => {
@@ -175,9 +188,8 @@ fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, 
         // Only energy has declared gaps.
         _ => None,
     };
-    // What another source contains is not needed to know the energy.
-    let readable =
-        inventory.sources.iter().filter(|state| state.unavailable.is_none() && state.source.contained_in.is_none());
+    // What is not a part is not needed to know the energy of the parts.
+    let readable = inventory.sources.iter().filter(|state| state.unavailable.is_none() && state.source.is_part());
     let accelerators = &inventory.hardware.accelerators;
     Ok(NodeSeries {
         threads: inventory.hardware.threads,
@@ -187,7 +199,8 @@ fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, 
             .filter_map(|one| Some((one.device.clone()?, one.memory_bytes?)))
             .collect(),
         expected_sources: readable.map(|state| state.source.id.clone()).collect(),
-        runs: runs.into_iter().map(|run| Run { subject: run.subject, points: run.points }).collect(),
+        runs,
+        input_runs,
         gaps: gaps.into_iter().filter_map(gap).collect(),
         lost: lost.into_iter().map(|lost| lost.window).collect(),
     })

@@ -77,6 +77,7 @@ fn definitions() -> Vec<(u32, Subject)> {
         ceiling: Milliwatts(1_000_000),
         uncertainty_permille: 50,
         contained_in: None,
+        scope: None,
         basis: "generated".to_owned(),
     };
     (1..=SERIES).map(|series| (series, Subject::Energy(source(series)))).collect()

@@ -13,6 +13,7 @@ use super::simulated;
 use crate::command::version_name;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use joulebook_proto::query::{Energy, SciAnswer};
+use joulebook_units::Microjoules;
 
 const WIDTH: u16 = 100;
 
@@ -164,6 +165,7 @@ fn remarks(answer: &SciAnswer) -> String {
         number(pue.effective),
         pue.source,
     );
+    text += &input(answer);
     let accelerators = answer.hardware.iter().filter(|part| part.component == "accelerator").map(|part| {
         let memory = part.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let driver = part.driver.as_ref().map_or_else(String::new, |driver| format!(", driver {driver}"));
@@ -178,6 +180,27 @@ fn remarks(answer: &SciAnswer) -> String {
         text += &format!("  score unknown: {reason}\n");
     }
     text
+}
+
+/// What is known of the nodes' inputs.
+fn input(answer: &SciAnswer) -> String {
+    let Some(input) = &answer.reconciliation else { return String::new() };
+    let joules = |microjoules| number(Some(Microjoules(microjoules).to_joules().0));
+    let mut text = format!(
+        "  platform of its nodes {} ± {} J, {}",
+        joules(input.platform_uj),
+        joules(input.platform_bound_uj),
+        input.platform_method.replace('_', " "),
+    );
+    if !input.walls.is_empty() {
+        let measured = percent(input.measured_fraction);
+        text += &format!(" · wall {} for {measured} of their components' energy", input.walls.join(", "));
+    }
+    if input.overcount_uj > 0 {
+        let part = input.overcount_fraction.map_or(String::new(), |part| format!(" ({} of it)", percent(Some(part))));
+        text += &format!(" · overcount {} J{part}, trust {}", joules(input.overcount_uj), input.trust);
+    }
+    text + "\n"
 }
 
 fn next(answers: &[SciAnswer]) -> String {
