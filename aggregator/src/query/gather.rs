@@ -231,15 +231,27 @@ impl<'a> Gathered<'a> {
             return Ok(cell);
         }
         let mut sum = Cell::default();
+        // Neighbouring minutes that are not stored are read for together.
+        let mut unsettled: Option<Window> = None;
         for part in window.slots(Resolution::Minute.seconds()) {
             let stored = match whole(part, Resolution::Minute) && clean(part) {
                 true => self.book.cell(node.number, Resolution::Minute, part.start())?,
                 false => None,
             };
-            match stored {
-                Some(cell) => sum.merge(&cell),
-                None => sum.merge(&cell_from_rows(self.book, node, part)?),
+            if let Some(cell) = &stored {
+                sum.merge(cell);
             }
+            let open = unsettled.take();
+            unsettled = match stored {
+                None => Window::new(open.map_or(part.start(), Window::start), part.end()),
+                Some(_) => None,
+            };
+            if let (Some(open), None) = (open, unsettled) {
+                sum.merge(&cell_from_rows(self.book, node, open)?);
+            }
+        }
+        if let Some(open) = unsettled {
+            sum.merge(&cell_from_rows(self.book, node, open)?);
         }
         Ok(sum)
     }

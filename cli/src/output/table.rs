@@ -187,20 +187,21 @@ fn input(answer: &SciAnswer) -> String {
     let Some(input) = &answer.reconciliation else { return String::new() };
     let joules = |microjoules| number(Some(Microjoules(microjoules).to_joules().0));
     let mut text = format!(
-        "  platform of its nodes {} ± {} J, {}",
+        "  platform of its nodes {} ± {} J, {}\n",
         joules(input.platform_uj),
         joules(input.platform_bound_uj),
         input.platform_method.replace('_', " "),
     );
-    if !input.walls.is_empty() {
+    if let [first, others @ ..] = input.walls.as_slice() {
+        let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
         let measured = percent(input.measured_fraction);
-        text += &format!(" · wall {} for {measured} of their components' energy", input.walls.join(", "));
+        text += &format!("  wall {first}{others}, for {measured} of their components' energy\n");
     }
     if input.overcount_uj > 0 {
         let part = input.overcount_fraction.map_or(String::new(), |part| format!(" ({} of it)", percent(Some(part))));
-        text += &format!(" · overcount {} J{part}, trust {}", joules(input.overcount_uj), input.trust);
+        text += &format!("  overcount {} J{part}, trust {}\n", joules(input.overcount_uj), input.trust);
     }
-    text + "\n"
+    text
 }
 
 fn next(answers: &[SciAnswer]) -> String {

@@ -95,6 +95,11 @@ impl Wall {
         let inside = pieces.within(period.window);
         let energy = |piece: usize| -> u64 { parts.iter().map(|(_, spread)| at(&spread.amounts, piece)).sum() };
         let components: u64 = inside.clone().map(energy).sum();
+        // A meter that shows nothing while the parts draw something is dead. One that repeats an old value is told apart by
+        // the agent alone, which ends its series.
+        if period.wall == 0 && components > 0 {
+            return;
+        }
         let difference = residual(period.wall, components);
         let own = |spread: &Spread| -> u64 { inside.clone().map(|piece| at(&spread.amounts, piece)).sum() };
         let meters = parts.iter().map(|(source, spread)| (*source, own(spread)));

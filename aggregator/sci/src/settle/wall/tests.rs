@@ -207,6 +207,17 @@ fn a_wall_that_goes_silent_leaves_the_power_supply_and_says_so() {
 }
 
 #[test]
+fn a_meter_that_shows_nothing_while_the_parts_draw_something_is_no_wall() {
+    let node = node(vec![
+        (meter("bmc", Method::IntegratedPower), steady(0, 0, 20, 15)),
+        (source("cpu", Component::Cpu), steady(300, 0, 1, 300)),
+    ]);
+    let cell = settle(&node, window(0, 300 * SECOND));
+    assert_eq!((walls(&cell), cell.overcount_microjoules), (vec![], 0));
+    assert_eq!(cell.flags, Flags::PSU_ESTIMATED);
+}
+
+#[test]
 fn one_meter_is_the_wall_and_the_next_best_stands_in_where_it_is_silent() {
     let named = |id: &str, method, permille| Source { uncertainty_permille: permille, ..meter(id, method) };
     let coarse = Source { unit_nanojoules: Some(3_600_000_000_000_000), ..named("kwh", Method::Counter, 10) };
