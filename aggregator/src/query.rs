@@ -9,6 +9,7 @@ mod answer;
 mod energy;
 mod explain;
 mod gather;
+mod input;
 mod layer;
 mod question;
 

@@ -6,19 +6,19 @@ mod quality;
 mod simulation;
 
 use super::accelerator;
-use super::energy::{component_name, covered_share, is_estimated, method_name, methods, platform_method};
+use super::energy::{component_name, covered_share, method_name, methods};
 use super::gather::{Member, site_name};
-use super::question::{Question, policy_name, trust_name};
+use super::input::{is_estimated, platform_method, reconciliation};
+use super::question::{Question, policy_name};
 use super::{Computed, QueryError, rfc3339, seconds};
 use crate::factor::Factors;
 use crate::store::Book;
 use joulebook_proto::query::{self as wire, SciAnswer};
 use joulebook_sci::operational::{effective_intensity, effective_pue};
-use joulebook_sci::reconcile::Trust;
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::uncertainty::PROFILE;
 use joulebook_sci::{
-    Cell, Flags, FunctionalUnit, IdlePolicy, IdleScope, Level, ModelVersion, SourceKey, VersionTotals, score,
+    Flags, FunctionalUnit, IdlePolicy, IdleScope, Level, ModelVersion, SourceKey, VersionTotals, score,
 };
 use joulebook_units::{Component, CountKind, GramsCo2e, Joules, Layer, Microjoules, UnixNanos, VersionSource};
 use simulation::Simulation;
@@ -65,8 +65,8 @@ struct Parts<'a> {
     totals: &'a VersionTotals,
     members: Vec<&'a Member>,
     nodes: Vec<&'a NodeTotals>,
-    /// Names of the nodes, in the same order.
-    named: Vec<&'a str>,
+    /// The same with their names.
+    named: Vec<(&'a str, &'a NodeTotals)>,
     unit: FunctionalUnit,
     /// Whether the version's accelerator energy is known; why not.
     accelerator: Result<(), &'static str>,
@@ -81,7 +81,8 @@ impl Context<'_> {
     pub fn answer(&self, version: &ModelVersion, totals: &VersionTotals) -> Result<SciAnswer, QueryError> {
         let charged = |member: &&Member| totals.nodes.contains(member.record.inventory.node.as_str());
         let inside = self.computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
-        let (named, nodes): (Vec<&str>, Vec<&NodeTotals>) = inside.map(|(name, node)| (name.as_str(), node)).unzip();
+        let named: Vec<(&str, &NodeTotals)> = inside.map(|(name, node)| (name.as_str(), node)).collect();
+        let nodes: Vec<&NodeTotals> = named.iter().map(|(_, node)| *node).collect();
         let parts = Parts {
             version,
             totals,
@@ -121,7 +122,7 @@ impl Context<'_> {
             conformance: Some(self.conformance(&parts, world, &quality)),
             quality: Some(quality),
             conservation: Some(figures::conservation(&parts)),
-            reconciliation: Some(figures::reconciliation(&parts, self.question.trust, &mut missing)),
+            reconciliation: Some(self.reconciliation(&parts, &mut missing)),
             provenance: Some(self.provenance(&parts)),
             tokens: Some(figures::tokens(&parts, &mut missing)),
             hardware: origin::hardware(&parts, &mut missing),
@@ -134,6 +135,17 @@ impl Context<'_> {
         self.declared(&parts, &mut answer, &mut missing);
         answer.not_available = missing.0;
         Ok(answer)
+    }
+
+    fn reconciliation(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Reconciliation {
+        let input = reconciliation(&parts.named, self.question.trust);
+        for (field, value, reason) in [
+            ("measured_fraction", input.measured_fraction, "no energy of the nodes' components is known"),
+            ("overcount_fraction", input.overcount_fraction, "no meter at the input of the nodes is known"),
+        ] {
+            missing.or_note(value, &format!("reconciliation.{field}"), reason);
+        }
+        input
     }
 
     fn answer_id(&self, version: &ModelVersion, unit: FunctionalUnit, revision: u64) -> String {

@@ -3,11 +3,12 @@
 use super::accelerator;
 use super::amount::Amount;
 use super::gather::Gathered;
+use super::input::{is_estimated, reconciliation};
 use super::question::{Question, version_name};
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, Flags, Ledger, Level, ModelVersion, score};
+use joulebook_sci::{Account, Cell, Ledger, Level, ModelVersion, score};
 use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,6 +44,7 @@ pub fn rows(
         _ => node.cell.total_microjoules(),
     };
     let total: Amount = nodes.values().map(|node| Amount::of_node(node, added(node))).collect();
+    let named: Vec<_> = nodes.iter().map(|(name, node)| (name.as_str(), node)).collect();
     let Gathered { window, resolution_seconds, .. } = computed.gathered;
     Ok(GetEnergyResponse {
         rows,
@@ -52,6 +54,7 @@ pub fn rows(
         energy_measured_fraction: covered_share(nodes.values().map(|node| &node.cell)).map(Share::get),
         simulated: nodes.values().any(|node| node.simulated),
         simulated_microjoules: total.simulated_microjoules,
+        reconciliation: Some(reconciliation(&named, question.trust)),
     })
 }
 
@@ -302,28 +305,6 @@ fn by_component(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
 fn platform_methods(cell: &Cell) -> BTreeSet<Method> {
     let estimated = is_estimated(cell).then_some(Method::Estimated);
     cell.input.meters.keys().map(|meter| meter.method).chain(estimated).collect()
-}
-
-/// Whether some of a cell's input is estimated.
-pub(super) fn is_estimated(cell: &Cell) -> bool {
-    cell.flags.contains(Flags::PSU_ESTIMATED) || cell.flags.contains(Flags::RESIDUAL_MODELLED)
-}
-
-/// Where the platform of cells comes from.
-pub(super) fn platform_method<'a>(cells: impl Iterator<Item = &'a Cell>) -> &'static str {
-    let (mut measured, mut modelled, mut supply) = (false, false, false);
-    for cell in cells {
-        measured |= !cell.input.meters.is_empty();
-        modelled |= cell.flags.contains(Flags::RESIDUAL_MODELLED);
-        supply |= cell.flags.contains(Flags::PSU_ESTIMATED);
-    }
-    match (measured, modelled, supply) {
-        (false, false, false) => "none",
-        (true, false, false) => "measured",
-        (false, true, false) => "modelled",
-        (false, false, true) => "psu_efficiency",
-        _ => "mixed",
-    }
 }
 
 fn node_row(name: &str, node: &NodeTotals) -> EnergyRow {

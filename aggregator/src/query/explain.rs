@@ -1,6 +1,7 @@
 //! One number, term by term, and the balance of every node that it touches.
 
-use super::energy::{component_name, is_estimated, platform_method};
+use super::energy::component_name;
+use super::input::{is_estimated, platform_method};
 use super::question::version_name;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};

@@ -12,7 +12,7 @@ use super::quantity::{self, UNKNOWN, energy_unit, mass_unit, number, percent, sh
 use super::simulated;
 use crate::command::version_name;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
-use joulebook_proto::query::{Energy, SciAnswer};
+use joulebook_proto::query::{Energy, Reconciliation, SciAnswer};
 use joulebook_units::Microjoules;
 
 const WIDTH: u16 = 100;
@@ -165,7 +165,7 @@ fn remarks(answer: &SciAnswer) -> String {
         number(pue.effective),
         pue.source,
     );
-    text += &input(answer);
+    text += &answer.reconciliation.as_ref().map_or_else(String::new, input);
     let accelerators = answer.hardware.iter().filter(|part| part.component == "accelerator").map(|part| {
         let memory = part.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let driver = part.driver.as_ref().map_or_else(String::new, |driver| format!(", driver {driver}"));
@@ -183,8 +183,7 @@ fn remarks(answer: &SciAnswer) -> String {
 }
 
 /// What is known of the nodes' inputs.
-fn input(answer: &SciAnswer) -> String {
-    let Some(input) = &answer.reconciliation else { return String::new() };
+fn input(input: &Reconciliation) -> String {
     let joules = |microjoules| number(Some(Microjoules(microjoules).to_joules().0));
     let mut text = format!(
         "  platform of its nodes {} ± {} J, {}\n",

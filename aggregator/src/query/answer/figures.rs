@@ -159,38 +159,6 @@ pub(super) fn conservation(parts: &Parts<'_>) -> wire::Conservation {
     }
 }
 
-/// The nodes' inputs against their metered parts.
-#[allow(clippy::cast_precision_loss, reason = "ratios")]
-pub(super) fn reconciliation(parts: &Parts<'_>, trust: Trust, missing: &mut Missing) -> wire::Reconciliation {
-    let sum = |part: fn(&Cell) -> u64| parts.nodes.iter().map(|node| part(&node.cell)).fold(0u64, u64::saturating_add);
-    let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
-    let named = parts.named.iter().zip(&parts.nodes);
-    let walls =
-        named.flat_map(|(name, node)| node.cell.input.meters.keys().map(move |key| format!("{name}: {}", key.id)));
-    let input = sum(Cell::measured_input_microjoules);
-    let overcount = sum(|cell| cell.overcount_microjoules.saturating_add(cell.input.scaled_microjoules));
-    let measured = ratio(sum(|cell| cell.input.component_microjoules), sum(Cell::component_microjoules));
-    wire::Reconciliation {
-        trust: trust_name(trust).to_owned(),
-        platform_method: platform_method(parts.nodes.iter().map(|node| &node.cell)).to_owned(),
-        walls: walls.collect(),
-        measured_fraction: missing.or_note(
-            measured,
-            "reconciliation.measured_fraction",
-            "no energy of the nodes' components is known",
-        ),
-        measured_input_uj: input,
-        platform_uj: sum(Cell::platform_microjoules),
-        platform_bound_uj: sum(|cell| cell.input.bound_microjoules),
-        overcount_uj: overcount,
-        overcount_fraction: missing.or_note(
-            ratio(overcount, input),
-            "reconciliation.overcount_fraction",
-            "no meter at the input of the nodes is known",
-        ),
-    }
-}
-
 pub(super) fn tokens(parts: &Parts<'_>, missing: &mut Missing) -> wire::Tokens {
     let mut count = |kind: CountKind, path: &str| {
         missing.or_note(parts.totals.cost.used.counts.get(&kind).copied(), path, "the engine does not tell")

@@ -3,7 +3,7 @@
 use super::super::csv::key_names;
 use super::super::quantity::{UNKNOWN, exact_joules, number, percent};
 use super::super::simulated::{mark, share};
-use super::sheet;
+use super::{input, sheet};
 use joulebook_proto::query::{EnergyRow, GetEnergyResponse};
 use joulebook_units::Microjoules;
 
@@ -99,8 +99,9 @@ pub(crate) fn energy_rows(answer: &GetEnergyResponse) -> String {
         cells.extend(columns.iter().map(|column| (column.cell)(row)));
         table.add_row(cells);
     }
+    let input = answer.reconciliation.as_ref().map_or_else(String::new, input);
     format!(
-        "{table}\ntotal {} J{} · energy known for {} of the window · cut at {} s\nnext: joulebook sci --level all\n",
+        "{table}\ntotal {} J{} · energy known for {} of the window · cut at {} s\n{input}next: joulebook sci --level all\n",
         exact_joules(answer.total_microjoules),
         mark(answer.simulated, share(answer.simulated_microjoules, Some(answer.total_microjoules))),
         percent(answer.energy_measured_fraction),
