@@ -145,6 +145,7 @@ impl Rapl {
             ceiling: self.ceiling.unwrap_or(ceiling),
             uncertainty_permille: uncertainty,
             contained_in: None,
+            scope: None,
             basis: folder.join("energy_uj").display().to_string(),
         }
     }
