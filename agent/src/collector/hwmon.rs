@@ -14,7 +14,7 @@ use crate::config::Roots;
 use channel::{Channel, Measure, Refusal, Role, Shown};
 use chip::Chip;
 use integral::Integral;
-use joulebook_units::{Accelerator, BootNanos, Component, Method, Milliwatts, Source, SourceState};
+use joulebook_units::{Accelerator, BootNanos, Component, Layer, Method, Milliwatts, Scope, Source, SourceState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -163,12 +163,18 @@ impl Hwmon {
                 ceiling,
                 uncertainty_permille: DIFFERENCE_PERMILLE,
                 contained_in: Some(whole.clone()),
+                scope: None,
                 basis: format!("{whole} − {}", parts.join(" − ")),
             };
             let integral = before.iter().find(|other| other.source.id == source.id).map(|other| other.integral.clone());
             self.differences.push(Difference { source, whole, parts, integral: integral.unwrap_or_default() });
         }
     }
+}
+
+/// The layer of a superchip's module: within the node, and around some of its parts.
+fn board() -> Scope {
+    Scope { layer: Layer::Board, name: String::new(), members: Vec::new() }
 }
 
 /// Identity of a channel's source: that of its device, since the numbers of chips change.
@@ -198,6 +204,7 @@ fn source(channel: &Channel, contained_in: Option<String>) -> Source {
         ceiling: channel.ceiling,
         uncertainty_permille: UNCERTAINTY_PERMILLE,
         contained_in,
+        scope: (channel.role == Role::Module).then(board),
         basis: channel.label.as_ref().map_or_else(|| file.to_string(), |label| format!("{file}, {label}")),
     }
 }
