@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 pub mod estimate;
 pub mod nvml;
 pub mod rapl;
+pub mod redfish;
 
 /// What a source shows at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
