@@ -6,9 +6,11 @@ use estimate::Estimate;
 use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
 use nvml::Nvml;
 use rapl::Rapl;
+use redfish::Redfish;
 use std::collections::BTreeSet;
 
 pub mod estimate;
+mod hold;
 pub mod nvml;
 pub mod rapl;
 pub mod redfish;
@@ -95,7 +97,9 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`.
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`; of a BMC also `type`, `stale`,
+    /// `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
+    /// `busy`, `length`, `inactive`.
     pub reason: &'static str,
     /// What was tried, why it failed, what to do.
     pub why: String,
@@ -108,6 +112,11 @@ pub trait Collector: Send {
 
     /// Reads every readable source once. A failure concerns its source only.
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>>;
+
+    /// Whether a discovery has something new to tell.
+    fn has_changed(&self) -> bool {
+        false
+    }
 }
 
 /// Every source of the node: the sensors, and the model for what they leave unmetered.
@@ -127,6 +136,9 @@ impl Sources {
         let mut sensors: Vec<Box<dyn Collector>> = Vec::new();
         if config.rapl.enabled {
             sensors.push(Box::new(Rapl::new(roots, &config.rapl)));
+        }
+        if config.redfish.url.is_some() {
+            sensors.push(Box::new(Redfish::new(&config.redfish)));
         }
         // The collector of the devices says itself which of them it cannot read.
         let seen_only = if config.nvml.enabled { Vec::new() } else { hardware::unread_sources(&hardware.accelerators) };
@@ -223,6 +235,7 @@ impl Sources {
             Err(failure) => failure.reason == "dead",
         });
         let changed = changed || self.nvml.as_ref().is_some_and(Nvml::has_changed);
+        let changed = changed || self.sensors.iter().any(|sensor| sensor.has_changed());
         readings.extend(devices);
         if changed {
             self.discover();

@@ -8,8 +8,10 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod bmc;
 mod error;
 
+pub use bmc::RedfishSection;
 pub use error::ConfigError;
 
 /// The complete example that `--print-default-config` prints: every key with its default.
@@ -44,6 +46,8 @@ pub struct Config {
     pub rapl: RaplSection,
     /// NVIDIA GPUs.
     pub nvml: NvmlSection,
+    /// The node's BMC over the network.
+    pub redfish: RedfishSection,
     /// Estimates where no sensor is.
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
@@ -308,7 +312,9 @@ impl Config {
         if !(1..=joulebook_units::Batch::MAX_ROWS).contains(&self.sampling.batch_rows) {
             return Err(ConfigError::value("sampling.batch_rows", "1 to 64"));
         }
+        self.redfish.check()?;
         let powers = [
+            ("redfish.ceiling_watts", self.redfish.ceiling_watts),
             ("rapl.ceiling_watts", self.rapl.ceiling_watts),
             ("rapl.idle_watts", self.rapl.idle_watts),
             ("nvml.idle_watts", self.nvml.idle_watts),
@@ -400,6 +406,11 @@ mod duration {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map_err(|_| de::Error::custom(format!("`{text}` is no duration: write a number and a unit, like \"5s\"")))
+    }
+
+    /// The same for a key that need not be there.
+    pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        deserialize(deserializer).map(Some)
     }
 }
 

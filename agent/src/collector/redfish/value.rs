@@ -52,6 +52,18 @@ impl Energy {
             Self::KilowattHours(energy) | Self::Joules(energy) => energy,
         }
     }
+
+    /// The same in whole µJ; none above 2⁶³ of them (292 years at 1 kW).
+    pub fn microjoules(self) -> Option<u64> {
+        const LARGEST: f64 = 9.2e12;
+        let joules = self.joules().0;
+        if !(0.0..LARGEST).contains(&joules) {
+            return None;
+        }
+        // In range by the test above.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "range checked above")]
+        return Some((joules * 1e6).round() as u64);
+    }
 }
 
 /// A member that must be a number. Text is none, whatever it says: that is another schema's.
