@@ -3,6 +3,7 @@
 use crate::config::{Config, Roots};
 use crate::hardware;
 use estimate::Estimate;
+use ipmi::Ipmi;
 use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
 use nvml::Nvml;
 use rapl::Rapl;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 
 pub mod estimate;
 mod hold;
+pub mod ipmi;
 pub mod nvml;
 pub mod rapl;
 pub mod redfish;
@@ -99,7 +101,7 @@ pub struct ReadFailure {
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
     /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`; of a BMC also `type`, `stale`,
     /// `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
-    /// `busy`, `length`, `inactive`.
+    /// `busy`, `length`, `inactive`, `refused`, `group`.
     pub reason: &'static str,
     /// What was tried, why it failed, what to do.
     pub why: String,
@@ -139,6 +141,9 @@ impl Sources {
         }
         if config.redfish.url.is_some() {
             sensors.push(Box::new(Redfish::new(&config.redfish)));
+        }
+        if config.ipmi.enabled {
+            sensors.push(Box::new(Ipmi::new(&config.ipmi)));
         }
         // The collector of the devices says itself which of them it cannot read.
         let seen_only = if config.nvml.enabled { Vec::new() } else { hardware::unread_sources(&hardware.accelerators) };

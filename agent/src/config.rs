@@ -11,7 +11,7 @@ use std::time::Duration;
 mod bmc;
 mod error;
 
-pub use bmc::RedfishSection;
+pub use bmc::{IpmiSection, RedfishSection};
 pub use error::ConfigError;
 
 /// The complete example that `--print-default-config` prints: every key with its default.
@@ -48,6 +48,8 @@ pub struct Config {
     pub nvml: NvmlSection,
     /// The node's BMC over the network.
     pub redfish: RedfishSection,
+    /// The node's own BMC through the kernel.
+    pub ipmi: IpmiSection,
     /// Estimates where no sensor is.
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
@@ -313,8 +315,10 @@ impl Config {
             return Err(ConfigError::value("sampling.batch_rows", "1 to 64"));
         }
         self.redfish.check()?;
+        self.ipmi.check()?;
         let powers = [
             ("redfish.ceiling_watts", self.redfish.ceiling_watts),
+            ("ipmi.ceiling_watts", self.ipmi.ceiling_watts),
             ("rapl.ceiling_watts", self.rapl.ceiling_watts),
             ("rapl.idle_watts", self.rapl.idle_watts),
             ("nvml.idle_watts", self.nvml.idle_watts),

@@ -9,10 +9,20 @@
 
 use std::path::{Path, PathBuf};
 
+#[path = "fixtures/dcmi.rs"]
+mod dcmi;
+#[path = "bmc/inband.rs"]
+mod inband;
+#[path = "bmc/manners.rs"]
+mod manners;
 #[path = "fixtures/outcome.rs"]
 mod outcome;
 #[path = "fixtures/redfish.rs"]
 mod redfish;
+#[path = "bmc/rig.rs"]
+mod rig;
+#[path = "bmc/values.rs"]
+mod values;
 
 fn folders() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -30,4 +40,10 @@ fn all_right(cases: &[outcome::Case], least: usize) {
 fn every_redfish_set_is_read_as_expected() {
     let cases: Vec<_> = folders().iter().flat_map(|folder| redfish::run(folder)).collect();
     all_right(&cases, 9);
+}
+
+#[test]
+fn every_dcmi_reply_is_read_as_expected() {
+    let cases: Vec<_> = folders().iter().flat_map(|folder| dcmi::run(folder)).collect();
+    all_right(&cases, 13);
 }

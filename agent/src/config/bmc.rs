@@ -158,6 +158,52 @@ impl RedfishSection {
     }
 }
 
+/// The node's own BMC through the kernel (IPMI DCMI).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IpmiSection {
+    /// Whether to ask it.
+    pub enabled: bool,
+    /// The kernel's device.
+    pub device: PathBuf,
+    /// Time between two readings, 5 s to 1 h.
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// Highest power that is believed, in watts.
+    pub ceiling_watts: Option<f64>,
+    /// Half-width of the 95 % interval of its energy, in thousandths.
+    pub uncertainty_permille: u32,
+}
+
+impl Default for IpmiSection {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            device: "/dev/ipmi0".into(),
+            interval: Duration::from_secs(10),
+            ceiling_watts: None,
+            uncertainty_permille: UNCERTAINTY_PERMILLE,
+        }
+    }
+}
+
+impl IpmiSection {
+    /// Highest power that is believed.
+    pub fn ceiling(&self) -> Milliwatts {
+        self.ceiling_watts.map_or(NODE_CEILING, milliwatts)
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !(Duration::from_secs(5)..=Duration::from_secs(3_600)).contains(&self.interval) {
+            return Err(ConfigError::value("ipmi.interval", "\"5s\" to \"1h\""));
+        }
+        if !(1..=1_000).contains(&self.uncertainty_permille) {
+            return Err(ConfigError::value("ipmi.uncertainty_permille", "1 to 1000"));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 //!
 //! [`truth`] is energy by leaf in integer arithmetic; the views never feed back into it: [`powercap`] (sysfs),
 //! [`gpu`] (the state file of the fake NVML), [`workload`] (procfs and control groups), [`front`] (an inference
-//! server's metrics). [`node`] owns them all, [`fault`] breaks them, [`control`] is how other programs ask.
+//! server's metrics), [`redfish`] (its BMC). [`node`] owns them all, [`fault`] breaks them, [`control`] is how other programs ask.
 
 pub mod control;
 pub mod error;
@@ -12,5 +12,6 @@ pub mod gpu;
 pub mod node;
 pub mod powercap;
 pub mod profile;
+pub mod redfish;
 pub mod truth;
 pub mod workload;

@@ -76,13 +76,14 @@ pub enum ClientError {
     },
     /// Its certificate is not the expected one.
     #[error(
-        "the BMC {host} is not trusted: {source}; configure its CA, or its certificate's fingerprint once you know it is right"
+        "the BMC {host} is not trusted: {objection}; configure its CA, or its certificate's fingerprint once you know \
+         that it is right"
     )]
     Certificate {
         /// Host.
         host: String,
-        /// Why.
-        source: std::io::Error,
+        /// What is wrong with it.
+        objection: String,
     },
     /// The trust that is configured cannot be used.
     #[error(transparent)]
@@ -419,8 +420,8 @@ impl Client {
     async fn connect(&mut self) -> Result<Connection, ClientError> {
         let (host, port) = (self.settings.host.clone(), self.settings.port);
         let failed = |source: std::io::Error| {
-            if trust::is_certificate(&source) {
-                return ClientError::Certificate { host: host.clone(), source };
+            if let Some(objection) = trust::objection(&source) {
+                return ClientError::Certificate { host: host.clone(), objection };
             }
             ClientError::Connect { host: host.clone(), port, source }
         };

@@ -121,10 +121,13 @@ fn roots(path: &Path) -> Result<RootCertStore, String> {
     if roots.is_empty() { Err("it holds no certificate".to_owned()) } else { Ok(roots) }
 }
 
-/// Whether a failed connection failed for the BMC's certificate.
-pub fn is_certificate(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    matches!(inner, Some(Error::InvalidCertificate(_)))
+/// What is wrong with the BMC's certificate, if a connection failed for that.
+pub fn objection(error: &io::Error) -> Option<String> {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())? {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(own))) => Some(own.to_string()),
+        Error::InvalidCertificate(objection) => Some(objection.to_string()),
+        _ => None,
+    }
 }
 
 /// Lets in one certificate, or any. Who holds its key is checked either way.
