@@ -9,6 +9,8 @@
 
 use std::path::{Path, PathBuf};
 
+#[path = "bmc/clients.rs"]
+mod clients;
 #[path = "fixtures/dcmi.rs"]
 mod dcmi;
 #[path = "bmc/inband.rs"]
@@ -17,6 +19,8 @@ mod inband;
 mod manners;
 #[path = "fixtures/outcome.rs"]
 mod outcome;
+#[path = "bmc/program.rs"]
+mod program;
 #[path = "fixtures/redfish.rs"]
 mod redfish;
 #[path = "bmc/rig.rs"]

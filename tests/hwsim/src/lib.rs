@@ -5,6 +5,7 @@
 //! server's metrics), [`redfish`] (its BMC). [`node`] owns them all, [`fault`] breaks them, [`control`] is how other programs ask.
 
 pub mod control;
+mod dcmi;
 pub mod error;
 pub mod fault;
 pub mod front;

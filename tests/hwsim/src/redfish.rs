@@ -14,10 +14,11 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -67,7 +68,7 @@ pub struct Asked {
 /// The state that all connections share.
 pub struct Bmc {
     inner: Mutex<Inner>,
-    begin: Instant,
+    begin: Duration,
 }
 
 struct Inner {
@@ -78,8 +79,14 @@ struct Inner {
     made: u64,
     most_sessions: usize,
     asked: Vec<Asked>,
-    latched: Option<(Instant, u64, f64)>,
+    latched: Option<(Duration, u64, f64)>,
     connections: u64,
+}
+
+impl std::fmt::Debug for Bmc {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Bmc").finish_non_exhaustive()
+    }
 }
 
 impl Bmc {
@@ -96,7 +103,7 @@ impl Bmc {
             latched: None,
             connections: 0,
         };
-        Arc::new(Self { inner: Mutex::new(inner), begin: Instant::now() })
+        Arc::new(Self { inner: Mutex::new(inner), begin: boot() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -175,7 +182,7 @@ impl Bmc {
         let body = request.into_body().collect().await.map_err(|_| Reset)?.to_bytes();
         let fault = self.lock().fault.clone();
         if let Some(Fault::Slow(time)) = &fault {
-            tokio::time::sleep(*time).await;
+            tokio::time::sleep(Duration::from_millis(*time)).await;
         }
         let answer = match fault.as_ref().map(|fault| fault.answer(&method, &path)) {
             Some(Some(Answer::Reset)) => return Err(Reset),
@@ -185,7 +192,7 @@ impl Bmc {
         let authorised = headers.contains_key("X-Auth-Token") || headers.contains_key("Authorization");
         let mut inner = self.lock();
         let status = answer.status();
-        let at = self.begin.elapsed();
+        let at = boot().saturating_sub(self.begin);
         inner.asked.push(Asked { method: method.to_string(), path, authorised, status, at });
         Ok(answer.response())
     }
@@ -210,6 +217,11 @@ impl Bmc {
         }
         inner.show(path, fault)
     }
+}
+
+/// The boot clock; the kernel always has one.
+fn boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 /// Cuts a connection.
@@ -266,10 +278,10 @@ impl Inner {
 
     /// What the sensors saw last, and how often they have looked.
     fn latch(&mut self, fault: Option<&Fault>) -> (u64, f64) {
-        let now = Instant::now();
+        let now = boot();
         let is_stale = matches!(fault, Some(Fault::Stale));
         let (at, count, watts) = match self.latched {
-            Some(latched) if is_stale || now.duration_since(latched.0) < self.options.refresh => latched,
+            Some(latched) if is_stale || now.saturating_sub(latched.0) < self.options.refresh => latched,
             latched => (now, latched.map_or(1, |(_, count, _)| count + 1), (self.options.power)()),
         };
         self.latched = Some((at, count, watts));

@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::rig::now;
+use crate::rig::{boot, now};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PACE: Pace = Pace {
@@ -31,14 +31,14 @@ type Reply = Result<Vec<u8>, io::ErrorKind>;
 
 /// A BMC that gives these replies and then the last one for ever, and keeps when it was asked.
 #[derive(Clone)]
-struct Scripted(Arc<Mutex<(VecDeque<Reply>, Vec<Instant>)>>);
+struct Scripted(Arc<Mutex<(VecDeque<Reply>, Vec<Duration>)>>);
 
 impl Scripted {
     fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
         Self(Arc::new(Mutex::new((replies.into_iter().collect(), Vec::new()))))
     }
 
-    fn asked(&self) -> Vec<Instant> {
+    fn asked(&self) -> Vec<Duration> {
         self.0.lock().expect("not poisoned").1.clone()
     }
 
@@ -53,7 +53,7 @@ impl IpmiTransport for Scripted {
     fn raw(&mut self, netfn: u8, cmd: u8, data: &[u8]) -> io::Result<Vec<u8>> {
         assert_eq!((netfn, cmd, data), (0x2c, 0x02, &[0xdc, 1, 0, 0][..]));
         let mut script = self.0.lock().expect("not poisoned");
-        script.1.push(Instant::now());
+        script.1.push(boot());
         let reply = if script.0.len() > 1 { script.0.pop_front() } else { script.0.front().cloned() };
         reply.expect("a reply").map_err(io::Error::from)
     }
@@ -70,9 +70,9 @@ fn until(
     collector: &mut Ipmi,
     enough: impl Fn(&[Reading], &[ReadFailure]) -> bool,
 ) -> (Vec<Reading>, Vec<ReadFailure>) {
-    let (begin, mut readings, mut failures) = (Instant::now(), Vec::new(), Vec::new());
+    let (begin, mut readings, mut failures) = (boot(), Vec::new(), Vec::new());
     while !enough(&readings, &failures) {
-        assert!(begin.elapsed() < PATIENCE, "nothing more came: {readings:?} {failures:?}");
+        assert!(boot() - begin < PATIENCE, "nothing more came: {readings:?} {failures:?}");
         for one in collector.read(now()) {
             match one {
                 Ok(reading) => readings.push(reading),
@@ -109,8 +109,8 @@ fn b33_a_bmc_that_does_not_know_the_command_is_not_asked_again() {
     let mut collector = bmc.collector();
     let failure = first_failure(&mut collector);
     assert_eq!(failure.reason, "not_supported");
-    let begin = Instant::now();
-    let (readings, more) = until(&mut collector, |_, _| begin.elapsed() > PACE.interval * 4);
+    let begin = boot();
+    let (readings, more) = until(&mut collector, |_, _| boot() - begin > PACE.interval * 4);
     assert_eq!((readings.len(), more.len(), bmc.asked().len()), (0, 0, 1), "asked once, told once");
     assert!(collector.discover()[0].unavailable.as_ref().is_some_and(|why| why.contains("C1")));
 }

@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -90,10 +90,14 @@ pub fn fingerprint(pair: &Issued) -> String {
     Fingerprint::of(&leaf).to_string()
 }
 
-/// The clock that the collector reads.
+/// The boot clock.
+pub fn boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock").into()
+}
+
+/// The same as the collector reads it.
 pub fn now() -> BootNanos {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock");
-    BootNanos(Duration::from(time).as_nanos().try_into().expect("in range"))
+    BootNanos(boot().as_nanos().try_into().expect("in range"))
 }
 
 impl Rig {
@@ -174,9 +178,9 @@ impl Rig {
 
 /// Reads at each tick, as an agent does, until what was heard is enough.
 pub fn until(collector: &mut Redfish, heard: &mut Heard, enough: impl Fn(&Heard) -> bool) {
-    let begin = Instant::now();
+    let begin = boot();
     while !enough(heard) {
-        assert!(begin.elapsed() < PATIENCE, "nothing more came: {:?} {:?}", heard.readings, heard.failures);
+        assert!(boot() - begin < PATIENCE, "nothing more came: {:?} {:?}", heard.readings, heard.failures);
         tick(collector, heard);
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -184,9 +188,9 @@ pub fn until(collector: &mut Redfish, heard: &mut Heard, enough: impl Fn(&Heard)
 
 /// One reading.
 pub fn tick(collector: &mut Redfish, heard: &mut Heard) {
-    let begin = Instant::now();
+    let begin = boot();
     let read = collector.read(now());
-    heard.longest = heard.longest.max(begin.elapsed());
+    heard.longest = heard.longest.max(boot() - begin);
     if collector.has_changed() {
         collector.discover();
     }

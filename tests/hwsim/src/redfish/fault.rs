@@ -6,24 +6,28 @@ use http_body_util::{BodyExt, Full};
 use hyper::Method;
 use hyper::body::{Body, Bytes, Frame};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 /// One kind of wrong.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// Each answer takes this long.
-    Slow(Duration),
+    /// Each answer takes so many ms.
+    Slow(u64),
     /// Every name, password and session is refused.
+    #[serde(rename = "401")]
     Unauthorised,
     /// No further session is made.
     SessionLimit,
     /// 503, with the seconds after which to come again.
+    #[serde(rename = "503")]
     Unavailable(Option<u64>),
     /// 429, with the seconds after which to come again.
+    #[serde(rename = "429")]
     TooMany(u64),
     /// Answers end in the middle.
     Truncated,
@@ -40,6 +44,7 @@ pub enum Fault {
     /// Connections are closed as soon as they are made.
     Refuse,
     /// Connections are reset in the middle of an answer.
+    #[serde(rename = "reset_conn")]
     ResetConnection,
     /// A body without an end.
     Endless,
