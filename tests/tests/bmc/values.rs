@@ -7,7 +7,7 @@ use joulebook_units::Microjoules;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::rig::{Heard, Rig, first_failure, until};
+use crate::rig::{Heard, Rig, first_failure, now, until};
 
 /// The BMC shows this, and nothing of it becomes energy; then it shows its power again, and the time between is unknown.
 fn is_skipped(fault: Fault, reason: &str) {
@@ -138,4 +138,30 @@ fn a_bmc_without_any_power_is_off_and_says_so() {
     assert_eq!(failure.reason, "not_supported", "{failure}");
     let states = collector.discover();
     assert!(states[0].unavailable.as_ref().is_some_and(|why| why.contains("no power of this node")), "{states:?}");
+}
+
+#[test]
+fn the_integral_keeps_to_the_truth_within_one_spacing_of_samples_at_each_step() {
+    let mut rig = Rig::new();
+    rig.section.refresh = Some(Duration::from_secs(60));
+    let mut collector = rig.start();
+    let mut heard = Heard::default();
+    until(&mut collector, &mut heard, |heard| !heard.readings.is_empty());
+    // (since when in ns, W), as the BMC has it.
+    let mut history = vec![(heard.readings[0].at.0, 372u64)];
+    for watts in [900, 150, 700, 2_000, 372, 1_000] {
+        rig.draw(watts);
+        history.push((now().0, watts));
+        let count = heard.readings.len();
+        until(&mut collector, &mut heard, |heard| heard.readings.len() > count + 8);
+    }
+    let end = heard.readings.last().expect("some").at.0;
+    let ends = history.iter().skip(1).map(|(since, _)| *since).chain([end]);
+    let truth: u64 = history.iter().zip(ends).map(|((since, watts), end)| (end - since) * watts / 1_000).sum();
+    let spacing = heard.readings.windows(2).map(|pair| pair[1].at.0 - pair[0].at.0).max().expect("some");
+    let steps: u64 = history.windows(2).map(|pair| pair[0].1.abs_diff(pair[1].1)).sum();
+    let energy = heard.energy("redfish/wall");
+    assert!(heard.failures.is_empty(), "{:?}", heard.failures);
+    assert!(energy.abs_diff(truth) <= steps * spacing / 1_000, "{energy} µJ, in truth {truth}, spacing {spacing} ns");
+    assert!(energy.abs_diff(truth) * 10 < truth, "{energy} µJ, in truth {truth}");
 }
