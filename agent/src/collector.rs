@@ -3,6 +3,7 @@
 use crate::config::{Config, Roots};
 use crate::hardware;
 use estimate::Estimate;
+use hwmon::Hwmon;
 use ipmi::Ipmi;
 use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
 use nvml::Nvml;
@@ -10,9 +11,13 @@ use rapl::Rapl;
 use redfish::Redfish;
 use std::collections::BTreeSet;
 
+mod attribute;
 pub mod estimate;
+pub mod guard;
 mod hold;
+pub mod hwmon;
 pub mod ipmi;
+pub mod meter;
 pub mod nvml;
 pub mod rapl;
 pub mod redfish;
@@ -115,6 +120,11 @@ pub trait Collector: Send {
     /// Reads every readable source once. A failure concerns its source only.
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>>;
 
+    /// The accelerators that it reads.
+    fn accelerators(&self) -> Vec<Accelerator> {
+        Vec::new()
+    }
+
     /// Whether a discovery has something new to tell.
     fn has_changed(&self) -> bool {
         false
@@ -139,6 +149,9 @@ impl Sources {
         if config.rapl.enabled {
             sensors.push(Box::new(Rapl::new(roots, &config.rapl)));
         }
+        if config.hwmon.enabled {
+            sensors.push(Box::new(Hwmon::new(roots)));
+        }
         if config.redfish.url.is_some() {
             sensors.push(Box::new(Redfish::new(&config.redfish)));
         }
@@ -155,6 +168,11 @@ impl Sources {
             sensed: BTreeSet::new(),
             states: Vec::new(),
         }
+    }
+
+    /// Adds a collector that needs more than the configuration. Before the first discovery.
+    pub fn add(&mut self, sensor: Box<dyn Collector>) {
+        self.sensors.push(sensor);
     }
 
     /// Looks for sources; the model takes what no readable sensor meters. Call again when one was lost or found.
@@ -185,9 +203,15 @@ impl Sources {
         any && sensors.all(|state| state.unavailable.is_some())
     }
 
-    /// The accelerators as their own library describes them; none where it could not be asked.
+    /// The accelerators as their own library or their driver describes them; none where it could not be asked.
     pub fn accelerators(&self) -> Vec<Accelerator> {
-        self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default()
+        let nvidia = self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default();
+        nvidia.into_iter().chain(self.sensors.iter().flat_map(|sensor| sensor.accelerators())).collect()
+    }
+
+    /// Why NVIDIA's library gives no device, where it gives none.
+    pub fn no_device(&self) -> Option<&str> {
+        self.nvml.as_ref().and_then(Nvml::why)
     }
 
     /// Says that the next reading is the last one: what is asked for elsewhere is waited for.

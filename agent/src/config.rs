@@ -1,6 +1,7 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
 use crate::collector::nvml::child::Limits;
+use crate::collector::nvml::dcgm;
 use crate::inference::TargetConfig;
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_units::{Milliwatts, NodeName};
@@ -10,9 +11,11 @@ use std::time::Duration;
 
 mod bmc;
 mod error;
+mod meter;
 
 pub use bmc::{IpmiSection, RedfishSection};
 pub use error::ConfigError;
+pub use meter::MeterSection;
 
 /// The complete example that `--print-default-config` prints: every key with its default.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
@@ -44,6 +47,8 @@ pub struct Config {
     pub placement: PlacementSection,
     /// CPU and DRAM counters.
     pub rapl: RaplSection,
+    /// Power meters of hwmon.
+    pub hwmon: HwmonSection,
     /// NVIDIA GPUs.
     pub nvml: NvmlSection,
     /// The node's BMC over the network.
@@ -54,6 +59,8 @@ pub struct Config {
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
     pub push: PushSection,
+    /// Meters of which programs of this machine tell.
+    pub meter: Vec<MeterSection>,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
 }
@@ -146,6 +153,14 @@ pub struct RaplSection {
     pub idle_watts: Option<f64>,
 }
 
+/// Power meters and energy counters of hwmon: ACPI meters, Grace, Altra, AMD and Intel accelerators, systems on a module.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HwmonSection {
+    /// Whether to read them.
+    pub enabled: bool,
+}
+
 /// NVIDIA GPUs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -154,6 +169,9 @@ pub struct NvmlSection {
     pub enabled: bool,
     /// The management library; the driver's `libnvidia-ml.so.1` if unset.
     pub library: Option<PathBuf>,
+    /// Page of NVIDIA's dcgm-exporter, `http://HOST:PORT/PATH`: activity of the instances of a divided GPU that does not
+    /// tell it itself. Energy is never taken from it.
+    pub dcgm_url: Option<String>,
     /// Idle power in watts of one GPU with nothing resident.
     pub idle_watts: Option<f64>,
     /// The program that holds the library, if not the running one.
@@ -203,11 +221,18 @@ impl Default for Roots {
     }
 }
 
+impl Default for HwmonSection {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 impl Default for NvmlSection {
     fn default() -> Self {
         Self {
             enabled: true,
             library: None,
+            dcgm_url: None,
             idle_watts: None,
             helper: None,
             patience: Duration::ZERO,
@@ -254,6 +279,16 @@ impl Config {
     ///
     /// Fails with the file, the line and the nearest valid key; nothing is opened or changed.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let config = Self::read(file, overrides)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The same for looking around only: whether an agent could deliver with it is not asked.
+    ///
+    /// # Errors
+    /// A file that cannot be read, that others may write, or that is no configuration.
+    pub fn read(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         let mut config = match file {
             Some(path) => {
                 let bytes = std::fs::read(path)
@@ -265,7 +300,6 @@ impl Config {
             None => Self::default(),
         };
         config.apply(overrides);
-        config.check()?;
         Ok(config)
     }
 
@@ -305,6 +339,9 @@ impl Config {
         if self.spool.rewind_bytes.is_some_and(|rewind| rewind > self.spool.max_bytes) {
             return Err(ConfigError::value("spool.rewind_bytes", "at most spool.max_bytes"));
         }
+        if self.nvml.dcgm_url.as_deref().is_some_and(|url| dcgm::parts(url).is_none()) {
+            return Err(ConfigError::value("nvml.dcgm_url", "of the form \"http://HOST:PORT/PATH\""));
+        }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
             return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));
         }
@@ -316,6 +353,7 @@ impl Config {
         }
         self.redfish.check()?;
         self.ipmi.check()?;
+        meter::check(&self.meter, self.push.socket.is_some())?;
         let powers = [
             ("redfish.ceiling_watts", self.redfish.ceiling_watts),
             ("ipmi.ceiling_watts", self.ipmi.ceiling_watts),

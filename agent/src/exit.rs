@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 /// Wrong use of the command line.
 pub const USAGE: u8 = 64;
+/// Something that is needed is not there.
+pub const UNAVAILABLE: u8 = 69;
 /// A peer or the machine failed for now: start again.
 pub const TEMPORARY: u8 = 75;
 /// A permission is missing.

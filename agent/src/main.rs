@@ -1,74 +1,111 @@
 //! `joulebook-agent`: arguments → configuration → run → exit code.
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_agent::clock::SystemClock;
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides};
 use joulebook_agent::run::RunError;
-use joulebook_agent::{exit, run};
+use joulebook_agent::{doctor, exit, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Reads power and inference counts of this node and delivers them to the aggregator.
 #[derive(Debug, Parser)]
 #[command(name = "joulebook-agent", version)]
 struct Arguments {
+    /// Something other than to serve
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Configuration file (TOML); see --print-default-config.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Name of the node [default: the host name].
-    #[arg(long)]
+    #[arg(long, global = true)]
     node: Option<String>,
     /// Address of the aggregator, https://host:port [default: https://127.0.0.1:7443].
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     aggregator: Option<String>,
     /// Allow plaintext to an aggregator at 127.0.0.1 or ::1.
     #[arg(long)]
     insecure_loopback: bool,
     /// The agent's certificate (PEM), which names the node.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// Its private key (PEM).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// CA certificates of the aggregator (PEM).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
     /// Folder of the disk queue.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     spool_dir: Option<PathBuf>,
     /// Where sysfs is mounted.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     sysfs_root: Option<PathBuf>,
     /// Where procfs is mounted.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     procfs_root: Option<PathBuf>,
     /// Where control groups are mounted.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
     /// NVIDIA's management library, if not the one that the driver installed.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     nvml_lib: Option<PathBuf>,
     /// Print a complete commented configuration and exit.
     #[arg(long)]
     print_default_config: bool,
 }
 
+/// Something other than to serve.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at every energy source of this node: what it shows, why one is not read, and what would mend it.
+    ///
+    /// Changes nothing and speaks to no other machine. Ends with 69 if a source that is there cannot be read.
+    Doctor(DoctorArguments),
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+struct DoctorArguments {
+    /// For how long to measure, in seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Form of the findings.
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+    /// NVIDIA's tool whose watts stand beside ours.
+    #[arg(long, value_name = "FILE", default_value = "nvidia-smi")]
+    nvidia_smi: PathBuf,
+}
+
+/// Form of findings.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Form {
+    /// For reading.
+    Text,
+    /// For programs.
+    Json,
+}
+
 fn main() -> ExitCode {
     // The agent starts itself once more to hold the vendor's library, which may hang or crash.
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|first| first == HELPER) {
-        let library = words.next().map(PathBuf::from);
-        return match serve_nvml(library.as_deref()) {
+        let library = words.next().filter(|library| !library.is_empty()).map(PathBuf::from);
+        let dcgm = words.next().and_then(|url| url.into_string().ok());
+        return match serve_nvml(library.as_deref(), dcgm.as_deref()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::from(exit::TEMPORARY),
         };
     }
-    let arguments = match Arguments::try_parse() {
+    let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
@@ -83,8 +120,16 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("JOULEBOOK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-    match serve(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    let command = arguments.command.take();
+    let (file, overrides) = (arguments.config.clone(), overrides(arguments));
+    let ended = match command {
+        Some(Command::Doctor(look)) => {
+            Config::read(file.as_deref(), overrides).map_err(RunError::from).and_then(|config| examine(&config, &look))
+        }
+        None => Config::load(file.as_deref(), overrides).map_err(RunError::from).and_then(serve),
+    };
+    match ended {
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{}", chain(&error));
             exit::exit(&error)
@@ -92,8 +137,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(arguments: Arguments) -> Result<(), RunError> {
-    let overrides = Overrides {
+fn overrides(arguments: Arguments) -> Overrides {
+    Overrides {
         node: arguments.node,
         aggregator: arguments.aggregator,
         insecure_loopback: arguments.insecure_loopback,
@@ -105,8 +150,24 @@ fn serve(arguments: Arguments) -> Result<(), RunError> {
         procfs_root: arguments.procfs_root,
         cgroup_root: arguments.cgroup_root,
         nvml_library: arguments.nvml_lib,
+    }
+}
+
+fn examine(config: &Config, arguments: &DoctorArguments) -> Result<ExitCode, RunError> {
+    let time = Duration::from_secs(arguments.seconds);
+    let look = doctor::Look { time, ..doctor::Look::default() };
+    let node = config.node_name()?.to_string();
+    let findings = doctor::look(config, node, &SystemClock, look, &arguments.nvidia_smi);
+    let text = match arguments.output {
+        Form::Text => doctor::write(&findings),
+        Form::Json => serde_json::to_string_pretty(&findings).unwrap_or_default() + "\n",
     };
-    let config = Config::load(arguments.config.as_deref(), overrides)?;
+    // A closed pipe is the reader's choice, not a failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(if findings.is_all_read() { ExitCode::SUCCESS } else { ExitCode::from(exit::UNAVAILABLE) })
+}
+
+fn serve(config: Config) -> Result<ExitCode, RunError> {
     keep_descriptors();
     // Question: one thread or several for the tasks? A tick works a millisecond a second, a session less, and the disk has
     // a thread of its own. Several threads would wake each other for every tick and message, which costs 80 to 100 µs a
@@ -125,7 +186,7 @@ fn serve(arguments: Arguments) -> Result<(), RunError> {
                 _ = interrupt.recv() => {}
             }
         };
-        run::run(config, Arc::new(SystemClock), shutdown).await
+        run::run(config, Arc::new(SystemClock), shutdown).await.map(|()| ExitCode::SUCCESS)
     })
 }
 

@@ -112,8 +112,11 @@ pub struct Workloads {
     /// The servers that were known at the last sample.
     asked: Vec<InferenceGroup>,
     own_rows: BTreeSet<(i32, u64)>,
-    /// Processes that hold a device.
-    device_users: BTreeSet<i32>,
+    /// Processes that have a row however little they use: those that hold a device, and the agent itself, whose own cost
+    /// stands in the book like everybody's.
+    named: BTreeSet<i32>,
+    /// The agent's process in the given procfs.
+    own: Option<i32>,
     /// Least time between two samples.
     every: Duration,
     cgroups_refused: Vec<PathBuf>,
@@ -169,6 +172,9 @@ impl Workloads {
             let value = nix::unistd::sysconf(variable).ok().flatten();
             value.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
         };
+        // Of a procfs of another namespace this gives the number that is valid there.
+        let own = std::fs::read_link(roots.procfs.join("self")).ok();
+        let own = own.and_then(|own| own.to_str()?.parse().ok());
         Self {
             roots: roots.clone(),
             table: Table::new(&roots.procfs),
@@ -184,7 +190,8 @@ impl Workloads {
             inference: BTreeMap::new(),
             asked: Vec::new(),
             own_rows: BTreeSet::new(),
-            device_users: BTreeSet::new(),
+            named: own.into_iter().collect(),
+            own,
             every: Duration::ZERO,
             cgroups_refused: Vec::new(),
             meters: Meters::default(),
@@ -205,7 +212,8 @@ impl Workloads {
     /// Names the processes that hold a device now. From the next sample on each of them belongs to a row: who holds a
     /// device is somebody, however little CPU time it uses.
     pub fn name_device_users(&mut self, pids: BTreeSet<i32>) {
-        self.device_users = pids;
+        self.named = pids;
+        self.named.extend(self.own);
     }
 
     /// Reads everything once. `groups` are the inference servers known now; one that is missing later is remembered
@@ -356,7 +364,7 @@ impl Workloads {
             let slept = seen.filter(|seen| seen.host.1.is_some_and(|host| watch.slept(host)));
             let of_no_account =
                 |seen: &Seen| seen.owner.is_none() && seen.waiting.is_none() && !seen.place.has_server();
-            slept.is_some_and(of_no_account) && !self.device_users.contains(&key.0)
+            slept.is_some_and(of_no_account) && !self.named.contains(&key.0)
         });
         if !settled {
             self.asked = groups.to_vec();
@@ -433,7 +441,7 @@ impl Workloads {
             let host = || one.host.as_deref().and_then(|host| self.path_id(host));
             Some((pid, owners.get(key).cloned().or_else(host).unwrap_or_else(|| REMAINDER.to_owned())))
         };
-        self.device_users.iter().filter_map(|pid| row(*pid)).collect()
+        self.named.iter().filter_map(|pid| row(*pid)).collect()
     }
 
     fn group_workload(&self, group: &Group, hosts: &BTreeMap<Key, Option<String>>) -> Workload {

@@ -76,9 +76,50 @@ pub enum Command {
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
+    /// What this machine can measure, what it cannot and why: the agent's look at its own sensors
+    Doctor(DoctorArguments),
     /// Care of the aggregator: its state, stored rows, backups, and a look at everything stored
     #[command(subcommand)]
     Admin(AdminCommand),
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// For how long to measure, in seconds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// The agent's configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The agent's program [default: the one beside this program, else joulebook-agent]
+    #[arg(long, value_name = "FILE")]
+    pub agent: Option<PathBuf>,
+    /// Form of the findings
+    #[arg(short, long, value_enum, default_value_t = DoctorForm::Text)]
+    pub output: DoctorForm,
+    /// Further flags of the agent, behind `--`
+    #[arg(last = true, value_name = "FLAG")]
+    pub rest: Vec<OsString>,
+}
+
+/// Form of findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorForm {
+    /// For reading
+    Text,
+    /// For programs
+    Json,
+}
+
+impl DoctorForm {
+    /// The agent's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// Care of the aggregator. --timeout counts from one sign of life to the next.

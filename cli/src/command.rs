@@ -1,6 +1,7 @@
 //! The subcommands: arguments → question → answer → text.
 
 pub(crate) mod admin;
+pub(crate) mod doctor;
 pub(crate) mod energy;
 pub(crate) mod explain;
 pub(crate) mod sci;

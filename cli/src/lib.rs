@@ -1,7 +1,8 @@
 //! The operator's tool, as a library so that tests run it in-process.
 //!
 //! Arguments become a question ([`arguments`], [`period`]), the question goes to the aggregator ([`client`]), the answer
-//! becomes bytes ([`output`]). Nothing is printed before the whole answer is there, but for `admin dump`, which may be long.
+//! becomes bytes ([`output`]). Nothing is printed before the whole answer is there, but for `admin dump`, which may
+//! be long, and `doctor`, which passes on what the agent prints.
 
 pub mod arguments;
 mod client;
@@ -43,6 +44,7 @@ async fn answer(arguments: &Arguments, now: Timestamp, stdout: &mut dyn Write) -
         Command::Sci(sci) => command::sci::answer(&arguments.connection, sci, now).await,
         Command::Energy(energy) => command::energy::answer(&arguments.connection, energy, now).await,
         Command::Explain(explain) => command::explain::answer(&arguments.connection, explain, now).await,
+        Command::Doctor(doctor) => command::doctor::answer(doctor, stdout).await,
         Command::Admin(admin) => command::admin::answer(&arguments.connection, admin, now, stdout).await,
     }
 }

@@ -292,6 +292,7 @@ async fn help_is_what_the_golden_file_says() {
         "sci ",
         "energy ",
         "explain ",
+        "doctor ",
         "admin ",
         "admin status ",
         "admin backup ",

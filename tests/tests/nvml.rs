@@ -20,6 +20,8 @@ use joulebook_tests::simulated::{BEGIN, Report, Rig, SECOND};
 use joulebook_units::{EnergyGap, GapReason, IdleOrigin, Method, Source, Subject};
 use serde_json::Value;
 
+#[path = "nvml/mig.rs"]
+mod mig;
 #[path = "nvml/rows.rs"]
 mod rows;
 #[path = "nvml/survival.rs"]
@@ -84,6 +86,7 @@ fn user(name: &str, pid: u32, gpu: u32, sm_permille: u32, gibibytes: u64) -> Wor
         cpu_millicores: 500,
         gpu: Some(gpu),
         sm_permille,
+        gpu_instance: 0,
         gpu_memory_bytes: gibibytes << 30,
         memory_bytes: 1 << 30,
         model: None,

@@ -25,10 +25,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub mod child;
+pub mod dcgm;
 pub mod edge;
 pub mod gpu;
 pub mod library;
 pub mod message;
+mod mig;
 pub mod serve;
 pub mod table;
 
@@ -97,7 +99,12 @@ impl Nvml {
     /// A collector of what the roots show; starts nothing yet.
     pub fn new(roots: &Roots, section: &NvmlSection) -> Self {
         let program = section.helper.clone().or_else(|| std::env::current_exe().ok()).unwrap_or_default();
-        let launch = Launch { program, library: section.library.clone(), limits: section.limits };
+        let launch = Launch {
+            program,
+            library: section.library.clone(),
+            dcgm: section.dcgm_url.clone(),
+            limits: section.limits,
+        };
         Self {
             helper: Helper::new(launch),
             patience: section.patience,
@@ -147,6 +154,11 @@ impl Nvml {
     /// Whether a discovery has something new to tell.
     pub fn has_changed(&self) -> bool {
         self.changed
+    }
+
+    /// Why no GPU is read, where none is.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
     }
 
     /// The GPUs as the library describes them; none where it could not be asked.

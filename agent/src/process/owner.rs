@@ -40,7 +40,7 @@ impl Workloads {
                 Some(row_id(row))
             } else if hosts.contains_key(&key) || one.host.is_some() && !split.contains(&one.host.as_deref()) {
                 None
-            } else if self.own_rows.contains(&key) || self.device_users.contains(&key.0) {
+            } else if self.own_rows.contains(&key) || self.named.contains(&key.0) {
                 Some(row_id(&key))
             } else if seen.watched_nanos >= OWN_ROW_NANOS && self.own_rows.len() < MOST_PROCESS_ROWS {
                 self.own_rows.insert(key);

@@ -232,3 +232,22 @@ fn a_group_that_is_made_again_goes_on_from_its_sum() {
 }
 
 mod parts;
+
+#[test]
+fn the_agent_itself_has_a_row_however_little_it_uses() {
+    let machine = Machine::new();
+    machine.process(300, 1, 50, 5);
+    machine.process(301, 1, 50, 5);
+    std::os::unix::fs::symlink("300", machine.root.path().join("proc/self")).expect("link");
+    let mut workloads = machine.workloads();
+    workloads.sample(at(1), &[]);
+    machine.process(300, 1, 50, 6);
+    machine.process(301, 1, 50, 6);
+    machine.busy(2);
+    workloads.name_device_users(BTreeSet::new());
+    let sample = workloads.sample(at(2), &[]);
+    assert_eq!((cpu(&sample, "process/300@50"), cpu(&sample, "process/301@50")), (Some(TICK), None));
+    let row = sample.rows.iter().find(|row| row.workload.id == "process/300@50").expect("a row");
+    assert_eq!((row.workload.name.as_str(), row.memory_bytes.is_some()), ("p300", true));
+    assert_eq!(total(&sample), 2 * TICK);
+}

@@ -1,6 +1,6 @@
 //! Structures of `nvml.h`, laid out as the vendor's.
 
-use std::ffi::{c_uint, c_ulonglong};
+use std::ffi::{c_char, c_uint, c_ulonglong, c_void};
 
 /// nvmlPciInfo_t.
 #[repr(C)]
@@ -69,6 +69,46 @@ pub struct ProcessInfo {
     pub(crate) compute_instance: c_uint,
 }
 
+/// nvmlDeviceAttributes_t.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Attributes {
+    pub(crate) multiprocessors: c_uint,
+    pub(crate) shared_engines: [c_uint; 5],
+    pub(crate) gpu_instance_slices: c_uint,
+    pub(crate) compute_instance_slices: c_uint,
+    pub(crate) memory_mib: c_ulonglong,
+}
+
+/// nvmlGpmSupport_t.
+#[repr(C)]
+#[derive(Debug)]
+pub struct GpmSupport {
+    pub(crate) version: c_uint,
+    pub(crate) supported: c_uint,
+}
+
+/// nvmlGpmMetric_t.
+#[repr(C)]
+#[derive(Debug)]
+pub struct GpmMetric {
+    pub(crate) id: c_uint,
+    pub(crate) code: c_uint,
+    pub(crate) value: f64,
+    pub(crate) names: [*mut c_char; 3],
+}
+
+/// nvmlGpmMetricsGet_t up to its list of metrics, of which `count` follow.
+#[repr(C)]
+#[derive(Debug)]
+pub struct GpmQuestion {
+    pub(crate) version: c_uint,
+    pub(crate) count: c_uint,
+    pub(crate) first: *mut c_void,
+    pub(crate) second: *mut c_void,
+    pub(crate) metrics: [GpmMetric; 1],
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +117,7 @@ mod tests {
     fn structures_are_as_long_as_the_vendors() {
         assert_eq!(size_of::<PciInfo>(), 68);
         assert_eq!(size_of::<FieldValue>(), 40);
+        assert_eq!((size_of::<Attributes>(), size_of::<GpmMetric>(), size_of::<GpmQuestion>()), (40, 40, 24 + 40));
         assert_eq!((size_of::<ProcessSample>(), size_of::<ProcessInfo>(), size_of::<Memory>()), (32, 24, 40));
     }
 }

@@ -10,8 +10,10 @@
 #![allow(non_snake_case, reason = "the names are the vendor's")]
 #![allow(clippy::missing_safety_doc, reason = "the contract is nvml.h's: valid pointers, lengths as given")]
 
-use crate::abi::{FieldValue, Memory, PciInfo, ProcessInfo, ProcessSample, Utilization};
-use crate::state::{Class, GPU_BYTES, Gpu, HEADER_BYTES, MOST_GPUS, NO_MODULE, State};
+use crate::abi::{
+    Attributes, FieldValue, GpmQuestion, GpmSupport, Memory, PciInfo, ProcessInfo, ProcessSample, Utilization,
+};
+use crate::state::{Class, GPU_BYTES, Gpu, HEADER_BYTES, MOST_GPUS, MOST_INSTANCES, NO_MODULE, State};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_ulonglong, c_void};
@@ -43,7 +45,14 @@ const SCOPE_MODULE: c_uint = 1;
 const TYPE_UNSIGNED: c_uint = 1;
 const TYPE_UNSIGNED_LONG_LONG: c_uint = 3;
 
-/// A device: slot in the state file plus one.
+/// Part of time in which an instance is active, in percent.
+const METRIC_GRAPHICS: c_uint = 1;
+/// nvmlDeviceArchitecture_t of the first part that tells it.
+const HOPPER: u32 = 9;
+/// Memory slices of a device.
+const MEMORY_SLICES: u64 = 8;
+
+/// A device: slot in the state file plus one; an instance of it has its own index plus one in the bits from 16 on.
 type Device = *mut c_void;
 
 /// The mapped file; as an address, since pointers are not Send. Never unmapped: another thread may be reading.
@@ -128,11 +137,21 @@ fn crash() -> ! {
 }
 
 fn slot_of(device: Device) -> Result<usize, c_uint> {
-    (device as usize).checked_sub(1).ok_or(INVALID_ARGUMENT)
+    (device as usize & 0xffff).checked_sub(1).ok_or(INVALID_ARGUMENT)
 }
 
-/// The state and the slot of a device, after its latency, its hang and its overridden code.
-fn device(device: Device, class: Class) -> Result<(State, usize), c_uint> {
+/// Index of the instance that a handle means; `None` for a whole device.
+fn instance_of(device: Device) -> Option<usize> {
+    (device as usize >> 16).checked_sub(1)
+}
+
+/// The same as [`part`] for a call that no instance answers.
+fn device(handle: Device, class: Class) -> Result<(State, usize), c_uint> {
+    if instance_of(handle).is_some() { Err(NOT_SUPPORTED) } else { part(handle, class) }
+}
+
+/// The state and the slot of a device or of an instance, after its latency, its hang and its overridden code.
+fn part(device: Device, class: Class) -> Result<(State, usize), c_uint> {
     let slot = slot_of(device)?;
     let mut state = current()?;
     let gpu = |state: &State| state.gpus.get(slot).cloned().ok_or(INVALID_ARGUMENT);
@@ -337,9 +356,12 @@ getter!(
     nvmlDeviceGetMaxMigDeviceCount, Class::Other, c_uint,
     |state, gpu, slot| Ok(if gpu.mig_capable { 7 } else { 0 }));
 getter!(
-    /// Use over the last second in percent.
-    nvmlDeviceGetUtilizationRates, Class::Other, Utilization,
-    |state, gpu, slot| Ok(Utilization { gpu: gpu.processes.iter().map(|process| process.sm_permille / 10).sum::<u32>().min(100), memory: 0 }));
+/// Use over the last second in percent.
+nvmlDeviceGetUtilizationRates, Class::Other, Utilization,
+|state, gpu, slot| match gpu.is_divided() {
+    true => Err(NOT_SUPPORTED),
+    false => Ok(Utilization { gpu: gpu.processes.iter().map(|process| process.sm_permille / 10).sum::<u32>().min(100), memory: 0 }),
+});
 getter!(
 /// Memory.
 nvmlDeviceGetMemoryInfo_v2, Class::Other, Memory, |state, gpu, slot| {
@@ -392,26 +414,126 @@ pub unsafe extern "C" fn nvmlDeviceGetName(handle: Device, place: *mut c_char, l
     unsafe { give_text(handle, place, length, |gpu| &gpu.name) }
 }
 
-/// Whether the device is divided: never; NOT_SUPPORTED where it cannot be.
+/// Whether the device is divided; NOT_SUPPORTED where it cannot be.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMigMode(handle: Device, mode: *mut c_uint, pending: *mut c_uint) -> c_uint {
     code(device(handle, Class::Other).and_then(|(state, slot)| {
         if !state.gpus[slot].mig_capable {
             return Err(NOT_SUPPORTED);
         }
+        let divided = c_uint::from(state.gpus[slot].is_divided());
         // SAFETY: the caller's pointers.
-        unsafe { put(mode, 0).and_then(|()| put(pending, 0)) }
+        unsafe { put(mode, divided).and_then(|()| put(pending, divided)) }
     }))
 }
 
-/// A part of a divided device: there is none.
+/// An instance of a divided device; NOT_FOUND where an index has none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
     handle: Device,
-    _index: c_uint,
-    _place: *mut Device,
+    index: c_uint,
+    place: *mut Device,
 ) -> c_uint {
-    code(device(handle, Class::Other).and(Err(NOT_FOUND)))
+    code(device(handle, Class::Other).and_then(|(state, slot)| {
+        let index = index as usize;
+        if index >= MOST_INSTANCES {
+            return Err(INVALID_ARGUMENT);
+        }
+        state.gpus[slot].instance(index).ok_or(NOT_FOUND)?;
+        // SAFETY: the caller's pointer.
+        unsafe { put(place, ((index + 1) << 16 | (slot + 1)) as Device) }
+    }))
+}
+
+/// What an instance has of its device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetAttributes_v2(handle: Device, place: *mut Attributes) -> c_uint {
+    code(part(handle, Class::Other).and_then(|(state, slot)| {
+        let gpu = &state.gpus[slot];
+        let slices = gpu.instance(instance_of(handle).ok_or(NOT_SUPPORTED)?).ok_or(INVALID_ARGUMENT)?;
+        // As the profiles 1g.10gb, 2g.20gb, 3g.40gb, 4g.40gb and 7g.80gb have it.
+        let of_memory = if slices < 3 { u64::from(slices) } else { u64::from(slices).next_power_of_two() };
+        let attributes = Attributes {
+            gpu_instance_slices: slices.into(),
+            compute_instance_slices: slices.into(),
+            memory_mib: u64::from(gpu.memory_mib) * of_memory / MEMORY_SLICES,
+            ..Attributes::default()
+        };
+        // SAFETY: the caller's pointer.
+        unsafe { put(place, attributes) }
+    }))
+}
+
+/// Whether the device tells activity: Hopper and later.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlGpmQueryDeviceSupport(handle: Device, place: *mut GpmSupport) -> c_uint {
+    code(device(handle, Class::Other).and_then(|(state, slot)| {
+        let supported = c_uint::from(state.gpus[slot].architecture >= HOPPER);
+        // SAFETY: the caller's pointer.
+        unsafe { put(place, GpmSupport { version: 1, supported }) }
+    }))
+}
+
+/// A sample of activity: the handle of the instance that it is of.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlGpmSampleAlloc(place: *mut *mut c_void) -> c_uint {
+    let sample: *mut usize = Box::into_raw(Box::new(0));
+    // SAFETY: the caller's pointer.
+    code(unsafe { put(place, sample.cast()) })
+}
+
+/// Frees a sample.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlGpmSampleFree(sample: *mut c_void) -> c_uint {
+    if sample.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    // SAFETY: made by nvmlGpmSampleAlloc, and not freed before.
+    drop(unsafe { Box::from_raw(sample.cast::<usize>()) });
+    SUCCESS
+}
+
+/// Takes a sample of an instance.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlGpmMigSampleGet(handle: Device, instance: c_uint, sample: *mut c_void) -> c_uint {
+    code(device(handle, Class::Other).and_then(|(state, slot)| {
+        let gpu = &state.gpus[slot];
+        if gpu.architecture < HOPPER {
+            return Err(NOT_SUPPORTED);
+        }
+        let index = (instance as usize).checked_sub(1).filter(|index| gpu.instance(*index).is_some());
+        let index = index.ok_or(INVALID_ARGUMENT)?;
+        // SAFETY: made by nvmlGpmSampleAlloc.
+        unsafe { put(sample.cast::<usize>(), (index + 1) << 16 | (slot + 1)) }
+    }))
+}
+
+/// What two samples tell of the time between them. The simulated activity is that of now.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlGpmMetricsGet(question: *mut GpmQuestion) -> c_uint {
+    if question.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    code(current().and_then(|state| {
+        // SAFETY: the caller's structure: both samples are those of nvmlGpmSampleAlloc, and `count` metrics follow. The
+        // list is reached through the caller's pointer, since it is longer than this declaration says.
+        unsafe {
+            let (first, second) = ((*question).first.cast::<usize>(), (*question).second.cast::<usize>());
+            if first.is_null() || second.is_null() || *first != *second {
+                return Err(INVALID_ARGUMENT);
+            }
+            let handle = *second as Device;
+            let (slot, index) = (slot_of(handle)?, instance_of(handle).ok_or(INVALID_ARGUMENT)?);
+            let gpu = state.gpus.get(slot).ok_or(INVALID_ARGUMENT)?;
+            let metrics = (&raw mut (*question).metrics).cast::<crate::abi::GpmMetric>();
+            for at in 0..(*question).count as usize {
+                let metric = metrics.add(at);
+                (*metric).code = if (*metric).id == METRIC_GRAPHICS { SUCCESS } else { NOT_SUPPORTED };
+                (*metric).value = f64::from(gpu.activity(index)) / 10.0;
+            }
+        }
+        Ok(())
+    }))
 }
 
 fn field(gpu: &Gpu, asked: &mut FieldValue, at: u64) -> Result<(), c_uint> {
@@ -484,6 +606,9 @@ pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
 ) -> c_uint {
     code(device(handle, Class::Processes).and_then(|(state, slot)| {
         let timestamp_us = now(&state) / 1_000;
+        if state.gpus[slot].is_divided() {
+            return Err(NOT_SUPPORTED);
+        }
         let working =
             state.gpus[slot].processes.iter().filter(|process| process.sm_permille > 0 && timestamp_us > since_us);
         let entries: Vec<_> = working
@@ -511,16 +636,19 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     count: *mut c_uint,
     infos: *mut ProcessInfo,
 ) -> c_uint {
-    code(device(handle, Class::Processes).and_then(|(state, slot)| {
+    code(part(handle, Class::Processes).and_then(|(state, slot)| {
         let none = c_uint::MAX;
+        let of = instance_of(handle);
+        let on_it = |instance: u8| of.is_none_or(|index| usize::from(instance) == index + 1);
         let entries: Vec<_> = state.gpus[slot]
             .processes
             .iter()
+            .filter(|process| on_it(process.instance))
             .map(|process| ProcessInfo {
                 pid: process.pid,
                 memory: u64::from(process.memory_mib) << 20,
-                gpu_instance: none,
-                compute_instance: none,
+                gpu_instance: if process.instance == 0 { none } else { process.instance.into() },
+                compute_instance: if process.instance == 0 { none } else { 0 },
             })
             .collect();
         // SAFETY: the caller's pointers.

@@ -8,7 +8,8 @@
 //! architecture, return codes of the eight classes · 256 reset epoch pJ i128 · 272 frozen pJ i128 · 288 module mW u32
 //! (all ones: none) · 292 processes u32 · 296 six times (pid u32, SM permille u32) · 352 three segments, the newest
 //! first, of (t ns u64, e pJ i128, p µW i64, slope µW/s i64) · 472 memory MiB u32 · 476 crash u32 · 480 six times memory
-//! of a process MiB u32.
+//! of a process MiB u32 · 504 seven times four bits: compute slices of an instance (MIG), 0 for none, the first one in the
+//! lowest bits · 508 six times four bits: the instance that a process is on, from 1, 0 for none.
 
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 4096;
@@ -20,6 +21,8 @@ pub const MOST_GPUS: usize = 64;
 pub const MOST_PROCESSES: usize = 6;
 /// Segments of history that are kept for power windows.
 pub const SEGMENTS: usize = 3;
+/// Instances that one GPU can be divided into.
+pub const MOST_INSTANCES: usize = 7;
 /// Module power that is not there.
 pub const NO_MODULE: u32 = u32::MAX;
 const MAGIC: &[u8; 8] = b"HWSIM1\0\0";
@@ -85,6 +88,8 @@ pub struct Process {
     pub sm_permille: u32,
     /// Its memory on the GPU in MiB.
     pub memory_mib: u32,
+    /// The instance that it is on, from 1; 0 for none. Its use is then of that instance.
+    pub instance: u8,
 }
 
 /// One GPU.
@@ -132,6 +137,8 @@ pub struct Gpu {
     pub processes: Vec<Process>,
     /// Its memory in MiB.
     pub memory_mib: u32,
+    /// Compute slices of the instances that it is divided into; 0 for none.
+    pub slices: [u8; MOST_INSTANCES],
     /// Whether calls on it kill the calling process (SIGSEGV).
     pub crash: bool,
     /// The newest first; the first is the running one.
@@ -144,6 +151,22 @@ impl Gpu {
         let oldest = self.segments[SEGMENTS - 1];
         let segment = self.segments.iter().find(|segment| segment.t_ns <= t_ns).unwrap_or(&oldest);
         segment.energy_pj(t_ns.max(segment.t_ns))
+    }
+
+    /// Whether it is divided into instances.
+    pub fn is_divided(&self) -> bool {
+        self.slices.iter().any(|slices| *slices > 0)
+    }
+
+    /// Compute slices of an instance; `None` if there is none of this index.
+    pub fn instance(&self, index: usize) -> Option<u8> {
+        self.slices.get(index).copied().filter(|slices| *slices > 0)
+    }
+
+    /// Part of the time in which an instance is active, in permille.
+    pub fn activity(&self, index: usize) -> u32 {
+        let on_it = self.processes.iter().filter(|process| usize::from(process.instance) == index + 1);
+        on_it.map(|process| process.sm_permille).sum::<u32>().min(1_000)
     }
 
     /// What the energy counter shows in mJ; `None` where there is no counter.
@@ -328,6 +351,9 @@ impl Gpu {
         out.word(self.memory_mib);
         out.word(u32::from(self.crash));
         self.processes.iter().take(MOST_PROCESSES).for_each(|process| out.word(process.memory_mib));
+        out.at = 504;
+        out.word(packed(self.slices.into_iter()));
+        out.word(packed(self.processes.iter().take(MOST_PROCESSES).map(|process| process.instance)));
     }
 
     fn decode(from: &mut Source<'_>) -> Option<Self> {
@@ -348,7 +374,7 @@ impl Gpu {
         let count = usize::try_from(count).ok().filter(|count| *count <= MOST_PROCESSES)?;
         let mut processes = Vec::with_capacity(count);
         for _ in 0..count {
-            processes.push(Process { pid: from.word()?, sm_permille: from.word()?, memory_mib: 0 });
+            processes.push(Process { pid: from.word()?, sm_permille: from.word()?, memory_mib: 0, instance: 0 });
         }
         from.at = 352;
         let mut segments = [Segment::default(); SEGMENTS];
@@ -361,6 +387,12 @@ impl Gpu {
         let (memory_mib, crash) = (from.word()?, from.word()? == 1);
         for process in &mut processes {
             process.memory_mib = from.word()?;
+        }
+        from.at = 504;
+        let (slices, instances) = (from.word()?, from.word()?);
+        let slices = std::array::from_fn(|index| nibble(slices, index));
+        for (index, process) in processes.iter_mut().enumerate() {
+            process.instance = nibble(instances, index);
         }
         Some(Self {
             uuid,
@@ -384,10 +416,20 @@ impl Gpu {
             module_mw,
             processes,
             memory_mib,
+            slices,
             crash,
             segments,
         })
     }
+}
+
+/// Up to eight values below 16 in one word, the first in the lowest bits.
+fn packed(values: impl Iterator<Item = u8>) -> u32 {
+    values.take(8).enumerate().fold(0, |word, (index, value)| word | u32::from(value & 0xf) << (4 * index))
+}
+
+fn nibble(word: u32, index: usize) -> u8 {
+    ((word >> (4 * index)) & 0xf) as u8
 }
 
 #[cfg(test)]
@@ -417,9 +459,10 @@ mod tests {
             frozen_pj: 5,
             module_mw: NO_MODULE,
             processes: [(77, 400), (78, 20)]
-                .map(|(pid, sm_permille)| Process { pid, sm_permille, memory_mib: 512 })
+                .map(|(pid, sm_permille)| Process { pid, sm_permille, memory_mib: 512, instance: 7 })
                 .to_vec(),
             memory_mib: 81_920,
+            slices: [3, 2, 1, 0, 0, 0, 1],
             crash: true,
             segments: [segment; SEGMENTS],
         }

@@ -62,6 +62,13 @@ pub enum Request {
         /// Name of one that ends.
         remove: Option<String>,
     },
+    /// Divides a GPU into instances (MIG), or joins it again.
+    Divide {
+        /// The GPU.
+        gpu: u32,
+        /// Compute slices of each instance, at most seven in all; none joins it.
+        slices: Vec<u8>,
+    },
     /// What the node is and what time it has.
     Info,
 }
@@ -121,6 +128,7 @@ pub fn answer(node: &mut Node, request: &Request) -> Result<Value> {
             }
             Ok(json!({ "now_ns": node.now_ns() }))
         }
+        Request::Divide { gpu, slices } => node.divide(*gpu, slices).map(|()| json!({ "now_ns": node.now_ns() })),
         Request::Info => Ok(json!({
             "profile": node.profile().name,
             "root": node.root(),

@@ -4,12 +4,13 @@ use crate::dcmi::Dcmi;
 use crate::error::{Result, SimError, at};
 use crate::fault::Active;
 use crate::gpu::{self, StateFile};
+use crate::hwmon::{self, Meter};
 use crate::powercap::{Plan, Zone};
 use crate::profile::{Levels, Profile};
 use crate::redfish::Bmc;
 use crate::truth::Leaf;
 use crate::workload::{Table, Workload};
-use hwsim_nvml::state::{Process, State};
+use hwsim_nvml::state::{Gpu, MOST_INSTANCES, Process, State};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const THREADS_OF_A_SOCKET: u32 = 64;
 /// Cores of which the zone `core` of AMD counts one.
 const CORES: u32 = 64;
+/// Compute slices of a GPU that can be divided.
+const WHOLE_SLICES: u32 = 7;
 
 /// How a node is made.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +53,8 @@ pub struct Truth {
     pub leaves: BTreeMap<String, i128>,
     /// µJ by zone of the powercap view.
     pub zones: BTreeMap<String, i128>,
+    /// µJ by channel of the hwmon view.
+    pub meters: BTreeMap<String, i128>,
 }
 
 /// A simulated node.
@@ -63,6 +68,7 @@ pub struct Node {
     levels: BTreeMap<String, Levels>,
     leaves: BTreeMap<String, Leaf>,
     pub(crate) zones: Vec<Zone>,
+    pub(crate) meters: Vec<Meter>,
     pub(crate) state: State,
     file: StateFile,
     pub(crate) table: Table,
@@ -80,7 +86,16 @@ pub struct Node {
 /// A workload's process as its GPU shows it.
 fn on_gpu(workload: &Workload) -> Process {
     let memory_mib = u32::try_from(workload.gpu_memory_bytes >> 20).unwrap_or(u32::MAX);
-    Process { pid: workload.pid, sm_permille: workload.sm_permille, memory_mib }
+    Process { pid: workload.pid, sm_permille: workload.sm_permille, memory_mib, instance: workload.gpu_instance }
+}
+
+/// Use of a whole GPU in permille by a workload that may be on an instance of it.
+fn of_device(device: Option<&Gpu>, workload: &Workload) -> u32 {
+    let index = usize::from(workload.gpu_instance).checked_sub(1);
+    match index.and_then(|index| device?.instance(index)) {
+        Some(slices) => workload.sm_permille * u32::from(slices) / WHOLE_SLICES,
+        None => workload.sm_permille,
+    }
 }
 
 /// CLOCK_MONOTONIC in ns.
@@ -105,6 +120,7 @@ impl Node {
         let mut node = Self {
             root: root.to_path_buf(),
             zones: Vec::new(),
+            meters: Vec::new(),
             file: StateFile::new(root, &state)?,
             profile,
             options,
@@ -123,6 +139,9 @@ impl Node {
         };
         for plan in node.plans() {
             node.zones.push(Zone::new(root, plan)?);
+        }
+        for plan in hwmon::plans(&node.profile, &node.leaf_names()) {
+            node.meters.push(Meter::new(root, plan)?);
         }
         node.publish()?;
         Ok(node)
@@ -260,6 +279,9 @@ impl Node {
         for zone in &self.zones {
             zone.show(self.zone_pj(zone, now))?;
         }
+        for meter in &self.meters {
+            meter.show(self.meter_value(meter, now))?;
+        }
         self.table.show(now)?;
         self.state.now_ns = now;
         let module: i64 = self
@@ -318,6 +340,33 @@ impl Node {
         zone.leaves.iter().filter_map(|leaf| self.leaves.get(leaf)).map(|leaf| leaf.energy_pj(t_ns)).sum()
     }
 
+    /// Energy of a meter's leaves in pJ from simulated 0, before the meter's share is taken.
+    fn meter_pj(&self, meter: &Meter, t_ns: u64) -> i128 {
+        meter.leaves().iter().filter_map(|leaf| self.leaves.get(leaf)).map(|leaf| leaf.energy_pj(t_ns)).sum()
+    }
+
+    /// What a channel of hwmon shows: µW over its window, or µJ.
+    pub(crate) fn meter_value(&self, meter: &Meter, t_ns: u64) -> i128 {
+        let value = match meter.window_ns() {
+            None => self.meter_pj(meter, t_ns) / 1_000_000,
+            Some(window) if window.min(t_ns) > 0 => {
+                let nanos = window.min(t_ns);
+                // pJ ÷ ns = mW.
+                (self.meter_pj(meter, t_ns) - self.meter_pj(meter, t_ns - nanos)) * 1_000 / i128::from(nanos)
+            }
+            Some(_) => {
+                let leaves = meter.leaves().iter().filter_map(|leaf| self.leaves.get(leaf));
+                leaves.map(|leaf| i128::from(leaf.power_uw(t_ns))).sum()
+            }
+        };
+        meter.share(value)
+    }
+
+    /// The channels of hwmon.
+    pub fn meters(&self) -> &[Meter] {
+        &self.meters
+    }
+
     /// Energy of a leaf in pJ from simulated 0; `None` if there is no such leaf.
     pub fn leaf_pj(&self, leaf: &str, t_ns: u64) -> Option<i128> {
         self.leaves.get(leaf).map(|leaf| leaf.energy_pj(t_ns))
@@ -337,7 +386,11 @@ impl Node {
             let energy = self.zone_pj(zone, to_ns) - self.zone_pj(zone, from_ns);
             (zone.id.clone(), (energy / i128::from(zone.part)).div_euclid(1_000_000))
         });
-        Truth { leaves: leaves.collect(), zones: zones.collect() }
+        let meters = self.meters.iter().map(|meter| {
+            let energy = self.meter_pj(meter, to_ns) - self.meter_pj(meter, from_ns);
+            (meter.id(), meter.share(energy).div_euclid(1_000_000))
+        });
+        Truth { leaves: leaves.collect(), zones: zones.collect(), meters: meters.collect() }
     }
 
     /// Adds a workload; processors and its GPU then draw by their use.
@@ -351,6 +404,20 @@ impl Node {
         if !self.table.remove(self.now_ns(), name)? {
             return Err(SimError::Request(format!("there is no workload {name:?}")));
         }
+        self.level()
+    }
+
+    /// Divides a GPU into instances of so many compute slices (MIG); none joins it again.
+    pub fn divide(&mut self, gpu: u32, slices: &[u8]) -> Result<()> {
+        let refused = |why: &str| Err(SimError::Request(why.to_owned()));
+        if slices.len() > MOST_INSTANCES || slices.iter().map(|slices| u32::from(*slices)).sum::<u32>() > WHOLE_SLICES {
+            return refused("a GPU has seven slices");
+        }
+        let slot = usize::try_from(gpu).unwrap_or(usize::MAX);
+        let Some(device) = self.state.gpus.get_mut(slot).filter(|device| device.mig_capable) else {
+            return refused("there is no such GPU that could be divided");
+        };
+        device.slices = std::array::from_fn(|index| slices.get(index).copied().unwrap_or(0));
         self.level()
     }
 
@@ -370,7 +437,11 @@ impl Node {
             let holders: Vec<&Workload> =
                 self.table.workloads().filter(|workload| gpu.is_some() && workload.gpu == gpu).collect();
             let used = match gpu {
-                Some(_) => i64::from(holders.iter().map(|holder| holder.sm_permille).sum::<u32>().min(1_000)),
+                Some(slot) => {
+                    let device = usize::try_from(slot).ok().and_then(|slot| self.state.gpus.get(slot));
+                    let used = holders.iter().map(|holder| of_device(device, holder)).sum::<u32>();
+                    i64::from(used.min(1_000))
+                }
                 None if name.starts_with("cpu") => cpu,
                 None => continue,
             };

@@ -14,6 +14,8 @@ pub struct Profile {
     pub cpu: Cpu,
     /// The accelerators.
     pub gpus: Option<Gpus>,
+    /// An ACPI power meter at the node's input.
+    pub acpi_meter: Option<AcpiMeter>,
     /// Power by group of leaves.
     pub leaves_w: BTreeMap<String, Levels>,
     /// What the supplies pass on; all of it where nothing is said.
@@ -51,6 +53,21 @@ pub struct Cpu {
     pub tdp_w: u32,
     /// The powercap tree, where there is one.
     pub rapl: Option<Rapl>,
+    /// Labels of power channels of hwmon.
+    pub hwmon: Option<Vec<String>>,
+    /// Time over which these average, in ms.
+    pub hwmon_window_ms: Option<u32>,
+    /// Cores of a socket that have an energy counter in hwmon.
+    pub hwmon_cores: Option<u32>,
+}
+
+/// An ACPI power meter at the node's input.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AcpiMeter {
+    /// Time over which it averages, in ms.
+    pub window_ms: u32,
+    /// Part of the input that reaches the leaves.
+    pub efficiency_permille: u32,
 }
 
 /// The powercap tree.

@@ -34,6 +34,9 @@ pub struct Workload {
     /// Use of that GPU in permille.
     #[serde(default)]
     pub sm_permille: u32,
+    /// The instance of that GPU that it is on, from 1, where the GPU is divided; 0 for none. Its use is then of the instance.
+    #[serde(default)]
+    pub gpu_instance: u8,
     /// Memory on that GPU in bytes.
     #[serde(default = "gibibyte")]
     pub gpu_memory_bytes: u64,

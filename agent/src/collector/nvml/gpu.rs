@@ -95,13 +95,14 @@ impl Gpu {
     /// Takes what a later look found. Whether the sources change.
     pub fn learn(&mut self, facts: &Facts) -> bool {
         self.facts.index = facts.index;
+        let is_divided_anew = std::mem::replace(&mut self.facts.divided, facts.divided) != facts.divided;
         if facts.counts || !self.counts {
             self.without = 0;
-            return false;
+            return is_divided_anew;
         }
         self.without += 1;
         if self.without < GIVEN_UP_LOOKS {
-            return false;
+            return is_divided_anew;
         }
         self.counts = false;
         self.takes_over = true;
@@ -128,6 +129,9 @@ impl Gpu {
         let mut basis = format!("{}, driver {driver}", self.facts.model);
         if let Some(bus) = &self.facts.bus {
             basis = format!("{basis}, {bus}");
+        }
+        if self.facts.divided {
+            basis.push_str(", divided into instances (MIG): energy is the whole GPU's");
         }
         let main = Source {
             id: self.id(),
@@ -265,17 +269,20 @@ impl Gpu {
     fn use_of(&mut self, list: &Use, at: BootNanos) -> Option<DeviceUse> {
         let since = self.used.replace(at);
         let nanos = since.map_or(0, |since| at.0.saturating_sub(since.0));
-        let part = |percent: u32| nanos / 100 * u64::from(percent.min(100));
+        let part = |ppm: u32| {
+            let part = u128::from(nanos) * u128::from(ppm.min(1_000_000)) / 1_000_000;
+            u64::try_from(part).unwrap_or(nanos)
+        };
         let users: Vec<DeviceUser> = list
             .processes
             .iter()
             .map(|process| DeviceUser {
                 pid: i32::try_from(process.pid).unwrap_or(-1),
-                busy_nanos: part(process.busy_percent),
+                busy_nanos: part(process.busy_ppm),
                 memory_bytes: process.memory_bytes,
             })
             .collect();
-        let busy = list.busy_percent.map(part);
+        let busy = list.busy_ppm.map(part);
         let of_users = users.iter().fold(0u64, |sum, user| sum.saturating_add(user.busy_nanos)).min(nanos);
         let busy_nanos = busy.unwrap_or(of_users);
         Some(DeviceUse { device: self.facts.uuid.clone(), since, at, busy_nanos, users })

@@ -15,6 +15,7 @@ use std::path::Path;
 /// Field ids of nvml.h: mean power over a second, power now. Both are the same in every driver's numbering.
 const POWER_AVERAGE: FieldId = FieldId(185);
 const POWER_INSTANT: FieldId = FieldId(186);
+const PPM_PER_PERCENT: u32 = 10_000;
 /// The file that the driver installs.
 const LIBRARY: &str = "libnvidia-ml.so.1";
 
@@ -167,7 +168,7 @@ pub fn processes(device: &Device<'_>, since_us: u64) -> Result<(Use, u64), Fault
             UsedGpuMemory::Used(bytes) => Some(bytes),
             UsedGpuMemory::Unavailable => None,
         };
-        let one = processes.entry(process.pid).or_insert(Process { pid: process.pid, memory_bytes, busy_percent: 0 });
+        let one = processes.entry(process.pid).or_insert(Process { pid: process.pid, memory_bytes, busy_ppm: 0 });
         one.memory_bytes = one.memory_bytes.max(memory_bytes);
     }
     let mut newest = since_us;
@@ -187,11 +188,11 @@ pub fn processes(device: &Device<'_>, since_us: u64) -> Result<(Use, u64), Fault
     }
     for (pid, (sum, count)) in samples {
         if let (Some(process), Some(mean)) = (processes.get_mut(&pid), sum.checked_div(count)) {
-            process.busy_percent = u32::try_from(mean).unwrap_or(100);
+            process.busy_ppm = PPM_PER_PERCENT * u32::try_from(mean).unwrap_or(100);
         }
     }
-    let busy_percent = device.utilization_rates().ok().map(|rates| rates.gpu.min(100));
-    Ok((Use { at, busy_percent, processes: processes.into_values().collect() }, newest))
+    let busy_ppm = device.utilization_rates().ok().map(|rates| PPM_PER_PERCENT * rates.gpu.min(100));
+    Ok((Use { at, busy_ppm, processes: processes.into_values().collect() }, newest))
 }
 
 fn midpoint(before: u64, after: u64) -> u64 {

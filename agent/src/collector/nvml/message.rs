@@ -113,8 +113,8 @@ pub struct Shown {
 pub struct Use {
     /// When the list was read.
     pub at: u64,
-    /// Utilisation of the device in percent; absent where it cannot be told.
-    pub busy_percent: Option<u32>,
+    /// Utilisation of the device in millionths; absent where it cannot be told.
+    pub busy_ppm: Option<u32>,
     /// Processes with a context on the device.
     pub processes: Vec<Process>,
 }
@@ -124,8 +124,9 @@ pub struct Use {
 pub struct Process {
     /// Its pid in the host's namespace.
     pub pid: u32,
-    /// Memory on the device in bytes; absent where it cannot be told.
+    /// Memory that it has on the device in bytes, on a divided device what is reserved for it; absent where it cannot be
+    /// told.
     pub memory_bytes: Option<u64>,
-    /// Share of the multiprocessors' time in percent.
-    pub busy_percent: u32,
+    /// Share of the time of all multiprocessors of the device in millionths.
+    pub busy_ppm: u32,
 }

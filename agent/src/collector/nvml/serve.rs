@@ -3,9 +3,11 @@
 //! It may hang or die (without a core dump: that would only fill the disk) at any call of the vendor's library; nothing here has to be undone then. It ends with the agent:
 //! by the end of its input, and, where it hangs, by a signal of the kernel.
 
+use super::dcgm::Pages;
 use super::edge::{Edges, LOOK_NANOS, SHARP_NANOS};
 use super::library;
 use super::message::{Facts, Fault, Line, Request, Shown};
+use super::mig;
 use nix::sys::signal::Signal;
 use nvml_wrapper::{Device, Nvml};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,18 +40,20 @@ enum End {
 ///
 /// # Errors
 /// Of stdin and stdout.
-pub fn serve(library: Option<&Path>) -> io::Result<()> {
+pub fn serve(library: Option<&Path>, dcgm: Option<&str>) -> io::Result<()> {
     // An agent that was killed cannot close anything while a call hangs.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
     let mut requests = io::stdin().lock().lines();
     let mut out = io::stdout().lock();
+    // The configuration was checked: a page that cannot be had is no reason to read no energy.
+    let pages = dcgm.and_then(|url| Pages::read(url).ok()).unwrap_or_default();
     loop {
         let nvml = match library::start(library) {
             Ok(nvml) => nvml,
             Err(why) => return say(&mut out, &Line::Failed { why }),
         };
-        match session(&nvml, &mut requests, &mut out)? {
+        match session(&nvml, &pages, &mut requests, &mut out)? {
             End::Input => return Ok(()),
             // Dropping the library shuts it down.
             End::Restart => {}
@@ -80,10 +84,13 @@ struct Open<'nvml> {
     edges: Edges,
     /// Newest sample of use by process, in the library's µs.
     seen_us: u64,
+    /// Activity of its instances, where it is divided.
+    instances: mig::Activity<'nvml>,
 }
 
 fn session(
     nvml: &Nvml,
+    pages: &Pages,
     requests: &mut impl Iterator<Item = io::Result<String>>,
     out: &mut impl Write,
 ) -> io::Result<End> {
@@ -102,7 +109,7 @@ fn session(
         for _ in 0..std::mem::replace(&mut tries, 1) {
             session.watch(&skip, out)?;
         }
-        let all_failed = session.round(&request, &skip, out)?;
+        let all_failed = session.round(&request, &skip, pages, out)?;
         say(out, &Line::End)?;
         failed = if all_failed { failed + 1 } else { 0 };
         if failed >= FAILED_ROUNDS {
@@ -132,12 +139,14 @@ impl Session<'_> {
             }
             say(out, &Line::Begin { device: uuid.clone() })?;
             let facts = library::facts(&uuid, index, &device);
-            let open = Open { device, facts, edges: Edges::default(), seen_us: 0 };
+            let (edges, instances) = (Edges::default(), mig::Activity::default());
+            let open = Open { device, facts, edges, seen_us: 0, instances };
             match self.devices.get_mut(&uuid) {
                 // The handle may be another one after the device was away.
                 Some(known) => {
                     known.facts.counts = open.facts.counts;
                     known.facts.index = open.facts.index;
+                    known.facts.divided = open.facts.divided;
                     known.device = open.device;
                 }
                 None => {
@@ -150,7 +159,14 @@ impl Session<'_> {
     }
 
     /// Reads every device. Whether each of them fails, or none can be found.
-    fn round(&mut self, request: &Request, skip: &BTreeSet<String>, out: &mut impl Write) -> io::Result<bool> {
+    fn round(
+        &mut self,
+        request: &Request,
+        skip: &BTreeSet<String>,
+        pages: &Pages,
+        out: &mut impl Write,
+    ) -> io::Result<bool> {
+        let nvml = self.nvml;
         let mut failures = 0;
         let mut read = 0;
         for (uuid, open) in self.devices.iter_mut().filter(|(uuid, _)| !skip.contains(*uuid)) {
@@ -162,7 +178,12 @@ impl Session<'_> {
                 _ => library::power(&open.device, open.facts.power_usage),
             };
             let processes = (request.processes && energy != Err(Fault::Lost)).then(|| {
-                let read = library::processes(&open.device, open.seen_us);
+                let read = if open.facts.divided {
+                    let used = mig::processes(nvml, &open.device, &open.facts, &mut open.instances, pages);
+                    used.map(|used| (used, open.seen_us))
+                } else {
+                    library::processes(&open.device, open.seen_us)
+                };
                 read.map(|(used, newest)| {
                     open.seen_us = newest;
                     used
