@@ -4,17 +4,23 @@ use crate::config::{Config, Roots};
 use crate::hardware;
 use estimate::Estimate;
 use hwmon::Hwmon;
+use ipmi::Ipmi;
 use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
 use nvml::Nvml;
 use rapl::Rapl;
+use redfish::Redfish;
 use std::collections::BTreeSet;
 
 mod attribute;
 pub mod estimate;
 pub mod guard;
+mod hold;
 pub mod hwmon;
+pub mod ipmi;
+pub mod meter;
 pub mod nvml;
 pub mod rapl;
+pub mod redfish;
 
 /// What a source shows at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +104,9 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`, `late`.
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`, `late`; of a BMC also `type`, `stale`,
+    /// `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
+    /// `busy`, `length`, `inactive`, `refused`, `group`.
     pub reason: &'static str,
     /// What was tried, why it failed, what to do.
     pub why: String,
@@ -115,6 +123,11 @@ pub trait Collector: Send {
     /// The accelerators that it reads.
     fn accelerators(&self) -> Vec<Accelerator> {
         Vec::new()
+    }
+
+    /// Whether a discovery has something new to tell.
+    fn has_changed(&self) -> bool {
+        false
     }
 }
 
@@ -139,6 +152,12 @@ impl Sources {
         if config.hwmon.enabled {
             sensors.push(Box::new(Hwmon::new(roots)));
         }
+        if config.redfish.url.is_some() {
+            sensors.push(Box::new(Redfish::new(&config.redfish)));
+        }
+        if config.ipmi.enabled {
+            sensors.push(Box::new(Ipmi::new(&config.ipmi)));
+        }
         // The collector of the devices says itself which of them it cannot read.
         let seen_only = if config.nvml.enabled { Vec::new() } else { hardware::unread_sources(&hardware.accelerators) };
         Self {
@@ -149,6 +168,11 @@ impl Sources {
             sensed: BTreeSet::new(),
             states: Vec::new(),
         }
+    }
+
+    /// Adds a collector that needs more than the configuration. Before the first discovery.
+    pub fn add(&mut self, sensor: Box<dyn Collector>) {
+        self.sensors.push(sensor);
     }
 
     /// Looks for sources; the model takes what no readable sensor meters. Call again when one was lost or found.
@@ -240,6 +264,7 @@ impl Sources {
             Err(failure) => failure.reason == "dead",
         });
         let changed = changed || self.nvml.as_ref().is_some_and(Nvml::has_changed);
+        let changed = changed || self.sensors.iter().any(|sensor| sensor.has_changed());
         readings.extend(devices);
         if changed {
             self.discover();

@@ -9,9 +9,13 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod bmc;
 mod error;
+mod meter;
 
+pub use bmc::{IpmiSection, RedfishSection};
 pub use error::ConfigError;
+pub use meter::MeterSection;
 
 /// The complete example that `--print-default-config` prints: every key with its default.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
@@ -47,10 +51,16 @@ pub struct Config {
     pub hwmon: HwmonSection,
     /// NVIDIA GPUs.
     pub nvml: NvmlSection,
+    /// The node's BMC over the network.
+    pub redfish: RedfishSection,
+    /// The node's own BMC through the kernel.
+    pub ipmi: IpmiSection,
     /// Estimates where no sensor is.
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
     pub push: PushSection,
+    /// Meters of which programs of this machine tell.
+    pub meter: Vec<MeterSection>,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
 }
@@ -341,7 +351,12 @@ impl Config {
         if !(1..=joulebook_units::Batch::MAX_ROWS).contains(&self.sampling.batch_rows) {
             return Err(ConfigError::value("sampling.batch_rows", "1 to 64"));
         }
+        self.redfish.check()?;
+        self.ipmi.check()?;
+        meter::check(&self.meter, self.push.socket.is_some())?;
         let powers = [
+            ("redfish.ceiling_watts", self.redfish.ceiling_watts),
+            ("ipmi.ceiling_watts", self.ipmi.ceiling_watts),
             ("rapl.ceiling_watts", self.rapl.ceiling_watts),
             ("rapl.idle_watts", self.rapl.idle_watts),
             ("nvml.idle_watts", self.nvml.idle_watts),
@@ -433,6 +448,11 @@ mod duration {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map_err(|_| de::Error::custom(format!("`{text}` is no duration: write a number and a unit, like \"5s\"")))
+    }
+
+    /// The same for a key that need not be there.
+    pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        deserialize(deserializer).map(Some)
     }
 }
 

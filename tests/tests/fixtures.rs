@@ -17,6 +17,8 @@ use anyhow::Result;
 
 #[path = "fixtures/cgroup.rs"]
 mod cgroup;
+#[path = "fixtures/dcmi.rs"]
+mod dcmi;
 #[path = "fixtures/expectation.rs"]
 mod expectation;
 #[path = "fixtures/hwmon.rs"]
@@ -25,6 +27,8 @@ mod hwmon;
 mod nvml;
 #[path = "fixtures/powercap.rs"]
 mod powercap;
+#[path = "fixtures/redfish.rs"]
+mod redfish;
 #[path = "fixtures/sequence.rs"]
 mod sequence;
 
@@ -48,12 +52,14 @@ impl Case {
 type Kind = (&'static str, &'static str, fn(&Path) -> Vec<Case>);
 
 /// The kinds. A new one is one file and one line here.
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 7] = [
     ("powercap", "powercap", powercap::run),
     ("sequence", "powercap/sequences", sequence::run),
     ("hwmon", "hwmon", hwmon::run),
     ("cgroup", "cgroup", cgroup::run),
     ("nvml", "nvml/sequences", nvml::run),
+    ("redfish", "redfish", redfish::run),
+    ("dcmi", "ipmi", dcmi::run),
 ];
 
 /// The project's own cases.
@@ -149,6 +155,14 @@ fn a_case_that_expects_something_else_fails_and_names_it() {
         ("cgroup", "proc_pid_stat.expected.json", "\"kthread\"", "\"kernel\"", "unknown key kernel"),
         ("nvml/sequences", "driver-reload.csv", "135000", "135001", "total"),
         ("nvml/sequences", "gpu-lost-index-shift.csv", "GPU-bb:0..", "GPU-bb:0..9", "gaps"),
+        ("redfish", "supermicro-x13/expected.json", "612", "613", "wall_w"),
+        ("redfish", "supermicro-x13/expected.json", "18231.402", "18231.403", "energy_kwh"),
+        ("redfish", "supermicro-x13/expected.json", "\"psu_input_sum_w\"", "\"psu_sum\"", "unknown key psu_sum"),
+        ("redfish", "hgx-h100-telemetry/expected.json", "null", "68.9", "3"),
+        ("redfish", "faults/expected.json", "\"retry_after_s\": 30", "\"retry_after_s\": 31", "retry_after_s"),
+        ("redfish", "third-party/expected.json", "539", "416", "wrong sums"),
+        ("ipmi", "dcmi_get_power_reading.json", "6421", "6422", "w: expected"),
+        ("ipmi", "dcmi_get_power_reading.json", "\"busy\"", "\"state\"", "error: expected"),
     ] {
         let folder = changed(part, &format!("{part}/{file}"), from, to);
         let wrong: Vec<String> = run(folder.path()).into_iter().flat_map(|(_, case)| case.wrong).collect();

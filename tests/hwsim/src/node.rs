@@ -1,11 +1,13 @@
 //! The node: owns truth, views and clock. What is shown is always a function of the truth at the node's time.
 
+use crate::dcmi::Dcmi;
 use crate::error::{Result, SimError, at};
 use crate::fault::Active;
 use crate::gpu::{self, StateFile};
 use crate::hwmon::{self, Meter};
 use crate::powercap::{Plan, Zone};
 use crate::profile::{Levels, Profile};
+use crate::redfish::Bmc;
 use crate::truth::Leaf;
 use crate::workload::{Table, Workload};
 use hwsim_nvml::state::{Gpu, MOST_INSTANCES, Process, State};
@@ -13,6 +15,8 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Threads of a package: what the machine can be busy with.
 const THREADS_OF_A_SOCKET: u32 = 64;
@@ -73,6 +77,10 @@ pub struct Node {
     pub(crate) wall_offset_ms: i64,
     /// Time spent asleep, which the boot clock counts and the simulated time does not.
     pub(crate) suspended_ns: u64,
+    /// Power at the input in mW when it was last shown: what a BMC's sensors see.
+    input_mw: Arc<AtomicU64>,
+    bmc: Option<Arc<Bmc>>,
+    dcmi: Dcmi,
 }
 
 /// A workload's process as its GPU shows it.
@@ -125,6 +133,9 @@ impl Node {
             active: Vec::new(),
             wall_offset_ms: 0,
             suspended_ns: 0,
+            input_mw: Arc::default(),
+            bmc: None,
+            dcmi: Dcmi::new(root),
         };
         for plan in node.plans() {
             node.zones.push(Zone::new(root, plan)?);
@@ -290,7 +301,38 @@ impl Node {
                 gpu.module_mw = u32::try_from(module / 1_000).unwrap_or(0);
             }
         }
+        let input_mw = u64::try_from(self.input_uw() / 1_000).unwrap_or(0);
+        self.input_mw.store(input_mw, Ordering::Relaxed);
+        let refresh_s = self.profile.bmc.map_or(1, |bmc| bmc.refresh_s);
+        self.dcmi.show(now, refresh_s.saturating_mul(1_000_000_000), input_mw)?;
         self.file.write(&self.state)
+    }
+
+    /// Power of the whole node at its input in µW now: what its parts draw, and what its supplies lose at this load.
+    pub fn input_uw(&self) -> i64 {
+        let now = self.now_ns();
+        let parts: i64 = self.leaves.values().map(|leaf| leaf.power_uw(now)).sum();
+        let Some(efficiency) = self.profile.psu_efficiency else { return parts };
+        let sum = |of: fn(&Levels) -> i64| self.levels.values().map(of).sum::<i64>();
+        let (rest, work) = (sum(|levels| levels.idle.microwatts()), sum(|levels| levels.active.microwatts()));
+        let load = if work > rest { (parts - rest) as f64 / (work - rest) as f64 } else { 0.0 };
+        let efficiency = efficiency.idle + (efficiency.active - efficiency.idle) * load.clamp(0.0, 1.0);
+        (parts as f64 / efficiency).round() as i64
+    }
+
+    /// The power at the input in mW that was last shown, for a BMC to read.
+    pub fn input_meter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.input_mw)
+    }
+
+    /// The BMC that faults are for.
+    pub fn set_bmc(&mut self, bmc: Arc<Bmc>) {
+        self.bmc = Some(bmc);
+    }
+
+    /// It.
+    pub fn bmc(&self) -> Option<&Bmc> {
+        self.bmc.as_deref()
     }
 
     /// Energy of a zone's leaves in pJ from simulated 0, before the zone's part is taken.

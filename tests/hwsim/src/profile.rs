@@ -18,6 +18,26 @@ pub struct Profile {
     pub acpi_meter: Option<AcpiMeter>,
     /// Power by group of leaves.
     pub leaves_w: BTreeMap<String, Levels>,
+    /// What the supplies pass on; all of it where nothing is said.
+    pub psu_efficiency: Option<Efficiency>,
+    /// The BMC.
+    pub bmc: Option<BmcFacts>,
+}
+
+/// Part of the input that the supplies pass on.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Efficiency {
+    /// While the node rests.
+    pub idle: f64,
+    /// While it works.
+    pub active: f64,
+}
+
+/// What is known of the BMC.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct BmcFacts {
+    /// Time between two looks of its sensors, in s.
+    pub refresh_s: u64,
 }
 
 /// The processors.
