@@ -154,6 +154,7 @@ impl Collector for Redfish {
             ceiling: self.ceiling,
             uncertainty_permille: self.section.uncertainty_permille,
             contained_in: None,
+            scope: None,
             basis,
         };
         let integral = self.counts.then(|| Source {
