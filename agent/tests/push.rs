@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test ends at what it did not expect")]
 
 use joulebook_agent::clock::{Clock, SystemClock};
+use joulebook_agent::inference::preset::Presets;
 use joulebook_agent::inference::{CountSample, Inference, PushError, PushSocket, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ impl Rig {
     /// `started`: since when the agent runs; every test process started after 0 and before the far future.
     fn new(clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let inference = start(Vec::new(), "/proc".into(), clock).expect("legal");
+        let inference = start(Vec::new(), &Presets::default(), "/proc".into(), clock).expect("legal");
         let socket = inference.listen(&folder.path().join("push.sock")).expect("a socket");
         Self { folder, inference, _socket: socket }
     }
