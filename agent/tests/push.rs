@@ -16,6 +16,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+#[path = "push/bad_inputs.rs"]
+mod bad_inputs;
+
 /// Time stands still, so that a burst of reports is one of the same second.
 struct Still(BootNanos);
 
