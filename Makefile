@@ -8,13 +8,15 @@ JOULEBOOK_ENGINE ?= $(CACHE)/engines/llamacpp/bin/python
 JOULEBOOK_TRITON ?= $(CACHE)/engines/triton/bin/tritonserver
 JOULEBOOK_MLSERVER ?= $(CACHE)/engines/mlserver/bin/mlserver
 JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
+JOULEBOOK_BMC_CLIENT ?= $(CACHE)/engines/bmc/bin/python
+JOULEBOOK_CODECARBON ?= $(CACHE)/engines/codecarbon/bin/python
 JOULEBOOK_SCAPHANDRE ?= $(CACHE)/peers/scaphandre/usr/bin/scaphandre
-export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_NVML_CLIENT JOULEBOOK_SCAPHANDRE
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_SCAPHANDRE
 CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 
-RIG_TESTS := $(addprefix --test ,rigs kills falls power full_disk disks backups network hostile overload clocks)
+RIG_TESTS := $(addprefix --test ,rigs kills falls power full_disk failed_sync disks backups network hostile overload clocks codecarbon)
 
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
@@ -26,8 +28,8 @@ export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, the contract's linter.
-	.ci/setup libclang rocksdb engine triton mlserver nvml buf
+setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, the contract's linter.
+	.ci/setup libclang rocksdb engine triton mlserver nvml bmc buf
 
 build: ## Builds the three programs, optimised.
 	.ci/setup libclang rocksdb
@@ -40,12 +42,12 @@ demo: ## Grams per token of two model versions served on this machine, and of tw
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
 
 test: lint ## Runs every test that needs no privilege, and the linters before.
-	.ci/setup engine triton mlserver nvml
+	.ci/setup engine triton mlserver nvml bmc
 	.ci/test --workspace
 
 test-rigs: ## Runs the tests that need root, and three mutants in turn; fails where it cannot run them.
 	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users and mounts file systems" >&2; exit 77; }
-	.ci/setup libclang rocksdb rigs
+	.ci/setup libclang rocksdb rigs codecarbon
 	$(RIGS) $(RIG_TESTS) -- --nocapture --test-threads=1
 	MUTANTS=3 .ci/mutants
 
@@ -53,7 +55,7 @@ crash: ## Kills, power cuts, full disks, failed syncs, damage and backups in the
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }
 	.ci/setup libclang rocksdb rigs
 	@echo "crash: KILLS=$(KILLS) AGENT_KILLS=$(AGENT_KILLS) FALLS=$(FALLS) CUTS=$(CUTS) FULL=$(FULL) EIO=$(EIO) BACKUPS=$(BACKUPS) RESTORE_MIB=$(RESTORE_MIB) DAMAGES=$(DAMAGES) SEED=$(SEED)"
-	$(RIGS) --test kills --test falls --test power --test disks --test backups --test damage -- --nocapture --test-threads=1
+	$(RIGS) --test kills --test falls --test power --test disks --test failed_sync --test backups --test damage -- --nocapture --test-threads=1
 crash: export JOULEBOOK_TEST_SECONDS = 0
 crash: export KILLS ?= 1000
 crash: export AGENT_KILLS ?= 1000

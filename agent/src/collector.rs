@@ -3,15 +3,24 @@
 use crate::config::{Config, Roots};
 use crate::hardware;
 use estimate::Estimate;
+use hwmon::Hwmon;
+use ipmi::Ipmi;
 use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
 use nvml::Nvml;
 use rapl::Rapl;
+use redfish::Redfish;
 use std::collections::BTreeSet;
 
+mod attribute;
 pub mod estimate;
 pub mod guard;
+mod hold;
+pub mod hwmon;
+pub mod ipmi;
+pub mod meter;
 pub mod nvml;
 pub mod rapl;
+pub mod redfish;
 
 /// What a source shows at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +104,9 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`.
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`, `late`; of a BMC also `type`, `stale`,
+    /// `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
+    /// `busy`, `length`, `inactive`, `refused`, `group`.
     pub reason: &'static str,
     /// What was tried, why it failed, what to do.
     pub why: String,
@@ -108,6 +119,16 @@ pub trait Collector: Send {
 
     /// Reads every readable source once. A failure concerns its source only.
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>>;
+
+    /// The accelerators that it reads.
+    fn accelerators(&self) -> Vec<Accelerator> {
+        Vec::new()
+    }
+
+    /// Whether a discovery has something new to tell.
+    fn has_changed(&self) -> bool {
+        false
+    }
 }
 
 /// Every source of the node: the sensors, and the model for what they leave unmetered.
@@ -128,6 +149,15 @@ impl Sources {
         if config.rapl.enabled {
             sensors.push(Box::new(Rapl::new(roots, &config.rapl)));
         }
+        if config.hwmon.enabled {
+            sensors.push(Box::new(Hwmon::new(roots)));
+        }
+        if config.redfish.url.is_some() {
+            sensors.push(Box::new(Redfish::new(&config.redfish)));
+        }
+        if config.ipmi.enabled {
+            sensors.push(Box::new(Ipmi::new(&config.ipmi)));
+        }
         // The collector of the devices says itself which of them it cannot read.
         let seen_only = if config.nvml.enabled { Vec::new() } else { hardware::unread_sources(&hardware.accelerators) };
         Self {
@@ -138,6 +168,11 @@ impl Sources {
             sensed: BTreeSet::new(),
             states: Vec::new(),
         }
+    }
+
+    /// Adds a collector that needs more than the configuration. Before the first discovery.
+    pub fn add(&mut self, sensor: Box<dyn Collector>) {
+        self.sensors.push(sensor);
     }
 
     /// Looks for sources; the model takes what no readable sensor meters. Call again when one was lost or found.
@@ -168,9 +203,10 @@ impl Sources {
         any && sensors.all(|state| state.unavailable.is_some())
     }
 
-    /// The accelerators as their own library describes them; none where it could not be asked.
+    /// The accelerators as their own library or their driver describes them; none where it could not be asked.
     pub fn accelerators(&self) -> Vec<Accelerator> {
-        self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default()
+        let nvidia = self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default();
+        nvidia.into_iter().chain(self.sensors.iter().flat_map(|sensor| sensor.accelerators())).collect()
     }
 
     /// Why NVIDIA's library gives no device, where it gives none.
@@ -228,6 +264,7 @@ impl Sources {
             Err(failure) => failure.reason == "dead",
         });
         let changed = changed || self.nvml.as_ref().is_some_and(Nvml::has_changed);
+        let changed = changed || self.sensors.iter().any(|sensor| sensor.has_changed());
         readings.extend(devices);
         if changed {
             self.discover();

@@ -1,6 +1,7 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
 use crate::collector::nvml::child::Limits;
+use crate::collector::nvml::dcgm;
 use crate::inference::TargetConfig;
 use crate::inference::preset::{Preset, Presets};
 use joulebook_proto::credentials::CredentialFiles;
@@ -10,10 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
+mod bmc;
 mod error;
+mod meter;
 mod presets;
 
+pub use bmc::{IpmiSection, RedfishSection};
 pub use error::ConfigError;
+pub use meter::MeterSection;
 pub use presets::read_file as read_preset;
 
 /// The complete example that `--print-default-config` prints: every key with its default.
@@ -46,12 +51,20 @@ pub struct Config {
     pub placement: PlacementSection,
     /// CPU and DRAM counters.
     pub rapl: RaplSection,
+    /// Power meters of hwmon.
+    pub hwmon: HwmonSection,
     /// NVIDIA GPUs.
     pub nvml: NvmlSection,
+    /// The node's BMC over the network.
+    pub redfish: RedfishSection,
+    /// The node's own BMC through the kernel.
+    pub ipmi: IpmiSection,
     /// Estimates where no sensor is.
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
     pub push: PushSection,
+    /// Meters of which programs of this machine tell.
+    pub meter: Vec<MeterSection>,
     /// Folder of presets, each a file `*.toml`.
     pub preset_dir: Option<PathBuf>,
     /// Presets of engines that this build does not know.
@@ -148,6 +161,14 @@ pub struct RaplSection {
     pub idle_watts: Option<f64>,
 }
 
+/// Power meters and energy counters of hwmon: ACPI meters, Grace, Altra, AMD and Intel accelerators, systems on a module.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HwmonSection {
+    /// Whether to read them.
+    pub enabled: bool,
+}
+
 /// NVIDIA GPUs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -156,6 +177,9 @@ pub struct NvmlSection {
     pub enabled: bool,
     /// The management library; the driver's `libnvidia-ml.so.1` if unset.
     pub library: Option<PathBuf>,
+    /// Page of NVIDIA's dcgm-exporter, `http://HOST:PORT/PATH`: activity of the instances of a divided GPU that does not
+    /// tell it itself. Energy is never taken from it.
+    pub dcgm_url: Option<String>,
     /// Idle power in watts of one GPU with nothing resident.
     pub idle_watts: Option<f64>,
     /// The program that holds the library, if not the running one.
@@ -205,11 +229,18 @@ impl Default for Roots {
     }
 }
 
+impl Default for HwmonSection {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 impl Default for NvmlSection {
     fn default() -> Self {
         Self {
             enabled: true,
             library: None,
+            dcgm_url: None,
             idle_watts: None,
             helper: None,
             patience: Duration::ZERO,
@@ -326,6 +357,9 @@ impl Config {
         if self.spool.rewind_bytes.is_some_and(|rewind| rewind > self.spool.max_bytes) {
             return Err(ConfigError::value("spool.rewind_bytes", "at most spool.max_bytes"));
         }
+        if self.nvml.dcgm_url.as_deref().is_some_and(|url| dcgm::parts(url).is_none()) {
+            return Err(ConfigError::value("nvml.dcgm_url", "of the form \"http://HOST:PORT/PATH\""));
+        }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
             return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));
         }
@@ -335,7 +369,12 @@ impl Config {
         if !(1..=joulebook_units::Batch::MAX_ROWS).contains(&self.sampling.batch_rows) {
             return Err(ConfigError::value("sampling.batch_rows", "1 to 64"));
         }
+        self.redfish.check()?;
+        self.ipmi.check()?;
+        meter::check(&self.meter, self.push.socket.is_some())?;
         let powers = [
+            ("redfish.ceiling_watts", self.redfish.ceiling_watts),
+            ("ipmi.ceiling_watts", self.ipmi.ceiling_watts),
             ("rapl.ceiling_watts", self.rapl.ceiling_watts),
             ("rapl.idle_watts", self.rapl.idle_watts),
             ("nvml.idle_watts", self.nvml.idle_watts),
@@ -427,6 +466,11 @@ mod duration {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map_err(|_| de::Error::custom(format!("`{text}` is no duration: write a number and a unit, like \"5s\"")))
+    }
+
+    /// The same for a key that need not be there.
+    pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        deserialize(deserializer).map(Some)
     }
 }
 

@@ -238,6 +238,12 @@ impl Tracker {
         let looks_torn = held.raw == 0 && at.0.saturating_sub(last.at.0) <= TORN_NANOS;
         match (old, new) {
             (Some(_), Some((_, true))) if !fell => self.gap(last.at, at, raw, GapReason::Implausible, 0),
+            // A counter that cannot wrap is no text that can be torn either: where it fell, it began anew.
+            (Some(_), Some((after, _))) if fell && self.endless && !looks_torn => {
+                let gap = self.unknown(last.at, held.at, self.reset_reason(range), after);
+                self.rebase(at, raw);
+                Step::Gap(gap)
+            }
             (Some((microjoules, _)), Some(_)) if fell && microjoules > 0 && !looks_torn => {
                 let reason = self.reset_reason(range);
                 self.gap(last.at, at, raw, reason, 0)

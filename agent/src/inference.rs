@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use preset::Presets;
 
-pub use push::{PushError, PushSocket};
+pub use push::{MeterDesk, PushError, PushSocket};
 pub use socket::ProcessId;
 pub use target::{Target, TargetConfig, TargetError};
 
@@ -93,7 +93,15 @@ impl Inference {
     /// # Errors
     /// The socket cannot be made.
     pub fn listen(&self, socket: &Path) -> Result<PushSocket, PushError> {
-        push::listen(socket, self.around.clone(), self.out.clone())
+        self.listen_beside(socket, None)
+    }
+
+    /// The same, and takes what meters show.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn listen_beside(&self, socket: &Path, meters: Option<MeterDesk>) -> Result<PushSocket, PushError> {
+        push::listen(socket, self.around.clone(), self.out.clone(), meters)
     }
 
     /// A handle for scrapes on demand.

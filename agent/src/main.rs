@@ -120,8 +120,9 @@ fn main() -> ExitCode {
     // The agent starts itself once more to hold the vendor's library, which may hang or crash.
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|first| first == HELPER) {
-        let library = words.next().map(PathBuf::from);
-        return match serve_nvml(library.as_deref()) {
+        let library = words.next().filter(|library| !library.is_empty()).map(PathBuf::from);
+        let dcgm = words.next().and_then(|url| url.into_string().ok());
+        return match serve_nvml(library.as_deref(), dcgm.as_deref()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::from(exit::TEMPORARY),
         };

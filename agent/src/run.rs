@@ -1,10 +1,11 @@
 //! Starts the parts of an agent, in an order in which a refusal has changed nothing, and stops them in the other one.
 
 use crate::clock::Clock;
+use crate::collector::meter::{self, Meters, Told};
 use crate::collector::{Sources, estimate};
 use crate::config::{Config, ConfigError, Roots};
 use crate::hardware;
-use crate::inference::{self, PushError, Scraper, TargetError};
+use crate::inference::{self, MeterDesk, PushError, Scraper, TargetError};
 use crate::process::{Workloads, proc::read_text};
 use crate::sampler::{Flush, Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
@@ -14,6 +15,7 @@ use joulebook_units::{BootId, Inventory, Placement, SourceState};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
@@ -79,7 +81,9 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
     config.check()?;
     let security = security(&config)?;
     let boot = boot_id(&config.roots)?;
-    let (sources, inventory) = discover(&config)?;
+    let (tell, told) = meter::channel();
+    let meters = (!config.meter.is_empty()).then(|| MeterDesk::new(&config.meter, tell));
+    let (sources, inventory) = discover(&config, told)?;
     if let Some(socket) = &config.push.socket {
         inference::push::check(socket)?;
     }
@@ -95,7 +99,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
         keep_acked: config.spool.keep_acked,
     })?;
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
-    let _socket = config.push.socket.as_deref().map(|socket| inference.listen(socket)).transpose()?;
+    let _socket = config.push.socket.as_deref().map(|socket| inference.listen_beside(socket, meters)).transpose()?;
     let threads = inventory.hardware.threads.unwrap_or(1);
     let package_idle = package_idle(&config, &inventory);
     tracing::info!(node = %inventory.node, stream = %recovery.stream, epoch = recovery.session_epoch, "agent starts");
@@ -235,9 +239,12 @@ async fn write(spool: SpoolHandle, mut flushes: mpsc::Receiver<Flush>) -> Result
 }
 
 /// Looks for hardware and sources and says what it found; refuses if sensors exist and none may be read.
-fn discover(config: &Config) -> Result<(Sources, Inventory), RunError> {
+fn discover(config: &Config, told: Receiver<Told>) -> Result<(Sources, Inventory), RunError> {
     let hardware = hardware::discover(&config.roots);
     let mut sources = Sources::new(config, &config.roots, &hardware);
+    if !config.meter.is_empty() {
+        sources.add(Box::new(Meters::new(&config.meter, told)));
+    }
     let states = sources.discover().to_vec();
     for state in &states {
         tell(state);

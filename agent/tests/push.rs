@@ -3,8 +3,11 @@
 #![expect(clippy::expect_used, reason = "a test ends at what it did not expect")]
 
 use joulebook_agent::clock::{Clock, SystemClock};
+use joulebook_agent::collector::meter::{Meters, channel};
+use joulebook_agent::collector::{Collector, Value};
+use joulebook_agent::config::MeterSection;
 use joulebook_agent::inference::preset::Presets;
-use joulebook_agent::inference::{CountSample, Inference, PushError, PushSocket, start};
+use joulebook_agent::inference::{CountSample, Inference, MeterDesk, PushError, PushSocket, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
 use std::collections::BTreeMap;
 use std::fs;
@@ -243,4 +246,35 @@ async fn a_sender_may_tell_for_the_process_above_it() {
         groups.iter().map(|group| group.pid).collect::<Vec<_>>(),
         [i32::try_from(std::process::id()).expect("a pid")]
     );
+}
+
+#[tokio::test]
+async fn what_a_meter_shows_reaches_its_collector_and_no_other_user_may_tell() {
+    let own = nix::unistd::getuid().as_raw();
+    let section = |name: &str, uid| MeterSection { name: name.to_owned(), uid, ..MeterSection::default() };
+    let sections = [section("own", own), section("another", own + 1)];
+    let (tell, told) = channel();
+    let folder = tempfile::tempdir().expect("folder");
+    let inference = start(Vec::new(), "/proc".into(), Arc::new(SystemClock)).expect("legal");
+    let path = folder.path().join("push.sock");
+    let _socket = inference.listen_beside(&path, Some(MeterDesk::new(&sections, tell))).expect("a socket");
+    let mut client = Client(BufReader::new(UnixStream::connect(&path).await.expect("connected")));
+    for (line, ok) in [
+        (r#"{"meter": "own", "seq": 1, "energy_microjoules": 5000000}"#, true),
+        (r#"{"meter": "another", "seq": 1, "energy_microjoules": 5000000}"#, false),
+        (r#"{"meter": "own", "seq": 2, "energy_microjoules": 9000000}"#, true),
+        (r#"{"meter": "own", "seq": 2, "energy_microjoules": 9900000}"#, true),
+    ] {
+        let answer = client.says(line).await.expect("an answer");
+        assert_eq!(answer["ok"], ok, "{line}: {answer}");
+    }
+    let mut meters = Meters::new(&sections, told);
+    let values: Vec<_> = meters.read(SystemClock.boot()).into_iter().map(|one| one.expect("good").value).collect();
+    assert_eq!(values, [Value::Total { raw: 5_000_000 }, Value::Total { raw: 9_000_000 }]);
+    let refused: BTreeMap<_, _> = inference.failures.borrow().iter().map(|(one, times)| (one.reason, *times)).collect();
+    assert_eq!(refused, BTreeMap::from([("peer", 1)]));
+    // Reports of servers go on beside it.
+    let answer =
+        client.says(r#"{"seq": 1, "cumulative": true, "model": "m", "requests": 1}"#).await.expect("an answer");
+    assert_eq!(answer["ok"], true, "{answer}");
 }

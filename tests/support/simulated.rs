@@ -92,8 +92,13 @@ pub struct Report {
 impl Rig {
     /// A node of this profile; with NVIDIA's GPUs, the fake library and the real helper program.
     pub fn new(name: &str, options: Options) -> Result<Self> {
+        Self::of(profile(name)?, options)
+    }
+
+    /// The same of a profile that is at hand.
+    pub fn of(profile: Profile, options: Options) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let node = Node::new(profile(name)?, &folder.path().join("node"), options)?;
+        let node = Node::new(profile, &folder.path().join("node"), options)?;
         let mut config = Config::default();
         config.nvml.enabled = node.has_nvml();
         if node.has_nvml() {

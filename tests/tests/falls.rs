@@ -15,14 +15,13 @@ use joulebook_tests::chaos::fleet::Fleet;
 use joulebook_tests::chaos::oracle::Oracle;
 use joulebook_tests::chaos::plan::Plan;
 use joulebook_tests::chaos::preload::{Environment, Falls, POINTS, Point};
-use joulebook_tests::chaos::process::{Process, Settings};
+use joulebook_tests::chaos::process::{AGENTS, Process, Settings};
 use joulebook_tests::chaos::server::Server;
 use joulebook_tests::chaos::{Random, folder_in_memory, seed, setting};
 use nix::sys::signal::Signal;
 
 /// Falls at each point.
 const FALLS: u64 = 2;
-const AGENTS: u32 = 4;
 /// An agent falls at one of its first calls of a kind; each makes this many within seconds.
 const AGENT_CALLS: u64 = 40;
 /// Segments so small that one is begun and one is dropped several times a second.

@@ -221,3 +221,35 @@ async fn b76_a_full_disk_stops_nothing_and_heals_by_itself() {
     let order: Vec<u64> = rig.seen.values().copied().collect();
     assert!(rig.begun > 0 || order.is_sorted(), "in order");
 }
+
+#[tokio::test]
+async fn the_spool_leaves_free_what_others_need() {
+    let disk = Small::new(SPACE).unwrap();
+    let free = || {
+        let state = nix::sys::statvfs::statvfs(disk.path()).unwrap();
+        state.blocks_available() * state.fragment_size()
+    };
+    // Room for all that the cap allows, and only half of it may be used.
+    let (floor, segment) = (free() - (8 << 20), config(disk.path()).segment_bytes);
+    let (spool, _) = Spool::open(&SpoolConfig { min_free_bytes: floor, ..config(disk.path()) }).unwrap();
+    let mut least = u64::MAX;
+    for n in 1..=MANY {
+        let (batch, local) = batch(n);
+        let new = if n == 1 { definitions() } else { Vec::new() };
+        spool.append(batch, local, new).await.unwrap();
+        least = least.min(free());
+    }
+    let counters = spool.counters();
+    println!("{} of {MANY} batches lost, {least} bytes left free of {floor} that must be", counters.lost_records);
+    assert!(least + segment >= floor, "{least} bytes are free, {floor} must be");
+    assert!(counters.lost_records > 0 && counters.in_memory == 0, "void: {counters:?}");
+    let (mut at, mut told, mut read) = (0, 0, 0);
+    loop {
+        match spool.next_after(spool.stream(), at).await.unwrap() {
+            Item::None => break,
+            Item::Gap(gap) => (at, told) = (gap.to, told + gap.to - gap.from + 1),
+            Item::Record { sequence, .. } => (at, read) = (sequence, read + 1),
+        }
+    }
+    assert_eq!((told, told + read), (counters.lost_records, MANY), "the oldest are lost, counted and declared");
+}

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "functions that tests call may fail the test")]
 #![allow(clippy::print_stdout, reason = "a rig prints its seed first and its figures last")]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,19 +12,21 @@ use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_agent::spool::{Spool, read_all};
 use joulebook_tests::chaos::agent::{SEGMENT_BYTES, spool_config};
 use joulebook_tests::chaos::checker::Checker;
-use joulebook_tests::chaos::fleet::Fleet;
+use joulebook_tests::chaos::fleet::{BATCHES_A_SECOND, Fleet, NODES, Shape};
 use joulebook_tests::chaos::oracle::Oracle;
 use joulebook_tests::chaos::plan::{Plan, VALUES};
 use joulebook_tests::chaos::preload::Environment;
-use joulebook_tests::chaos::process::{Process, Settings};
+use joulebook_tests::chaos::process::{AGENTS, Process, Settings};
 use joulebook_tests::chaos::report::Report;
+use joulebook_tests::chaos::secure::Keys;
 use joulebook_tests::chaos::server::Server;
 use joulebook_tests::chaos::{Random, folder_in_memory, seed, setting};
 use joulebook_tests::program::Program;
 
 const KILLS: u64 = 60;
 const AGENT_KILLS: u64 = 20;
-const AGENTS: u32 = 4;
+/// One kill in so many is made over mutual TLS too.
+const TLS_PART: u64 = 5;
 /// Everything stored is compared after this many kills.
 const CHECK_EVERY: u64 = 50;
 /// One kill in this many comes into an orderly stop.
@@ -115,6 +118,50 @@ fn agents(plan: Plan, folder: &Path, endpoint: &str) -> Vec<Settings> {
         environment: Environment::new(),
     };
     (0..AGENTS).map(settings).collect()
+}
+
+#[test]
+fn over_mutual_tls_a_killed_aggregator_keeps_its_promises_too() {
+    let (seed, kills) = (seed().unwrap(), setting("KILLS", KILLS).unwrap().div_ceil(TLS_PART));
+    println!("\nP1: {kills} kills of the aggregator over mutual TLS, SEED={seed}");
+    let (disk, memory) = (tempfile::tempdir().unwrap(), folder_in_memory().unwrap());
+    let (plan, oracle, mut random) = (Plan::new(seed), Oracle::default(), Random::new(seed));
+    let keys = Keys::new(disk.path(), &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).unwrap();
+    let mut server = Server::new(disk.path(), &disk.path().join("db")).secure(&keys.server);
+    let (mut program, _) = server.start().unwrap();
+    let address = format!("127.0.0.1:{}", server.port().unwrap());
+    let shape = Shape { nodes: NODES, first: 0, batches_a_second: BATCHES_A_SECOND };
+    let to = |node| Ok((format!("https://{address}"), keys.agent(node)));
+    let mut fleet = Fleet::over(plan, &oracle, memory.path(), shape, to).unwrap();
+    let mut report = Report { name: "P1 over mutual TLS", seed, ..Report::default() };
+    for _ in 0..kills {
+        let (acked, since) = (oracle.count_acked(), SystemClock.boot());
+        std::thread::sleep(random.millis(500, 1_500));
+        report.in_flight += u64::from(fleet.in_flight() > 0);
+        report.batches += oracle.count_acked() - acked;
+        report.up += SystemClock.boot().since(since);
+        program.kill().unwrap();
+        let ready;
+        (program, ready) = server.start().unwrap();
+        report.ready.push(ready);
+        report.faults += 1;
+    }
+    fleet.drain(DRAIN).unwrap();
+    println!("{report}");
+    assert_eq!((fleet.rejected(), fleet.regressions(), fleet.lost()), (0, 0, 0), "refused, below the mark, lost");
+    let all = oracle.all();
+    let broken: Vec<_> = all.values().flat_map(|known| known.broken.iter()).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+    let marks = fleet.runtime().block_on(async {
+        let channel = keys.operator(&address).await?;
+        Checker::over(plan, channel).check(&all).await
+    });
+    for (node, mark) in marks.unwrap_or_else(|error| panic!("{error:?}")) {
+        assert_eq!((mark.stored, mark.lost, mark.rejected), (all[&node].durable(), 0, 0), "node {node}");
+    }
+    println!("  {} made = stored, once and as they were made", oracle.count_acked());
+    assert_eq!(report.void(), None, "{report}");
+    drop(program);
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn source(series: u32) -> Source {
         ceiling: Milliwatts(1_000_000),
         uncertainty_permille: 50,
         contained_in: None,
+        scope: None,
         basis: "generated".to_owned(),
     }
 }
@@ -217,13 +218,13 @@ impl Clock for Older {
     }
 }
 
-/// Energy of every source between two instants, asked hour by hour.
+/// Energy of every source between two instants, asked ten minutes by ten minutes.
 async fn stored(endpoint: &str, from: UnixNanos, to: UnixNanos) -> BTreeMap<String, u64> {
     let client = QueryServiceClient::connect(endpoint.to_owned()).await.unwrap();
     let mut client = client.max_decoding_message_size(64 << 20);
     let mut sums = BTreeMap::new();
-    for hour in Window::new(from, to).unwrap().slots(3600) {
-        let window = Some(TimeWindow { start_unix_nanos: hour.start().0, end_unix_nanos: hour.end().0 });
+    for part in Window::new(from, to).unwrap().slots(600) {
+        let window = Some(TimeWindow { start_unix_nanos: part.start().0, end_unix_nanos: part.end().0 });
         let request = GetEnergyRequest { window, by: EnergyBy::Source.into(), ..GetEnergyRequest::default() };
         for row in client.get_energy(request).await.unwrap().into_inner().rows {
             *sums.entry(format!("{:?}", row.key)).or_insert(0) += row.microjoules.unwrap();

@@ -18,7 +18,7 @@ use joulebook_tests::chaos::fleet::Fleet;
 use joulebook_tests::chaos::oracle::{Known, Oracle};
 use joulebook_tests::chaos::plan::Plan;
 use joulebook_tests::chaos::preload::{Environment, no_sync};
-use joulebook_tests::chaos::process::{Process, Settings};
+use joulebook_tests::chaos::process::{AGENTS, Process, Settings};
 use joulebook_tests::chaos::report::Report;
 use joulebook_tests::chaos::server::Server;
 use joulebook_tests::chaos::{Random, folder_in_memory, seed, setting};
@@ -29,7 +29,6 @@ const CONTROLS: u64 = 4;
 const LEAST_CONTROLS: u64 = 10;
 /// Every stored record is compared this many times in a run; the marks of all nodes are after each cut.
 const CHECKS: u64 = 4;
-const AGENTS: u32 = 4;
 const DRAIN: Duration = Duration::from_secs(120);
 /// A spool opens within this after a power cut, in 99 of 100 starts.
 const OPENS: Duration = Duration::from_secs(1);

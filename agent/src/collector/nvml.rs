@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub mod child;
+pub mod dcgm;
 pub mod edge;
 pub mod gpu;
 pub mod library;
@@ -98,7 +99,12 @@ impl Nvml {
     /// A collector of what the roots show; starts nothing yet.
     pub fn new(roots: &Roots, section: &NvmlSection) -> Self {
         let program = section.helper.clone().or_else(|| std::env::current_exe().ok()).unwrap_or_default();
-        let launch = Launch { program, library: section.library.clone(), limits: section.limits };
+        let launch = Launch {
+            program,
+            library: section.library.clone(),
+            dcgm: section.dcgm_url.clone(),
+            limits: section.limits,
+        };
         Self {
             helper: Helper::new(launch),
             patience: section.patience,

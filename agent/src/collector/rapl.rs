@@ -3,8 +3,11 @@
 //! Reads `<sysfs>/class/powercap/<zone>/energy_uj`: µJ as the kernel derives them from a 32-bit counter of 15 to 61 µJ
 //! units, refreshed every millisecond. Mode 0400 since Linux 5.10: needs root (or the owner). The first value exists at
 //! once; a zone whose counter does not move for 10 s while the CPU is more than 5 % busy is dead (virtual machines show
-//! such zones) and becomes unavailable.
+//! such zones) and becomes unavailable. `psys` is the whole platform, a layer beside the wall that contains the packages;
+//! on servers it counts in steps of 1 J.
 
+use super::attribute::{self, parse};
+use super::guard::{self, Guard, Outcome, Probe};
 use super::{Collector, ReadFailure, Reading, Value};
 use crate::config::{RaplSection, Roots, milliwatts};
 use crate::hardware;
@@ -20,8 +23,6 @@ pub mod zone;
 
 use zone::{Role, Zone};
 
-/// Most bytes read of a counter; a u64 has at most 20 digits.
-const COUNTER_BYTES: usize = 64;
 /// A counter that has not moved for this long under load is dead.
 const DEAD_NANOS: u64 = 10 * 1_000_000_000;
 /// Load above which a counter has to move, in thousandths.
@@ -36,8 +37,12 @@ const LEAST_CEILING: u64 = 100_000;
 const INTEL_PERMILLE: u32 = 50;
 const AMD_PERMILLE: u32 = 100;
 const DRAM_PERMILLE: u32 = 200;
+/// The same for the platform, of which nobody says how well it is measured.
+const PSYS_PERMILLE: u32 = 100;
+/// Highest plausible power of a server's platform, and the unit of its register in nJ; others are a client's.
+const PLATFORM_CEILING: Milliwatts = Milliwatts(20_000_000);
+const PLATFORM_UNIT: u64 = 1_000_000_000;
 const DEAD: &str = "counter does not move while the CPU is busy (virtual machines show such zones); estimated instead";
-const PSYS: &str = "psys is a cross-check layer, not read yet";
 
 /// The collector.
 #[derive(Debug)]
@@ -45,14 +50,35 @@ pub struct Rapl {
     roots: Roots,
     ceiling: Option<Milliwatts>,
     meters: BTreeMap<String, Meter>,
+    counters: Guard<Counter>,
     zones_ignored: usize,
+}
+
+/// A zone's file, kept open.
+#[derive(Debug)]
+struct Counter {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+/// What it showed.
+#[derive(Debug)]
+struct Shown {
+    bytes: [u8; attribute::BYTES],
+    length: usize,
+}
+
+/// Why it showed nothing.
+#[derive(Debug)]
+enum Failed {
+    Open(io::Error),
+    Read(io::Error),
 }
 
 /// One readable zone.
 #[derive(Debug)]
 struct Meter {
     path: PathBuf,
-    file: Option<File>,
     range: Option<u64>,
     proof: Proof,
     /// It could not be read yet, as the discovery said: it is tried at every reading, and not told again.
@@ -79,6 +105,7 @@ impl Rapl {
             roots: roots.clone(),
             ceiling: section.ceiling_watts.map(milliwatts),
             meters: BTreeMap::new(),
+            counters: Guard::default(),
             zones_ignored: 0,
         }
     }
@@ -96,11 +123,12 @@ impl Rapl {
             Role::Dram => {
                 // Sockets may have several dies, each with memory of its own: the folder tells them apart.
                 let parent = zone.folder.rsplit_once(':').map_or("", |(parent, _)| parent);
-                let parent = read_attribute(&folder.with_file_name(parent).join("name"));
+                let parent = attribute::text(&folder.with_file_name(parent).join("name"));
                 let parent = parent.map_or_else(|| zone.folder.clone(), |name| name.trim().to_owned());
                 (format!("rapl/{parent}/dram"), Component::Dram, DRAM_PERMILLE, DRAM_CEILING)
             }
-            Role::Psys => (format!("rapl/{name}"), Component::Wall, AMD_PERMILLE, PACKAGE_CEILING),
+            // A layer of its own: shown beside what it contains, and never added to it.
+            Role::Psys => (format!("rapl/{name}"), Component::Wall, PSYS_PERMILLE, psys_ceiling(zone.range)),
             Role::Cpu | Role::Mirror { .. } | Role::Ignored => {
                 let uncertainty = if amd { AMD_PERMILLE } else { INTEL_PERMILLE };
                 (format!("rapl/{name}"), Component::Cpu, uncertainty, limit(&folder))
@@ -117,6 +145,7 @@ impl Rapl {
             ceiling: self.ceiling.unwrap_or(ceiling),
             uncertainty_permille: uncertainty,
             contained_in: None,
+            scope: None,
             basis: folder.join("energy_uj").display().to_string(),
         }
     }
@@ -125,10 +154,11 @@ impl Rapl {
         self.roots.sysfs.join("class/powercap").join(&zone.folder)
     }
 
+    /// The source of a zone, and why it can never be read where that is known already.
     fn found(&mut self, zone: &Zone, vendor: Option<&str>) -> Option<SourceState> {
         let counted = matches!(zone.role, Role::Cpu | Role::Dram | Role::Psys);
         // A masked zone cannot say what it is: only whole packages are reported then.
-        let masked_package = zone.dangling && zone.folder.matches(':').count() == 1;
+        let masked_package = zone.dangling && zone::is_rapl(&zone.folder) && zone.folder.matches(':').count() == 1;
         if !counted && !masked_package {
             return None;
         }
@@ -136,25 +166,30 @@ impl Rapl {
         if zone.dangling {
             return Some(SourceState { source, unavailable: Some(masked(&self.folder(zone))) });
         }
-        if zone.role == Role::Psys {
-            return Some(SourceState { source, unavailable: Some(PSYS.to_owned()) });
-        }
         let path = self.folder(zone).join("energy_uj");
-        let meter = self.meters.entry(source.id.clone()).or_insert_with(|| Meter {
-            path,
-            file: None,
-            range: zone.range,
-            proof: Proof::Unread,
-            off: false,
-        });
-        meter.range = zone.range;
-        let unavailable = match (meter.proof == Proof::Dead, meter.open()) {
-            (true, _) => Some(DEAD.to_owned()),
-            (false, Err(error)) => Some(explain(&meter.path, &error)),
-            (false, Ok(_)) => None,
-        };
-        meter.off = unavailable.is_some() && meter.proof == Proof::Unread;
-        Some(SourceState { source, unavailable })
+        let (range, proof, off) = (zone.range, Proof::Unread, false);
+        let new = || Meter { path: path.clone(), range, proof, off };
+        self.meters.entry(source.id.clone()).or_insert_with(new).range = range;
+        if !self.counters.knows(&source.id) {
+            self.counters.insert(source.id.clone(), Counter { path, file: None });
+        }
+        Some(SourceState { source, unavailable: None })
+    }
+
+    /// Why each source cannot be read now, from a look at all of them.
+    fn look(&mut self, states: &mut [SourceState]) {
+        let outcomes = self.counters.round();
+        for state in states.iter_mut().filter(|state| state.unavailable.is_none()) {
+            let Some(meter) = self.meters.get_mut(&state.source.id) else { continue };
+            state.unavailable = match outcomes.get(&state.source.id) {
+                _ if meter.proof == Proof::Dead => Some(DEAD.to_owned()),
+                Some(Outcome::Shown(Err(Failed::Open(error)))) => Some(explain(&meter.path, error)),
+                Some(Outcome::Stuck) => Some(guard::stuck(&meter.path)),
+                // One that was opened is there, whatever it shows just now.
+                _ => None,
+            };
+            meter.off = state.unavailable.is_some() && meter.proof == Proof::Unread;
+        }
     }
 }
 
@@ -171,18 +206,38 @@ impl Collector for Rapl {
             );
         }
         self.zones_ignored = left_out;
-        zones.iter().filter_map(|zone| self.found(zone, vendor.as_deref())).collect()
+        let mut states: Vec<_> = zones.iter().filter_map(|zone| self.found(zone, vendor.as_deref())).collect();
+        self.look(&mut states);
+        states
     }
 
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>> {
         let unproven = self.meters.values().any(|meter| matches!(meter.proof, Proof::Unread | Proof::Still { .. }));
         let cpu = if unproven { cpu_times(&self.roots.procfs) } else { None };
-        let live = self.meters.iter_mut().filter(|(_, meter)| meter.proof != Proof::Dead);
-        live.filter_map(|(id, meter)| meter.read(id, now, cpu)).collect()
+        let meters = &mut self.meters;
+        self.counters.retain(|id| meters.get(id).is_some_and(|meter| meter.proof != Proof::Dead));
+        let shown = self.counters.round().into_iter();
+        shown.filter_map(|(id, outcome)| meters.get_mut(&id)?.take(&id, now, cpu, outcome)).collect()
     }
 }
 
-impl Meter {
+impl Probe for Counter {
+    type Shown = Result<Shown, Failed>;
+
+    fn read(&mut self) -> Self::Shown {
+        let mut bytes = [0u8; attribute::BYTES];
+        let file = self.open().map_err(Failed::Open)?;
+        match file.read_at(&mut bytes, 0) {
+            Ok(length) => Ok(Shown { bytes, length }),
+            Err(error) => {
+                self.file = None;
+                Err(Failed::Read(error))
+            }
+        }
+    }
+}
+
+impl Counter {
     fn open(&mut self) -> io::Result<&File> {
         // A file that was replaced or removed keeps showing its last value through an old descriptor.
         let stale =
@@ -195,23 +250,28 @@ impl Meter {
             empty => {
                 let file = open(&self.path)?;
                 if !file.metadata()?.is_file() {
-                    let why = "it is not a regular file; name the kernel's sysfs with --sysfs-root";
-                    return Err(io::Error::new(ErrorKind::InvalidInput, why));
+                    return Err(attribute::not_regular());
                 }
                 Ok(empty.insert(file))
             }
         }
     }
+}
 
-    /// `None` for a source that is off and still cannot be opened.
-    fn read(&mut self, id: &str, now: BootNanos, cpu: Option<CpuTimes>) -> Option<Result<Reading, ReadFailure>> {
+impl Meter {
+    /// `None` for a source that is off and still cannot be read.
+    fn take(
+        &mut self,
+        id: &str,
+        now: BootNanos,
+        cpu: Option<CpuTimes>,
+        outcome: Outcome<Result<Shown, Failed>>,
+    ) -> Option<Result<Reading, ReadFailure>> {
         let failure = |reason, why: String| Some(Err(ReadFailure { source_id: id.to_owned(), reason, why }));
-        let mut bytes = [0u8; COUNTER_BYTES];
-        let read = match self.open().and_then(|file| file.read_at(&mut bytes, 0)) {
-            Ok(read) => read,
-            Err(_) if self.off => return None,
-            Err(error) => {
-                self.file = None;
+        let shown = match outcome {
+            Outcome::Shown(Ok(shown)) => shown,
+            _ if self.off => return None,
+            Outcome::Shown(Err(Failed::Open(error) | Failed::Read(error))) => {
                 let reason = match error.kind() {
                     ErrorKind::PermissionDenied => "permission",
                     ErrorKind::NotFound => "missing",
@@ -220,8 +280,10 @@ impl Meter {
                 };
                 return failure(reason, explain(&self.path, &error));
             }
+            Outcome::Stuck => return failure("stuck", guard::stuck(&self.path)),
+            Outcome::Late => return failure("late", format!("{} had no turn", self.path.display())),
         };
-        let Some(raw) = bytes.get(..read).and_then(parse) else {
+        let Some(raw) = shown.bytes.get(..shown.length).and_then(parse) else {
             let path = self.path.display();
             return failure("parse", format!("{path} shows no whole number; the next reading is awaited"));
         };
@@ -254,30 +316,15 @@ impl Proof {
 fn limit(folder: &Path) -> Milliwatts {
     let limits = (0..4)
         .flat_map(|index| [format!("constraint_{index}_max_power_uw"), format!("constraint_{index}_power_limit_uw")]);
-    let highest = limits.filter_map(|file| parse(read_attribute(&folder.join(file))?.as_bytes())).max();
+    let highest = limits.filter_map(|file| parse(attribute::text(&folder.join(file))?.as_bytes())).max();
     let told = highest.filter(|limit| *limit > 0).map(|limit| Milliwatts((limit / 2_000).saturating_mul(3)));
     told.map_or(PACKAGE_CEILING, |told| Milliwatts(told.0.clamp(LEAST_CEILING, PACKAGE_CEILING.0)))
 }
 
-/// Reads at most 64 bytes of a small text file.
-fn read_attribute(path: &Path) -> Option<String> {
-    let file = open(path).ok()?;
-    let mut bytes = [0u8; COUNTER_BYTES];
-    let read = file.read_at(&mut bytes, 0).ok()?;
-    String::from_utf8(bytes.get(..read)?.to_vec()).ok()
-}
-
-/// A whole number in ASCII digits, with or without a newline behind it; nothing else is one. What fills the whole
-/// buffer may have been cut off, and zeros at its head hide how much.
-fn parse(bytes: &[u8]) -> Option<u64> {
-    if bytes.len() >= COUNTER_BYTES {
-        return None;
-    }
-    let digits = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+/// Highest plausible power of a platform: its own limits are those of a client's supply, where it tells any.
+fn psys_ceiling(range: Option<u64>) -> Milliwatts {
+    let server = range.and_then(zone::unit_nanojoules).is_some_and(|unit| unit >= PLATFORM_UNIT);
+    if server { PLATFORM_CEILING } else { PACKAGE_CEILING }
 }
 
 fn masked(folder: &Path) -> String {

@@ -57,6 +57,16 @@ fn a_fall_of_a_counter_without_range_is_a_gap_and_never_a_huge_rise() {
 }
 
 #[test]
+fn a_counter_that_cannot_wrap_began_anew_where_it_fell_however_low_it_stood() {
+    let mut tracker = Tracker::new(CEILING).endless();
+    let readings = [(1, 100_000_000), (2, 40_000_000), (3, 240_000_000)];
+    let steps = readings.map(|(second, raw)| tracker.observe(BootNanos(second * SECOND), raw, None));
+    let gap = gap_of(steps[2]);
+    assert_eq!((gap.from, gap.to, gap.after), (BootNanos(SECOND), BootNanos(2 * SECOND), 200_000_000));
+    assert_eq!(gap.reason, GapReason::CounterReset);
+}
+
+#[test]
 fn a_pause_in_which_the_counter_may_have_wrapped_twice_is_a_gap() {
     let steps = run(&[(1, 1_000_000_000), (401, 30_000_000_000)], Some(65_532_610_987));
     let gap = gap_of(steps[1]);

@@ -22,9 +22,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 mod ledger;
+mod meter;
 mod peer;
 mod report;
 
+pub use meter::MeterDesk;
 pub use report::Report;
 
 use ledger::{Ledger, Outcome};
@@ -124,13 +126,18 @@ pub fn check(path: &Path) -> Result<(), PushError> {
 }
 
 /// Makes the socket and takes reports on the current runtime until nobody takes the samples any more.
-pub(super) fn listen(path: &Path, around: Surroundings, out: Outputs) -> Result<PushSocket, PushError> {
+pub(super) fn listen(
+    path: &Path,
+    around: Surroundings,
+    out: Outputs,
+    meters: Option<MeterDesk>,
+) -> Result<PushSocket, PushError> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(|source| PushError::of(path, source))?;
     let socket = PushSocket { path: path.to_owned() };
     // Whoever reaches the folder may tell: who it is says the kernel.
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).map_err(|source| PushError::of(path, source))?;
-    tokio::spawn(Task { ledger: Ledger::default(), around, out, logged: BTreeMap::new() }.run(listener));
+    tokio::spawn(Task { ledger: Ledger::default(), around, out, meters, logged: BTreeMap::new() }.run(listener));
     Ok(socket)
 }
 
@@ -167,6 +174,7 @@ struct Task {
     ledger: Ledger,
     around: Surroundings,
     out: Outputs,
+    meters: Option<MeterDesk>,
     logged: BTreeMap<&'static str, BootNanos>,
 }
 
@@ -181,7 +189,11 @@ impl Task {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        let connection = Connection { around: self.around.clone(), events: events.clone() };
+                        let connection = Connection {
+                            around: self.around.clone(),
+                            events: events.clone(),
+                            meters: self.meters.clone(),
+                        };
                         connections.spawn(connection.serve(stream));
                     }
                     Err(error) => {
@@ -275,6 +287,7 @@ impl Task {
 struct Connection {
     around: Surroundings,
     events: mpsc::Sender<Event>,
+    meters: Option<MeterDesk>,
 }
 
 impl Connection {
@@ -304,6 +317,9 @@ impl Connection {
                 Err(Refusal::form("a line must end within 5 s and hold at most 4096 bytes"))
             } else if of_second > MOST_LINES_A_SECOND {
                 Err(Refusal { reason: "rate", why: "more than 20 reports in a second; add them up".to_owned() })
+            } else if let Some(meters) = self.meters.as_ref().filter(|_| meter::is_meter(&line)) {
+                let user = write.as_ref().peer_cred().ok().map(|credentials| credentials.uid());
+                meters.take(&line, user, now).map(Some)
             } else {
                 match Report::parse(&line) {
                     Ok(report) => self.deliver(&write, report, connected).await,

@@ -3,6 +3,7 @@
 use crate::error::{Result, SimError};
 use crate::fault::{Fault, Kind};
 use crate::node::Node;
+use crate::redfish;
 use crate::workload::Workload;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -48,6 +49,11 @@ pub enum Request {
         /// Where.
         #[serde(default)]
         target: String,
+    },
+    /// Breaks the BMC, or mends it.
+    Bmc {
+        /// What is wrong with it from now on; nothing if absent.
+        fault: Option<redfish::fault::Fault>,
     },
     /// Changes the workload table.
     Workload {
@@ -108,6 +114,11 @@ pub fn answer(node: &mut Node, request: &Request) -> Result<Value> {
         Request::Step { ns } => node.step(*ns).map(|()| json!({ "now_ns": node.now_ns() })),
         Request::Fault(fault) => node.fault(fault).map(|()| json!({ "now_ns": node.now_ns() })),
         Request::Repair { kind, target } => node.repair(*kind, target).map(|()| json!({ "now_ns": node.now_ns() })),
+        Request::Bmc { fault } => {
+            let bmc = node.bmc().ok_or_else(|| SimError::Request("there is no BMC".to_owned()))?;
+            bmc.set_fault(fault.clone());
+            Ok(json!({ "now_ns": node.now_ns() }))
+        }
         Request::Workload { add, remove } => {
             if let Some(name) = remove {
                 node.remove_workload(name)?;

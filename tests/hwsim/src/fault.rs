@@ -1,6 +1,7 @@
 //! Faults: what breaks in the views. The truth never changes, but for the time that `jump_wraps` lets pass.
 
 use crate::error::{Result, SimError};
+use crate::hwmon::Meter;
 use crate::node::Node;
 use crate::powercap::{Obstacle, Plan, Zone};
 use crate::workload::Workload;
@@ -32,7 +33,7 @@ pub enum Kind {
     Reset,
     /// As much time passes as the counter needs for `n` wraps, unseen. Manual clock only.
     JumpWraps,
-    /// The zone goes, and comes back at the end.
+    /// The zone, or the chip of the channel, goes, and comes back at the end.
     RemoveZone,
     /// A second door to the same counters appears.
     DupMmio,
@@ -77,7 +78,7 @@ pub enum Kind {
 /// A request to break something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// A zone (`intel-rapl:0`), a GPU (`gpu3`), a workload's name; nothing where the kind says it all.
+    /// A zone (`intel-rapl:0`), a channel of hwmon (`hwmon0/power1`), a GPU (`gpu3`), a workload's name; nothing where the kind says it all.
     #[serde(default)]
     pub target: String,
     /// What.
@@ -94,6 +95,11 @@ pub struct Active {
     pub(crate) until_ns: u64,
     kind: Kind,
     target: String,
+}
+
+/// Whether a target is a channel of hwmon, for example `hwmon0/power1`.
+fn is_hwmon(target: &str) -> bool {
+    target.starts_with("hwmon")
 }
 
 fn refuse<T>(why: impl Into<String>) -> Result<T> {
@@ -134,6 +140,7 @@ impl Node {
             Kind::Eio => self.obstruct(target, Obstacle::Folder, begins),
             Kind::Eacces => self.obstruct(target, Obstacle::Forbidden, begins),
             Kind::RemoveZone => self.obstruct(target, Obstacle::Gone, begins),
+            Kind::Freeze if is_hwmon(target) => self.meter(target).map(|(meter, _)| meter.freeze(begins)),
             Kind::Freeze => self.zone(target).map(|(zone, _)| zone.freeze(begins)),
             Kind::Reset if begins => self.zone(target).map(|(zone, energy)| zone.reset(energy)),
             Kind::JumpWraps if begins => self.jump(target, number),
@@ -172,7 +179,20 @@ impl Node {
         }
     }
 
+    fn meter(&mut self, id: &str) -> Result<(&mut Meter, i128)> {
+        let now = self.now_ns();
+        let value = self.meters.iter().find(|meter| meter.id() == id).map(|meter| self.meter_value(meter, now));
+        match (self.meters.iter_mut().find(|meter| meter.id() == id), value) {
+            (Some(meter), Some(value)) => Ok((meter, value)),
+            _ => refuse(format!("there is no channel {id:?}")),
+        }
+    }
+
     fn obstruct(&mut self, target: &str, obstacle: Obstacle, begins: bool) -> Result<()> {
+        if is_hwmon(target) {
+            let (meter, value) = self.meter(target)?;
+            return if begins { meter.obstruct(obstacle) } else { meter.restore(value) };
+        }
         let (zone, energy) = self.zone(target)?;
         if begins { zone.obstruct(obstacle) } else { zone.restore(energy) }
     }

@@ -7,7 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// nvmlDeviceArchitecture_t of Ada and of Hopper.
+/// nvmlDeviceArchitecture_t of Ampere, of Ada and of Hopper.
+const AMPERE: u32 = 7;
 const ADA: u32 = 8;
 const HOPPER: u32 = 9;
 
@@ -64,7 +65,11 @@ fn device(gpus: &Gpus, slot: u32) -> Gpu {
         instant_period_ms: gpus.power_instant_period_ms.unwrap_or(100),
         average_ms: gpus.power_average_ms.unwrap_or(1_000),
         frozen: false,
-        architecture: if gpus.model.contains("L40") { ADA } else { HOPPER },
+        architecture: match &gpus.model {
+            model if model.contains("L40") => ADA,
+            model if model.contains("A100") => AMPERE,
+            _ => HOPPER,
+        },
         codes: [0; 8],
         epoch_pj: 0,
         frozen_pj: 0,

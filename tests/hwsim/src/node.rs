@@ -1,10 +1,13 @@
 //! The node: owns truth, views and clock. What is shown is always a function of the truth at the node's time.
 
+use crate::dcmi::Dcmi;
 use crate::error::{Result, SimError, at};
 use crate::fault::Active;
 use crate::gpu::{self, StateFile};
+use crate::hwmon::{self, Meter};
 use crate::powercap::{Plan, Zone};
 use crate::profile::{Levels, Profile};
+use crate::redfish::Bmc;
 use crate::truth::Leaf;
 use crate::workload::{Table, Workload};
 use hwsim_nvml::state::{Gpu, MOST_INSTANCES, Process, State};
@@ -12,6 +15,8 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Threads of a package: what the machine can be busy with.
 const THREADS_OF_A_SOCKET: u32 = 64;
@@ -48,6 +53,8 @@ pub struct Truth {
     pub leaves: BTreeMap<String, i128>,
     /// µJ by zone of the powercap view.
     pub zones: BTreeMap<String, i128>,
+    /// µJ by channel of the hwmon view.
+    pub meters: BTreeMap<String, i128>,
 }
 
 /// A simulated node.
@@ -61,6 +68,7 @@ pub struct Node {
     levels: BTreeMap<String, Levels>,
     leaves: BTreeMap<String, Leaf>,
     pub(crate) zones: Vec<Zone>,
+    pub(crate) meters: Vec<Meter>,
     pub(crate) state: State,
     file: StateFile,
     pub(crate) table: Table,
@@ -69,6 +77,10 @@ pub struct Node {
     pub(crate) wall_offset_ms: i64,
     /// Time spent asleep, which the boot clock counts and the simulated time does not.
     pub(crate) suspended_ns: u64,
+    /// Power at the input in mW when it was last shown: what a BMC's sensors see.
+    input_mw: Arc<AtomicU64>,
+    bmc: Option<Arc<Bmc>>,
+    dcmi: Dcmi,
 }
 
 /// A workload's process as its GPU shows it.
@@ -108,6 +120,7 @@ impl Node {
         let mut node = Self {
             root: root.to_path_buf(),
             zones: Vec::new(),
+            meters: Vec::new(),
             file: StateFile::new(root, &state)?,
             profile,
             options,
@@ -120,9 +133,15 @@ impl Node {
             active: Vec::new(),
             wall_offset_ms: 0,
             suspended_ns: 0,
+            input_mw: Arc::default(),
+            bmc: None,
+            dcmi: Dcmi::new(root),
         };
         for plan in node.plans() {
             node.zones.push(Zone::new(root, plan)?);
+        }
+        for plan in hwmon::plans(&node.profile, &node.leaf_names()) {
+            node.meters.push(Meter::new(root, plan)?);
         }
         node.publish()?;
         Ok(node)
@@ -260,6 +279,9 @@ impl Node {
         for zone in &self.zones {
             zone.show(self.zone_pj(zone, now))?;
         }
+        for meter in &self.meters {
+            meter.show(self.meter_value(meter, now))?;
+        }
         self.table.show(now)?;
         self.state.now_ns = now;
         let module: i64 = self
@@ -279,12 +301,70 @@ impl Node {
                 gpu.module_mw = u32::try_from(module / 1_000).unwrap_or(0);
             }
         }
+        let input_mw = u64::try_from(self.input_uw() / 1_000).unwrap_or(0);
+        self.input_mw.store(input_mw, Ordering::Relaxed);
+        let refresh_s = self.profile.bmc.map_or(1, |bmc| bmc.refresh_s);
+        self.dcmi.show(now, refresh_s.saturating_mul(1_000_000_000), input_mw)?;
         self.file.write(&self.state)
+    }
+
+    /// Power of the whole node at its input in µW now: what its parts draw, and what its supplies lose at this load.
+    pub fn input_uw(&self) -> i64 {
+        let now = self.now_ns();
+        let parts: i64 = self.leaves.values().map(|leaf| leaf.power_uw(now)).sum();
+        let Some(efficiency) = self.profile.psu_efficiency else { return parts };
+        let sum = |of: fn(&Levels) -> i64| self.levels.values().map(of).sum::<i64>();
+        let (rest, work) = (sum(|levels| levels.idle.microwatts()), sum(|levels| levels.active.microwatts()));
+        let load = if work > rest { (parts - rest) as f64 / (work - rest) as f64 } else { 0.0 };
+        let efficiency = efficiency.idle + (efficiency.active - efficiency.idle) * load.clamp(0.0, 1.0);
+        (parts as f64 / efficiency).round() as i64
+    }
+
+    /// The power at the input in mW that was last shown, for a BMC to read.
+    pub fn input_meter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.input_mw)
+    }
+
+    /// The BMC that faults are for.
+    pub fn set_bmc(&mut self, bmc: Arc<Bmc>) {
+        self.bmc = Some(bmc);
+    }
+
+    /// It.
+    pub fn bmc(&self) -> Option<&Bmc> {
+        self.bmc.as_deref()
     }
 
     /// Energy of a zone's leaves in pJ from simulated 0, before the zone's part is taken.
     pub(crate) fn zone_pj(&self, zone: &Zone, t_ns: u64) -> i128 {
         zone.leaves.iter().filter_map(|leaf| self.leaves.get(leaf)).map(|leaf| leaf.energy_pj(t_ns)).sum()
+    }
+
+    /// Energy of a meter's leaves in pJ from simulated 0, before the meter's share is taken.
+    fn meter_pj(&self, meter: &Meter, t_ns: u64) -> i128 {
+        meter.leaves().iter().filter_map(|leaf| self.leaves.get(leaf)).map(|leaf| leaf.energy_pj(t_ns)).sum()
+    }
+
+    /// What a channel of hwmon shows: µW over its window, or µJ.
+    pub(crate) fn meter_value(&self, meter: &Meter, t_ns: u64) -> i128 {
+        let value = match meter.window_ns() {
+            None => self.meter_pj(meter, t_ns) / 1_000_000,
+            Some(window) if window.min(t_ns) > 0 => {
+                let nanos = window.min(t_ns);
+                // pJ ÷ ns = mW.
+                (self.meter_pj(meter, t_ns) - self.meter_pj(meter, t_ns - nanos)) * 1_000 / i128::from(nanos)
+            }
+            Some(_) => {
+                let leaves = meter.leaves().iter().filter_map(|leaf| self.leaves.get(leaf));
+                leaves.map(|leaf| i128::from(leaf.power_uw(t_ns))).sum()
+            }
+        };
+        meter.share(value)
+    }
+
+    /// The channels of hwmon.
+    pub fn meters(&self) -> &[Meter] {
+        &self.meters
     }
 
     /// Energy of a leaf in pJ from simulated 0; `None` if there is no such leaf.
@@ -306,7 +386,11 @@ impl Node {
             let energy = self.zone_pj(zone, to_ns) - self.zone_pj(zone, from_ns);
             (zone.id.clone(), (energy / i128::from(zone.part)).div_euclid(1_000_000))
         });
-        Truth { leaves: leaves.collect(), zones: zones.collect() }
+        let meters = self.meters.iter().map(|meter| {
+            let energy = self.meter_pj(meter, to_ns) - self.meter_pj(meter, from_ns);
+            (meter.id(), meter.share(energy).div_euclid(1_000_000))
+        });
+        Truth { leaves: leaves.collect(), zones: zones.collect(), meters: meters.collect() }
     }
 
     /// Adds a workload; processors and its GPU then draw by their use.

@@ -61,11 +61,21 @@ pub struct Plan {
     pub limit_uw: Option<u64>,
 }
 
+/// Makes a link that is not there yet.
+fn link(path: &Path, target: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).map_err(at(folder))?;
+    symlink(target, path).map_err(at(path))
+}
+
 impl Zone {
     /// Makes the zone's files below `root` (`DIR`), its link included.
     pub fn new(root: &Path, plan: Plan) -> Result<Self> {
-        let control = plan.id.split(':').next().unwrap_or_default();
-        let base = root.join("sys/devices/virtual/powercap").join(control);
+        let control = plan.id.split(':').next().unwrap_or_default().to_owned();
+        let base = root.join("sys/devices/virtual/powercap").join(&control);
         let parent = plan.id.match_indices(':').nth(1).and_then(|(end, _)| plan.id.get(..end));
         let devices = parent.map_or_else(|| base.clone(), |parent| base.join(parent)).join(&plan.id);
         let class = root.join("sys/class/powercap").join(&plan.id);
@@ -84,6 +94,10 @@ impl Zone {
         };
         fs::create_dir_all(&base).map_err(at(&base))?;
         fs::write(base.join("enabled"), "1\n").map_err(at(&base))?;
+        // As in the kernel's tree: some readers look for the control type by its links.
+        let class = root.join("sys/class/powercap");
+        link(&class.join(&control), &Path::new("../../devices/virtual/powercap").join(&control))?;
+        link(&base.join("subsystem"), Path::new("../../../../class/powercap"))?;
         zone.restore(0)?;
         Ok(zone)
     }
@@ -173,13 +187,8 @@ impl Zone {
         self.clear(&path)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path).map_err(at(&path))?;
         self.file = Some(file);
-        if fs::symlink_metadata(&self.class).is_err() {
-            let class = self.class.parent().unwrap_or(Path::new("/"));
-            fs::create_dir_all(class).map_err(at(class))?;
-            let below = self.devices.components().skip_while(|part| part.as_os_str() != "devices");
-            let target = Path::new("../..").join(below.collect::<PathBuf>());
-            symlink(target, &self.class).map_err(at(&self.class))?;
-        }
+        let below = self.devices.components().skip_while(|part| part.as_os_str() != "devices");
+        link(&self.class, &Path::new("../..").join(below.collect::<PathBuf>()))?;
         self.show(energy_pj)
     }
 }

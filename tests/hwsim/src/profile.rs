@@ -14,8 +14,30 @@ pub struct Profile {
     pub cpu: Cpu,
     /// The accelerators.
     pub gpus: Option<Gpus>,
+    /// An ACPI power meter at the node's input.
+    pub acpi_meter: Option<AcpiMeter>,
     /// Power by group of leaves.
     pub leaves_w: BTreeMap<String, Levels>,
+    /// What the supplies pass on; all of it where nothing is said.
+    pub psu_efficiency: Option<Efficiency>,
+    /// The BMC.
+    pub bmc: Option<BmcFacts>,
+}
+
+/// Part of the input that the supplies pass on.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Efficiency {
+    /// While the node rests.
+    pub idle: f64,
+    /// While it works.
+    pub active: f64,
+}
+
+/// What is known of the BMC.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct BmcFacts {
+    /// Time between two looks of its sensors, in s.
+    pub refresh_s: u64,
 }
 
 /// The processors.
@@ -31,6 +53,21 @@ pub struct Cpu {
     pub tdp_w: u32,
     /// The powercap tree, where there is one.
     pub rapl: Option<Rapl>,
+    /// Labels of power channels of hwmon.
+    pub hwmon: Option<Vec<String>>,
+    /// Time over which these average, in ms.
+    pub hwmon_window_ms: Option<u32>,
+    /// Cores of a socket that have an energy counter in hwmon.
+    pub hwmon_cores: Option<u32>,
+}
+
+/// An ACPI power meter at the node's input.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AcpiMeter {
+    /// Time over which it averages, in ms.
+    pub window_ms: u32,
+    /// Part of the input that reaches the leaves.
+    pub efficiency_permille: u32,
 }
 
 /// The powercap tree.

@@ -1,8 +1,9 @@
 //! Holds the aggregator to what the oracle knows, through its public interface only.
 
 use super::oracle::{Hours, Known, Oracle, hours, touched};
-use super::plan::{Plan, ROWS, SOURCES, STEP};
+use super::plan::{Plan, ROWS, RigClock, SOURCES, STEP};
 use anyhow::{Context, Result, bail, ensure};
+use joulebook_agent::clock::Clock;
 use joulebook_proto::admin::admin_service_client::AdminServiceClient;
 use joulebook_proto::admin::{DumpRequest, DumpResponse, GetStatusRequest};
 use joulebook_proto::query::query_service_client::QueryServiceClient;
@@ -104,6 +105,11 @@ impl Checker {
             let mark = before.get(node).copied().unwrap_or_default();
             ensure!(mark.stored >= known.acked, "node {node}: {} acknowledged, {} stored", known.acked, mark.stored);
             ensure!(mark.stored <= known.durable(), "node {node}: {} made, {} stored", known.durable(), mark.stored);
+            let last = self.plan.at(known.durable() * ROWS);
+            ensure!(
+                last < RigClock.wall(),
+                "void: the plan of node {node} has reached the present: fewer faults a run"
+            );
             self.records(*node, known, mark.stored).await.with_context(|| format!("node {node}"))?;
             let epochs = known.epochs.get(..usize::try_from(mark.stored)?).unwrap_or_default();
             let own: Hours = hours(&self.plan, *node, epochs);

@@ -21,8 +21,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::interval;
 
-/// Batches that one process makes in a second.
-const BATCHES_A_SECOND: u32 = 80;
+/// Agents of a rig of processes.
+pub const AGENTS: u32 = 6;
+/// Batches that each makes in a second. A batch is 10 s of a plan that began six days ago, 51,840 batches: twenty minutes of
+/// a rig take it to the present.
+const BATCHES_A_SECOND: u32 = 60;
 /// How long an agent may take to start: far more than it needs on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -3,7 +3,9 @@
 use super::{BEGIN, use_of, user, uuid};
 use joulebook_hwsim::node::Options;
 use joulebook_hwsim::workload::Workload;
-use joulebook_tests::simulated::{Rig, SECOND};
+use joulebook_tests::simulated::{Rig, SECOND, profile};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
 const GPU_GIB: u64 = 80;
 /// What a share in millionths may round off, in ns, of a minute.
@@ -55,4 +57,54 @@ fn a_gpu_that_is_divided_while_the_agent_runs_is_refused_nothing_until_the_next_
     rig.node.divide(0, &[7]).unwrap();
     rig.pass(2, SECOND).unwrap();
     assert!(rig.sampler().refused().is_empty(), "{:?}", rig.sampler().refused());
+}
+
+/// A page of dcgm-exporter on a port of its own; says its URL. It is served for as long as the test runs.
+fn exporter(page: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", page.len());
+            let _ = stream.write_all((head + &page).as_bytes());
+        }
+    });
+    url
+}
+
+/// Busy time of the only unit on a GPU, in ns.
+fn busy(rig: &mut Rig, slot: usize) -> u64 {
+    use_of(rig, slot).get("unit/big.service").and_then(|used| used.0).unwrap_or(0)
+}
+
+#[test]
+fn a_gpu_that_does_not_tell_its_instances_activity_has_it_from_the_exporters_page_or_not_at_all() {
+    let mut ampere = profile("dgx-h100").unwrap();
+    ampere.gpus.as_mut().unwrap().model = "NVIDIA A100-SXM4-80GB".to_owned();
+    let divided = |url: Option<String>| {
+        let mut rig = Rig::of(ampere.clone(), Options::default()).unwrap();
+        rig.config.nvml.dcgm_url = url;
+        rig.node.divide(2, &[3]).unwrap();
+        rig.node.add_workload(on(1, user("big", 4_001, 2, 1_000, 30))).unwrap();
+        rig.start().unwrap();
+        rig.pass(3, SECOND).unwrap();
+        rig
+    };
+    let mut without = divided(None);
+    assert_eq!(busy(&mut without, 2), 0, "nothing is made up");
+    let page = format!("DCGM_FI_PROF_GR_ENGINE_ACTIVE{{gpu=\"2\",UUID=\"{}\",GPU_I_ID=\"1\"}} 0.5\n", uuid(2));
+    let mut with = divided(Some(exporter(page)));
+    let mut rows = 0;
+    while busy(&mut with, 2) == 0 {
+        // The page is read by a thread of the helper.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        with.pass(1, SECOND).unwrap();
+        rows += 1;
+        assert!(rows < 3_000, "the page is never read");
+    }
+    let before = busy(&mut with, 2);
+    with.pass(14, SECOND).unwrap();
+    let shown = busy(&mut with, 2) - before;
+    assert!(shown.abs_diff(14 * SECOND * 3 / 7 / 2) <= ROUNDING, "{shown} ns");
 }

@@ -25,6 +25,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// The vendor's library; its usual name if absent.
     pub library: Option<PathBuf>,
+    /// Page of NVIDIA's dcgm-exporter, where there is one.
+    pub dcgm: Option<String>,
     /// Its limits.
     pub limits: Limits,
 }
@@ -117,7 +119,8 @@ impl Helper {
             return Ok(());
         }
         let mut command = Command::new(&self.launch.program);
-        command.arg(HELPER).args(&self.launch.library).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let library = self.launch.library.clone().unwrap_or_default();
+        command.arg(HELPER).arg(library).args(&self.launch.dcgm).stdin(Stdio::piped()).stdout(Stdio::piped());
         let started = command.spawn().and_then(|mut child| {
             let pipes = child.stdin.take().zip(child.stdout.take());
             let (stdin, stdout) = pipes.ok_or_else(|| std::io::Error::other("it has no pipes"))?;

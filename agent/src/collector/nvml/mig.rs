@@ -3,10 +3,11 @@
 //!
 //! Energy and power are the whole GPU's, so everything is told in parts of the whole: an instance's activity counts by its
 //! slices, and what it reserves is its memory, used or not. What no instance holds belongs to nobody. Activity comes from
-//! GPM (Hopper and later); a GPU that has none tells none, and its dynamic energy then goes by what is reserved.
+//! GPM (Hopper and later), else from a page of dcgm-exporter; where neither is, the dynamic energy goes by what is reserved.
 
+use super::dcgm::Pages;
 use super::library::{fault, now};
-use super::message::{Fault, Process, Use};
+use super::message::{Facts, Fault, Process, Use};
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::enums::gpm::GpmMetricId;
 use nvml_wrapper::error::NvmlError;
@@ -74,11 +75,12 @@ impl Shape {
 pub fn processes<'nvml>(
     nvml: &'nvml Nvml,
     device: &Device<'nvml>,
-    model: &str,
+    facts: &Facts,
     activity: &mut Activity<'nvml>,
+    pages: &Pages,
 ) -> Result<Use, Fault> {
     let at = now();
-    let whole = if model.split([' ', '-']).any(|word| word == "A30") { SLICES_A30 } else { SLICES };
+    let whole = if facts.model.split([' ', '-']).any(|word| word == "A30") { SLICES_A30 } else { SLICES };
     let (mut found, mut live) = (Vec::new(), BTreeSet::new());
     for index in 0..device.mig_device_count().map_err(fault)? {
         let instance = match device.mig_device_by_index(index) {
@@ -101,7 +103,8 @@ pub fn processes<'nvml>(
         };
         let id = resident.iter().find_map(|process| process.gpu_instance_id);
         live.extend(id);
-        let busy = id.and_then(|id| activity.of(nvml, device, id)).map_or(0, |ppm| shape.of_whole(ppm));
+        let active = id.and_then(|id| activity.of(nvml, device, id).or_else(|| pages.of(&facts.uuid, id)));
+        let busy = active.map_or(0, |ppm| shape.of_whole(ppm));
         let memory = |used: &UsedGpuMemory| match used {
             UsedGpuMemory::Used(bytes) => Some(*bytes),
             UsedGpuMemory::Unavailable => None,

@@ -3,6 +3,7 @@
 //! It may hang or die (without a core dump: that would only fill the disk) at any call of the vendor's library; nothing here has to be undone then. It ends with the agent:
 //! by the end of its input, and, where it hangs, by a signal of the kernel.
 
+use super::dcgm::Pages;
 use super::edge::{Edges, LOOK_NANOS, SHARP_NANOS};
 use super::library;
 use super::message::{Facts, Fault, Line, Request, Shown};
@@ -39,18 +40,20 @@ enum End {
 ///
 /// # Errors
 /// Of stdin and stdout.
-pub fn serve(library: Option<&Path>) -> io::Result<()> {
+pub fn serve(library: Option<&Path>, dcgm: Option<&str>) -> io::Result<()> {
     // An agent that was killed cannot close anything while a call hangs.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
     let mut requests = io::stdin().lock().lines();
     let mut out = io::stdout().lock();
+    // The configuration was checked: a page that cannot be had is no reason to read no energy.
+    let pages = dcgm.and_then(|url| Pages::read(url).ok()).unwrap_or_default();
     loop {
         let nvml = match library::start(library) {
             Ok(nvml) => nvml,
             Err(why) => return say(&mut out, &Line::Failed { why }),
         };
-        match session(&nvml, &mut requests, &mut out)? {
+        match session(&nvml, &pages, &mut requests, &mut out)? {
             End::Input => return Ok(()),
             // Dropping the library shuts it down.
             End::Restart => {}
@@ -87,6 +90,7 @@ struct Open<'nvml> {
 
 fn session(
     nvml: &Nvml,
+    pages: &Pages,
     requests: &mut impl Iterator<Item = io::Result<String>>,
     out: &mut impl Write,
 ) -> io::Result<End> {
@@ -105,7 +109,7 @@ fn session(
         for _ in 0..std::mem::replace(&mut tries, 1) {
             session.watch(&skip, out)?;
         }
-        let all_failed = session.round(&request, &skip, out)?;
+        let all_failed = session.round(&request, &skip, pages, out)?;
         say(out, &Line::End)?;
         failed = if all_failed { failed + 1 } else { 0 };
         if failed >= FAILED_ROUNDS {
@@ -155,7 +159,13 @@ impl Session<'_> {
     }
 
     /// Reads every device. Whether each of them fails, or none can be found.
-    fn round(&mut self, request: &Request, skip: &BTreeSet<String>, out: &mut impl Write) -> io::Result<bool> {
+    fn round(
+        &mut self,
+        request: &Request,
+        skip: &BTreeSet<String>,
+        pages: &Pages,
+        out: &mut impl Write,
+    ) -> io::Result<bool> {
         let nvml = self.nvml;
         let mut failures = 0;
         let mut read = 0;
@@ -169,7 +179,7 @@ impl Session<'_> {
             };
             let processes = (request.processes && energy != Err(Fault::Lost)).then(|| {
                 let read = if open.facts.divided {
-                    let used = mig::processes(nvml, &open.device, &open.facts.model, &mut open.instances);
+                    let used = mig::processes(nvml, &open.device, &open.facts, &mut open.instances, pages);
                     used.map(|used| (used, open.seen_us))
                 } else {
                     library::processes(&open.device, open.seen_us)

@@ -5,6 +5,7 @@
 //! counter; on Intel each die of a multi-die package has its own. `core` and `uncore` lie inside the package (and on
 //! AMD `core` is a single core).
 
+use crate::collector::attribute;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -54,8 +55,9 @@ pub fn classify(sysfs: &Path, vendor: Option<&str>) -> (Vec<Zone>, usize) {
     let mut packages: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let mut psys = false;
-    let msr_sockets: Vec<u32> = zones.iter().filter(|zone| !is_mmio(&zone.folder)).filter_map(package_of).collect();
-    for zone in &mut zones {
+    let msr_sockets: Vec<u32> =
+        zones.iter().filter(|zone| is_rapl(&zone.folder) && !is_mmio(&zone.folder)).filter_map(package_of).collect();
+    for zone in zones.iter_mut().filter(|zone| is_rapl(&zone.folder)) {
         let Some(name) = zone.name.clone() else { continue };
         if let Some(socket) = package_socket(&name).filter(|_| depth(&zone.folder) == 1) {
             zone.socket = Some(socket);
@@ -93,10 +95,8 @@ pub fn classify(sysfs: &Path, vendor: Option<&str>) -> (Vec<Zone>, usize) {
 
 fn list(folder: &Path) -> (Vec<Zone>, usize) {
     let Ok(entries) = std::fs::read_dir(folder) else { return (Vec::new(), 0) };
-    let mut folders: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("intel-rapl") && depth(name) > 0)
-        .collect();
+    let mut folders: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|name| depth(name) > 0).collect();
     folders.sort_by_key(|name| order(name));
     let left_out = folders.len().saturating_sub(MOST_ZONES);
     folders.truncate(MOST_ZONES);
@@ -105,21 +105,28 @@ fn list(folder: &Path) -> (Vec<Zone>, usize) {
 }
 
 fn read(path: &Path, folder: String) -> Zone {
-    let text = |file: &str| super::read_attribute(&path.join(file));
+    let text = |file: &str| attribute::text(&path.join(file));
     Zone {
         name: text("name").map(|name| name.trim().to_owned()),
         socket: None,
         role: Role::Ignored,
-        range: text("max_energy_range_uj").and_then(|text| super::parse(text.as_bytes())).filter(|range| *range > 0),
+        range: text("max_energy_range_uj")
+            .and_then(|text| attribute::parse(text.as_bytes()))
+            .filter(|range| *range > 0),
         dangling: !path.exists(),
         folder,
     }
 }
 
 /// Control type, then the hexadecimal ids as numbers, so that `a` follows `9` and the MSR door comes first.
-fn order(folder: &str) -> (bool, Vec<u64>, String) {
+fn order(folder: &str) -> (bool, bool, Vec<u64>, String) {
     let ids = folder.split(':').skip(1).map(|id| u64::from_str_radix(id, 16).unwrap_or(u64::MAX)).collect();
-    (is_mmio(folder), ids, folder.to_owned())
+    (!is_rapl(folder), is_mmio(folder), ids, folder.to_owned())
+}
+
+/// Whether a zone is one of RAPL: powercap has others, which only limit power.
+pub(super) fn is_rapl(folder: &str) -> bool {
+    folder.starts_with("intel-rapl:") || is_mmio(folder)
 }
 
 fn depth(folder: &str) -> usize {
@@ -127,7 +134,7 @@ fn depth(folder: &str) -> usize {
 }
 
 fn is_mmio(folder: &str) -> bool {
-    folder.starts_with("intel-rapl-mmio")
+    folder.starts_with("intel-rapl-mmio:")
 }
 
 fn package_of(zone: &Zone) -> Option<u32> {
