@@ -255,7 +255,7 @@ async fn what_a_meter_shows_reaches_its_collector_and_no_other_user_may_tell() {
     let sections = [section("own", own), section("another", own + 1)];
     let (tell, told) = channel();
     let folder = tempfile::tempdir().expect("folder");
-    let inference = start(Vec::new(), "/proc".into(), Arc::new(SystemClock)).expect("legal");
+    let inference = start(Vec::new(), &Presets::default(), "/proc".into(), Arc::new(SystemClock)).expect("legal");
     let path = folder.path().join("push.sock");
     let _socket = inference.listen_beside(&path, Some(MeterDesk::new(&sections, tell))).expect("a socket");
     let mut client = Client(BufReader::new(UnixStream::connect(&path).await.expect("connected")));
