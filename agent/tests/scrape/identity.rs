@@ -151,3 +151,20 @@ async fn a_gateway_is_refused_at_the_start_and_told_why() {
     let error = start(vec![config], &presets(), "/proc".into(), clock).expect_err("refused").to_string();
     assert!(error.contains("target[0].preset = `litellm`") && error.contains("gateway"), "{error}");
 }
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_and_the_next_rule_applies() {
+    let (server, info, table) = (Server::default(), Server::default(), Table::new());
+    let (port, management) = (server.start().await, info.start().await);
+    table.listens(port, 41, 1_001, "1.0");
+    server.says("/metrics", &torchserve(&[("scorer", "default", 3)]));
+    info.answer("/models/scorer", Answer::Endless(b"HTTP/1.1 200 OK\r\n\r\n[".to_vec(), vec![b' '; 4096]));
+    let mut inference = with_info("torchserve", port, management, table.0.path());
+    assert_eq!(told(&mut inference).await, [service("scorer", None, VersionSource::DenyList)]);
+    // The first scrape asked; the second one has its answer: that there is none.
+    assert_eq!(info.asked.lock().expect("lock").len(), 1);
+    // It was cut: the connection is closed, so that nothing more is sent.
+    let sent = info.sent.load(Ordering::Relaxed);
+    told(&mut inference).await;
+    assert_eq!(info.sent.load(Ordering::Relaxed), sent);
+}

@@ -97,6 +97,8 @@ impl Presets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inference::mapping::Field;
+    use crate::inference::reader::NO_VERSION;
 
     #[test]
     fn every_preset_is_named_once_and_says_where_its_names_come_from() {
@@ -109,6 +111,27 @@ mod tests {
         }
         let mut more = presets.clone();
         assert!(matches!(more.add(presets.named("vllm").expect("built").clone()), Err(PresetError::Twice(_))));
+    }
+
+    #[test]
+    fn the_language_that_custom_describes_is_the_one_that_is_read() {
+        let presets = Presets::built_in().expect("valid");
+        let lines = presets.text("custom").expect("of this build").lines().filter_map(|line| line.strip_prefix("#:"));
+        let text: String = lines.flat_map(|line| [line.trim_start(), "\n"]).collect();
+        let preset: Preset = toml::from_str(&text).expect("valid");
+        let (identity, mapping) = (preset.identity, preset.mapping.expect("a mapping"));
+        let hooks = [&identity.model, &identity.version, &identity.tokenizer, &identity.weights_path];
+        assert_eq!(hooks.map(|hooks| hooks.0.len()), [1, 1, 2, 1]);
+        assert!(identity.weights.is_some() && preset.version_process.is_some());
+        assert_eq!(
+            (mapping.only.len(), mapping.no_version.len(), mapping.adapters.len(), mapping.values.len()),
+            (1, 1, 1, 5)
+        );
+        // Every word that it says is no version is none.
+        let line = text.lines().find(|line| line.starts_with("no_version")).expect("described");
+        assert!(NO_VERSION.iter().all(|word| line.contains(word)), "{line}");
+        let fields = text.lines().skip_while(|line| !line.starts_with("[mapping.values]")).take(2).collect::<String>();
+        assert!(Field::ALL.iter().all(|field| fields.contains(field.name())), "{fields}");
     }
 
     #[test]
