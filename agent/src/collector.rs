@@ -104,7 +104,7 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`; of a BMC also `type`, `stale`,
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`, `late`; of a BMC also `type`, `stale`,
     /// `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
     /// `busy`, `length`, `inactive`, `refused`, `group`.
     pub reason: &'static str,

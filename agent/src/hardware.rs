@@ -161,6 +161,7 @@ pub fn unread_sources(accelerators: &[Accelerator]) -> Vec<SourceState> {
                 ceiling: DEVICE_CEILING,
                 uncertainty_permille: 1_000,
                 contained_in: None,
+                scope: None,
                 basis: accelerator.model.clone(),
             },
             unavailable: Some(NO_COLLECTOR.to_owned()),

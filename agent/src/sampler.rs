@@ -451,7 +451,7 @@ impl Sampler {
             }
         }
         // A source that is off was told when it went, and its collector told of its helper.
-        let told = matches!(failure.reason, "unavailable" | "helper" | "stuck");
+        let told = matches!(failure.reason, "unavailable" | "helper" | "stuck" | "late");
         let why = (!told).then_some(failure.why.as_str());
         self.refusals.add(&failure.source_id, failure.reason, now, why);
     }

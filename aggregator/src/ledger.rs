@@ -1,11 +1,14 @@
 //! Keeps the book: turns rows into cells, cell by cell, whenever rows under a cell change.
 //!
 //! A cell is always recomputed from rows and overwritten, never added to: late rows and replays cannot distort it. What a
-//! cell depends on lies within one minute around it, which is why a change marks its neighbours dirty as well.
+//! cell depends on lies within one minute around it, seven where a meter stands at the node's input, which is why a change
+//! marks its neighbours dirty as well.
 
 use crate::clock::Clock;
 use crate::store::space::Space;
-use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution, StoreError, StoredGap};
+use crate::store::{
+    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run as StoredRun, StoreError, StoredGap,
+};
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,9 +77,11 @@ impl Ledger {
     /// # Errors
     /// The store's.
     pub fn pass(&self, now: UnixNanos) -> Result<usize, StoreError> {
-        let closed = now.plus_seconds(-CLOSED_AFTER_SECONDS - Resolution::Minute.seconds());
         let mut by_node: BTreeMap<u32, Vec<(UnixNanos, u64)>> = BTreeMap::new();
-        let marks = self.book.dirty(usize::MAX).into_iter().filter(|(_, start, _)| *start <= closed);
+        // Rows after the surroundings of a cell do not change it any more.
+        let beyond = |node: u32| self.book.surroundings(node) - CELL_SURROUNDINGS_SECONDS;
+        let closed = |node: u32| now.plus_seconds(-CLOSED_AFTER_SECONDS - Resolution::Minute.seconds() - beyond(node));
+        let marks = self.book.dirty(usize::MAX).into_iter().filter(|(node, start, _)| *start <= closed(*node));
         for (node, start, generation) in marks.take(CELLS_PER_PASS) {
             by_node.entry(node).or_default().push((start, generation));
         }
@@ -97,10 +102,16 @@ impl Ledger {
     /// Recomputes the marked minutes of a node and every sum that holds one, in one commit.
     fn settle_node(&self, node: &NodeRecord, marks: &[(UnixNanos, u64)]) -> Result<(), StoreError> {
         let mut minutes: BTreeMap<UnixNanos, Cell> = BTreeMap::new();
-        for (start, _) in marks {
-            if let Some(window) = Window::new(*start, start.plus_seconds(Resolution::Minute.seconds())) {
-                minutes.insert(*start, cell_from_rows(&self.book, node, window)?);
-            }
+        let slot = |mark: &(UnixNanos, u64)| mark.0.floor_to(Resolution::Settled.seconds());
+        // Marks of a node come in order: those of a slot are read for together.
+        for marks in marks.chunk_by(|one, next| slot(one) == slot(next)) {
+            let minute =
+                |(start, _): &(UnixNanos, u64)| Window::new(*start, start.plus_seconds(Resolution::Minute.seconds()));
+            let windows: Vec<Window> = marks.iter().filter_map(minute).collect();
+            let ends = windows.first().zip(windows.last());
+            let Some(stretch) = ends.and_then(|(first, last)| Window::new(first.start(), last.end())) else { continue };
+            let rows = Rows::read(&self.book, node, stretch)?;
+            minutes.extend(windows.into_iter().map(|window| (window.start(), rows.cell(node, window))));
         }
         let settled = self.sums(node, Resolution::Settled, Resolution::Minute, &minutes)?;
         let hours = self.sums(node, Resolution::Hour, Resolution::Settled, &settled)?;
@@ -150,45 +161,92 @@ impl Ledger {
 /// The store's.
 pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<Cell, StoreError> {
     let mut cell = Cell::default();
-    for part in window.slots(Resolution::Minute.seconds()) {
-        let minute = part.start().floor_to(Resolution::Minute.seconds());
-        let around = Window::new(
-            minute.plus_seconds(-CELL_SURROUNDINGS_SECONDS),
-            minute.plus_seconds(Resolution::Minute.seconds() + CELL_SURROUNDINGS_SECONDS),
-        );
-        if let Some(around) = around {
-            cell.merge(&settle(&series(book, node, around)?, part));
+    for stretch in window.slots(Resolution::Settled.seconds()) {
+        let rows = Rows::read(book, node, stretch)?;
+        for part in stretch.slots(Resolution::Minute.seconds()) {
+            cell.merge(&rows.cell(node, part));
         }
     }
     Ok(cell)
 }
 
-/// What is stored of a node around a window, as the pure crate takes it.
-fn series(book: &Book, node: &NodeRecord, window: Window) -> Result<NodeSeries, StoreError> {
-    let inventory = &node.inventory;
-    let runs = book.runs(node.number, window)?;
-    let (gaps, lost) = book.gaps(node.number, window)?;
-    let gap = |gap: StoredGap| match &*gap.subject {
-        Subject::Energy(source) => {
-            Some(Gap { source: source.clone(), window: gap.window, reason: gap.reason, low: gap.low, high: gap.high })
+/// What is stored of a node around some minutes: read once, looked at minute by minute.
+struct Rows {
+    runs: Vec<StoredRun>,
+    gaps: Vec<StoredGap>,
+    lost: Vec<LostRecords>,
+    surroundings: i64,
+}
+
+/// The minutes that hold a window, and so many seconds on either side; `None` where time ends.
+fn around(window: Window, seconds: i64) -> Option<Window> {
+    let minute = Resolution::Minute.seconds();
+    Window::new(
+        window.start().floor_to(minute).plus_seconds(-seconds),
+        window.end().ceil_to(minute).plus_seconds(seconds),
+    )
+}
+
+impl Rows {
+    fn read(book: &Book, node: &NodeRecord, window: Window) -> Result<Self, StoreError> {
+        let surroundings = book.surroundings(node.number);
+        let (Some(input), Some(near)) = (around(window, surroundings), around(window, CELL_SURROUNDINGS_SECONDS))
+        else {
+            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], surroundings });
+        };
+        let (gaps, lost) = book.gaps(node.number, near)?;
+        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, surroundings })
+    }
+
+    /// The cell of a part of one minute.
+    fn cell(&self, node: &NodeRecord, part: Window) -> Cell {
+        let ends = (around(part, CELL_SURROUNDINGS_SECONDS), around(part, self.surroundings));
+        let (Some(near), Some(input)) = ends else { return Cell::default() };
+        settle(&self.series(node, near, input), part)
+    }
+
+    /// What is stored around a window, as the pure crate takes it; `input` is how far the node's input is looked at.
+    fn series(&self, node: &NodeRecord, near: Window, input: Window) -> NodeSeries {
+        let inventory = &node.inventory;
+        let touching = |window: Window, wanted: fn(&Subject) -> bool| -> Vec<Run> {
+            let touches = |run: &&StoredRun| {
+                let ends = run.points.first().zip(run.points.last());
+                ends.is_some_and(|(first, last)| first.0 < window.end() && last.0 >= window.start())
+            };
+            let runs = self.runs.iter().filter(touches).filter(|run| wanted(&run.subject));
+            runs.map(|run| Run { subject: Arc::clone(&run.subject), points: run.points.clone() }).collect()
+        };
+        let gaps = self.gaps.iter().filter(|gap| gap.window.start() < near.end() && gap.window.end() > near.start());
+        let gap = |gap: &StoredGap| match &*gap.subject {
+            Subject::Energy(source) => Some(Gap {
+                source: source.clone(),
+                window: gap.window,
+                reason: gap.reason,
+                low: gap.low,
+                high: gap.high,
+            }),
+            // Only energy has declared gaps.
+            _ => None,
+        };
+        let lost = self.lost.iter().map(|lost| lost.window);
+        // What is not a part is not needed to know the energy of the parts.
+        let readable = inventory.sources.iter().filter(|state| state.unavailable.is_none() && state.source.is_part());
+        let accelerators = &inventory.hardware.accelerators;
+        NodeSeries {
+            threads: inventory.hardware.threads,
+            memory_bytes: inventory.hardware.memory_bytes,
+            device_memory_bytes: accelerators
+                .iter()
+                .filter_map(|one| Some((one.device.clone()?, one.memory_bytes?)))
+                .collect(),
+            expected_sources: readable.map(|state| state.source.id.clone()).collect(),
+            runs: touching(near, |_| true),
+            input_runs: match input == near {
+                true => Vec::new(),
+                false => touching(input, |subject| matches!(subject, Subject::Energy(_))),
+            },
+            gaps: gaps.filter_map(gap).collect(),
+            lost: lost.filter(|lost| lost.start() < near.end() && lost.end() > near.start()).collect(),
         }
-        // Only energy has declared gaps.
-        _ => None,
-    };
-    // What another source contains is not needed to know the energy.
-    let readable =
-        inventory.sources.iter().filter(|state| state.unavailable.is_none() && state.source.contained_in.is_none());
-    let accelerators = &inventory.hardware.accelerators;
-    Ok(NodeSeries {
-        threads: inventory.hardware.threads,
-        memory_bytes: inventory.hardware.memory_bytes,
-        device_memory_bytes: accelerators
-            .iter()
-            .filter_map(|one| Some((one.device.clone()?, one.memory_bytes?)))
-            .collect(),
-        expected_sources: readable.map(|state| state.source.id.clone()).collect(),
-        runs: runs.into_iter().map(|run| Run { subject: run.subject, points: run.points }).collect(),
-        gaps: gaps.into_iter().filter_map(gap).collect(),
-        lost: lost.into_iter().map(|lost| lost.window).collect(),
-    })
+    }
 }

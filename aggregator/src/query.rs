@@ -9,6 +9,8 @@ mod answer;
 mod energy;
 mod explain;
 mod gather;
+mod input;
+mod layer;
 mod question;
 
 use crate::clock::Clock;
@@ -22,7 +24,7 @@ use joulebook_proto::query::{
 use joulebook_sci::{ModelVersion, SlotTerm, Totals};
 use joulebook_units::Window;
 use question::Question;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -63,6 +65,10 @@ struct Computed<'a> {
     gathered: Gathered<'a>,
     totals: Totals,
     terms: Vec<Terms>,
+    /// Meters that contain parts or nodes.
+    meters: BTreeMap<layer::MeterKey, layer::MeterSum>,
+    /// PUEs that were used, by site.
+    pues: BTreeMap<String, BTreeSet<gather::PueOrigin>>,
 }
 
 /// The terms of one slot.
@@ -153,17 +159,23 @@ impl Query {
         let gathered = Gathered::new(&self.book, &self.factors, question.window, self.clock.unix())?;
         let mut totals = Totals::new(question.level, question.policy);
         let mut terms = Vec::new();
+        let mut meters = BTreeMap::new();
+        let mut pues: BTreeMap<String, BTreeSet<gather::PueOrigin>> = BTreeMap::new();
         for window in gathered.windows() {
-            let slot = gathered.slot(window)?;
+            let slot = gathered.slot(window, question.trust)?;
             if slot.nodes.is_empty() {
                 continue;
+            }
+            layer::Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.add_to(&mut meters);
+            for (site, origin) in slot.sites.iter().zip(&slot.pues) {
+                pues.entry(site.clone()).or_default().insert(origin.clone());
             }
             let by_version = totals.add(&slot.nodes, &slot.factors);
             if keep_terms {
                 terms.push(Terms { slot, by_version });
             }
         }
-        Ok(Computed { gathered, totals, terms })
+        Ok(Computed { gathered, totals, terms, meters, pues })
     }
 }
 

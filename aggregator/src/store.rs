@@ -15,6 +15,7 @@ pub mod space;
 
 pub use book::{
     Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run, Status, StoredGap, StreamStatus,
+    WALL_SURROUNDINGS_SECONDS,
 };
 
 use std::ops::{ControlFlow, Range};

@@ -148,6 +148,7 @@ fn dictionary() -> Up {
         ceiling: Milliwatts(100_000),
         uncertainty_permille: 20,
         contained_in: None,
+        scope: None,
         basis: String::new(),
     };
     Up::Dictionary(Dictionary { stream_id: STREAM.to_vec(), series: vec![series_to_wire(1, &Subject::Energy(source))] })

@@ -1,7 +1,7 @@
 //! The command line. Its help is golden-tested (`tests/help.txt`).
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use joulebook_proto::query::{EnergyBy, FunctionalUnit, IdlePolicy, Level, ModelSelector, TimeWindow};
+use joulebook_proto::query::{EnergyBy, FunctionalUnit, IdlePolicy, Level, ModelSelector, TimeWindow, Trust};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub struct Connection {
 pub enum Command {
     /// Grams of CO2e per functional unit of each model version (SCI)
     Sci(SciArguments),
-    /// Energy by model, workload, process, container, pod, gpu, component, node or source
+    /// Energy by model, workload, process, container, pod, gpu, component, node, source or layer
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
@@ -222,6 +222,9 @@ pub struct SciArguments {
     /// How pool idle is charged
     #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
     pub idle: Idle,
+    /// Which side is believed where metered parts exceed the meter at a node's input
+    #[arg(long, value_enum, default_value_t = Believed::Components)]
+    pub trust: Believed,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
@@ -248,6 +251,9 @@ pub struct EnergyArguments {
     /// How pool idle is charged
     #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
     pub idle: Idle,
+    /// Which side is believed where metered parts exceed the meter at a node's input
+    #[arg(long, value_enum, default_value_t = Believed::Components)]
+    pub trust: Believed,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
@@ -271,6 +277,9 @@ pub struct ExplainArguments {
     /// How pool idle is charged
     #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
     pub idle: Idle,
+    /// Which side is believed where metered parts exceed the meter at a node's input
+    #[arg(long, value_enum, default_value_t = Believed::Components)]
+    pub trust: Believed,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
@@ -313,10 +322,14 @@ words! {
     }
 }
 words! {
+    /// Side that is believed where metered parts exceed the meter at a node's input.
+    Believed => Trust { Components = Components, Wall = Wall }
+}
+words! {
     /// What rows of energy are about.
     By => EnergyBy {
         Model = Model, Workload = Workload, Process = Process, Container = Container, Pod = Pod, Gpu = Gpu,
-        Component = Component, Node = Node, Source = Source,
+        Component = Component, Node = Node, Source = Source, Layer = Layer,
     }
 }
 

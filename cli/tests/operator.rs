@@ -41,6 +41,17 @@ fn filled(level: i32) -> SciAnswer {
                 memory_bytes: Some(80 << 30),
             },
         ],
+        reconciliation: Some(Reconciliation {
+            trust: "wall".into(),
+            platform_method: "measured".into(),
+            walls: vec!["n1: redfish/wall".into()],
+            measured_fraction: Some(1.0),
+            platform_uj: 20_000_000,
+            platform_bound_uj: 5_000_000,
+            overcount_uj: 2_000_000,
+            overcount_fraction: Some(0.02),
+            ..Reconciliation::default()
+        }),
         not_available: BTreeMap::from([("energy.accelerator_j".into(), "no metered accelerator".into())]),
         ..SciAnswer::default()
     }
@@ -100,6 +111,14 @@ impl QueryService for Fake {
             input_microjoules: 10,
             accounts: vec![account("model", 7), account("system", 3)],
             simulated: true,
+            platform_method: "measured".into(),
+            platform_bound_microjoules: 3,
+            meters: vec![MeterUse {
+                source_id: "redfish/wall".into(),
+                layer: "node".into(),
+                microjoules: 12,
+                wall_seconds: 60.0,
+            }],
             ..NodeBalance::default()
         };
         let term =
@@ -179,6 +198,33 @@ async fn tables_name_units_and_show_what_is_unknown() {
     assert!(!out.contains("CPU time"), "no row has any: {out}");
 }
 
+/// Cells of a CSV column without quotes in it.
+fn column<'a>(csv: &'a str, name: &str) -> Vec<&'a str> {
+    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let place = lines.next().and_then(|header| header.iter().position(|column| *column == name));
+    let place = place.expect("a column of this name");
+    lines.map(|cells| cells[place]).collect()
+}
+
+#[tokio::test]
+async fn a_wall_its_platform_and_what_goes_beyond_it_are_in_every_form() {
+    let url = aggregator().await;
+    let (_, out, _) = tool(&url, "sci --trust wall").await;
+    for line in [
+        "  platform of its nodes 20 ± 5 J, measured\n",
+        "  wall n1: redfish/wall, for 100.0 % of their components' energy\n",
+        "  overcount 2 J (2.0 % of it), trust wall\n",
+    ] {
+        assert!(out.contains(line), "{line} is not in {out}");
+    }
+    let (_, out, _) = tool(&url, "sci -o csv").await;
+    assert_eq!(column(&out, "walls"), ["n1: redfish/wall"; 2]);
+    assert_eq!(column(&out, "overcount_uj"), ["2000000"; 2]);
+    let (_, out, _) = tool(&url, "explain --model chat@v1").await;
+    assert!(out.contains("platform: measured, ± 3 µJ"), "{out}");
+    assert!(out.contains("beside them: redfish/wall (node, the wall for 60 s) 12 µJ"), "{out}");
+}
+
 #[tokio::test]
 async fn what_stands_on_simulated_hardware_is_marked_in_every_form() {
     let url = aggregator().await;
@@ -190,8 +236,7 @@ async fn what_stands_on_simulated_hardware_is_marked_in_every_form() {
     let (_, out, _) = tool(&url, "explain --model chat@v1").await;
     assert!(out.contains("node n1 (simulated)"), "{out}");
     let (_, out, _) = tool(&url, "sci -o csv").await;
-    let ends: Vec<&str> = out.lines().map(|line| line.rsplit(',').next().unwrap_or_default()).collect();
-    assert_eq!(ends, ["simulated_share", "", "0.25"]);
+    assert_eq!(column(&out, "simulated_share"), ["", "0.25"]);
     let (_, out, _) = tool(&url, "sci -o json").await;
     let value: Value = serde_json::from_str(&out).expect("json");
     assert_eq!(value["answers"][1]["simulated"], true);
@@ -211,9 +256,9 @@ async fn csv_quotes_what_needs_it_and_leaves_the_unknown_empty() {
     let (_, out, _) = tool(&url, "energy --by workload -o csv").await;
     let lines: Vec<&str> = out.split("\r\n").collect();
     let header = "name,microjoules,method,cpu_seconds,units,joules_per_unit,per_unit_null_reason,simulated,\
-                  simulated_microjoules,accelerator_microjoules";
+                  simulated_microjoules,content_microjoules,layer_residual_microjoules,pue,accelerator_microjoules";
     assert_eq!(lines[0], header);
-    assert_eq!((lines[1], lines[2]), ("\"a,\"\"b\"\"\",1500001,,,,,,false,0,", "dark,,,,,,,false,0,"));
+    assert_eq!((lines[1], lines[2]), ("\"a,\"\"b\"\"\",1500001,,,,,,false,0,,,,", "dark,,,,,,,false,0,,,,"));
 }
 
 #[tokio::test]

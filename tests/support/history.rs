@@ -3,8 +3,10 @@
 #![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
 
 mod device;
+pub mod wall;
 
 pub use device::DeviceStep;
+pub use wall::WallStep;
 
 use joulebook_units::{
     Batch, BootId, BootNanos, Column, Component, CountKind, CpuTimeMethod, EnergyGap, GapReason, Hardware, IdleOrigin,
@@ -50,6 +52,8 @@ pub struct Step {
     pub running: u8,
     /// What happens on each of its accelerators.
     pub devices: [DeviceStep; 2],
+    /// What the meters at its input do.
+    pub wall: WallStep,
 }
 
 impl Step {
@@ -75,18 +79,21 @@ pub fn step() -> impl Strategy<Value = Step> {
         prop::bool::weighted(0.05),
         prop::bool::weighted(0.3),
         0u8..16,
-        [device::step(), device::step()],
+        ([device::step(), device::step()], wall::step()),
     )
-        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch, running, devices)| Step {
-            nanos,
-            microjoules: below_ceiling(microjoules, nanos),
-            cpu_nanos,
-            tokens,
-            scraped,
-            gap,
-            ends_batch,
-            running,
-            devices: devices.map(|device| device.below_ceiling(nanos)),
+        .prop_map(|(nanos, microjoules, cpu_nanos, tokens, scraped, gap, ends_batch, running, (devices, wall))| {
+            Step {
+                nanos,
+                microjoules: below_ceiling(microjoules, nanos),
+                cpu_nanos,
+                tokens,
+                scraped,
+                gap,
+                ends_batch,
+                running,
+                devices: devices.map(|device| device.below_ceiling(nanos)),
+                wall: wall.below_ceiling(nanos),
+            }
         })
 }
 
@@ -108,6 +115,8 @@ pub struct History {
     pub energy: u64,
     /// Of it, that of its accelerators.
     pub devices_energy: u64,
+    /// What its BMC told of its input in µJ, with what lies between two values that are joined.
+    pub wall_energy: u64,
     /// Tokens it served.
     pub tokens: u64,
     /// Its boot clock at the last row.
@@ -162,9 +171,9 @@ pub fn history(index: u8, steps: &[Step]) -> History {
     let mut at = 1000 * SECOND + u64::from(index) * 137_000_001;
     let mut series: BTreeMap<u32, Written> =
         [CPU, DRAM, IDLE, SERVED, OTHER, TOKENS, PART_TOKENS, 7, 8, 9, PART].map(|id| (id, Written::default())).into();
-    series.extend(device::series().map(|id| (id, Written::default())));
+    series.extend(device::series().chain(wall::series()).map(|id| (id, Written::default())));
     let (mut batches, mut rows, mut gaps): (Vec<Batch>, Vec<BootNanos>, Vec<EnergyGap>) = (vec![], vec![], vec![]);
-    let (mut energy, mut devices_energy, mut tokens) = (0, 0, 0);
+    let (mut energy, mut devices_energy, mut wall_energy, mut tokens) = (0, 0, 0, 0);
     for (number, step) in steps.iter().enumerate() {
         let before = at;
         at += step.nanos;
@@ -215,6 +224,7 @@ pub fn history(index: u8, steps: &[Step]) -> History {
             }
         }
         device::write(index, steps, number, at, &mut series);
+        wall_energy += wall::write(index, steps, number, at, &mut series);
         if number > 0 {
             energy += if gap { 0 } else { step.microjoules } + step.microjoules / 9;
             devices_energy += device::energy(index, step);
@@ -230,6 +240,7 @@ pub fn history(index: u8, steps: &[Step]) -> History {
         batches,
         energy: energy + devices_energy,
         devices_energy,
+        wall_energy,
         tokens,
         end: at,
     }
@@ -262,6 +273,7 @@ fn source(id: &str, component: Component) -> Source {
         ceiling: Milliwatts(1_000_000),
         uncertainty_permille: 50,
         contained_in: None,
+        scope: None,
         basis: "generated".to_owned(),
     }
 }
@@ -312,6 +324,7 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
         (PART_TOKENS, Subject::Count(other_version, CountKind::OutputTokens)),
     ];
     subjects.extend(device::dictionary());
+    subjects.extend(wall::dictionary());
     subjects
 }
 
@@ -320,6 +333,7 @@ pub fn inventory(index: u8) -> Inventory {
     let state = |id, component| SourceState { source: source(id, component), unavailable: None };
     let mut sources = vec![state("rapl/package-0", Component::Cpu), state("rapl/dram-0", Component::Dram)];
     sources.extend(device::sources(index));
+    sources.extend(wall::sources(index));
     Inventory {
         node: format!("node-{index}").parse().expect("a node name"),
         agent_version: "0.1.0".to_owned(),
@@ -330,6 +344,6 @@ pub fn inventory(index: u8) -> Inventory {
             accelerators: device::accelerators(index),
             ..Hardware::default()
         },
-        placement: Placement { simulated: index % 2 == 1, ..Placement::default() },
+        placement: Placement { site: wall::site(index), simulated: index % 2 == 1, ..Placement::default() },
     }
 }

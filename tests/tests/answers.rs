@@ -5,8 +5,8 @@
 use joulebook_aggregator::factor::{FactorConfig, Factors};
 use joulebook_aggregator::query::Query;
 use joulebook_proto::query::{
-    EnergyBy, EnergyRow, ExplainRequest, FunctionalUnit, GetEnergyRequest, GetSciRequest, IdlePolicy, Level,
-    ModelSelector, SciAnswer, TimeWindow,
+    EnergyBy, EnergyRow, ExplainRequest, FunctionalUnit, GetEnergyRequest, GetSciRequest, IdlePolicy, KeyPart, Level,
+    ModelSelector, SciAnswer, TimeWindow, Trust,
 };
 use joulebook_tests::aggregator::{Aggregator, At};
 use joulebook_tests::history::{BOOTED, History, SECOND, history, step};
@@ -14,6 +14,9 @@ use joulebook_units::UnixNanos;
 use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::Arc;
+
+#[path = "answers/walls.rs"]
+mod walls;
 
 fn query(aggregator: &Aggregator) -> Query {
     let factors = Factors::new(&FactorConfig::default()).expect("the embedded tables");
@@ -38,6 +41,7 @@ fn question(window: TimeWindow, policy: IdlePolicy, level: Level) -> GetSciReque
         functional_unit: FunctionalUnit::OutputToken.into(),
         level: level.into(),
         idle_policy: policy.into(),
+        trust: Trust::Unspecified.into(),
     }
 }
 
@@ -54,11 +58,13 @@ fn nulls(value: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-fn energies(query: &Query, window: TimeWindow, by: EnergyBy) -> (u64, u64) {
-    let request = GetEnergyRequest { window: Some(window), by: by.into(), ..GetEnergyRequest::default() };
+fn energies(query: &Query, window: TimeWindow, by: EnergyBy, trust: Trust) -> (u64, u64) {
+    let request =
+        GetEnergyRequest { window: Some(window), by: by.into(), trust: trust.into(), ..GetEnergyRequest::default() };
     let answer = query.energy(&request).expect("a well-formed question");
-    // What another row contains is shown and not added.
-    let contained = |row: &&EnergyRow| row.key.iter().any(|part| part.name == "contained" && !part.value.is_empty());
+    // What another row contains, and what contains others, is shown and not added.
+    let beside = |part: &KeyPart| ["contained", "layer"].contains(&part.name.as_str()) && !part.value.is_empty();
+    let contained = |row: &&EnergyRow| row.key.iter().any(beside);
     let rows = || answer.rows.iter().filter(|row| !contained(row));
     assert_eq!(rows().map(|row| row.simulated_microjoules).sum::<u64>(), answer.simulated_microjoules);
     (rows().filter_map(|row| row.microjoules).sum(), answer.total_microjoules)
@@ -97,7 +103,7 @@ proptest! {
         let by = [EnergyBy::Model, EnergyBy::Workload, EnergyBy::Process, EnergyBy::Component, EnergyBy::Node, EnergyBy::Source, EnergyBy::Gpu];
         let ask = || {
             let sci = POLICIES.map(|policy| query.sci(&question(asked, policy, Level::Facility)).expect("well-formed"));
-            (sci.map(|response| response.answers.into_iter().map(timeless).collect::<Vec<_>>()), by.map(|by| energies(&query, asked, by)))
+            (sci.map(|response| response.answers.into_iter().map(timeless).collect::<Vec<_>>()), by.map(|by| energies(&query, asked, by, Trust::Components)))
         };
         let from_rows = ask();
         aggregator.settle();
@@ -112,14 +118,16 @@ proptest! {
         }
 
         // Rows of every kind add up to the total, and the total is that of its parts.
-        for (rows, total) in from_cells.1 {
+        let trusting = by.map(|by| energies(&query, asked, by, Trust::Wall));
+        for (rows, total) in from_cells.1.iter().chain(&trusting) {
             prop_assert_eq!(rows, total);
         }
+        prop_assert!(trusting[4].1 <= from_cells.1[4].1, "a trusted wall takes overcount away and nothing else");
         let middle = window(&histories, cut, cut).start_unix_nanos.clamp(asked.start_unix_nanos, asked.end_unix_nanos);
         if middle > asked.start_unix_nanos && middle < asked.end_unix_nanos {
             let before = TimeWindow { end_unix_nanos: middle, ..asked };
             let after = TimeWindow { start_unix_nanos: middle, ..asked };
-            let total = |window| energies(&query, window, EnergyBy::Node).1;
+            let total = |window| energies(&query, window, EnergyBy::Node, Trust::Components).1;
             prop_assert_eq!(total(before) + total(after), total(asked));
         }
 
@@ -127,6 +135,10 @@ proptest! {
             let book = answer.conservation.expect("always there");
             prop_assert_eq!(book.residual_uj, 0);
             prop_assert_eq!(book.wall_uj + book.overcount_uj, book.allocated_uj + book.ledger_uj);
+            let input = answer.reconciliation.clone().expect("always there");
+            prop_assert_eq!(input.overcount_uj, book.overcount_uj);
+            prop_assert!(input.measured_input_uj <= book.wall_uj && input.platform_uj <= book.wall_uj + book.overcount_uj);
+            prop_assert_eq!(input.walls.is_empty(), input.measured_input_uj == 0 && input.overcount_fraction.is_none());
             let flags = answer.quality.clone().expect("always there").flags;
             let left = flags.iter().any(|flag| flag == "idle_excluded");
             let label = answer.boundary.clone().expect("always there").label;

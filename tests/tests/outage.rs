@@ -102,6 +102,7 @@ fn source(series: u32) -> Source {
         ceiling: Milliwatts(1_000_000),
         uncertainty_permille: 50,
         contained_in: None,
+        scope: None,
         basis: "generated".to_owned(),
     }
 }

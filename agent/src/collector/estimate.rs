@@ -96,6 +96,7 @@ impl Estimate {
             ceiling: Milliwatts(model.full.0.max(1)),
             uncertainty_permille: UNCERTAINTY_PERMILLE,
             contained_in: None,
+            scope: None,
             basis: model.basis.clone(),
         };
         SourceState { source, unavailable: None }

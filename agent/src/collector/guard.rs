@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::nvml::library::now;
+use std::path::Path;
 
 /// How long a source may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -29,7 +30,7 @@ pub trait Probe: Send + 'static {
 }
 
 /// What became of a source in a round.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<T> {
     /// It was read.
     Shown(T),
@@ -128,6 +129,7 @@ impl<P: Probe> Guard<P> {
             left = rest;
             match stuck {
                 Some(name) => {
+                    tracing::warn!(source = name, "a reading of it does not return; the other sources go on");
                     outcomes.insert(name.clone(), Outcome::Stuck);
                     self.stuck.insert(name, reader);
                 }
@@ -143,6 +145,9 @@ impl<P: Probe> Guard<P> {
         stuck.retain(|_, reader| {
             let returned = reader.lock().done.pop();
             let is_back = returned.is_some();
+            if let Some((name, ..)) = &returned {
+                tracing::info!(source = name, "the reading of it has returned; it is read again");
+            }
             probes.extend(returned.map(|(name, probe, _)| (name, probe)));
             !is_back
         });
@@ -235,6 +240,11 @@ impl<P: Probe> Reader<P> {
         }
         (std::mem::take(&mut work.done), VecDeque::new(), None)
     }
+}
+
+/// What is said of a source whose file does not answer.
+pub fn stuck(path: &Path) -> String {
+    format!("a read of {} has not returned; it is not read again before it has", path.display())
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -8,12 +8,13 @@
 //! A source names the source that contains it, so that the two are never added; a wall contains everything, and is never
 //! added to anything. A container that has never been read contains nothing: what it would contain counts by itself.
 
+use super::guard::{self, Guard, Outcome, Probe};
 use super::{Collector, ReadFailure, Reading, Value};
 use crate::config::Roots;
 use channel::{Channel, Measure, Refusal, Role, Shown};
 use chip::Chip;
 use integral::Integral;
-use joulebook_units::{Accelerator, BootNanos, Component, Method, Milliwatts, Source, SourceState};
+use joulebook_units::{Accelerator, BootNanos, Component, Layer, Method, Milliwatts, Scope, Source, SourceState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,8 @@ pub fn channels(sysfs: &Path) -> Vec<Channel> {
 pub struct Hwmon {
     sysfs: PathBuf,
     meters: BTreeMap<String, Meter>,
+    /// The channels of the meters.
+    channels: Guard<Channel>,
     differences: Vec<Difference>,
     /// When it was looked for what is gone.
     looked: Option<BootNanos>,
@@ -94,7 +97,8 @@ struct Difference {
 impl Hwmon {
     /// A collector below the given roots; opens nothing yet.
     pub fn new(roots: &Roots) -> Self {
-        Self { sysfs: roots.sysfs.clone(), meters: BTreeMap::new(), differences: Vec::new(), looked: None }
+        let (meters, channels, differences) = (BTreeMap::new(), Guard::default(), Vec::new());
+        Self { sysfs: roots.sysfs.clone(), meters, channels, differences, looked: None }
     }
 
     /// Puts what the folders show now in the place of what they showed.
@@ -111,7 +115,10 @@ impl Hwmon {
                 missing: false,
             };
             self.meters.entry(id(channel)).or_insert_with(new).channel = channel.clone();
+            self.channels.insert(id(channel), channel.clone());
         }
+        let meters = &self.meters;
+        self.channels.retain(|id| meters.contains_key(id));
         found
     }
 
@@ -156,12 +163,18 @@ impl Hwmon {
                 ceiling,
                 uncertainty_permille: DIFFERENCE_PERMILLE,
                 contained_in: Some(whole.clone()),
+                scope: None,
                 basis: format!("{whole} − {}", parts.join(" − ")),
             };
             let integral = before.iter().find(|other| other.source.id == source.id).map(|other| other.integral.clone());
             self.differences.push(Difference { source, whole, parts, integral: integral.unwrap_or_default() });
         }
     }
+}
+
+/// The layer of a superchip's module: within the node, and around some of its parts.
+fn board() -> Scope {
+    Scope { layer: Layer::Board, name: String::new(), members: Vec::new() }
 }
 
 /// Identity of a channel's source: that of its device, since the numbers of chips change.
@@ -191,6 +204,7 @@ fn source(channel: &Channel, contained_in: Option<String>) -> Source {
         ceiling: channel.ceiling,
         uncertainty_permille: UNCERTAINTY_PERMILLE,
         contained_in,
+        scope: (channel.role == Role::Module).then(board),
         basis: channel.label.as_ref().map_or_else(|| file.to_string(), |label| format!("{file}, {label}")),
     }
 }
@@ -198,8 +212,9 @@ fn source(channel: &Channel, contained_in: Option<String>) -> Source {
 impl Collector for Hwmon {
     fn discover(&mut self) -> Vec<SourceState> {
         let found = self.look();
-        for meter in self.meters.values_mut() {
-            let shown = meter.channel.read();
+        for (id, outcome) in self.channels.round() {
+            let Some(meter) = self.meters.get_mut(&id) else { continue };
+            let shown = meter.shown(outcome);
             meter.proven |= shown.is_ok();
             meter.off = shown.err().filter(|_| !meter.proven).map(|refusal| refusal.why);
         }
@@ -223,8 +238,10 @@ impl Collector for Hwmon {
         }
         let mut readings = Vec::new();
         let mut powers: BTreeMap<&str, u64> = BTreeMap::new();
-        for (id, meter) in &mut self.meters {
-            let shown = meter.channel.read();
+        let outcomes = self.channels.round();
+        for (id, outcome) in &outcomes {
+            let Some(meter) = self.meters.get_mut(id) else { continue };
+            let shown = meter.shown(outcome.clone());
             meter.missing = shown.as_ref().is_err_and(|refusal| refusal.reason == "missing");
             if let Ok(Shown::Microwatts(power)) = shown {
                 powers.insert(id, power);
@@ -263,7 +280,25 @@ fn milliwatts(microwatts: u64) -> Milliwatts {
     Milliwatts(microwatts.saturating_add(500) / 1_000)
 }
 
+impl Probe for Channel {
+    type Shown = Result<Shown, Refusal>;
+
+    fn read(&mut self) -> Self::Shown {
+        Self::read(self)
+    }
+}
+
 impl Meter {
+    fn shown(&self, outcome: Outcome<Result<Shown, Refusal>>) -> Result<Shown, Refusal> {
+        let (Measure::Power { file, .. } | Measure::Energy { file } | Measure::Product { amperes: file, .. }) =
+            &self.channel.measure;
+        match outcome {
+            Outcome::Shown(shown) => shown,
+            Outcome::Stuck => Err(Refusal { reason: "stuck", why: guard::stuck(file) }),
+            Outcome::Late => Err(Refusal { reason: "late", why: format!("{} had no turn", file.display()) }),
+        }
+    }
+
     /// `None` for one that is off and still gives nothing.
     fn reading(
         &mut self,

@@ -94,6 +94,7 @@ impl Collector for Ipmi {
             ceiling: self.ceiling,
             uncertainty_permille: self.section.uncertainty_permille,
             contained_in: None,
+            scope: None,
             basis: format!("DCMI through {}", self.section.device.display()),
         };
         vec![SourceState { source, unavailable: self.off.clone() }]

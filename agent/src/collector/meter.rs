@@ -1,5 +1,5 @@
 //! Collector `meter`: energy of the whole node at its input, told by a program of this machine that reads a meter: the outlet
-//! of a power distribution unit, a plug, a laboratory meter.
+//! of a power distribution unit, a plug, a laboratory meter; or of several nodes, an enclosure's, a rack's, a site's.
 //!
 //! Takes what came to the push socket since the last row: cumulative energy in µJ, or power in mW. Needs no privilege; who
 //! may tell is configured and checked by the socket. The first energy exists at the second report. A power holds until the
@@ -110,6 +110,7 @@ impl Meter {
             ceiling: self.section.ceiling(),
             uncertainty_permille: self.section.uncertainty_permille,
             contained_in: None,
+            scope: self.section.scope(),
             basis: format!("told at the push socket by uid {}", self.section.uid),
         };
         SourceState { source, unavailable: self.off.clone() }

@@ -7,6 +7,7 @@
 //! on servers it counts in steps of 1 J.
 
 use super::attribute::{self, parse};
+use super::guard::{self, Guard, Outcome, Probe};
 use super::{Collector, ReadFailure, Reading, Value};
 use crate::config::{RaplSection, Roots, milliwatts};
 use crate::hardware;
@@ -49,14 +50,35 @@ pub struct Rapl {
     roots: Roots,
     ceiling: Option<Milliwatts>,
     meters: BTreeMap<String, Meter>,
+    counters: Guard<Counter>,
     zones_ignored: usize,
+}
+
+/// A zone's file, kept open.
+#[derive(Debug)]
+struct Counter {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+/// What it showed.
+#[derive(Debug)]
+struct Shown {
+    bytes: [u8; attribute::BYTES],
+    length: usize,
+}
+
+/// Why it showed nothing.
+#[derive(Debug)]
+enum Failed {
+    Open(io::Error),
+    Read(io::Error),
 }
 
 /// One readable zone.
 #[derive(Debug)]
 struct Meter {
     path: PathBuf,
-    file: Option<File>,
     range: Option<u64>,
     proof: Proof,
     /// It could not be read yet, as the discovery said: it is tried at every reading, and not told again.
@@ -83,6 +105,7 @@ impl Rapl {
             roots: roots.clone(),
             ceiling: section.ceiling_watts.map(milliwatts),
             meters: BTreeMap::new(),
+            counters: Guard::default(),
             zones_ignored: 0,
         }
     }
@@ -122,6 +145,7 @@ impl Rapl {
             ceiling: self.ceiling.unwrap_or(ceiling),
             uncertainty_permille: uncertainty,
             contained_in: None,
+            scope: None,
             basis: folder.join("energy_uj").display().to_string(),
         }
     }
@@ -130,6 +154,7 @@ impl Rapl {
         self.roots.sysfs.join("class/powercap").join(&zone.folder)
     }
 
+    /// The source of a zone, and why it can never be read where that is known already.
     fn found(&mut self, zone: &Zone, vendor: Option<&str>) -> Option<SourceState> {
         let counted = matches!(zone.role, Role::Cpu | Role::Dram | Role::Psys);
         // A masked zone cannot say what it is: only whole packages are reported then.
@@ -142,21 +167,29 @@ impl Rapl {
             return Some(SourceState { source, unavailable: Some(masked(&self.folder(zone))) });
         }
         let path = self.folder(zone).join("energy_uj");
-        let meter = self.meters.entry(source.id.clone()).or_insert_with(|| Meter {
-            path,
-            file: None,
-            range: zone.range,
-            proof: Proof::Unread,
-            off: false,
-        });
-        meter.range = zone.range;
-        let unavailable = match (meter.proof == Proof::Dead, meter.open()) {
-            (true, _) => Some(DEAD.to_owned()),
-            (false, Err(error)) => Some(explain(&meter.path, &error)),
-            (false, Ok(_)) => None,
-        };
-        meter.off = unavailable.is_some() && meter.proof == Proof::Unread;
-        Some(SourceState { source, unavailable })
+        let (range, proof, off) = (zone.range, Proof::Unread, false);
+        let new = || Meter { path: path.clone(), range, proof, off };
+        self.meters.entry(source.id.clone()).or_insert_with(new).range = range;
+        if !self.counters.knows(&source.id) {
+            self.counters.insert(source.id.clone(), Counter { path, file: None });
+        }
+        Some(SourceState { source, unavailable: None })
+    }
+
+    /// Why each source cannot be read now, from a look at all of them.
+    fn look(&mut self, states: &mut [SourceState]) {
+        let outcomes = self.counters.round();
+        for state in states.iter_mut().filter(|state| state.unavailable.is_none()) {
+            let Some(meter) = self.meters.get_mut(&state.source.id) else { continue };
+            state.unavailable = match outcomes.get(&state.source.id) {
+                _ if meter.proof == Proof::Dead => Some(DEAD.to_owned()),
+                Some(Outcome::Shown(Err(Failed::Open(error)))) => Some(explain(&meter.path, error)),
+                Some(Outcome::Stuck) => Some(guard::stuck(&meter.path)),
+                // One that was opened is there, whatever it shows just now.
+                _ => None,
+            };
+            meter.off = state.unavailable.is_some() && meter.proof == Proof::Unread;
+        }
     }
 }
 
@@ -173,18 +206,38 @@ impl Collector for Rapl {
             );
         }
         self.zones_ignored = left_out;
-        zones.iter().filter_map(|zone| self.found(zone, vendor.as_deref())).collect()
+        let mut states: Vec<_> = zones.iter().filter_map(|zone| self.found(zone, vendor.as_deref())).collect();
+        self.look(&mut states);
+        states
     }
 
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>> {
         let unproven = self.meters.values().any(|meter| matches!(meter.proof, Proof::Unread | Proof::Still { .. }));
         let cpu = if unproven { cpu_times(&self.roots.procfs) } else { None };
-        let live = self.meters.iter_mut().filter(|(_, meter)| meter.proof != Proof::Dead);
-        live.filter_map(|(id, meter)| meter.read(id, now, cpu)).collect()
+        let meters = &mut self.meters;
+        self.counters.retain(|id| meters.get(id).is_some_and(|meter| meter.proof != Proof::Dead));
+        let shown = self.counters.round().into_iter();
+        shown.filter_map(|(id, outcome)| meters.get_mut(&id)?.take(&id, now, cpu, outcome)).collect()
     }
 }
 
-impl Meter {
+impl Probe for Counter {
+    type Shown = Result<Shown, Failed>;
+
+    fn read(&mut self) -> Self::Shown {
+        let mut bytes = [0u8; attribute::BYTES];
+        let file = self.open().map_err(Failed::Open)?;
+        match file.read_at(&mut bytes, 0) {
+            Ok(length) => Ok(Shown { bytes, length }),
+            Err(error) => {
+                self.file = None;
+                Err(Failed::Read(error))
+            }
+        }
+    }
+}
+
+impl Counter {
     fn open(&mut self) -> io::Result<&File> {
         // A file that was replaced or removed keeps showing its last value through an old descriptor.
         let stale =
@@ -203,16 +256,22 @@ impl Meter {
             }
         }
     }
+}
 
-    /// `None` for a source that is off and still cannot be opened.
-    fn read(&mut self, id: &str, now: BootNanos, cpu: Option<CpuTimes>) -> Option<Result<Reading, ReadFailure>> {
+impl Meter {
+    /// `None` for a source that is off and still cannot be read.
+    fn take(
+        &mut self,
+        id: &str,
+        now: BootNanos,
+        cpu: Option<CpuTimes>,
+        outcome: Outcome<Result<Shown, Failed>>,
+    ) -> Option<Result<Reading, ReadFailure>> {
         let failure = |reason, why: String| Some(Err(ReadFailure { source_id: id.to_owned(), reason, why }));
-        let mut bytes = [0u8; attribute::BYTES];
-        let read = match self.open().and_then(|file| file.read_at(&mut bytes, 0)) {
-            Ok(read) => read,
-            Err(_) if self.off => return None,
-            Err(error) => {
-                self.file = None;
+        let shown = match outcome {
+            Outcome::Shown(Ok(shown)) => shown,
+            _ if self.off => return None,
+            Outcome::Shown(Err(Failed::Open(error) | Failed::Read(error))) => {
                 let reason = match error.kind() {
                     ErrorKind::PermissionDenied => "permission",
                     ErrorKind::NotFound => "missing",
@@ -221,8 +280,10 @@ impl Meter {
                 };
                 return failure(reason, explain(&self.path, &error));
             }
+            Outcome::Stuck => return failure("stuck", guard::stuck(&self.path)),
+            Outcome::Late => return failure("late", format!("{} had no turn", self.path.display())),
         };
-        let Some(raw) = bytes.get(..read).and_then(parse) else {
+        let Some(raw) = shown.bytes.get(..shown.length).and_then(parse) else {
             let path = self.path.display();
             return failure("parse", format!("{path} shows no whole number; the next reading is awaited"));
         };

@@ -6,7 +6,8 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
-use joulebook_units::{Component, CountKind, Method, Service, UnixNanos, Window, Workload};
+use joulebook_units::series::layer;
+use joulebook_units::{Component, CountKind, Layer, Method, Scope, Service, UnixNanos, Window, Workload};
 
 /// Who a part of the energy belongs to before any allocation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +67,20 @@ pub struct SourceKey {
     pub uncertainty_permille: u32,
     /// Whether another source contains it: then it is shown and never added.
     pub contained: bool,
+    /// The layer that it meters, if it meters more than a part: then it is shown beside what it contains and never added.
+    pub scope: Option<Scope>,
+}
+
+impl SourceKey {
+    /// Whether its energy is added to that of the node's other parts.
+    pub fn is_part(&self) -> bool {
+        !self.contained && self.layer().is_none()
+    }
+
+    /// The layer that it meters; absent for a part of the node.
+    pub fn layer(&self) -> Option<Layer> {
+        layer(self.scope.as_ref(), self.component, &self.collector)
+    }
 }
 
 /// What a source gave.
@@ -102,6 +117,40 @@ pub struct ServiceUse {
     pub joint_microjoules: u64,
 }
 
+/// What is known of a node's input, over the time in which a wall meter was there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InputUse {
+    /// Nanoseconds in which each source was the wall.
+    pub meters: BTreeMap<SourceKey, u64>,
+    /// Energy of the components in that time in µJ.
+    pub component_microjoules: u64,
+    /// Measured platform in µJ: the part of the account that is no estimate.
+    pub platform_microjoules: u64,
+    /// Half-width of its interval in µJ. Of an estimate, too, once one was made ([`crate::reconcile::Model`]).
+    pub bound_microjoules: u64,
+    /// Overcount in µJ that the entries were scaled down by, where the wall is trusted. Not part of a stored cell.
+    pub scaled_microjoules: u64,
+}
+
+impl InputUse {
+    /// Nanoseconds with a wall.
+    pub fn nanos(&self) -> u64 {
+        self.meters.values().fold(0, |sum, nanos| sum.saturating_add(*nanos))
+    }
+
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (source, nanos) in &other.meters {
+            let mine = self.meters.entry(source.clone()).or_default();
+            *mine = mine.saturating_add(*nanos);
+        }
+        self.component_microjoules = self.component_microjoules.saturating_add(other.component_microjoules);
+        self.platform_microjoules = self.platform_microjoules.saturating_add(other.platform_microjoules);
+        self.bound_microjoules = self.bound_microjoules.saturating_add(other.bound_microjoules);
+        self.scaled_microjoules = self.scaled_microjoules.saturating_add(other.scaled_microjoules);
+    }
+}
+
 /// CPU time of a workload that serves no known model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WorkloadUse {
@@ -120,7 +169,7 @@ impl Flags {
     pub const RESET: Self = Self(1 << 1);
     /// Energy bridges more than 30 s between two readings.
     pub const COARSE: Self = Self(1 << 2);
-    /// Components exceed the wall meter.
+    /// Components exceed the wall meter by more than 2 % of it.
     pub const OVERCOUNT: Self = Self(1 << 3);
     /// The input is Σ components ÷ power supply efficiency.
     pub const PSU_ESTIMATED: Self = Self(1 << 4);
@@ -136,10 +185,19 @@ impl Flags {
     pub const IDLE_RATIO: Self = Self(1 << 9);
     /// An energy counter and the integral of the power beside it differ by more than 10 % over a minute.
     pub const DISPUTED: Self = Self(1 << 10);
+    /// Components exceed the wall meter by more than the errors of the meters and of their alignment explain.
+    pub const LAYER_CONFLICT: Self = Self(1 << 11);
+    /// Platform is what it was for such components while there was a wall meter. Not part of a stored cell.
+    pub const RESIDUAL_MODELLED: Self = Self(1 << 12);
 
     /// Sets the bits of `other`.
     pub fn insert(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+
+    /// Clears the bits of `other`.
+    pub fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
     }
 
     /// Whether every bit of `other` is set.
@@ -161,6 +219,8 @@ pub struct Cell {
     pub workloads: BTreeMap<Arc<Workload>, WorkloadUse>,
     /// Components beyond the wall meter in µJ.
     pub overcount_microjoules: u64,
+    /// What is known of the input.
+    pub input: InputUse,
     /// Capacity of the node: CPU threads × expected time in core-nanoseconds; 0 if the number of threads is not known.
     /// Not part of a stored cell, as `expected_nanos`.
     pub capacity_core_nanos: u64,
@@ -197,6 +257,7 @@ impl Cell {
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(other.cpu_nanos);
         }
         self.overcount_microjoules = self.overcount_microjoules.saturating_add(other.overcount_microjoules);
+        self.input.merge(&other.input);
         self.capacity_core_nanos = self.capacity_core_nanos.saturating_add(other.capacity_core_nanos);
         self.capacity_device_nanos = self.capacity_device_nanos.saturating_add(other.capacity_device_nanos);
         self.expected_nanos = self.expected_nanos.saturating_add(other.expected_nanos);
@@ -217,9 +278,21 @@ impl Cell {
         self.entries.values().fold(0, |sum, microjoules| sum.saturating_add(*microjoules))
     }
 
+    /// Platform in µJ, measured or estimated.
+    pub fn platform_microjoules(&self) -> u64 {
+        let platform = self.entries.iter().filter(|(key, _)| key.account == Account::Platform);
+        platform.fold(0, |sum, (_, microjoules)| sum.saturating_add(*microjoules))
+    }
+
+    /// Input in µJ over the time with a wall meter: components + platform − overcount.
+    pub fn measured_input_microjoules(&self) -> u64 {
+        let over = self.overcount_microjoules.saturating_add(self.input.scaled_microjoules);
+        self.input.component_microjoules.saturating_add(self.input.platform_microjoules).saturating_sub(over)
+    }
+
     /// Σ of the component sources in µJ: those that no other contains, the wall left out.
     pub fn component_microjoules(&self) -> u64 {
-        let components = self.sources.iter().filter(|(key, _)| !key.contained && key.component != Component::Wall);
+        let components = self.sources.iter().filter(|(key, _)| key.is_part());
         components.fold(0, |sum, (_, source)| sum.saturating_add(source.microjoules))
     }
 
@@ -236,7 +309,7 @@ impl Cell {
         self.expected_nanos = first_row.map_or(0, |first| window.end().nanos_since(window.start().max(first)));
         self.capacity_core_nanos = u64::from(threads.unwrap_or(0)).saturating_mul(self.expected_nanos);
         let metered =
-            self.sources.keys().filter(|key| !key.contained && key.component == Component::Accelerator).count();
+            self.sources.keys().filter(|key| key.is_part() && key.component == Component::Accelerator).count();
         let devices = if metered > 0 { metered.max(accelerators) } else { 0 };
         self.capacity_device_nanos = u64::try_from(devices).unwrap_or(0).saturating_mul(self.expected_nanos);
     }

@@ -27,7 +27,7 @@ pub mod training;
 pub mod uncertainty;
 
 pub use allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, VersionCost};
-pub use cell::{Account, Cell, EntryKey, Flags, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
+pub use cell::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
 pub use score::{FunctionalUnit, NoScore, score};
 pub use settle::{Gap, NodeSeries, Run, settle};
 pub use totals::{Level, SiteFactors, SlotTerm, Totals, VersionTotals};

@@ -1,6 +1,11 @@
 //! The node's input against its metered components: platform residual, overcount, power supply loss (methodology A.6).
 
-use crate::share::largest_remainder;
+mod model;
+
+pub use model::{Model, estimate};
+
+use crate::cell::{Account, Cell};
+use crate::share::{largest_remainder, portion};
 use alloc::vec::Vec;
 
 /// Efficiency of a power supply, in millionths: 1 … 1,000,000.
@@ -95,6 +100,26 @@ impl Residual {
     }
 }
 
+/// Scales what the components of a cell gave down to the wall, entry by entry, where the wall is trusted. The overcount of
+/// the cell becomes 0; what it was stays in [`crate::cell::InputUse::scaled_microjoules`].
+pub fn scale_to_wall(cell: &mut Cell) {
+    let over = core::mem::take(&mut cell.overcount_microjoules);
+    let own = |account: &Account| *account != Account::Platform;
+    let weights: Vec<u128> =
+        cell.entries.iter().filter(|(key, _)| own(&key.account)).map(|(_, energy)| u128::from(*energy)).collect();
+    let components = cell.total_microjoules().saturating_sub(cell.platform_microjoules());
+    let scaled = components.saturating_sub(over);
+    let Some(parts) = largest_remainder(scaled, &weights) else { return };
+    for ((_, energy), part) in cell.entries.iter_mut().filter(|(key, _)| own(&key.account)).zip(parts) {
+        *energy = part;
+    }
+    cell.entries.retain(|_, energy| *energy > 0);
+    for used in cell.services.values_mut() {
+        used.joint_microjoules = portion(used.joint_microjoules, scaled, components);
+    }
+    cell.input.scaled_microjoules = cell.input.scaled_microjoules.saturating_add(over);
+}
+
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
 fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
@@ -119,6 +144,27 @@ mod tests {
         assert_eq!(residual(90, 99).spread(&[33, 33, 33], Trust::Wall), [30, 30, 30]);
         assert_eq!(residual(90, 99).spread(&[33, 33, 33], Trust::Components), [33, 33, 33]);
         assert_eq!(residual(90, 80).spread(&[0], Trust::Components), [0]);
+    }
+
+    #[test]
+    fn a_trusted_wall_scales_every_entry_but_the_platform() {
+        let mut cell = Cell { overcount_microjoules: 50, ..Cell::default() };
+        let mut add = |account, microjoules| {
+            let (component, purpose) = (joulebook_units::Component::Cpu, crate::cell::Purpose::Dynamic);
+            cell.add(crate::cell::EntryKey { account, component, purpose }, microjoules);
+        };
+        add(Account::System, 600);
+        add(Account::PoolIdle, 399);
+        add(Account::Unattributed, 1);
+        add(Account::Platform, 30);
+        scale_to_wall(&mut cell);
+        let energies: Vec<u64> = cell.entries.values().copied().collect();
+        assert_eq!(energies, [570, 379, 30, 1], "by the largest remainder");
+        assert_eq!((cell.overcount_microjoules, cell.input.scaled_microjoules), (0, 50));
+        assert_eq!(cell.total_microjoules(), 980);
+        let before = cell.clone();
+        scale_to_wall(&mut cell);
+        assert_eq!(cell, before, "nothing is left to scale");
     }
 
     #[test]

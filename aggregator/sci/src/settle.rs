@@ -5,10 +5,12 @@
 
 mod device;
 mod dispute;
+mod wall;
+
+pub use wall::SURROUNDINGS_SECONDS;
 
 use crate::attribution::{Activity, among_services, base_and_dynamic, by_activity, by_reservation};
 use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
-use crate::reconcile::{self, PSU_EFFICIENCY};
 use crate::share::portion;
 use crate::spread::{At, Grid, Held, Spread};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,7 @@ use joulebook_units::{
     Component, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos, Window,
     Workload, WorkloadKind,
 };
+use wall::Wall;
 
 /// An energy interval longer than this has lost its resolution in time (`coarse`).
 const COARSE_NANOS: u64 = 30_000_000_000;
@@ -63,6 +66,9 @@ pub struct NodeSeries {
     pub expected_sources: Vec<String>,
     /// Runs that intersect the window (others do no harm).
     pub runs: Vec<Run>,
+    /// Energy of the parts and of the meters at the input, [`SURROUNDINGS_SECONDS`] around the window; empty for a node
+    /// without such a meter.
+    pub input_runs: Vec<Run>,
     /// Gaps that intersect the window.
     pub gaps: Vec<Gap>,
     /// Windows of lost records.
@@ -92,6 +98,7 @@ struct Joined {
     memory_used: Held,
     counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
     devices: Vec<Device>,
+    wall: Wall,
     strangers: BTreeMap<String, Arc<Workload>>,
     capacity_millicores: Option<u64>,
     memory_bytes: Option<u64>,
@@ -111,6 +118,7 @@ impl Joined {
             memory_used: Held::new(slots),
             counts: BTreeMap::new(),
             devices: Device::all(node, &grid),
+            wall: Wall::new(node, &grid),
             strangers: BTreeMap::new(),
             capacity_millicores: node.threads.map(|threads| u64::from(threads) * 1000),
             memory_bytes: node.memory_bytes,
@@ -158,7 +166,7 @@ impl Joined {
     fn covered_nanos(&self, expected_sources: &[String]) -> Vec<u64> {
         let components: Vec<Option<&Spread>> = expected_sources
             .iter()
-            .filter(|id| self.sources.keys().all(|source| source.id != **id || is_component(source)))
+            .filter(|id| self.sources.keys().all(|source| source.id != **id || source.is_part()))
             .map(|id| self.sources.iter().find(|(source, _)| source.id == *id).map(|(_, spread)| spread))
             .collect();
         let covered = |slot: usize| {
@@ -178,7 +186,7 @@ impl Joined {
         let holders = self.holders(slot);
         let mut components: u64 = 0;
         let (mut base, mut dynamic, mut dram) = (0u64, 0u64, 0u64);
-        for (source, spread) in self.sources.iter().filter(|(source, _)| is_component(source)) {
+        for (source, spread) in self.sources.iter().filter(|(source, _)| source.is_part()) {
             let (energy, nanos) = (at(&spread.amounts, slot), at(&spread.covered, slot));
             components = components.saturating_add(energy);
             match source.component {
@@ -202,7 +210,7 @@ impl Joined {
         for holder in &holders {
             holder.describe(cell);
         }
-        let platform = reconcile::psu_loss(components, PSU_EFFICIENCY);
+        let platform = self.wall.platform(slot, components, cell);
         cell.add(entry(Account::Platform, Component::Other, Purpose::Residual), platform);
     }
 
@@ -292,10 +300,10 @@ impl Joined {
             let mine = cell.sources.entry(source_key(source)).or_default();
             mine.microjoules = mine.microjoules.saturating_add(spread.amounts.iter().sum());
             mine.covered_nanos = mine.covered_nanos.saturating_add(spread.covered.iter().sum());
-            if spread.longest.iter().any(|nanos| *nanos > COARSE_NANOS) {
+            if source.is_part() && spread.longest.iter().any(|nanos| *nanos > COARSE_NANOS) {
                 cell.flags.insert(Flags::COARSE);
             }
-            if is_component(source) && source.method == Method::Estimated {
+            if source.is_part() && source.method == Method::Estimated {
                 cell.flags.insert(Flags::ESTIMATED);
             }
         }
@@ -309,9 +317,7 @@ impl Joined {
                 }
             }
         }
-        if cell.sources.values().any(|source| source.microjoules > 0) {
-            cell.flags.insert(Flags::PSU_ESTIMATED);
-        }
+        self.wall.describe(cell);
         for gap in &node.gaps {
             self.describe_gap(gap, cell);
         }
@@ -337,7 +343,8 @@ impl Joined {
             mine.gap_low_microjoules += bound(gap.low, part.end()) - bound(gap.low, part.start());
             mine.gap_high_microjoules += bound(gap.high, part.end()) - bound(gap.high, part.start());
         }
-        if touched {
+        // Where a layer is not known its content still is.
+        if touched && gap.source.is_part() {
             cell.flags.insert(match gap.reason {
                 GapReason::CounterReset | GapReason::Reboot => Flags::RESET,
                 GapReason::AmbiguousWrap => Flags::WRAP_AMBIGUOUS,
@@ -438,11 +445,6 @@ impl Holder<'_> {
     }
 }
 
-/// Whether a source's energy is added: neither the whole node nor a part of another source.
-fn is_component(source: &Source) -> bool {
-    source.contained_in.is_none() && source.component != Component::Wall
-}
-
 fn source_key(source: &Source) -> SourceKey {
     SourceKey {
         id: source.id.clone(),
@@ -451,6 +453,7 @@ fn source_key(source: &Source) -> SourceKey {
         collector: source.collector.clone(),
         uncertainty_permille: source.uncertainty_permille,
         contained: source.contained_in.is_some(),
+        scope: source.scope.clone(),
     }
 }
 

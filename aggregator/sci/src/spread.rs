@@ -49,6 +49,14 @@ impl Grid {
         Some(Self { window: Window::new(UnixNanos(start), UnixNanos(end))?, slots: slots? })
     }
 
+    /// The slots between neighbouring edges; `None` without any edge.
+    pub fn between(edges: &BTreeSet<UnixNanos>) -> Option<Self> {
+        let window = Window::new(*edges.first()?, *edges.last()?)?;
+        let ends = edges.iter().skip(1);
+        let slots = edges.iter().zip(ends).filter_map(|(start, end)| Window::new(*start, *end)).collect();
+        Some(Self { window, slots })
+    }
+
     /// The slots.
     pub fn slots(&self) -> &[Window] {
         &self.slots

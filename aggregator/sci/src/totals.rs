@@ -3,7 +3,7 @@
 use crate::allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, SlotCosts, VersionCost, allocate};
 use crate::cell::{Cell, Flags, SourceKey};
 use crate::operational::{CompensatedSum, facility, operational};
-use crate::uncertainty::{Deviations, LIFESPAN, PSU_EFFICIENCY};
+use crate::uncertainty::{Deviations, LIFESPAN};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
@@ -266,6 +266,7 @@ impl VersionCost {
 
 impl Carbon {
     /// Books the deviations of one term.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     fn deviate(&mut self, node: &NodeSlot, site: &SiteFactors, level: Level, operational: f64, embodied: f64) {
         for (source, share) in energy_shares(&node.cell) {
             let half_width = f64::from(source.uncertainty_permille) / 1e3;
@@ -281,7 +282,14 @@ impl Carbon {
             }
         }
         if level >= Level::Host {
-            self.deviations.add("psu_efficiency", operational, PSU_EFFICIENCY);
+            // Power supplies are alike everywhere, while each meter and each model errs on its own.
+            let input = &node.cell.input;
+            let share = input.bound_microjoules as f64 / node.cell.total_microjoules().max(1) as f64;
+            if node.cell.flags.contains(Flags::PSU_ESTIMATED) {
+                self.deviations.add("psu_efficiency", operational, share);
+            } else {
+                self.deviations.add(&format!("platform:{}", node.node), operational, share);
+            }
         }
         if level == Level::Facility {
             self.deviations.add(&site.pue_source, operational, site.pue_half_width);
@@ -295,7 +303,8 @@ impl Carbon {
     #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     fn widen(&mut self, cell: &Cell, cost: &VersionCost, site: &SiteFactors, level: Level) {
         let total = cell.total_microjoules();
-        let high: u64 = cell.sources.values().map(|source| source.gap_high_microjoules).sum();
+        let parts = cell.sources.iter().filter(|(key, _)| key.is_part());
+        let high: u64 = parts.map(|(_, source)| source.gap_high_microjoules).sum();
         if total == 0 || high == 0 {
             return;
         }
@@ -311,8 +320,7 @@ impl Carbon {
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
 fn energy_shares(cell: &Cell) -> impl Iterator<Item = (&SourceKey, f64)> {
     let total = cell.component_microjoules().max(1) as f64;
-    let components =
-        cell.sources.iter().filter(|(key, _)| !key.contained && key.component != joulebook_units::Component::Wall);
+    let components = cell.sources.iter().filter(|(key, _)| key.is_part());
     components.map(move |(key, source)| (key, source.microjoules as f64 / total))
 }
 

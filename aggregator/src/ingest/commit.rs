@@ -9,7 +9,7 @@ use super::Counters;
 use super::validate::{self, Judged, Known};
 use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
 use crate::store::block::row::{RowRecord, StampedValue};
-use crate::store::book::{CELL_SECONDS, CELL_SURROUNDINGS_SECONDS, Changes};
+use crate::store::book::{CELL_SECONDS, Changes};
 use crate::store::catalog::Catalog;
 use crate::store::key::{self, GapKey, Meta, RowKey};
 use crate::store::retention::ACCEPTED_SECONDS;

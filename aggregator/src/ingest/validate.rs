@@ -160,6 +160,7 @@ mod tests {
             ceiling: Milliwatts(100_000),
             uncertainty_permille: 20,
             contained_in: None,
+            scope: None,
             basis: String::new(),
         })
     }

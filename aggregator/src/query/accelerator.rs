@@ -31,7 +31,7 @@ pub fn known(totals: &Totals, version: &VersionTotals) -> Result<(), &'static st
 }
 
 fn is_metered(source: &SourceKey) -> bool {
-    source.component == Component::Accelerator && !source.contained
+    source.component == Component::Accelerator && source.is_part()
 }
 
 /// Energy of accelerators in µJ while it was not known who was on them.
@@ -97,6 +97,7 @@ mod tests {
             collector: "nvml".to_owned(),
             uncertainty_permille: 50,
             contained,
+            scope: None,
         };
         let mut totals = Totals::new(Level::Facility, IdlePolicy::Unallocated);
         let node = totals.nodes.entry("served".to_owned()).or_default();

@@ -8,6 +8,7 @@ mod simulation;
 use super::accelerator;
 use super::energy::{component_name, covered_share, method_name, methods};
 use super::gather::{Member, site_name};
+use super::input::{is_estimated, platform_method, reconciliation};
 use super::question::{Question, policy_name};
 use super::{Computed, QueryError, rfc3339, seconds};
 use crate::factor::Factors;
@@ -19,7 +20,7 @@ use joulebook_sci::uncertainty::PROFILE;
 use joulebook_sci::{
     Flags, FunctionalUnit, IdlePolicy, IdleScope, Level, ModelVersion, SourceKey, VersionTotals, score,
 };
-use joulebook_units::{Component, CountKind, GramsCo2e, Joules, Microjoules, UnixNanos, VersionSource};
+use joulebook_units::{Component, CountKind, GramsCo2e, Joules, Layer, Microjoules, UnixNanos, VersionSource};
 use simulation::Simulation;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +65,8 @@ struct Parts<'a> {
     totals: &'a VersionTotals,
     members: Vec<&'a Member>,
     nodes: Vec<&'a NodeTotals>,
+    /// The same with their names.
+    named: Vec<(&'a str, &'a NodeTotals)>,
     unit: FunctionalUnit,
     /// Whether the version's accelerator energy is known; why not.
     accelerator: Result<(), &'static str>,
@@ -77,14 +80,9 @@ impl Context<'_> {
     /// The store's.
     pub fn answer(&self, version: &ModelVersion, totals: &VersionTotals) -> Result<SciAnswer, QueryError> {
         let charged = |member: &&Member| totals.nodes.contains(member.record.inventory.node.as_str());
-        let nodes: Vec<&NodeTotals> = self
-            .computed
-            .totals
-            .nodes
-            .iter()
-            .filter(|(name, _)| totals.nodes.contains(*name))
-            .map(|(_, node)| node)
-            .collect();
+        let inside = self.computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
+        let named: Vec<(&str, &NodeTotals)> = inside.map(|(name, node)| (name.as_str(), node)).collect();
+        let nodes: Vec<&NodeTotals> = named.iter().map(|(_, node)| *node).collect();
         let parts = Parts {
             version,
             totals,
@@ -93,6 +91,7 @@ impl Context<'_> {
             accelerator: accelerator::known(&self.computed.totals, totals),
             simulation: Simulation::of(&nodes, totals, self.question.level),
             nodes,
+            named,
         };
         let mut missing = Missing::default();
         // Every record that is applied may change the answer, and nothing else that is stored does.
@@ -123,6 +122,7 @@ impl Context<'_> {
             conformance: Some(self.conformance(&parts, world, &quality)),
             quality: Some(quality),
             conservation: Some(figures::conservation(&parts)),
+            reconciliation: Some(self.reconciliation(&parts, &mut missing)),
             provenance: Some(self.provenance(&parts)),
             tokens: Some(figures::tokens(&parts, &mut missing)),
             hardware: origin::hardware(&parts, &mut missing),
@@ -137,12 +137,24 @@ impl Context<'_> {
         Ok(answer)
     }
 
+    fn reconciliation(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Reconciliation {
+        let input = reconciliation(&parts.named, self.question.trust);
+        for (field, value, reason) in [
+            ("measured_fraction", input.measured_fraction, "no energy of the nodes' components is known"),
+            ("overcount_fraction", input.overcount_fraction, "no meter at the input of the nodes is known"),
+        ] {
+            missing.or_note(value, &format!("reconciliation.{field}"), reason);
+        }
+        input
+    }
+
     fn answer_id(&self, version: &ModelVersion, unit: FunctionalUnit, revision: u64) -> String {
         let window = self.computed.gathered.window;
         let question = format!(
-            "{SCHEMA_VERSION}\n{version:?}\n{window:?}\n{unit:?}\n{:?}\n{:?}\n{revision}\n{}",
+            "{SCHEMA_VERSION}\n{version:?}\n{window:?}\n{unit:?}\n{:?}\n{:?}\n{:?}\n{revision}\n{}",
             self.question.level,
             self.question.policy,
+            self.question.trust,
             self.factors.revision(),
         );
         blake3::hash(question.as_bytes()).to_hex().as_str().chars().take(32).collect()
@@ -230,7 +242,8 @@ impl Context<'_> {
             |inside: bool, name: &str| (if inside { &mut inclusions } else { &mut exclusions }).push(name.to_owned());
         place(parts.accelerator.is_ok(), "accelerators");
         place(level >= Level::Host, "cpu and memory");
-        place(level >= Level::Host, "platform: power supply loss and unmetered parts, estimated");
+        let platform = platform_method(parts.nodes.iter().map(|node| &node.cell));
+        place(level >= Level::Host, &format!("platform: power supply loss and unmetered parts ({platform})"));
         place(level >= Level::Idle, "dedicated idle of the version's reservation");
         place(level >= Level::Idle && allocated, "pool idle");
         place(level >= Level::Facility, "facility overhead (PUE)");

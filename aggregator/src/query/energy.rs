@@ -3,12 +3,13 @@
 use super::accelerator;
 use super::amount::Amount;
 use super::gather::Gathered;
+use super::input::{is_estimated, reconciliation};
 use super::question::{Question, version_name};
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::{Account, Cell, Ledger, Level, ModelVersion, score};
-use joulebook_units::{Component, GramsCo2e, Method, Microjoules, Share, Workload, WorkloadKind};
+use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Answers an energy question.
@@ -29,6 +30,7 @@ pub fn rows(
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
+        EnergyBy::Layer => super::layer::rows(&computed.meters),
         EnergyBy::Node => nodes.iter().map(|(name, node)| node_row(name, node)).collect(),
     };
     let added = |node: &NodeTotals| match by {
@@ -36,12 +38,13 @@ pub fn rows(
             let gpu_only = by == EnergyBy::Gpu;
             let sources = node.cell.sources.iter();
             let added =
-                sources.filter(|(key, _)| !key.contained && (!gpu_only || key.component == Component::Accelerator));
+                sources.filter(|(key, _)| key.is_part() && (!gpu_only || key.component == Component::Accelerator));
             added.map(|(_, source)| source.microjoules).sum()
         }
         _ => node.cell.total_microjoules(),
     };
     let total: Amount = nodes.values().map(|node| Amount::of_node(node, added(node))).collect();
+    let named: Vec<_> = nodes.iter().map(|(name, node)| (name.as_str(), node)).collect();
     let Gathered { window, resolution_seconds, .. } = computed.gathered;
     Ok(GetEnergyResponse {
         rows,
@@ -51,6 +54,7 @@ pub fn rows(
         energy_measured_fraction: covered_share(nodes.values().map(|node| &node.cell)).map(Share::get),
         simulated: nodes.values().any(|node| node.simulated),
         simulated_microjoules: total.simulated_microjoules,
+        reconciliation: Some(reconciliation(&named, question.trust)),
     })
 }
 
@@ -77,7 +81,7 @@ pub fn method_name(methods: &BTreeSet<Method>) -> String {
 
 /// Methods of the component sources of a cell that gave energy.
 pub fn methods(cell: &Cell) -> BTreeSet<Method> {
-    let sources = cell.sources.iter().filter(|(key, source)| !key.contained && source.microjoules > 0);
+    let sources = cell.sources.iter().filter(|(key, source)| key.is_part() && source.microjoules > 0);
     sources.map(|(key, _)| key.method).collect()
 }
 
@@ -263,8 +267,14 @@ fn by_source(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
         for (source, used) in &node.cell.sources {
             let component = component_name(source.component);
             let contained = if source.contained { "yes" } else { "" };
-            let columns =
-                [("node", name.as_str()), ("source", &source.id), ("component", component), ("contained", contained)];
+            let layer = source.layer().map_or("", Layer::name);
+            let columns = [
+                ("node", name.as_str()),
+                ("source", &source.id),
+                ("component", component),
+                ("contained", contained),
+                ("layer", layer),
+            ];
             let amount = Amount::of_node(node, used.microjoules);
             rows.push(row(key(&columns), amount, BTreeMap::new(), &BTreeSet::from([source.method])));
         }
@@ -275,21 +285,26 @@ fn by_source(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
 fn by_component(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
     let mut sums: BTreeMap<&str, (Amount, BTreeSet<Method>)> = BTreeMap::new();
     for node in nodes.values() {
-        let components = node.cell.sources.iter().filter(|(key, _)| !key.contained && key.component != Component::Wall);
-        for (source, used) in components {
-            let sum = sums.entry(component_name(source.component)).or_default();
-            sum.0.add(Amount::of_node(node, used.microjoules));
-            sum.1.insert(source.method);
+        for source in node.cell.sources.keys().filter(|key| key.is_part()) {
+            sums.entry(component_name(source.component)).or_default().1.insert(source.method);
         }
-        let platform = node.cell.entries.iter().filter(|(entry, _)| entry.account == Account::Platform);
-        let platform: u64 = platform.map(|(_, energy)| *energy).sum();
+        // From the entries, which are scaled where the wall is trusted.
+        for (entry, energy) in node.cell.entries.iter().filter(|(entry, _)| entry.account != Account::Platform) {
+            sums.entry(component_name(entry.component)).or_default().0.add(Amount::of_node(node, *energy));
+        }
         let sum = sums.entry("platform").or_default();
-        sum.0.add(Amount::of_node(node, platform));
-        sum.1.insert(Method::Estimated);
+        sum.0.add(Amount::of_node(node, node.cell.platform_microjoules()));
+        sum.1.extend(platform_methods(&node.cell));
     }
     sums.into_iter()
         .map(|(name, (amount, methods))| row(key(&[("component", name)]), amount, BTreeMap::new(), &methods))
         .collect()
+}
+
+/// Methods of a cell's platform: those of its wall meters, and estimation where there was none.
+fn platform_methods(cell: &Cell) -> BTreeSet<Method> {
+    let estimated = is_estimated(cell).then_some(Method::Estimated);
+    cell.input.meters.keys().map(|meter| meter.method).chain(estimated).collect()
 }
 
 fn node_row(name: &str, node: &NodeTotals) -> EnergyRow {

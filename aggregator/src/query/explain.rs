@@ -1,11 +1,12 @@
 //! One number, term by term, and the balance of every node that it touches.
 
 use super::energy::component_name;
+use super::input::{is_estimated, platform_method};
 use super::question::version_name;
 use super::{Computed, rfc3339};
-use joulebook_proto::query::{AccountBalance, ExplainResponse, NodeBalance, SciAnswer, Term};
+use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, Flags, ModelVersion, Purpose, VersionTotals};
+use joulebook_sci::{Account, Cell, ModelVersion, Purpose, VersionTotals};
 use joulebook_units::Microjoules;
 use std::collections::BTreeMap;
 
@@ -79,7 +80,7 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
 /// The sources of a cell's energy: by name, or by kind where they are many.
 fn sources(cell: &Cell) -> String {
     let mut by_collector: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for source in cell.sources.keys().filter(|source| !source.contained) {
+    for source in cell.sources.keys().filter(|source| source.is_part()) {
         by_collector.entry(&source.collector).or_default().push(&source.id);
     }
     let named = by_collector.into_iter().flat_map(|(collector, ids)| match ids.len() {
@@ -154,15 +155,36 @@ fn balance(name: &str, node: &NodeTotals) -> NodeBalance {
     }
     let booked: i128 = accounts.values().map(|account| i128::from(account.microjoules)).sum();
     let residual = i128::from(node.input()) + i128::from(node.cell.overcount_microjoules) - booked;
-    let sources = node.cell.sources.iter().filter(|(key, _)| !key.contained);
+    let sources = node.cell.sources.iter().filter(|(key, _)| key.is_part());
     NodeBalance {
         node: name.to_owned(),
         input_microjoules: node.input(),
-        input_estimated: node.cell.flags.contains(Flags::PSU_ESTIMATED),
+        input_estimated: is_estimated(&node.cell),
         overcount_microjoules: node.cell.overcount_microjoules,
         accounts: accounts.into_values().collect(),
         residual_microjoules: i64::try_from(residual).unwrap_or(i64::MAX),
         simulated: node.simulated,
+        platform_method: platform_method([&node.cell].into_iter()).to_owned(),
+        platform_bound_microjoules: node.cell.input.bound_microjoules,
+        measured_input_microjoules: node.cell.measured_input_microjoules(),
+        meters: meters(&node.cell),
         source_microjoules: sources.map(|(key, used)| (key.id.clone(), Microjoules(used.microjoules).0)).collect(),
     }
+}
+
+/// Meters of a cell that contain parts or nodes.
+fn meters(cell: &Cell) -> Vec<MeterUse> {
+    let meters = cell.sources.iter().filter_map(|(key, used)| Some((key.layer()?, key, used)));
+    let seconds = |key| {
+        let nanos = cell.input.meters.get(key).copied().unwrap_or(0);
+        std::time::Duration::from_nanos(nanos).as_secs_f64()
+    };
+    meters
+        .map(|(layer, key, used)| MeterUse {
+            source_id: key.id.clone(),
+            layer: layer.name().to_owned(),
+            microjoules: used.microjoules,
+            wall_seconds: seconds(key),
+        })
+        .collect()
 }

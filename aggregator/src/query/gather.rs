@@ -1,18 +1,24 @@
 //! From a window to allocated slots: settled cells where they are clean and whole, rows everywhere else.
 
 use super::QueryError;
+use super::layer::Nodes;
 use crate::factor::{EmbodiedFacts, Factors, IntensityCell, PueCell};
 use crate::ledger::cell_from_rows;
-use crate::store::{Book, NodeRecord, Resolution};
+use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
 use joulebook_sci::embodied::accrued;
-use joulebook_sci::{Cell, NodeSlot, SiteFactors};
+use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
+use joulebook_sci::{Cell, Flags, NodeSlot, SiteFactors};
 use joulebook_units::{GramsCo2e, UnixNanos, Window};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows are held this long: younger windows are answered to the second.
 pub const ROWS_HELD_SECONDS: i64 = 7 * 86_400;
 /// Minute cells are held this long.
 const MINUTES_HELD_SECONDS: i64 = 90 * 86_400;
+const DAY_SECONDS: i64 = 86_400;
+/// How far back a wall teaches what the platform draws without one, in days.
+const LEARNED_DAYS: i64 = 7;
 /// The pool of nodes whose configuration names none.
 const DEFAULT_POOL: &str = "default";
 
@@ -40,7 +46,14 @@ pub struct Slot {
     pub nodes: Vec<NodeSlot>,
     /// Their factors, in the same order.
     pub factors: Vec<SiteFactors>,
+    /// Their sites, in the same order; "" without one.
+    pub sites: Vec<String>,
+    /// Where their PUEs come from, in the same order.
+    pub pues: Vec<PueOrigin>,
 }
+
+/// Where a PUE comes from: source and granularity.
+pub type PueOrigin = (String, &'static str);
 
 /// A question's material: nodes, factors and the window as it can be answered.
 pub struct Gathered<'a> {
@@ -54,6 +67,9 @@ pub struct Gathered<'a> {
     /// Factors by site name; nodes without a site have "".
     pub sites: BTreeMap<String, Site>,
     dirty: BTreeMap<u32, BTreeSet<UnixNanos>>,
+    /// What was learned of a node's platform up to the end of a day, if anything.
+    models: RefCell<BTreeMap<(u32, UnixNanos), Option<Model>>>,
+    now: UnixNanos,
 }
 
 impl<'a> Gathered<'a> {
@@ -71,8 +87,16 @@ impl<'a> Gathered<'a> {
         };
         let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
-        let mut gathered =
-            Self { book, window, resolution_seconds, members: vec![], sites: BTreeMap::new(), dirty: BTreeMap::new() };
+        let mut gathered = Self {
+            book,
+            window,
+            resolution_seconds,
+            members: vec![],
+            sites: BTreeMap::new(),
+            dirty: BTreeMap::new(),
+            models: RefCell::default(),
+            now,
+        };
         for record in book.nodes() {
             let site = site_name(&record);
             gathered.sites.entry(site.clone()).or_insert_with(|| {
@@ -110,16 +134,28 @@ impl<'a> Gathered<'a> {
     ///
     /// # Errors
     /// The store's; [`QueryError::Factor`] when a factor does not cover the slot.
-    pub fn slot(&self, window: Window) -> Result<Slot, QueryError> {
-        let mut slot = Slot { window, nodes: vec![], factors: vec![] };
+    pub fn slot(&self, window: Window, trust: Trust) -> Result<Slot, QueryError> {
+        let mut slot = Slot { window, nodes: vec![], factors: vec![], sites: vec![], pues: vec![] };
         for member in &self.members {
-            let mut cell = self.cell(&member.record, window)?;
+            let dirty = self.dirty.get(&member.record.number);
+            let mut cell = self.cell(&member.record, window, dirty)?;
             let hardware = &member.record.inventory.hardware;
             cell.set_expected(window, member.record.first_row, hardware.threads, hardware.accelerators.len());
             if cell.is_empty() {
                 continue;
             }
-            slot.factors.push(self.factors(member, window)?);
+            let model = match cell.flags.contains(Flags::PSU_ESTIMATED) {
+                true => self.model(&member.record, window.start())?,
+                false => None,
+            };
+            estimate(&mut cell, model.as_ref());
+            if trust == Trust::Wall {
+                scale_to_wall(&mut cell);
+            }
+            let (factors, pue) = self.factors(member, window)?;
+            slot.factors.push(factors);
+            slot.pues.push(pue);
+            slot.sites.push(site_name(&member.record));
             let total: f64 = member.embodied.parts.values().map(|part| part.0).sum();
             let grams = accrued(GramsCo2e(total), cell.expected_nanos, member.embodied.lifespan_hours);
             slot.nodes.push(NodeSlot {
@@ -130,12 +166,59 @@ impl<'a> Gathered<'a> {
                 embodied_g: grams.map_or(0.0, |grams| grams.0),
             });
         }
+        let measured = Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.measured_pue();
+        for ((site, factors), origin) in slot.sites.iter().zip(&mut slot.factors).zip(&mut slot.pues) {
+            if let Some(pue) = measured.get(site) {
+                (factors.pue, factors.pue_half_width) = (pue.value, pue.half_width);
+                factors.pue_source = format!("pue:{}", pue.source);
+                *origin = (pue.source.clone(), "measured");
+            }
+        }
         Ok(slot)
     }
 
+    /// What is learned of a node's platform for an instant: from its settled cells of the same day (UTC) and, while too few
+    /// of them have a wall, of the days before, a week at most. The same for every question about that day.
+    fn model(&self, node: &NodeRecord, at: UnixNanos) -> Result<Option<Model>, QueryError> {
+        if self.book.surroundings(node.number) == CELL_SURROUNDINGS_SECONDS {
+            // It never had a wall.
+            return Ok(None);
+        }
+        let mut end = at.floor_to(DAY_SECONDS).plus_seconds(DAY_SECONDS);
+        let last = end.plus_seconds(-LEARNED_DAYS * DAY_SECONDS);
+        while end > last {
+            let known = self.models.borrow().get(&(node.number, end)).copied();
+            let model = match known {
+                Some(model) => model,
+                None => {
+                    let model = self.learn(node, end)?;
+                    self.models.borrow_mut().insert((node.number, end), model);
+                    model
+                }
+            };
+            if model.is_some() {
+                return Ok(model);
+            }
+            end = end.plus_seconds(-DAY_SECONDS);
+        }
+        Ok(None)
+    }
+
+    /// What the settled cells of the day that ends at `end` teach.
+    fn learn(&self, node: &NodeRecord, end: UnixNanos) -> Result<Option<Model>, QueryError> {
+        let first =
+            end.plus_seconds(-DAY_SECONDS).max(node.first_row.unwrap_or(end)).floor_to(Resolution::Settled.seconds());
+        let Some(day) = Window::new(first, end.min(self.now).max(first)) else { return Ok(None) };
+        let dirty = self.book.is_dirty(node.number, day);
+        let mut cells = Vec::new();
+        for slot in day.slots(Resolution::Settled.seconds()) {
+            cells.push(self.cell(node, slot, Some(&dirty))?);
+        }
+        Ok(Model::fit(cells.iter()))
+    }
+
     /// A node's cell of any window: stored sums where nothing under them is open or dirty, else rows.
-    fn cell(&self, node: &NodeRecord, window: Window) -> Result<Cell, QueryError> {
-        let dirty = self.dirty.get(&node.number);
+    fn cell(&self, node: &NodeRecord, window: Window, dirty: Option<&BTreeSet<UnixNanos>>) -> Result<Cell, QueryError> {
         let clean = |part: Window| dirty.is_none_or(|dirty| dirty.range(part.start()..part.end()).next().is_none());
         let whole = |part: Window, resolution: Resolution| {
             part.start().floor_to(resolution.seconds()) == part.start()
@@ -148,20 +231,32 @@ impl<'a> Gathered<'a> {
             return Ok(cell);
         }
         let mut sum = Cell::default();
+        // Neighbouring minutes that are not stored are read for together.
+        let mut unsettled: Option<Window> = None;
         for part in window.slots(Resolution::Minute.seconds()) {
             let stored = match whole(part, Resolution::Minute) && clean(part) {
                 true => self.book.cell(node.number, Resolution::Minute, part.start())?,
                 false => None,
             };
-            match stored {
-                Some(cell) => sum.merge(&cell),
-                None => sum.merge(&cell_from_rows(self.book, node, part)?),
+            if let Some(cell) = &stored {
+                sum.merge(cell);
             }
+            let open = unsettled.take();
+            unsettled = match stored {
+                None => Window::new(open.map_or(part.start(), Window::start), part.end()),
+                Some(_) => None,
+            };
+            if let (Some(open), None) = (open, unsettled) {
+                sum.merge(&cell_from_rows(self.book, node, open)?);
+            }
+        }
+        if let Some(open) = unsettled {
+            sum.merge(&cell_from_rows(self.book, node, open)?);
         }
         Ok(sum)
     }
 
-    fn factors(&self, member: &Member, window: Window) -> Result<SiteFactors, QueryError> {
+    fn factors(&self, member: &Member, window: Window) -> Result<(SiteFactors, PueOrigin), QueryError> {
         let name = site_name(&member.record);
         let missing = |what: &str| {
             QueryError::Factor(format!("no {what} covers the window at site `{name}`; set one in [site.{name}]"))
@@ -171,7 +266,7 @@ impl<'a> Gathered<'a> {
         let intensity = site.intensity.iter().find(|cell| holds(&cell.window)).ok_or_else(|| missing("intensity"))?;
         let pue = site.pue.iter().find(|cell| holds(&cell.window)).ok_or_else(|| missing("PUE"))?;
         let provenance = &intensity.provenance;
-        Ok(SiteFactors {
+        let factors = SiteFactors {
             intensity: intensity.value,
             intensity_half_width: provenance.uncertainty,
             intensity_source: format!("intensity:{}:{}", provenance.source, provenance.zone),
@@ -180,7 +275,8 @@ impl<'a> Gathered<'a> {
             pue_source: format!("pue:{}", pue.source),
             embodied_half_width: member.embodied.uncertainty,
             embodied_source: format!("te:{}", member.embodied.te_source),
-        })
+        };
+        Ok((factors, (pue.source.clone(), pue.granularity)))
     }
 }
 

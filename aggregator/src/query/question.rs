@@ -2,6 +2,7 @@
 
 use super::QueryError;
 use joulebook_proto::query as wire;
+use joulebook_sci::reconcile::Trust;
 use joulebook_sci::{FunctionalUnit, IdlePolicy, Level, ModelVersion, Totals, VersionTotals};
 use joulebook_units::{UnixNanos, Window};
 
@@ -22,6 +23,8 @@ pub struct Question {
     pub level: Level,
     /// Idle policy.
     pub policy: IdlePolicy,
+    /// Which side is believed where components exceed the wall.
+    pub trust: Trust,
 }
 
 impl Question {
@@ -33,6 +36,7 @@ impl Question {
             unit: unit(request.functional_unit)?,
             level: level(request.level, Level::Facility)?,
             policy: policy(request.idle_policy)?,
+            trust: trust(request.trust)?,
             ..Self::selecting(selector)?
         })
     }
@@ -51,6 +55,7 @@ impl Question {
             unit: request.functional_unit.map_or(Ok(None), unit)?,
             level,
             policy: policy(request.idle_policy)?,
+            trust: trust(request.trust)?,
             ..Self::selecting(selector)?
         })
     }
@@ -67,6 +72,7 @@ impl Question {
             unit: None,
             level: Level::Facility,
             policy: IdlePolicy::ReservedCapacityTime,
+            trust: Trust::Components,
         })
     }
 
@@ -115,6 +121,14 @@ pub fn policy_name(policy: IdlePolicy) -> &'static str {
     }
 }
 
+/// Name of the side that is believed in answers.
+pub fn trust_name(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Components => "components",
+        Trust::Wall => "wall",
+    }
+}
+
 fn window(window: Option<&wire::TimeWindow>) -> Result<Window, QueryError> {
     let window = window.ok_or_else(|| QueryError::Invalid("the question has no window".to_owned()))?;
     let (start, end) = (UnixNanos(window.start_unix_nanos), UnixNanos(window.end_unix_nanos));
@@ -158,6 +172,13 @@ fn policy(value: i32) -> Result<IdlePolicy, QueryError> {
         Wire::UsageTime => IdlePolicy::UsageTime,
         Wire::Equal => IdlePolicy::Equal,
         Wire::Unallocated => IdlePolicy::Unallocated,
+    })
+}
+
+fn trust(value: i32) -> Result<Trust, QueryError> {
+    Ok(match known(wire::Trust::try_from(value), "trust")? {
+        wire::Trust::Unspecified | wire::Trust::Components => Trust::Components,
+        wire::Trust::Wall => Trust::Wall,
     })
 }
 

@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 pub const CELL_SECONDS: i64 = 60;
 /// How far around a cell the rows reach that decide about it: a change marks every cell within.
 pub const CELL_SURROUNDINGS_SECONDS: i64 = 60;
+/// The same for a node with a meter at its input, whose readings span minutes.
+pub const WALL_SURROUNDINGS_SECONDS: i64 = joulebook_sci::settle::SURROUNDINGS_SECONDS;
 /// How far a record reaches beyond its first row without an entry in the index of long intervals, in seconds.
 const REACH_SECONDS: i64 = 60;
 
@@ -226,6 +228,11 @@ impl Book {
                 }
             })
             .collect()
+    }
+
+    /// How far around a cell of a node the rows reach that decide about it, in seconds.
+    pub fn surroundings(&self, node: u32) -> i64 {
+        self.read().surroundings(node)
     }
 
     /// Number of a node.

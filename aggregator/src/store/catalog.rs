@@ -2,11 +2,12 @@
 
 use super::block::descriptor::Entity;
 use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, Schema, StreamFact};
+use super::book::{CELL_SURROUNDINGS_SECONDS, WALL_SURROUNDINGS_SECONDS};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
-use joulebook_units::{BootId, Inventory, NodeName, StreamId, Subject, UnixNanos};
+use joulebook_units::{BootId, Inventory, Layer, NodeName, StreamId, Subject, UnixNanos};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct Catalog {
     pub(crate) streams: Vec<StreamFact>,
     ids: HashMap<StreamId, u32>,
     pub(crate) series: HashMap<(u32, u32), Arc<Subject>>,
+    /// Nodes of which a meter at the input ever told something.
+    walls: BTreeSet<u32>,
     pub(crate) boots: HashMap<(u32, BootId), i64>,
     pub(crate) bridges: HashMap<u32, Bridges>,
     pub(crate) dirty: BTreeMap<(u32, UnixNanos), u64>,
@@ -56,6 +59,8 @@ impl Catalog {
             Ok(())
         })?;
         catalog.check_references()?;
+        let series = catalog.series.clone();
+        series.iter().for_each(|((ordinal, _), subject)| catalog.note_wall(*ordinal, subject));
         Ok(Some(catalog))
     }
 
@@ -199,7 +204,21 @@ impl Catalog {
     pub(crate) fn put_series(&mut self, ordinal: u32, series: u32, subject: Arc<Subject>, writes: &mut Writes) {
         let key = Meta::Series(ordinal, series).encode();
         writes.put(Table::Meta, key.clone(), subject.encode(&key));
+        self.note_wall(ordinal, &subject);
         self.series.insert((ordinal, series), subject);
+    }
+
+    fn note_wall(&mut self, ordinal: u32, subject: &Subject) {
+        if let Subject::Energy(source) = subject
+            && source.layer() == Some(Layer::Node)
+        {
+            self.walls.extend(self.streams.get(ordinal as usize).map(|stream| stream.node));
+        }
+    }
+
+    /// How far around a cell of a node the rows reach that decide about it, in seconds.
+    pub(crate) fn surroundings(&self, node: u32) -> i64 {
+        if self.walls.contains(&node) { WALL_SURROUNDINGS_SECONDS } else { CELL_SURROUNDINGS_SECONDS }
     }
 
     /// Sets where a boot's clock lies.

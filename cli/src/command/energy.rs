@@ -26,6 +26,7 @@ pub(crate) async fn answer(
         selector: arguments.model.clone(),
         by: arguments.by.wire().into(),
         idle_policy: arguments.idle.wire().into(),
+        trust: arguments.trust.wire().into(),
         functional_unit: arguments.per.map(|per| per.wire().into()),
         level: arguments.level.wire().into(),
     };

@@ -23,6 +23,7 @@ pub(crate) async fn answer(
         functional_unit: arguments.per.map_or(0, |per| per.wire().into()),
         level: arguments.level.wire().into(),
         idle_policy: arguments.idle.wire().into(),
+        trust: arguments.trust.wire().into(),
     };
     let question = ExplainRequest { question: Some(question) };
     let asked = client::ask(connection, async |mut client| client.explain(question).await);

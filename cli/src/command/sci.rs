@@ -27,6 +27,7 @@ pub(crate) async fn answer(
             functional_unit: arguments.per.map_or(0, |per| per.wire().into()),
             level: (*level).into(),
             idle_policy: arguments.idle.wire().into(),
+            trust: arguments.trust.wire().into(),
         })
         .collect();
     let asked = client::ask(connection, async |mut client| {

@@ -40,13 +40,19 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
         "answer_id",
         "simulated",
         "simulated_share",
+        "trust",
+        "platform_method",
+        "platform_uj",
+        "platform_bound_uj",
+        "overcount_uj",
+        "walls",
     ];
     let rows = answers.iter().cloned().map(|answer| {
         let (subject, window) = (answer.subject.unwrap_or_default(), answer.window.unwrap_or_default());
         let (boundary, r) = (answer.boundary.unwrap_or_default(), answer.r.unwrap_or_default());
         let (energy, carbon) = (answer.energy.unwrap_or_default(), answer.carbon.unwrap_or_default());
         let (sci, quality) = (answer.sci.unwrap_or_default(), answer.quality.unwrap_or_default());
-        let tokens = answer.tokens.unwrap_or_default();
+        let (tokens, input) = (answer.tokens.unwrap_or_default(), answer.reconciliation.unwrap_or_default());
         vec![
             cell(subject.model),
             cell(subject.model_version),
@@ -80,6 +86,12 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
             answer.answer_id,
             answer.simulated.to_string(),
             cell(answer.simulated_share),
+            input.trust,
+            input.platform_method,
+            input.platform_uj.to_string(),
+            input.platform_bound_uj.to_string(),
+            input.overcount_uj.to_string(),
+            input.walls.join(" "),
         ]
     });
     write(header.map(str::to_owned).to_vec(), rows)
@@ -99,6 +111,9 @@ pub(crate) fn energy(answer: &GetEnergyResponse) -> Result<String, Failure> {
         "per_unit_null_reason",
         "simulated",
         "simulated_microjoules",
+        "content_microjoules",
+        "layer_residual_microjoules",
+        "pue",
     ];
     header.extend(columns.map(str::to_owned));
     header.extend(components.iter().map(|component| format!("{component}_microjoules")));
@@ -114,6 +129,9 @@ pub(crate) fn energy(answer: &GetEnergyResponse) -> Result<String, Failure> {
             cell(row.per_unit_null_reason.clone()),
             row.simulated.to_string(),
             row.simulated_microjoules.to_string(),
+            cell(row.content_microjoules),
+            cell(row.layer_residual_microjoules),
+            cell(row.pue),
         ]);
         cells.extend(components.iter().map(|component| cell(row.component_microjoules.get(*component).copied())));
         cells

@@ -47,6 +47,7 @@ fn complete(mut answer: SciAnswer) -> Result<Value, Failure> {
     answer.quality.get_or_insert_default();
     answer.conformance.get_or_insert_default();
     answer.conservation.get_or_insert_default();
+    answer.reconciliation.get_or_insert_default();
     answer.provenance.get_or_insert_default();
     answer.tokens.get_or_insert_default();
     answer.operating.get_or_insert_default();

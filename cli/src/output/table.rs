@@ -12,7 +12,8 @@ use super::quantity::{self, UNKNOWN, energy_unit, mass_unit, number, percent, sh
 use super::simulated;
 use crate::command::version_name;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
-use joulebook_proto::query::{Energy, SciAnswer};
+use joulebook_proto::query::{Energy, Reconciliation, SciAnswer};
+use joulebook_units::Microjoules;
 
 const WIDTH: u16 = 100;
 
@@ -164,6 +165,7 @@ fn remarks(answer: &SciAnswer) -> String {
         number(pue.effective),
         pue.source,
     );
+    text += &answer.reconciliation.as_ref().map_or_else(String::new, input);
     let accelerators = answer.hardware.iter().filter(|part| part.component == "accelerator").map(|part| {
         let memory = part.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let driver = part.driver.as_ref().map_or_else(String::new, |driver| format!(", driver {driver}"));
@@ -176,6 +178,27 @@ fn remarks(answer: &SciAnswer) -> String {
     }
     if let Some(reason) = answer.sci.as_ref().and_then(|sci| sci.null_reason.as_ref()) {
         text += &format!("  score unknown: {reason}\n");
+    }
+    text
+}
+
+/// What is known of the nodes' inputs.
+fn input(input: &Reconciliation) -> String {
+    let joules = |microjoules| number(Some(Microjoules(microjoules).to_joules().0));
+    let mut text = format!(
+        "  platform of its nodes {} ± {} J, {}\n",
+        joules(input.platform_uj),
+        joules(input.platform_bound_uj),
+        input.platform_method.replace('_', " "),
+    );
+    if let [first, others @ ..] = input.walls.as_slice() {
+        let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        let measured = percent(input.measured_fraction);
+        text += &format!("  wall {first}{others}, for {measured} of their components' energy\n");
+    }
+    if input.overcount_uj > 0 {
+        let part = input.overcount_fraction.map_or(String::new(), |part| format!(" ({} of it)", percent(Some(part))));
+        text += &format!("  overcount {} J{part}, trust {}\n", joules(input.overcount_uj), input.trust);
     }
     text
 }

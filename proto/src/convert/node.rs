@@ -122,6 +122,7 @@ mod tests {
             ceiling: Milliwatts(1_500_000),
             uncertainty_permille: 50,
             contained_in: None,
+            scope: None,
             basis: "energy_uj".into(),
         };
         Inventory {

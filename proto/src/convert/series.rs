@@ -6,8 +6,8 @@ use super::{
 };
 use crate::telemetry::{self, series::Subject as Wire};
 use joulebook_units::{
-    Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Milliwatts, Service, Source, Subject, VersionSource,
-    Workload, WorkloadKind,
+    Component, CountKind, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, Source, Subject,
+    VersionSource, Workload, WorkloadKind,
 };
 use prost::Message;
 
@@ -18,6 +18,7 @@ enum_both_ways!(
     "Source.component",
     [Cpu, Dram, Accelerator, Wall, Other]
 );
+enum_both_ways!(layer_to_wire, layer_from_wire, Layer, "Scope.layer", [Board, Node, Enclosure, Rack, Site]);
 enum_both_ways!(method_to_wire, method_from_wire, Method, "Source.method", [Counter, IntegratedPower, Estimated]);
 enum_both_ways!(
     idle_origin_to_wire,
@@ -65,6 +66,9 @@ enum_both_ways!(
     ]
 );
 
+/// Most members of a layer.
+const MAX_MEMBERS: usize = 1024;
+
 /// The message that describes a source.
 pub fn source_to_wire(source: &Source) -> telemetry::Source {
     telemetry::Source {
@@ -79,7 +83,30 @@ pub fn source_to_wire(source: &Source) -> telemetry::Source {
         uncertainty_permille: source.uncertainty_permille,
         contained_in: optional_clean(source.contained_in.as_ref(), MAX_ID_BYTES),
         basis: clean(&source.basis, MAX_TEXT_BYTES),
+        scope: source.scope.as_ref().map(|scope| telemetry::Scope {
+            layer: layer_to_wire(scope.layer),
+            name: clean(&scope.name, MAX_ID_BYTES),
+            members: scope.members.iter().take(MAX_MEMBERS).map(|member| clean(member, MAX_ID_BYTES)).collect(),
+        }),
     }
+}
+
+/// A scope from the wire. Fails on an unknown layer, texts over their limit, more than 1,024 members, and on a layer above
+/// the node without a name.
+fn scope_from_wire(scope: telemetry::Scope) -> Result<Scope, ConvertError> {
+    if scope.members.len() > MAX_MEMBERS {
+        return Err(ConvertError::Limit { what: "Scope.members", limit: MAX_MEMBERS });
+    }
+    let layer = layer_from_wire(scope.layer)?;
+    if layer > Layer::Node && scope.name.is_empty() {
+        return Err(refuse("Scope.name", "not empty above the node"));
+    }
+    let member = |member: String| identity(member, "Scope.members", MAX_ID_BYTES);
+    Ok(Scope {
+        layer,
+        name: text(scope.name, "Scope.name", MAX_ID_BYTES)?,
+        members: scope.members.into_iter().map(member).collect::<Result<_, _>>()?,
+    })
 }
 
 /// A source from the wire. Fails on an empty id, texts over their limit, a ceiling of 0 and unknown enum values.
@@ -98,6 +125,7 @@ pub fn source_from_wire(source: telemetry::Source) -> Result<Source, ConvertErro
         ceiling: Milliwatts(source.ceiling_milliwatts),
         uncertainty_permille: source.uncertainty_permille,
         contained_in: optional_text(source.contained_in, "Source.contained_in", MAX_ID_BYTES)?,
+        scope: source.scope.map(scope_from_wire).transpose()?,
         basis: text(source.basis, "Source.basis", MAX_TEXT_BYTES)?,
     })
 }
@@ -268,7 +296,8 @@ mod tests {
             unit_nanojoules,
             ceiling: Milliwatts(ceiling),
             uncertainty_permille: 50,
-            contained_in: device,
+            contained_in: device.clone(),
+            scope: device.map(|name| Scope { layer: Layer::Rack, members: vec![name.clone()], name }),
             basis,
         });
         let workload = (words(), words(), option::of(words()), option::of(any::<u64>()));
@@ -322,6 +351,7 @@ mod tests {
     #[test]
     fn every_value_of_every_enum_survives_the_wire() {
         (1..=5).for_each(|v| assert_eq!(component_to_wire(component_from_wire(v).expect("known")), v));
+        (1..=5).for_each(|v| assert_eq!(layer_to_wire(layer_from_wire(v).expect("known")), v));
         (1..=3).for_each(|v| assert_eq!(method_to_wire(method_from_wire(v).expect("known")), v));
         (1..=4).for_each(|v| assert_eq!(idle_origin_to_wire(idle_origin_from_wire(v).expect("known")), v));
         (1..=6).for_each(|v| assert_eq!(workload_kind_to_wire(workload_kind_from_wire(v).expect("known")), v));
@@ -346,6 +376,34 @@ mod tests {
         assert!(series_from_wire(controls).is_err());
         let long = telemetry::Series { series_id: 1, subject: Some(Wire::MemoryWorkloadId("a".repeat(513))) };
         assert!(series_from_wire(long).is_err());
+    }
+
+    #[test]
+    fn a_source_of_an_agent_that_knows_no_scopes_is_read_as_it_always_was() {
+        // source_id "s", wall, collector "rapl", counter, ceiling 128 mW, 50 ‰, contained in "w", basis "b"; series 1.
+        let bytes = "121c 0801 1218 0a0173 1004 2a047261706c 3001 408001 4832 520177 5a0162".replace(' ', "");
+        let bytes: Vec<u8> =
+            (0..bytes.len()).step_by(2).map(|at| u8::from_str_radix(&bytes[at..at + 2], 16).expect("hex")).collect();
+        let read = decode_definitions(&bytes).expect("what was sent before");
+        let [(1, subject @ Subject::Energy(source))] = read.as_slice() else { panic!("{read:?}") };
+        assert_eq!((source.scope.as_ref(), source.layer()), (None, Some(Layer::Board)), "psys");
+        assert_eq!(encode_definitions([(1, subject)]), bytes, "and told in the same way");
+    }
+
+    #[test]
+    fn a_layer_above_the_node_has_a_name_and_a_bounded_number_of_members() {
+        let scope = |layer: Layer, name: &str, members: usize| telemetry::Scope {
+            layer: layer_to_wire(layer),
+            name: name.into(),
+            members: vec!["gpu-1".into(); members],
+        };
+        assert!(scope_from_wire(scope(Layer::Node, "", 0)).is_ok());
+        assert!(scope_from_wire(scope(Layer::Rack, "", 1)).is_err());
+        assert!(scope_from_wire(scope(Layer::Rack, "r12", MAX_MEMBERS)).is_ok());
+        assert!(scope_from_wire(scope(Layer::Rack, "r12", MAX_MEMBERS + 1)).is_err());
+        assert!(
+            scope_from_wire(telemetry::Scope { members: vec![String::new()], ..scope(Layer::Site, "s", 0) }).is_err()
+        );
     }
 
     #[test]

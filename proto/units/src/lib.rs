@@ -23,7 +23,7 @@ pub use quantity::{
     Pue, Share,
 };
 pub use series::{
-    Component, CountKind, CpuTimeMethod, IdleOrigin, Method, Service, Source, Subject, VersionSource, Workload,
-    WorkloadKind,
+    Component, CountKind, CpuTimeMethod, IdleOrigin, Layer, Method, Scope, Service, Source, Subject, VersionSource,
+    Workload, WorkloadKind,
 };
 pub use time::{BootNanos, UnixNanos, Window};

@@ -2,6 +2,7 @@
 
 use crate::quantity::Milliwatts;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 /// The part of a node that an energy source meters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +13,8 @@ pub enum Component {
     Dram,
     /// GPU or another accelerator, its own memory included.
     Accelerator,
-    /// The whole node at its input: contains every other component and is never added to them.
+    /// No part but what is metered at an input: of the node, or of several nodes as its [`Scope`] says. It contains parts
+    /// and is never added to them.
     Wall,
     /// Another metered part (NIC, switch, disk).
     Other,
@@ -42,6 +44,49 @@ pub enum IdleOrigin {
     Default,
 }
 
+/// A layer of the tree of containment, from the inside out. Parts of a node are below all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layer {
+    /// Several parts of one node together, behind its power supplies: psys, the module of a superchip.
+    Board,
+    /// One node at its input.
+    Node,
+    /// Nodes that share power supplies.
+    Enclosure,
+    /// The nodes behind a rack's distribution unit.
+    Rack,
+    /// A site at its main meter, cooling included.
+    Site,
+}
+
+impl Layer {
+    /// All, from the inside out.
+    pub const ALL: [Self; 5] = [Self::Board, Self::Node, Self::Enclosure, Self::Rack, Self::Site];
+
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Board => "board",
+            Self::Node => "node",
+            Self::Enclosure => "enclosure",
+            Self::Rack => "rack",
+            Self::Site => "site",
+        }
+    }
+}
+
+/// What a source contains that meters more than a part: a layer is shown beside what it contains and never added to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope {
+    /// The layer.
+    pub layer: Layer,
+    /// Name of what is metered: of the enclosure, rack or site; "" for a board or node, of which the source's node has one.
+    pub name: String,
+    /// What it contains: ids of sources for a board, names of nodes for the layers above the node. Empty where it is not
+    /// declared: a site then contains the nodes that are placed in it.
+    pub members: Vec<String>,
+}
+
 /// One energy source of a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
@@ -65,8 +110,36 @@ pub struct Source {
     pub uncertainty_permille: u32,
     /// The source that contains this one, if any: the two are never added.
     pub contained_in: Option<String>,
+    /// The layer that it meters. Absent for a part of the node, and for [`Component::Wall`] where it is the node itself.
+    pub scope: Option<Scope>,
     /// What it stands on: the table row an estimate matched, the file a counter is read from.
     pub basis: String,
+}
+
+/// Collector whose only source of [`Component::Wall`] is psys, which lies behind the power supply.
+const PSYS_COLLECTOR: &str = "rapl";
+
+impl Source {
+    /// Whether its energy is added to that of its node's other parts: it is a part, and no other source contains it.
+    pub fn is_part(&self) -> bool {
+        self.contained_in.is_none() && self.layer().is_none()
+    }
+
+    /// The layer that it meters; absent for a part of the node.
+    pub fn layer(&self) -> Option<Layer> {
+        layer(self.scope.as_ref(), self.component, &self.collector)
+    }
+}
+
+/// The layer that a source meters, by what it says of itself; absent for a part of the node. A wall without a scope is the
+/// node's input, but for psys: agents that know no scopes told it so.
+pub fn layer(scope: Option<&Scope>, component: Component, collector: &str) -> Option<Layer> {
+    match (scope, component) {
+        (Some(scope), _) => Some(scope.layer),
+        (None, Component::Wall) if collector == PSYS_COLLECTOR => Some(Layer::Board),
+        (None, Component::Wall) => Some(Layer::Node),
+        (None, _) => None,
+    }
 }
 
 /// What kind of thing a workload is.

@@ -181,6 +181,7 @@ fn subject(input: &mut Unstructured<'_>) -> Result<Subject> {
             ceiling: Milliwatts(u64::from(input.int_in_range(1..=3u8)?) * 200_000),
             uncertainty_permille: 50,
             contained_in: None,
+            scope: None,
             basis: String::new(),
         }),
     })

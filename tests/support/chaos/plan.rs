@@ -152,6 +152,7 @@ fn source(number: usize) -> Source {
         ceiling: Milliwatts(1_000_000),
         uncertainty_permille: 50,
         contained_in: None,
+        scope: None,
         basis: "generated".to_owned(),
     }
 }

@@ -144,6 +144,7 @@ impl Gpu {
             ceiling: self.ceiling(),
             uncertainty_permille: UNCERTAINTY_PERMILLE,
             contained_in: None,
+            scope: None,
             basis,
         };
         let integral = self.counts.then(|| Source {
@@ -151,6 +152,7 @@ impl Gpu {
             method: Method::IntegratedPower,
             unit_nanojoules: None,
             contained_in: Some(main.id.clone()),
+            scope: None,
             ..main.clone()
         });
         let state = |source| SourceState { source, unavailable: self.off.clone() };

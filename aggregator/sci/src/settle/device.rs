@@ -3,7 +3,7 @@
 //! A slot is cut wherever a workload comes to a device or leaves it, and where the list of those on it begins or ends to
 //! be known: all through a piece the same workloads hold the device, or it is not known which.
 
-use super::{Holder, Joined, NodeSeries, Run, at, entry, is_component};
+use super::{Holder, Joined, NodeSeries, Run, at, entry};
 use crate::attribution::{SharedDevice, active_and_idle, among_services, by_reservation, shared_device};
 use crate::cell::{Account, Cell, Flags, Purpose};
 use crate::spread::{At, Grid, Held, Spread};
@@ -85,7 +85,7 @@ impl Device {
         let mut idle: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
         for run in &node.runs {
             match &*run.subject {
-                Subject::Energy(source) if is_component(source) && source.component == Component::Accelerator => {
+                Subject::Energy(source) if source.is_part() && source.component == Component::Accelerator => {
                     // Energy of an accelerator without identity stays with the node's other sources.
                     let Some(device) = &source.device else { continue };
                     devices.entry(device).or_default().energy.entry(&source.id).or_default().push(run);

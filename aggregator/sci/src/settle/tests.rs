@@ -19,6 +19,7 @@ pub(super) fn source(id: &str, component: Component) -> Source {
         ceiling: Milliwatts(1_500_000),
         uncertainty_permille: 50,
         contained_in: None,
+        scope: None,
         basis: String::new(),
     }
 }
@@ -96,6 +97,7 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
             run(Subject::Count(service("a"), CountKind::OutputTokens), &tokens),
             run(Subject::Count(service("b"), CountKind::OutputTokens), &tokens),
         ],
+        input_runs: vec![],
         gaps: vec![],
         lost: vec![],
     }

@@ -53,8 +53,12 @@ fn slot() -> NodeSlot {
         collector: "rapl".to_string(),
         uncertainty_permille: 50,
         contained: false,
+        scope: None,
     };
     cell.sources.entry(key).or_default().microjoules = 800_000_000;
+    cell.flags.insert(Flags::PSU_ESTIMATED);
+    // 40 J of 1,000.
+    cell.input.bound_microjoules = 40_000_000;
     NodeSlot { node: "n".to_string(), pool: "p".to_string(), simulated: false, cell, embodied_g: 2.0 }
 }
 

@@ -254,7 +254,8 @@ impl Group<'_> {
 
     /// Marks every cell that rows from `from` to `to` decide about, at most those that data are accepted for.
     pub(super) fn mark(&mut self, node: u32, from: UnixNanos, to: UnixNanos) {
-        let (from, to) = (from.plus_seconds(-CELL_SURROUNDINGS_SECONDS), to.plus_seconds(CELL_SURROUNDINGS_SECONDS));
+        let around = self.catalog.surroundings(node);
+        let (from, to) = (from.plus_seconds(-around), to.plus_seconds(around));
         let mut start = from.max(self.now.plus_seconds(-ACCEPTED_SECONDS)).floor_to(CELL_SECONDS);
         while start <= to {
             self.changes.marks.insert((node, start));

@@ -32,6 +32,7 @@ fn energy(id: &str) -> Subject {
         ceiling: Milliwatts(100_000),
         uncertainty_permille: 20,
         contained_in: None,
+        scope: None,
         basis: String::new(),
     })
 }
@@ -393,6 +394,7 @@ fn cell() -> Cell {
         collector: "rapl".to_owned(),
         uncertainty_permille: 20,
         contained: false,
+        scope: None,
     };
     let service = Arc::new(Service {
         model: Some("llama".to_owned()),

@@ -151,7 +151,7 @@ pub(super) fn conservation(parts: &Parts<'_>) -> wire::Conservation {
     let residual: i128 = parts.nodes.iter().map(|node| node.residual()).sum();
     wire::Conservation {
         wall_uj: sum(NodeTotals::input),
-        wall_estimated: parts.nodes.iter().any(|node| node.cell.flags.contains(Flags::PSU_ESTIMATED)),
+        wall_estimated: parts.nodes.iter().any(|node| is_estimated(&node.cell)),
         allocated_uj: sum(|node| node.allocated),
         ledger_uj: sum(|node| node.ledger.total()),
         overcount_uj: sum(|node| node.cell.overcount_microjoules),

@@ -45,15 +45,14 @@ impl Context<'_> {
 
     pub(super) fn pue(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::PueUse {
         let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
-        let cells: Vec<_> =
-            sites.iter().filter_map(|site| self.computed.gathered.sites.get(site)).flat_map(|site| &site.pue).collect();
-        let each = |part: fn(&crate::factor::PueCell) -> String| {
-            cells.iter().map(|cell| part(cell)).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" + ")
+        let used = || sites.iter().filter_map(|site| self.computed.pues.get(site)).flatten();
+        let each = |part: fn(&crate::query::gather::PueOrigin) -> &str| {
+            used().map(part).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" + ")
         };
         let effective = effective_pue(Joules(parts.totals.facility_j.get()), parts.totals.it_j());
         wire::PueUse {
-            source: each(|cell| cell.source.to_string()),
-            granularity: each(|cell| cell.granularity.to_string()),
+            source: each(|(source, _)| source),
+            granularity: each(|(_, granularity)| granularity),
             effective: missing.or_note(effective, "pue.effective", "no energy was charged"),
         }
     }
@@ -95,10 +94,12 @@ impl Context<'_> {
                 collector: format!("{} ({})", key.collector, key.id),
                 method: method_name(&BTreeSet::from([key.method])),
                 period_s: None,
-                energy_fraction: if total > 0 && !key.contained { energy as f64 / total as f64 } else { 0.0 },
+                energy_fraction: if total > 0 && key.is_part() { energy as f64 / total as f64 } else { 0.0 },
                 basis: basis.unwrap_or_default(),
                 uncertainty: f64::from(key.uncertainty_permille) / 1e3,
                 contained: key.contained,
+                layer: key.layer().map_or("part", Layer::name).to_owned(),
+                wall: parts.nodes.iter().any(|node| node.cell.input.meters.contains_key(key)),
             });
         }
         instruments

@@ -24,6 +24,8 @@ impl Context<'_> {
             (Flags::GAP, "gap"),
             (Flags::IDLE_RATIO, "idle_ratio"),
             (Flags::DISPUTED, "disputed"),
+            (Flags::LAYER_CONFLICT, "layer_conflict"),
+            (Flags::RESIDUAL_MODELLED, "residual_modelled"),
         ];
         let mut names: Vec<String> =
             named.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| (*name).to_owned()).collect();
@@ -79,8 +81,7 @@ impl Context<'_> {
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
 fn read_fraction(members: &[&Member]) -> f64 {
     let states = members.iter().flat_map(|member| &member.record.inventory.sources);
-    let counted =
-        states.filter(|state| state.source.contained_in.is_none() && state.source.component != Component::Wall);
+    let counted = states.filter(|state| state.source.is_part());
     let (read, seen) =
         counted.fold((0u32, 0u32), |(read, seen), state| (read + u32::from(state.unavailable.is_none()), seen + 1));
     if seen == 0 { 0.0 } else { f64::from(read) / f64::from(seen) }

@@ -8,11 +8,14 @@
 //!            executing ns | reserved core ns | reserved device ns | CPU ns | joint µJ
 //! workloads  n, then each: entity | CPU ns
 //! rest       overcount µJ | capacity core ns | expected ns | covered ns | flags
+//! input      only where a wall meter was there, and absent from old cells:
+//!            n, then each: entity | ns as the wall
+//!            component µJ | platform µJ | bound µJ
 //! ```
 
 use super::descriptor::{Entity, read_component, read_kind, write_component, write_kind};
 use super::{Damaged, Reader, Writer};
-use joulebook_sci::{Account, Cell, EntryKey, Flags, Purpose, ServiceUse, SourceUse, WorkloadUse};
+use joulebook_sci::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
 use joulebook_units::{CountKind, Service, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,7 +59,21 @@ pub fn encode(key: &[u8], cell: &Cell, intern: &mut dyn FnMut(Entity) -> u32) ->
     ] {
         writer.number(number);
     }
+    if !cell.input.meters.is_empty() {
+        write_input(&mut writer, &cell.input, intern);
+    }
     writer.seal(key)
+}
+
+fn write_input(writer: &mut Writer, input: &InputUse, intern: &mut dyn FnMut(Entity) -> u32) {
+    writer.length(input.meters.len());
+    for (source, nanos) in &input.meters {
+        writer.number(u64::from(intern(Entity::Source(source.clone()))));
+        writer.number(*nanos);
+    }
+    for number in [input.component_microjoules, input.platform_microjoules, input.bound_microjoules] {
+        writer.number(number);
+    }
 }
 
 fn write_account(writer: &mut Writer, account: &Account, intern: &mut dyn FnMut(Entity) -> u32) {
@@ -99,7 +116,7 @@ pub fn decode(key: &[u8], value: &[u8], resolve: &dyn Fn(u32) -> Option<Entity>)
     let reader = &mut reader;
     let mut cell = Cell::default();
     for _ in 0..reader.length()? {
-        let Some(Entity::Source(source)) = resolve(reader.small()?) else { return Err(Damaged("unknown source")) };
+        let source = read_source(reader, resolve)?;
         let used = SourceUse {
             microjoules: reader.number()?,
             covered_nanos: reader.number()?,
@@ -134,8 +151,30 @@ pub fn decode(key: &[u8], value: &[u8], resolve: &dyn Fn(u32) -> Option<Entity>)
     cell.expected_nanos = reader.number()?;
     cell.covered_nanos = reader.number()?;
     cell.flags = Flags(reader.small()?);
+    if reader.end().is_err() {
+        cell.input = read_input(reader, resolve)?;
+    }
     reader.end()?;
     Ok(cell)
+}
+
+fn read_input(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<InputUse, Damaged> {
+    let mut input = InputUse::default();
+    for _ in 0..reader.length()? {
+        let source = read_source(reader, resolve)?;
+        input.meters.insert(source, reader.number()?);
+    }
+    input.component_microjoules = reader.number()?;
+    input.platform_microjoules = reader.number()?;
+    input.bound_microjoules = reader.number()?;
+    Ok(input)
+}
+
+fn read_source(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<SourceKey, Damaged> {
+    match resolve(reader.small()?) {
+        Some(Entity::Source(source)) => Ok(source),
+        _ => Err(Damaged("unknown source")),
+    }
 }
 
 fn read_service(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<Arc<Service>, Damaged> {

@@ -1,15 +1,15 @@
 //! What series measure, and what nodes are.
 //!
 //! Fields follow each other in the order of their types' declarations; an enumeration is one byte, its place in the
-//! lists below. New kinds are appended, never inserted: a workload that is a part of another one is a kind of its own,
-//! and what is known of a node since later stands behind everything else of its record.
+//! lists below. New kinds are appended, never inserted: a workload that is a part of another one is a kind of its own, as
+//! is a source with a scope, and what is known of a node since later stands behind everything else of its record.
 
 use super::fact::Fact;
 use super::{Damaged, Reader, Writer};
 use joulebook_sci::SourceKey;
 use joulebook_units::{
-    Accelerator, Component, CountKind, CpuTimeMethod, Hardware, IdleOrigin, Inventory, Method, Milliwatts, Placement,
-    Service, Source, SourceState, Subject, VersionSource, Workload, WorkloadKind,
+    Accelerator, Component, CountKind, CpuTimeMethod, Hardware, IdleOrigin, Inventory, Layer, Method, Milliwatts,
+    Placement, Scope, Service, Source, SourceState, Subject, VersionSource, Workload, WorkloadKind,
 };
 use std::sync::Arc;
 
@@ -108,8 +108,20 @@ fn read_source(reader: &mut Reader<'_>) -> Result<Source, Damaged> {
         ceiling: Milliwatts(reader.number()?),
         uncertainty_permille: reader.small()?,
         contained_in: read_text(reader)?,
+        scope: None,
         basis: reader.text()?,
     })
+}
+
+fn write_scope(writer: &mut Writer, scope: &Scope) {
+    write_kind(writer, &Layer::ALL, &scope.layer);
+    writer.text(&scope.name);
+    writer.length(scope.members.len());
+    scope.members.iter().for_each(|member| writer.text(member));
+}
+
+fn read_scope(reader: &mut Reader<'_>) -> Result<Scope, Damaged> {
+    Ok(Scope { layer: read_kind(reader, &Layer::ALL)?, name: reader.text()?, members: reader.list(Reader::text)? })
 }
 
 fn write_workload(writer: &mut Writer, workload: &Workload) {
@@ -173,13 +185,26 @@ fn read_service(reader: &mut Reader<'_>) -> Result<Service, Damaged> {
     })
 }
 
+fn read_source_key(reader: &mut Reader<'_>) -> Result<SourceKey, Damaged> {
+    Ok(SourceKey {
+        id: reader.text()?,
+        component: read_kind(reader, &COMPONENTS)?,
+        method: read_kind(reader, &METHODS)?,
+        collector: reader.text()?,
+        uncertainty_permille: reader.small()?,
+        contained: reader.truth()?,
+        scope: None,
+    })
+}
+
 impl Fact for Subject {
     const NAME: &'static str = "a series' subject";
     fn write(&self, writer: &mut Writer) {
         match self {
             Self::Energy(source) => {
-                writer.byte(0);
+                writer.byte(if source.scope.is_some() { 10 } else { 0 });
                 write_source(writer, source);
+                source.scope.iter().for_each(|scope| write_scope(writer, scope));
             }
             Self::IdlePower { source, origin } => {
                 writer.byte(1);
@@ -219,6 +244,10 @@ impl Fact for Subject {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(match reader.byte()? {
             0 => Self::Energy(read_source(reader)?),
+            10 => {
+                let source = read_source(reader)?;
+                Self::Energy(Source { scope: Some(read_scope(reader)?), ..source })
+            }
             1 => Self::IdlePower { source: reader.text()?, origin: read_kind(reader, &ORIGINS)? },
             2 => Self::CpuTime(read_workload(reader)?),
             6 => Self::CpuTime(read_part(reader)?),
@@ -246,13 +275,14 @@ impl Fact for Entity {
                 write_workload(writer, workload);
             }
             Self::Source(source) => {
-                writer.byte(2);
+                writer.byte(if source.scope.is_some() { 4 } else { 2 });
                 writer.text(&source.id);
                 write_kind(writer, &COMPONENTS, &source.component);
                 write_kind(writer, &METHODS, &source.method);
                 writer.text(&source.collector);
                 writer.number(u64::from(source.uncertainty_permille));
                 writer.byte(u8::from(source.contained));
+                source.scope.iter().for_each(|scope| write_scope(writer, scope));
             }
         }
     }
@@ -261,14 +291,11 @@ impl Fact for Entity {
             0 => Self::Service(Arc::new(read_service(reader)?)),
             1 => Self::Workload(Arc::new(read_workload(reader)?)),
             3 => Self::Workload(Arc::new(read_part(reader)?)),
-            2 => Self::Source(SourceKey {
-                id: reader.text()?,
-                component: read_kind(reader, &COMPONENTS)?,
-                method: read_kind(reader, &METHODS)?,
-                collector: reader.text()?,
-                uncertainty_permille: reader.small()?,
-                contained: reader.truth()?,
-            }),
+            2 => Self::Source(read_source_key(reader)?),
+            4 => {
+                let source = read_source_key(reader)?;
+                Self::Source(SourceKey { scope: Some(read_scope(reader)?), ..source })
+            }
             _ => return Err(Damaged("unknown kind of entity")),
         })
     }
@@ -328,6 +355,10 @@ pub(super) fn write_later_inventory(writer: &mut Writer, inventory: &Inventory) 
         writer.option(accelerator.memory_bytes, Writer::number);
     }
     writer.byte(u8::from(inventory.placement.simulated));
+    let scopes = || inventory.sources.iter().map(|state| state.source.scope.as_ref());
+    if scopes().any(|scope| scope.is_some()) {
+        scopes().for_each(|scope| writer.option(scope, write_scope));
+    }
 }
 
 /// Completes an inventory with what [`write_later_inventory`] wrote.
@@ -336,190 +367,14 @@ pub(super) fn read_later_inventory(reader: &mut Reader<'_>, inventory: &mut Inve
         accelerator.memory_bytes = reader.option(Reader::number)?;
     }
     inventory.placement.simulated = reader.truth()?;
+    // A record from before there were scopes ends here, as does one without any.
+    if reader.end().is_err() {
+        for state in &mut inventory.sources {
+            state.source.scope = reader.option(read_scope)?;
+        }
+    }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::block::cell;
-    use joulebook_sci::{Account, Cell, EntryKey, Flags, Purpose, ServiceUse, SourceUse, WorkloadUse};
-    use std::collections::BTreeMap;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    fn source() -> Source {
-        Source {
-            id: "s".to_owned(),
-            component: Component::Other,
-            socket: Some(1),
-            device: None,
-            collector: "c".to_owned(),
-            method: Method::Estimated,
-            unit_nanojoules: Some(300),
-            ceiling: Milliwatts(128),
-            uncertainty_permille: 400,
-            contained_in: Some("w".to_owned()),
-            basis: "b".to_owned(),
-        }
-    }
-
-    fn workload() -> Workload {
-        Workload {
-            id: "w".to_owned(),
-            kind: WorkloadKind::Remainder,
-            name: "n".to_owned(),
-            cgroup: Some("g".to_owned()),
-            container_id: None,
-            pod_uid: None,
-            cpu_time_method: CpuTimeMethod::ProcessTime,
-            reserved_millicores: Some(500),
-            reservation_origin: Some("quota".to_owned()),
-            part_of: None,
-        }
-    }
-
-    fn service() -> Service {
-        Service {
-            model: Some("m".to_owned()),
-            version: Some("v".to_owned()),
-            version_source: VersionSource::Process,
-            fingerprint: None,
-            adapter: None,
-            engine: "e".to_owned(),
-            target: "t".to_owned(),
-            workload: Some("w".to_owned()),
-            tokenizer: None,
-        }
-    }
-
-    #[test]
-    fn the_layout_of_descriptors_never_changes() {
-        let golden = [
-            (Subject::Energy(source()), "0100017304010100016302 01ac028001900301017701 62"),
-            (Subject::IdlePower { source: "s".to_owned(), origin: IdleOrigin::Default }, "0101017303"),
-            (Subject::CpuTime(workload()), "0102017705016e0101670000 0101f403010571756f7461"),
-            (
-                Subject::CpuTime(Workload { part_of: Some("p".to_owned()), ..workload() }),
-                "0106017705016e0101670000 0101f403010571756f7461 0170",
-            ),
-            (Subject::DeviceTime { device: "d".to_owned(), workload: None }, "0107016400"),
-            (Subject::DeviceTime { device: "d".to_owned(), workload: Some("w".to_owned()) }, "01070164010177"),
-            (Subject::DeviceMemory { device: "d".to_owned(), workload: "w".to_owned() }, "010801640177"),
-            (Subject::ResidentIdlePower { source: "s".to_owned() }, "01090173"),
-            (Subject::Memory { workload: "w".to_owned() }, "01030177"),
-            (Subject::NodeMemoryUsed, "0104"),
-            (Subject::Count(service(), CountKind::BusyNanos), "010501016d0101760600000165017401017700 08"),
-        ];
-        for (subject, golden) in golden {
-            let bytes = subject.encode(b"key");
-            let (body, _) = bytes.split_last_chunk::<4>().expect("a checksum");
-            assert_eq!(hex(body), golden.replace(' ', ""), "{subject:?}");
-            assert_eq!(Subject::decode(b"key", &bytes).expect("own bytes"), subject);
-        }
-    }
-
-    #[test]
-    fn an_inventory_comes_back() {
-        let accelerator =
-            Accelerator { device: None, model: "nvidia".to_owned(), driver: Some("1".to_owned()), memory_bytes: None };
-        let inventory = Inventory {
-            node: "gpu-1".parse().expect("a name"),
-            agent_version: "1.0.0".to_owned(),
-            sources: vec![SourceState { source: source(), unavailable: Some("permission".to_owned()) }],
-            hardware: Hardware {
-                sockets: Some(2),
-                threads: None,
-                cpu_model: Some("cpu".to_owned()),
-                memory_bytes: Some(1 << 40),
-                disks: Some(0),
-                accelerators: vec![accelerator],
-                guest: Some(false),
-                kernel: None,
-            },
-            placement: Placement { site: None, pool: Some("pool".to_owned()), simulated: false },
-        };
-        let mut writer = Writer::default();
-        write_inventory(&mut writer, &inventory);
-        let bytes = writer.seal(b"key");
-        let mut reader = Reader::open(b"key", &bytes).expect("own bytes");
-        assert_eq!(read_inventory(&mut reader), Ok(inventory.clone()));
-        assert_eq!(reader.end(), Ok(()), "the first layout");
-        let mut later = inventory.clone();
-        later.hardware.accelerators[0].memory_bytes = Some(80 << 30);
-        later.placement.simulated = true;
-        let mut writer = Writer::default();
-        write_later_inventory(&mut writer, &later);
-        let bytes = writer.seal(b"key");
-        let mut completed = inventory;
-        let mut reader = Reader::open(b"key", &bytes).expect("own bytes");
-        assert_eq!(read_later_inventory(&mut reader, &mut completed), Ok(()));
-        assert_eq!((completed, reader.end()), (later, Ok(())));
-    }
-
-    fn sample() -> Cell {
-        let key = SourceKey {
-            id: "s".to_owned(),
-            component: Component::Dram,
-            method: Method::Counter,
-            collector: "c".to_owned(),
-            uncertainty_permille: 20,
-            contained: true,
-        };
-        let (service, workload) = (Arc::new(service()), Arc::new(workload()));
-        let mut cell = Cell { overcount_microjoules: 1, capacity_core_nanos: 2, expected_nanos: 3, ..Cell::default() };
-        (cell.covered_nanos, cell.flags) = (4, Flags::GAP);
-        let used = SourceUse { microjoules: 300, covered_nanos: 5, gap_low_microjoules: 6, gap_high_microjoules: 7 };
-        cell.sources.insert(key, used);
-        for account in [
-            Account::Service(Arc::clone(&service)),
-            Account::Workload(Arc::clone(&workload)),
-            Account::System,
-            Account::PoolIdle,
-            Account::Platform,
-            Account::Unattributed,
-        ] {
-            cell.add(EntryKey { account, component: Component::Wall, purpose: Purpose::Residual }, 9);
-        }
-        let counts = BTreeMap::from([(CountKind::RequestsOk, 10), (CountKind::BusyNanos, 0)]);
-        let used = ServiceUse {
-            counts,
-            counted_nanos: 11,
-            resident_nanos: 12,
-            executing_nanos: 13,
-            reserved_core_nanos: 14,
-            reserved_device_nanos: 15,
-            cpu_nanos: 16,
-            joint_microjoules: 17,
-        };
-        cell.services.insert(service, used);
-        cell.workloads.insert(workload, WorkloadUse { cpu_nanos: 18 });
-        cell
-    }
-
-    #[test]
-    fn the_layout_of_cells_never_changes_and_damage_is_seen() {
-        let (cell, mut entities) = (sample(), Vec::new());
-        let bytes = cell::encode(b"key", &cell, &mut |entity| {
-            let place = entities.iter().position(|known| *known == entity).unwrap_or(entities.len());
-            if place == entities.len() {
-                entities.push(entity);
-            }
-            u32::try_from(place).expect("few")
-        });
-        let golden = "01 0100ac02050607 06 0001030409 0102030409 02030409 03030409 04030409 05030409 \
-                      0101 8102 0a00 0b0c0d0e0f1011 010212 0102030480 02";
-        let (body, _) = bytes.split_last_chunk::<4>().expect("a checksum");
-        assert_eq!(hex(body), golden.replace(' ', ""));
-        let resolve = |id: u32| entities.get(id as usize).cloned();
-        assert_eq!(cell::decode(b"key", &bytes, &resolve), Ok(cell));
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(cell::decode(b"key", &flipped, &resolve).is_err(), "bit {bit}");
-        }
-        assert!(cell::decode(b"key", &bytes, &|_| None).is_err(), "a name that is not there is no zero");
-    }
-}
+mod tests;

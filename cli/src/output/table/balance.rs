@@ -32,7 +32,11 @@ fn conservation(balance: &NodeBalance) -> String {
         let cells = [account.account.clone(), account.name.clone(), account.microjoules.to_string(), parts.join(", ")];
         accounts.add_row(cells.to_vec());
     }
-    let wall = if balance.input_estimated { "estimated input" } else { "wall" };
+    let wall = match (balance.input_estimated, balance.measured_input_microjoules) {
+        (false, _) => "wall",
+        (true, 0) => "estimated input",
+        (true, _) => "partly estimated input",
+    };
     let mut left = format!("{wall} {} µJ", balance.input_microjoules);
     if balance.overcount_microjoules > 0 {
         left += &format!(" + overcount {} µJ", balance.overcount_microjoules);
@@ -47,8 +51,18 @@ fn conservation(balance: &NodeBalance) -> String {
         .collect();
     let sources: Vec<String> =
         balance.source_microjoules.iter().map(|(source, energy)| format!("{source} {energy} µJ")).collect();
+    let meters = balance.meters.iter().map(|meter| {
+        let wall =
+            if meter.wall_seconds > 0.0 { format!(", the wall for {} s", meter.wall_seconds) } else { String::new() };
+        format!("\nbeside them: {} ({}{wall}) {} µJ", meter.source_id, meter.layer, meter.microjoules)
+    });
+    let meters: String = meters.collect();
+    let platform = match balance.platform_method.as_str() {
+        "" | "none" => String::new(),
+        method => format!("\nplatform: {}, ± {} µJ", method.replace('_', " "), balance.platform_bound_microjoules),
+    };
     format!(
-        "\nnode {}{}\n{accounts}\n{left} = Σ {}\nresidual {} µJ\nsources: {}\n",
+        "\nnode {}{}\n{accounts}\n{left} = Σ {}\nresidual {} µJ{platform}\nsources: {}{meters}\n",
         balance.node,
         mark(balance.simulated, None),
         sum.join(" + "),

@@ -3,7 +3,7 @@
 use super::super::csv::key_names;
 use super::super::quantity::{UNKNOWN, exact_joules, number, percent};
 use super::super::simulated::{mark, share};
-use super::sheet;
+use super::{input, sheet};
 use joulebook_proto::query::{EnergyRow, GetEnergyResponse};
 use joulebook_units::Microjoules;
 
@@ -21,7 +21,7 @@ struct Column {
     cell: fn(&EnergyRow) -> String,
 }
 
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column; 8] = [
     Column {
         name: "accelerator (J)",
         shown: |row| row.component_microjoules.contains_key("accelerator"),
@@ -34,6 +34,25 @@ const COLUMNS: [Column; 5] = [
         name: "CPU time (s)",
         shown: |row| row.cpu_seconds.is_some(),
         cell: |row| row.cpu_seconds.map_or(NONE.to_owned(), |seconds| number(Some(seconds))),
+    },
+    Column {
+        name: "content (J)",
+        shown: |row| row.content_microjoules.is_some(),
+        cell: |row| row.content_microjoules.map_or(UNKNOWN.to_owned(), exact_joules),
+    },
+    Column {
+        name: "residual (J)",
+        shown: |row| row.layer_residual_microjoules.is_some(),
+        cell: |row| match row.layer_residual_microjoules {
+            None => UNKNOWN.to_owned(),
+            Some(residual) if residual < 0 => format!("-{}", exact_joules(residual.unsigned_abs())),
+            Some(residual) => exact_joules(residual.unsigned_abs()),
+        },
+    },
+    Column {
+        name: "PUE",
+        shown: |row| row.pue.is_some(),
+        cell: |row| row.pue.map_or(NONE.to_owned(), |pue| number(Some(pue))),
     },
     Column { name: "method", shown: |_| true, cell: |row| row.method.clone() },
     Column {
@@ -80,8 +99,9 @@ pub(crate) fn energy_rows(answer: &GetEnergyResponse) -> String {
         cells.extend(columns.iter().map(|column| (column.cell)(row)));
         table.add_row(cells);
     }
+    let input = answer.reconciliation.as_ref().map_or_else(String::new, input);
     format!(
-        "{table}\ntotal {} J{} · energy known for {} of the window · cut at {} s\nnext: joulebook sci --level all\n",
+        "{table}\ntotal {} J{} · energy known for {} of the window · cut at {} s\n{input}next: joulebook sci --level all\n",
         exact_joules(answer.total_microjoules),
         mark(answer.simulated, share(answer.simulated_microjoules, Some(answer.total_microjoules))),
         percent(answer.energy_measured_fraction),
