@@ -8,15 +8,17 @@
 //! instant's: it holds until the next one, at most three refresh periods, and then energy is unknown until there is a new
 //! value. The same value of the same time is not a new one.
 //!
+//! A BMC that shows only the power of an enclosure of several nodes gives a source with that scope, which no node is charged.
+//!
 //! Opt-in: an account of a BMC is worth more than a node's energy.
 
 use super::hold::Hold;
 use super::{Collector, ReadFailure, Reading, Value};
 use crate::config::RedfishSection;
-use joulebook_units::{BootNanos, Component, Method, Milliwatts, Source, SourceState};
+use joulebook_units::{BootNanos, Component, Layer, Method, Milliwatts, Scope, Source, SourceState};
 use poll::{Event, Pace, Poll};
 use route::Shown;
-use value::Energy;
+use value::{ENCLOSURE_CEILING, Energy};
 
 pub mod chassis;
 pub mod client;
@@ -38,6 +40,8 @@ const HELD_REFRESHES: u32 = 3;
 const WALL: &str = "redfish/wall";
 /// The integral of its power, where a counter is there.
 const INTEGRAL: &str = "redfish/wall/power";
+/// The enclosure around several nodes, where the BMC shows no power of this one.
+const ENCLOSURE: &str = "redfish/enclosure";
 
 /// The collector.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub struct Redfish {
     hold: Hold,
     ceiling: Milliwatts,
     place: Option<String>,
+    /// The enclosure whose power is shown instead of this node's.
+    enclosure: Option<String>,
     /// Whether there is a counter in joules.
     counts: bool,
     off: Option<String>,
@@ -63,6 +69,7 @@ impl Redfish {
             hold: Hold::new(section.refresh().saturating_mul(HELD_REFRESHES), ceiling),
             ceiling,
             place: None,
+            enclosure: None,
             counts: false,
             off: Some("the BMC has not answered yet".to_owned()),
             changed: false,
@@ -82,13 +89,27 @@ impl Redfish {
         }
     }
 
+    fn id(&self) -> &'static str {
+        if self.enclosure.is_some() { ENCLOSURE } else { WALL }
+    }
+
     fn integral_id(&self) -> &'static str {
-        if self.counts { INTEGRAL } else { WALL }
+        if self.counts { INTEGRAL } else { self.id() }
+    }
+
+    /// From now on the power is that of an enclosure, or this node's again: each has a sum of its own.
+    fn turn_to(&mut self, enclosure: Option<String>) {
+        self.ceiling = if enclosure.is_some() { ENCLOSURE_CEILING } else { self.section.ceiling() };
+        self.hold = Hold::new(self.section.refresh().saturating_mul(HELD_REFRESHES), self.ceiling);
+        (self.enclosure, self.counts, self.changed) = (enclosure, false, true);
     }
 
     fn take(&mut self, event: Event) -> Vec<Result<Reading, ReadFailure>> {
         match event {
-            Event::Sample { at, shown, place } => {
+            Event::Sample { at, shown, place, enclosure } => {
+                if enclosure != self.enclosure {
+                    self.turn_to(enclosure);
+                }
                 self.changed |= self.off.take().is_some() | (self.place.as_ref() != Some(&place));
                 self.place = Some(place);
                 self.sample(at, &shown)
@@ -97,14 +118,14 @@ impl Redfish {
                 if off {
                     self.turn_off(why.clone());
                 }
-                vec![Err(ReadFailure { source_id: WALL.to_owned(), reason, why })]
+                vec![Err(ReadFailure { source_id: self.id().to_owned(), reason, why })]
             }
         }
     }
 
     fn sample(&mut self, at: BootNanos, shown: &Shown) -> Vec<Result<Reading, ReadFailure>> {
         let counter = match shown.energy {
-            Some(energy @ Energy::Joules(_)) => energy.microjoules(),
+            Some(energy @ Energy::Joules(_)) if self.enclosure.is_none() => energy.microjoules(),
             _ => None,
         };
         if counter.is_some() && !self.counts {
@@ -144,7 +165,7 @@ impl Collector for Redfish {
             basis.push_str(", certificate not verified");
         }
         let wall = Source {
-            id: WALL.to_owned(),
+            id: self.id().to_owned(),
             component: Component::Wall,
             socket: None,
             device: None,
@@ -154,7 +175,12 @@ impl Collector for Redfish {
             ceiling: self.ceiling,
             uncertainty_permille: self.section.uncertainty_permille,
             contained_in: None,
-            scope: None,
+            scope: self.enclosure.as_ref().map(|chassis| Scope {
+                layer: Layer::Enclosure,
+                name: format!("{}/{chassis}", self.section.host().unwrap_or_default()),
+                // Which nodes are in it, the BMC of one of them does not know.
+                members: Vec::new(),
+            }),
             basis,
         };
         let integral = self.counts.then(|| Source {
@@ -179,7 +205,7 @@ impl Collector for Redfish {
                 "the BMC has shown no new value for {}: energy is unknown until it does",
                 humantime::format_duration(self.section.refresh().saturating_mul(HELD_REFRESHES))
             );
-            readings.push(Err(ReadFailure { source_id: WALL.to_owned(), reason: "stale", why: why.clone() }));
+            readings.push(Err(ReadFailure { source_id: self.id().to_owned(), reason: "stale", why: why.clone() }));
             self.turn_off(why);
         }
         readings

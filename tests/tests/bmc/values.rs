@@ -3,7 +3,7 @@
 use joulebook_agent::collector::{Collector, Value};
 use joulebook_hwsim::redfish::fault::Fault;
 use joulebook_hwsim::redfish::shape::Shape;
-use joulebook_units::Microjoules;
+use joulebook_units::{Layer, Microjoules};
 use std::path::Path;
 use std::time::Duration;
 
@@ -164,4 +164,18 @@ fn the_integral_keeps_to_the_truth_within_one_spacing_of_samples_at_each_step() 
     assert!(heard.failures.is_empty(), "{:?}", heard.failures);
     assert!(energy.abs_diff(truth) <= steps * spacing / 1_000, "{energy} µJ, in truth {truth}, spacing {spacing} ns");
     assert!(energy.abs_diff(truth) * 10 < truth, "{energy} µJ, in truth {truth}");
+}
+
+#[test]
+fn an_enclosure_of_several_nodes_is_a_layer_and_nobody_s_wall() {
+    let power = serde_json::json!({"PowerControl": [{"Name": "Chassis Power Control", "PowerConsumedWatts": 1.5}]});
+    let rig = Rig::with(Shape::of_power(power, 1.5).shared_by(2), |_| {});
+    rig.draw(2_400);
+    let mut collector = rig.start();
+    let mut heard = Heard::default();
+    until(&mut collector, &mut heard, |heard| heard.readings.len() > 2);
+    assert!(heard.readings.iter().all(|reading| reading.source == "redfish/enclosure"), "{:?}", heard.readings);
+    let states = collector.discover();
+    assert_eq!(states[0].source.layer(), Some(Layer::Enclosure));
+    assert_eq!(states[0].unavailable, None);
 }

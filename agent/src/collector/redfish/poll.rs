@@ -6,8 +6,8 @@
 use super::client::{Client, ClientError, Settings};
 use super::document::{Documents, Need};
 use super::route::{Route, Shown};
-use super::survey::{Depth, survey};
-use super::value::Skip;
+use super::survey::{Depth, Enclosure, survey};
+use super::value::{ENCLOSURE_CEILING, Skip};
 use crate::clock::{Clock, SystemClock};
 use joulebook_units::{BootNanos, Milliwatts};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -38,6 +38,8 @@ pub enum Event {
         shown: Shown,
         /// Where it stands.
         place: String,
+        /// Name of the enclosure of several nodes whose power it is; none for this node's own.
+        enclosure: Option<String>,
     },
     /// No value.
     Failed {
@@ -140,6 +142,8 @@ struct Bmc {
     /// What the BMC is made of, as long as the place in it holds.
     documents: Documents,
     route: Option<Route>,
+    /// The enclosure that the place is of, if it is not this node's.
+    enclosure: Option<String>,
     gone: u32,
     /// A BMC in which nothing was found is left alone until then.
     look_again: BootNanos,
@@ -150,7 +154,16 @@ struct Bmc {
 impl Bmc {
     fn new(client: Client, pace: Pace) -> Self {
         let look_again = BootNanos(0);
-        Self { client, pace, documents: Documents::default(), route: None, gone: 0, look_again, last: None }
+        Self {
+            client,
+            pace,
+            documents: Documents::default(),
+            route: None,
+            enclosure: None,
+            gone: 0,
+            look_again,
+            last: None,
+        }
     }
 
     async fn poll(&mut self) -> Option<Event> {
@@ -186,7 +199,7 @@ impl Bmc {
             }
             self.last = Some(new);
         }
-        Some(Event::Sample { at, shown, place: route.name() })
+        Some(Event::Sample { at, shown, place: route.name(), enclosure: self.enclosure.clone() })
     }
 
     /// Looks for the place; what was fetched for it stays known.
@@ -201,7 +214,15 @@ impl Bmc {
                 Ok(found) => {
                     if let Some((route, shown)) = found.wall {
                         tracing::info!(place = route.name(), "the BMC shows the node's power");
-                        self.route = Some(route.clone());
+                        (self.route, self.enclosure) = (Some(route.clone()), None);
+                        return Ok(Some((at, shown, route)));
+                    }
+                    if let Some(Enclosure { chassis, route, shown }) = found.enclosure {
+                        tracing::info!(
+                            place = route.name(),
+                            "the BMC shows the power of an enclosure of several nodes"
+                        );
+                        (self.route, self.enclosure) = (Some(route.clone()), Some(chassis));
                         return Ok(Some((at, shown, route)));
                     }
                     let mut skipped = found.skipped.into_iter();
@@ -223,8 +244,9 @@ impl Bmc {
     async fn read(&mut self, route: &Route) -> Result<Option<(BootNanos, Shown, Route)>, Trouble> {
         self.forget(route);
         let mut at = SystemClock.boot();
+        let ceiling = if self.enclosure.is_some() { ENCLOSURE_CEILING } else { self.pace.ceiling };
         loop {
-            match route.read(&self.documents, self.pace.ceiling) {
+            match route.read(&self.documents, ceiling) {
                 Err(Need(uri)) => at = self.fetch(&uri).await?,
                 Ok(Ok(shown)) => return Ok(Some((at, shown, route.clone()))),
                 Ok(Err(skip)) => {

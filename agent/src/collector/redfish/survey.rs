@@ -40,9 +40,20 @@ pub struct Found {
     /// Power by chassis of parts of the node.
     pub inside: BTreeMap<String, Milliwatts>,
     /// Power of an enclosure that holds several nodes: attributed to none of them.
-    pub enclosure: Option<Milliwatts>,
+    pub enclosure: Option<Enclosure>,
     /// Places that exist and had no value, and why.
     pub skipped: Vec<(Route, Skip)>,
+}
+
+/// An enclosure of several nodes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Enclosure {
+    /// Its name within the BMC.
+    pub chassis: String,
+    /// Where its power stands.
+    pub route: Route,
+    /// What stands there.
+    pub shown: Shown,
 }
 
 /// Looks through the documents.
@@ -64,8 +75,11 @@ pub fn survey(documents: &Documents, depth: Depth) -> Result<Found, Need> {
         {
             found.take(route, documents)?;
         }
-        if depth == Depth::All && found.enclosure.is_none() {
-            found.enclosure = first(one, &tree, documents, ENCLOSURE_CEILING)?;
+        // Beside a node's own power it is only shown on demand.
+        if (depth == Depth::All || found.wall.is_none()) && found.enclosure.is_none() {
+            let chassis = one.id().to_owned();
+            let first = first(one, &tree, documents, ENCLOSURE_CEILING)?;
+            found.enclosure = first.map(|(route, shown)| Enclosure { chassis, route, shown });
         }
     }
     if depth == Depth::All {
@@ -80,11 +94,11 @@ fn first(
     tree: &Tree<'_>,
     documents: &Documents,
     ceiling: Milliwatts,
-) -> Result<Option<Milliwatts>, Need> {
+) -> Result<Option<(Route, Shown)>, Need> {
     let mut routes = Routes::new(one, tree);
     while let Some(route) = routes.next(documents)? {
         if let Ok(shown) = route.read(documents, ceiling)? {
-            return Ok(Some(shown.power));
+            return Ok(Some((route, shown)));
         }
     }
     Ok(None)
@@ -148,9 +162,9 @@ impl Found {
         }
         for one in tree.chassis.iter().filter(|one| one.scope == Scope::Inside && !is_gpu(one.id())) {
             if !self.inside.contains_key(one.id())
-                && let Some(power) = first(one, tree, documents, NODE_CEILING)?
+                && let Some((_, shown)) = first(one, tree, documents, NODE_CEILING)?
             {
-                self.inside.insert(one.id().to_owned(), power);
+                self.inside.insert(one.id().to_owned(), shown.power);
             }
         }
         Ok(())

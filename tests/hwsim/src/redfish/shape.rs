@@ -62,6 +62,16 @@ impl Shape {
         Self::of_power(json!({"@odata.id": "/redfish/v1/Chassis/1/Power", "PowerControl": [control]}), PLACEHOLDER)
     }
 
+    /// The same chassis with so many systems in it.
+    pub fn shared_by(mut self, systems: usize) -> Self {
+        let links: Vec<_> =
+            (1..=systems).map(|one| json!({"@odata.id": format!("/redfish/v1/Systems/{one}")})).collect();
+        if let Some(chassis) = self.documents.get_mut("/redfish/v1/Chassis/1") {
+            chassis["Links"] = json!({"ComputerSystems": links});
+        }
+        self
+    }
+
     /// A chassis that shows nothing.
     pub fn without_power() -> Self {
         let mut shape = Self::plain();
