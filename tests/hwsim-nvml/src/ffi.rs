@@ -10,10 +10,8 @@
 #![allow(non_snake_case, reason = "the names are the vendor's")]
 #![allow(clippy::missing_safety_doc, reason = "the contract is nvml.h's: valid pointers, lengths as given")]
 
-use crate::abi::{
-    Attributes, FieldValue, GpmQuestion, GpmSupport, Memory, PciInfo, ProcessInfo, ProcessSample, Utilization,
-};
-use crate::state::{Class, GPU_BYTES, Gpu, HEADER_BYTES, MOST_GPUS, MOST_INSTANCES, NO_MODULE, State};
+use crate::abi::{FieldValue, Memory, PciInfo, ProcessInfo, ProcessSample, Utilization};
+use crate::state::{Class, GPU_BYTES, Gpu, HEADER_BYTES, MOST_GPUS, NO_MODULE, State};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_ulonglong, c_void};
@@ -45,12 +43,7 @@ const SCOPE_MODULE: c_uint = 1;
 const TYPE_UNSIGNED: c_uint = 1;
 const TYPE_UNSIGNED_LONG_LONG: c_uint = 3;
 
-/// Part of time in which an instance is active, in percent.
-const METRIC_GRAPHICS: c_uint = 1;
-/// nvmlDeviceArchitecture_t of the first part that tells it.
-const HOPPER: u32 = 9;
-/// Memory slices of a device.
-const MEMORY_SLICES: u64 = 8;
+mod mig;
 
 /// A device: slot in the state file plus one; an instance of it has its own index plus one in the bits from 16 on.
 type Device = *mut c_void;
@@ -412,128 +405,6 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(handle: Device, place: *mut c_char, l
 pub unsafe extern "C" fn nvmlDeviceGetName(handle: Device, place: *mut c_char, length: c_uint) -> c_uint {
     // SAFETY: the caller's buffer.
     unsafe { give_text(handle, place, length, |gpu| &gpu.name) }
-}
-
-/// Whether the device is divided; NOT_SUPPORTED where it cannot be.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetMigMode(handle: Device, mode: *mut c_uint, pending: *mut c_uint) -> c_uint {
-    code(device(handle, Class::Other).and_then(|(state, slot)| {
-        if !state.gpus[slot].mig_capable {
-            return Err(NOT_SUPPORTED);
-        }
-        let divided = c_uint::from(state.gpus[slot].is_divided());
-        // SAFETY: the caller's pointers.
-        unsafe { put(mode, divided).and_then(|()| put(pending, divided)) }
-    }))
-}
-
-/// An instance of a divided device; NOT_FOUND where an index has none.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
-    handle: Device,
-    index: c_uint,
-    place: *mut Device,
-) -> c_uint {
-    code(device(handle, Class::Other).and_then(|(state, slot)| {
-        let index = index as usize;
-        if index >= MOST_INSTANCES {
-            return Err(INVALID_ARGUMENT);
-        }
-        state.gpus[slot].instance(index).ok_or(NOT_FOUND)?;
-        // SAFETY: the caller's pointer.
-        unsafe { put(place, ((index + 1) << 16 | (slot + 1)) as Device) }
-    }))
-}
-
-/// What an instance has of its device.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetAttributes_v2(handle: Device, place: *mut Attributes) -> c_uint {
-    code(part(handle, Class::Other).and_then(|(state, slot)| {
-        let gpu = &state.gpus[slot];
-        let slices = gpu.instance(instance_of(handle).ok_or(NOT_SUPPORTED)?).ok_or(INVALID_ARGUMENT)?;
-        // As the profiles 1g.10gb, 2g.20gb, 3g.40gb, 4g.40gb and 7g.80gb have it.
-        let of_memory = if slices < 3 { u64::from(slices) } else { u64::from(slices).next_power_of_two() };
-        let attributes = Attributes {
-            gpu_instance_slices: slices.into(),
-            compute_instance_slices: slices.into(),
-            memory_mib: u64::from(gpu.memory_mib) * of_memory / MEMORY_SLICES,
-            ..Attributes::default()
-        };
-        // SAFETY: the caller's pointer.
-        unsafe { put(place, attributes) }
-    }))
-}
-
-/// Whether the device tells activity: Hopper and later.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlGpmQueryDeviceSupport(handle: Device, place: *mut GpmSupport) -> c_uint {
-    code(device(handle, Class::Other).and_then(|(state, slot)| {
-        let supported = c_uint::from(state.gpus[slot].architecture >= HOPPER);
-        // SAFETY: the caller's pointer.
-        unsafe { put(place, GpmSupport { version: 1, supported }) }
-    }))
-}
-
-/// A sample of activity: the handle of the instance that it is of.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlGpmSampleAlloc(place: *mut *mut c_void) -> c_uint {
-    let sample: *mut usize = Box::into_raw(Box::new(0));
-    // SAFETY: the caller's pointer.
-    code(unsafe { put(place, sample.cast()) })
-}
-
-/// Frees a sample.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlGpmSampleFree(sample: *mut c_void) -> c_uint {
-    if sample.is_null() {
-        return INVALID_ARGUMENT;
-    }
-    // SAFETY: made by nvmlGpmSampleAlloc, and not freed before.
-    drop(unsafe { Box::from_raw(sample.cast::<usize>()) });
-    SUCCESS
-}
-
-/// Takes a sample of an instance.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlGpmMigSampleGet(handle: Device, instance: c_uint, sample: *mut c_void) -> c_uint {
-    code(device(handle, Class::Other).and_then(|(state, slot)| {
-        let gpu = &state.gpus[slot];
-        if gpu.architecture < HOPPER {
-            return Err(NOT_SUPPORTED);
-        }
-        let index = (instance as usize).checked_sub(1).filter(|index| gpu.instance(*index).is_some());
-        let index = index.ok_or(INVALID_ARGUMENT)?;
-        // SAFETY: made by nvmlGpmSampleAlloc.
-        unsafe { put(sample.cast::<usize>(), (index + 1) << 16 | (slot + 1)) }
-    }))
-}
-
-/// What two samples tell of the time between them. The simulated activity is that of now.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlGpmMetricsGet(question: *mut GpmQuestion) -> c_uint {
-    if question.is_null() {
-        return INVALID_ARGUMENT;
-    }
-    code(current().and_then(|state| {
-        // SAFETY: the caller's structure: both samples are those of nvmlGpmSampleAlloc, and `count` metrics follow. The
-        // list is reached through the caller's pointer, since it is longer than this declaration says.
-        unsafe {
-            let (first, second) = ((*question).first.cast::<usize>(), (*question).second.cast::<usize>());
-            if first.is_null() || second.is_null() || *first != *second {
-                return Err(INVALID_ARGUMENT);
-            }
-            let handle = *second as Device;
-            let (slot, index) = (slot_of(handle)?, instance_of(handle).ok_or(INVALID_ARGUMENT)?);
-            let gpu = state.gpus.get(slot).ok_or(INVALID_ARGUMENT)?;
-            let metrics = (&raw mut (*question).metrics).cast::<crate::abi::GpmMetric>();
-            for at in 0..(*question).count as usize {
-                let metric = metrics.add(at);
-                (*metric).code = if (*metric).id == METRIC_GRAPHICS { SUCCESS } else { NOT_SUPPORTED };
-                (*metric).value = f64::from(gpu.activity(index)) / 10.0;
-            }
-        }
-        Ok(())
-    }))
 }
 
 fn field(gpu: &Gpu, asked: &mut FieldValue, at: u64) -> Result<(), c_uint> {

@@ -80,26 +80,26 @@ fn an_enclosure_of_several_nodes_is_nobody_s_wall() {
 
 #[test]
 fn a_sled_is_the_node_and_what_it_shares_with_its_enclosure_is_not_its_own() {
-    let enclosure = json!({"ChassisType": "Enclosure", "Power": at("Chassis/E/Power")});
+    let around = json!({"ChassisType": "Enclosure", "Power": at("Chassis/E/Power")});
     let links = json!({"ContainedBy": at("Chassis/E"), "ComputerSystems": [at("Systems/1")]});
     let sled = json!({"ChassisType": "Sled", "Power": at("Chassis/S/Power"), "Links": links});
     let supplies = json!([{"PowerInputWatts": 900}, {"PowerInputWatts": 800}]);
     let mut of_enclosure = consumed(&json!(1_650));
     of_enclosure["PowerSupplies"] = supplies;
     let others = [("Chassis/E/Power", of_enclosure.clone()), ("Chassis/S/Power", consumed(&json!(412)))];
-    let found = Bmc::new(&[("E", enclosure.clone()), ("S", sled.clone())], &others).read(Depth::All);
+    let found = Bmc::new(&[("E", around.clone()), ("S", sled.clone())], &others).read(Depth::All);
     assert_eq!((wall(&found), enclosure(&found)), (Some(412_000), Some(Milliwatts(1_650_000))));
     assert_eq!(found.supplies, None, "the supplies are the enclosure's");
     // The sled links to the enclosure's own resource.
     let mut sharing = sled;
     sharing["Power"] = at("Chassis/E/Power");
-    let found = Bmc::new(&[("E", enclosure), ("S", sharing)], &others).read(Depth::All);
+    let found = Bmc::new(&[("E", around), ("S", sharing)], &others).read(Depth::All);
     assert_eq!((wall(&found), enclosure(&found)), (None, Some(Milliwatts(1_650_000))));
 }
 
 #[test]
 fn a_member_of_the_enclosure_s_power_that_is_this_node_is_its_wall() {
-    let enclosure = json!({"ChassisType": "Enclosure", "Power": at("Chassis/E/Power")});
+    let around = json!({"ChassisType": "Enclosure", "Power": at("Chassis/E/Power")});
     let links = json!({"ContainedBy": at("Chassis/E"), "ComputerSystems": [at("Systems/1")]});
     let sled = json!({"ChassisType": "Blade", "Links": links});
     let power = json!({"PowerControl": [
@@ -107,7 +107,7 @@ fn a_member_of_the_enclosure_s_power_that_is_this_node_is_its_wall() {
         {"Name": "Node 2", "PowerConsumedWatts": 500, "RelatedItem": [at("Systems/2")]},
         {"Name": "Node 1", "PowerConsumedWatts": 412, "RelatedItem": [at("Systems/1")]},
     ]});
-    let found = Bmc::new(&[("E", enclosure), ("S", sled)], &[("Chassis/E/Power", power)]).read(Depth::All);
+    let found = Bmc::new(&[("E", around), ("S", sled)], &[("Chassis/E/Power", power)]).read(Depth::All);
     assert_eq!((wall(&found), enclosure(&found)), (Some(412_000), Some(Milliwatts(1_650_000))));
 }
 
