@@ -12,6 +12,7 @@ use joulebook_aggregator::dev_certs;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::chaos::server::ANY_DISK;
 use crate::program::{Program, binary};
 
 /// What the aggregator says when it is ready; an error about the same address goes on behind it.
@@ -76,7 +77,7 @@ impl Installation {
     /// Starts the aggregator on the folder: the first time on a free port, afterwards on the same one.
     pub fn start_aggregator(&mut self) -> Result<Program> {
         let config = format!(
-            "listen = \"{}\"\ndata_dir = \"{}\"\n\n[tls]\n{}client_ca = \"{}\"\n",
+            "listen = \"{}\"\ndata_dir = \"{}\"\n\n{ANY_DISK}\n[tls]\n{}client_ca = \"{}\"\n",
             self.address,
             self.folder().join("aggregator").display(),
             self.pair("server"),
@@ -93,7 +94,7 @@ impl Installation {
     /// Writes an agent's configuration and returns its path.
     pub fn agent_config(&self, settings: &AgentSettings) -> Result<PathBuf> {
         let mut config = format!(
-            "{}\n[spool]\ndir = \"{}\"\nkeep_acked = {}\n\n[sampling]\ntick = \"1s\"\nbatch_rows = 5\n",
+            "{}\n[spool]\ndir = \"{}\"\nmin_free_bytes = 0\nkeep_acked = {}\n\n[sampling]\ntick = \"1s\"\nbatch_rows = 5\n",
             self.connection(NODE),
             self.spool().display(),
             settings.keep_spool,

@@ -23,6 +23,7 @@ use joulebook_agent::process::Workloads;
 use joulebook_agent::sampler::{Flush, Parts, Sampler};
 use joulebook_agent::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle, read_all};
 use joulebook_agent::uplink::{Security, Uplink, UplinkConfig, UplinkCounters};
+use joulebook_tests::chaos::server::ANY_DISK;
 use joulebook_tests::powercap::{Powercap, Zone};
 use joulebook_units::{BootId, BootNanos, Inventory, Placement, Subject, UnixNanos};
 use serde_json::Value;
@@ -77,7 +78,8 @@ impl Aggregator {
 
     async fn start_with(folder: &Path, listen: &str, clock: Arc<dyn joulebook_aggregator::clock::Clock>) -> Self {
         let data = folder.join("db");
-        let text = format!("listen = \"{listen}\"\ndata_dir = \"{}\"\ninsecure_loopback = true\n", data.display());
+        let text =
+            format!("listen = \"{listen}\"\ndata_dir = \"{}\"\ninsecure_loopback = true\n{ANY_DISK}", data.display());
         let config = joulebook_aggregator::config::Config::parse(&text, Path::new("test.toml")).unwrap();
         let (ready, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -17,6 +17,7 @@ use joulebook_agent::spool::{Spool, SpoolConfig};
 use joulebook_agent::uplink::{Security, Uplink, UplinkConfig};
 use joulebook_aggregator::store::Book;
 use joulebook_aggregator::store::rocks::RocksStore;
+use joulebook_tests::chaos::server::ANY_DISK;
 use joulebook_tests::powercap::{Powercap, RANGE_MICROJOULES};
 use joulebook_units::{BootId, BootNanos, GapReason, Inventory, Placement, UnixNanos, Window};
 use serde_json::Value;
@@ -88,7 +89,10 @@ async fn energy_of_three_wraps_and_a_reset_is_the_truth_and_the_gap_is_declared(
     // The aggregator, whole, on a free port.
     let (ready, address) = oneshot::channel();
     let (stop, stopped) = oneshot::channel::<()>();
-    let text = format!("listen = \"127.0.0.1:0\"\ndata_dir = \"{}\"\ninsecure_loopback = true\n", path("db").display());
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\ndata_dir = \"{}\"\ninsecure_loopback = true\n{ANY_DISK}",
+        path("db").display()
+    );
     let config = joulebook_aggregator::config::Config::parse(&text, Path::new("test.toml")).unwrap();
     let serving = tokio::spawn(joulebook_aggregator::run::run(config, clock.clone(), ready, async {
         let _ = stopped.await;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// How full the disk of the machine is that runs a test is no matter of the test; bytes must be free all the same.
+pub const ANY_DISK: &str = "[disk]\nmin_free_percent = 0.0\n";
 const READY: &str = r"listening on ([0-9.:\[\]a-f]+:\d+)$";
 
 /// Where an aggregator keeps its data and listens.
@@ -87,7 +89,7 @@ impl Server {
     /// Starts it and does not wait until it is ready: it may never be.
     pub fn spawn(&self) -> Result<Program> {
         let (address, data, settings, tls) = (&self.address, self.data.display(), &self.settings, &self.tls);
-        let config = format!("listen = \"{address}\"\ndata_dir = \"{data}\"\n{settings}{tls}");
+        let config = format!("listen = \"{address}\"\ndata_dir = \"{data}\"\n{settings}\n{ANY_DISK}{tls}");
         std::fs::write(&self.config, config).context("writing the aggregator's configuration")?;
         // Nothing may outlive the rig: its folders are unmounted behind it.
         let mut command = Command::new("setpriv");
