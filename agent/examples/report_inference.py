@@ -24,7 +24,8 @@ class Reporter:
         self.counts = {}
 
     def add(self, **counts):
-        """Adds to the counts: requests, failed, aborted, items, input_tokens, cached_tokens, output_tokens, busy_seconds."""
+        """Adds to the counts: requests, failed, aborted, items, input_tokens, cached_tokens, output_tokens, reasoning_tokens,
+        busy_seconds."""
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 

@@ -3,19 +3,23 @@
 use crate::collector::nvml::child::Limits;
 use crate::collector::nvml::dcgm;
 use crate::inference::TargetConfig;
+use crate::inference::preset::{Preset, Presets};
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_units::{Milliwatts, NodeName};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use toml::Spanned;
 
 mod bmc;
 mod error;
 mod meter;
+mod presets;
 
 pub use bmc::{IpmiSection, RedfishSection};
 pub use error::ConfigError;
 pub use meter::MeterSection;
+pub use presets::read_file as read_preset;
 
 /// The complete example that `--print-default-config` prints: every key with its default.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
@@ -61,6 +65,10 @@ pub struct Config {
     pub push: PushSection,
     /// Meters of which programs of this machine tell.
     pub meter: Vec<MeterSection>,
+    /// Folder of presets, each a file `*.toml`.
+    pub preset_dir: Option<PathBuf>,
+    /// Presets of engines that this build does not know.
+    pub preset: Vec<Spanned<Preset>>,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
 }
@@ -305,7 +313,17 @@ impl Config {
 
     /// Reads configuration text; `path` is only named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|source| ConfigError::syntax(path, text, &source))
+        let config: Self = toml::from_str(text).map_err(|source| ConfigError::syntax(path, text, &source))?;
+        presets::refuse_twice(&config.preset, text, path)?;
+        Ok(config)
+    }
+
+    /// The presets that targets may name: those of this build, of `[[preset]]` and of `preset_dir`.
+    ///
+    /// # Errors
+    /// A preset is wrong, or its name is taken: with its file and line.
+    pub fn presets(&self) -> Result<Presets, ConfigError> {
+        presets::read(&self.preset, self.preset_dir.as_deref())
     }
 
     fn apply(&mut self, overrides: Overrides) {

@@ -1,10 +1,12 @@
-//! Exit codes: 64 usage, 69 unavailable, 74 I/O or damage, 75 temporary, 77 permission, 78 configuration.
+//! Exit codes: 64 usage, 65 a page that cannot be read, 69 unavailable, 74 I/O or damage, 75 temporary, 77 permission, 78 configuration.
 
 use crate::run::RunError;
 use std::process::ExitCode;
 
 /// Wrong use of the command line.
 pub const USAGE: u8 = 64;
+/// What was given to be read is not what it should be.
+pub const DATA: u8 = 65;
 /// Something that is needed is not there.
 pub const UNAVAILABLE: u8 = 69;
 /// A peer or the machine failed for now: start again.

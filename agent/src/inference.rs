@@ -2,6 +2,7 @@
 //!
 //! [`start`] runs one task per target. Presets, which say what is read from an engine's page, are data.
 
+pub mod annotation;
 pub mod exposition;
 pub mod fetch;
 pub mod gguf;
@@ -25,6 +26,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
+
+use preset::Presets;
 
 pub use push::{MeterDesk, PushError, PushSocket};
 pub use socket::ProcessId;
@@ -131,13 +134,29 @@ impl Scraper {
     }
 }
 
-/// Starts a task per target on the current tokio runtime. `procfs` is the root of the process tables.
+/// Starts a task per target on the current tokio runtime. `presets` are those that targets may name, `procfs` is the root
+/// of the process tables.
 ///
 /// # Errors
 /// A target's configuration is wrong; nothing was started.
-pub fn start(targets: Vec<TargetConfig>, procfs: PathBuf, clock: Arc<dyn Clock>) -> Result<Inference, TargetError> {
-    let targets: Vec<Target> =
-        targets.into_iter().enumerate().map(|(index, config)| Target::new(index, config)).collect::<Result<_, _>>()?;
+pub fn start(
+    targets: Vec<TargetConfig>,
+    presets: &Presets,
+    procfs: PathBuf,
+    clock: Arc<dyn Clock>,
+) -> Result<Inference, TargetError> {
+    let mut checked = Vec::new();
+    for (index, config) in targets.into_iter().enumerate() {
+        checked.push(Target::new(index, config, presets)?);
+    }
+    let targets = checked;
+    // Question: what becomes of a gateway's counts? They are shares of what engines do, and nothing takes shares up yet.
+    // Choice: say so at the start rather than read a page for nothing. What would change it: consumers in the contract.
+    if let Some((index, gateway)) = targets.iter().enumerate().find(|(_, target)| target.reader.is_gateway()) {
+        let why = "it is a gateway: who its requests were for is not delivered yet, and they are counted where they are \
+                   served; name the engines behind it";
+        return Err(TargetError::Key { index, key: "preset", value: gateway.preset.id.clone(), why });
+    }
     let mut urls = HashSet::new();
     if let Some((index, twice)) = targets.iter().enumerate().find(|(_, target)| !urls.insert(&target.name)) {
         let why = "another target has the same URL, so it would be counted twice; remove one";

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod exit;
 pub mod hardware;
 pub mod inference;
+pub mod presets;
 pub mod process;
 pub mod run;
 pub mod sampler;

@@ -5,7 +5,7 @@ use joulebook_agent::clock::SystemClock;
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides};
 use joulebook_agent::run::RunError;
-use joulebook_agent::{doctor, exit, run};
+use joulebook_agent::{doctor, exit, presets, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write;
 use std::path::PathBuf;
@@ -69,6 +69,28 @@ enum Command {
     ///
     /// Changes nothing and speaks to no other machine. Ends with 69 if a source that is there cannot be read.
     Doctor(DoctorArguments),
+    /// Presets say what is counted on an engine's metric page: look at them, or try one on a page.
+    #[command(subcommand)]
+    Presets(PresetsCommand),
+}
+
+/// What to do with presets.
+#[derive(Debug, Subcommand)]
+enum PresetsCommand {
+    /// List every preset that a target may name, with what recognises its page.
+    List,
+    /// Print a preset of this build, as a start for one's own.
+    Show {
+        /// Name of the preset.
+        name: String,
+    },
+    /// Read a metric page from standard input and say what would be counted, and what is left out and why.
+    ///
+    /// Ends with 65 if the page cannot be read with the preset, with 78 if the preset is wrong.
+    Test {
+        /// A preset's file, or the name of one. Without it the page says by its families which one it is.
+        file: Option<PathBuf>,
+    },
 }
 
 /// Arguments of `doctor`.
@@ -126,6 +148,9 @@ fn main() -> ExitCode {
         Some(Command::Doctor(look)) => {
             Config::read(file.as_deref(), overrides).map_err(RunError::from).and_then(|config| examine(&config, &look))
         }
+        Some(Command::Presets(wish)) => {
+            Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| tell_presets(&config, &wish))
+        }
         None => Config::load(file.as_deref(), overrides).map_err(RunError::from).and_then(serve),
     };
     match ended {
@@ -165,6 +190,25 @@ fn examine(config: &Config, arguments: &DoctorArguments) -> Result<ExitCode, Run
     // A closed pipe is the reader's choice, not a failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(if findings.is_all_read() { ExitCode::SUCCESS } else { ExitCode::from(exit::UNAVAILABLE) })
+}
+
+fn tell_presets(config: &Config, wish: &PresetsCommand) -> ExitCode {
+    let text = match wish {
+        PresetsCommand::List => presets::list(config),
+        PresetsCommand::Show { name } => presets::show(config, name),
+        PresetsCommand::Test { file } => presets::test(config, file.as_deref(), std::io::stdin().lock()),
+    };
+    match text {
+        Ok(text) => {
+            // A closed pipe is the reader's choice, not a failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
 }
 
 fn serve(config: Config) -> Result<ExitCode, RunError> {

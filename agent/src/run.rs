@@ -88,7 +88,8 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
         inference::push::check(socket)?;
     }
     // Targets are checked before the spool is made: a refusal changes nothing.
-    let inference = inference::start(config.target.clone(), config.roots.procfs.clone(), Arc::clone(&clock))?;
+    let (targets, procfs) = (config.target.clone(), config.roots.procfs.clone());
+    let inference = inference::start(targets, &config.presets()?, procfs, Arc::clone(&clock))?;
     let (spool, recovery) = Spool::open(&SpoolConfig {
         dir: config.spool.dir.clone(),
         max_bytes: config.spool.max_bytes,

@@ -6,6 +6,7 @@ use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_agent::collector::meter::{Meters, channel};
 use joulebook_agent::collector::{Collector, Value};
 use joulebook_agent::config::MeterSection;
+use joulebook_agent::inference::preset::Presets;
 use joulebook_agent::inference::{CountSample, Inference, MeterDesk, PushError, PushSocket, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
 use std::collections::BTreeMap;
@@ -17,6 +18,9 @@ use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
+
+#[path = "push/bad_inputs.rs"]
+mod bad_inputs;
 
 /// Time stands still, so that a burst of reports is one of the same second.
 struct Still(BootNanos);
@@ -40,7 +44,7 @@ impl Rig {
     /// `started`: since when the agent runs; every test process started after 0 and before the far future.
     fn new(clock: Arc<dyn Clock>) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let inference = start(Vec::new(), "/proc".into(), clock).expect("legal");
+        let inference = start(Vec::new(), &Presets::default(), "/proc".into(), clock).expect("legal");
         let socket = inference.listen(&folder.path().join("push.sock")).expect("a socket");
         Self { folder, inference, _socket: socket }
     }
@@ -251,7 +255,7 @@ async fn what_a_meter_shows_reaches_its_collector_and_no_other_user_may_tell() {
     let sections = [section("own", own), section("another", own + 1)];
     let (tell, told) = channel();
     let folder = tempfile::tempdir().expect("folder");
-    let inference = start(Vec::new(), "/proc".into(), Arc::new(SystemClock)).expect("legal");
+    let inference = start(Vec::new(), &Presets::default(), "/proc".into(), Arc::new(SystemClock)).expect("legal");
     let path = folder.path().join("push.sock");
     let _socket = inference.listen_beside(&path, Some(MeterDesk::new(&sections, tell))).expect("a socket");
     let mut client = Client(BufReader::new(UnixStream::connect(&path).await.expect("connected")));

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test ends at what it did not expect")]
 
 use joulebook_agent::clock::Clock;
+use joulebook_agent::inference::preset::Presets;
 use joulebook_agent::inference::{CountSample, Inference, TargetConfig, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 #[path = "scrape/bad_inputs.rs"]
 mod bad_inputs;
+#[path = "scrape/identity.rs"]
+mod identity;
 #[path = "scrape/services.rs"]
 mod services;
 
@@ -68,6 +71,9 @@ impl Server {
                         request.push(byte);
                     }
                     let request = String::from_utf8(request).expect("text");
+                    // Questions that are put by POST hold an empty object.
+                    let mut body = vec![0; if request.starts_with("POST ") { 2 } else { 0 }];
+                    let Ok(_) = stream.read_exact(&mut body).await else { return };
                     let path = request.split(' ').nth(1).expect("a path");
                     server.asked.lock().expect("lock").push(path.to_owned());
                     let absent = Answer::Bytes(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec());
@@ -160,6 +166,10 @@ fn gguf(version: &str) -> Vec<u8> {
     [head, text("general.version"), 8_u32.to_le_bytes().to_vec(), text(version)].concat()
 }
 
+fn presets() -> Presets {
+    Presets::built_in().expect("valid")
+}
+
 fn run(urls: &[String], procfs: &Path) -> Inference {
     run_as("llamacpp", urls, procfs)
 }
@@ -171,7 +181,7 @@ fn run_as(preset: &str, urls: &[String], procfs: &Path) -> Inference {
     };
     // The agent starts in second 1,000 of the boot.
     let clock = Arc::new(StepClock(AtomicU64::new(1_000_000_000_000)));
-    start(urls.iter().map(config).collect(), procfs.to_owned(), clock).expect("legal")
+    start(urls.iter().map(config).collect(), &presets(), procfs.to_owned(), clock).expect("legal")
 }
 
 /// The newest sample after one more scrape.
@@ -339,7 +349,7 @@ async fn the_same_target_twice_is_refused() {
     let config =
         || toml::from_str::<TargetConfig>("url = \"http://127.0.0.1:1\"\npreset = \"llamacpp\"").expect("legal");
     let clock = Arc::new(StepClock(AtomicU64::new(0)));
-    let error = start(vec![config(), config()], "/proc".into(), clock).expect_err("refused").to_string();
+    let error = start(vec![config(), config()], &presets(), "/proc".into(), clock).expect_err("refused").to_string();
     assert!(error.contains("target[1].url"), "{error}");
 }
 

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where, and what would be right.
 
+use crate::inference::preset::PresetError;
 use joulebook_proto::credentials::SecurityUnclear;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,12 @@ pub enum ConfigError {
         /// What it must be.
         rule: &'static str,
     },
+    /// A preset whose name is taken.
+    #[error("configuration key `preset`: {source}")]
+    Preset {
+        /// Why.
+        source: PresetError,
+    },
     /// A node name that is none.
     #[error("configuration key `node`: {source}")]
     Node {
@@ -72,16 +79,27 @@ impl ConfigError {
     /// Places a parser's error at its line and adds the nearest valid key.
     pub(super) fn syntax(path: &Path, text: &str, source: &toml::de::Error) -> Self {
         let offset = source.span().map_or(0, |span| span.start);
-        let line = text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1;
         let what = source.message().lines().next().unwrap_or_default().to_owned();
+        // What concerns the file as a whole has no place of its own: the key that it names has.
+        let named = what.split('`').nth(1).filter(|_| offset == 0).and_then(|key| line_of(text, key));
+        let line =
+            named.unwrap_or_else(|| text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1);
         Self::Syntax { path: path.to_path_buf(), line, hint: nearest_key(source.message()), what }
     }
 }
 
-/// From "unknown field `x`, expected one of `a`, `b`", the field nearest to x.
+/// The line, from 1, that gives a value to a key.
+pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
+    let gives =
+        |line: &str| line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(['=', '.']));
+    text.lines().position(gives).map(|index| index + 1)
+}
+
+/// From "unknown field `x`, expected one of `a`, `b`" (or variant), the one nearest to x.
 fn nearest_key(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let (true, Some(wrong)) = (message.starts_with("unknown field"), quoted.next()) else {
+    let names_a_key = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    let (true, Some(wrong)) = (names_a_key, quoted.next()) else {
         return String::new();
     };
     let nearest = quoted.map(|key| (strsim::damerau_levenshtein(wrong, key), key)).min();

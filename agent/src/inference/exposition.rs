@@ -60,6 +60,19 @@ pub enum MetricType {
     Other,
 }
 
+impl MetricType {
+    /// The word of a TYPE line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Summary => "summary",
+            Self::Other => "untyped",
+        }
+    }
+}
+
 /// One sample line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample<'page> {
@@ -147,6 +160,21 @@ impl<'page> Page<'page> {
         };
         let declared = self.types.get(sample).copied();
         declared.or_else(|| suffixes.iter().find_map(|suffix| self.types.get(sample.strip_suffix(suffix)?).copied()))
+    }
+
+    /// Families with a TYPE line, in no order.
+    pub fn types(&self) -> impl Iterator<Item = (&'page str, MetricType)> {
+        self.types.iter().map(|(name, kind)| (*name, *kind))
+    }
+
+    /// The family that a sample of this name belongs to: the name itself where no TYPE line says otherwise.
+    pub fn family<'a>(&self, sample: &'a str) -> &'a str {
+        if self.types.contains_key(sample) {
+            return sample;
+        }
+        let bases =
+            ["_total", "_sum", "_count", "_bucket", "_created"].into_iter().filter_map(|end| sample.strip_suffix(end));
+        bases.into_iter().find(|base| self.types.contains_key(base)).unwrap_or(sample)
     }
 
     /// Whether a family or a sample of this name is on the page.

@@ -1,10 +1,10 @@
-//! One GET over a connection of its own. No redirects, no proxy, no compression: what a target sends back can cost
+//! One request over a connection of its own. No redirects, no proxy, no compression: what a target sends back can cost
 //! neither more than a limit of bytes nor, with the caller's timeout, more than a limit of time.
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
@@ -104,19 +104,35 @@ impl Connection {
         (peer.ip().to_canonical().is_loopback() || peer.ip() == own.ip()).then_some(peer)
     }
 
-    /// Sends the request and reads the whole body, at most `limit` bytes.
+    /// Asks for a path and reads the whole body, at most `limit` bytes.
     ///
     /// # Errors
     /// Any status but 200, a compressed or HTML body, too many bytes, a broken connection.
     pub async fn get(self, path: &str, limit: usize) -> Result<Vec<u8>, FetchError> {
+        self.send(Method::GET, path, Bytes::new(), limit).await
+    }
+
+    /// The same for a question that is put by POST of an empty JSON object.
+    ///
+    /// # Errors
+    /// Those of [`Self::get`].
+    pub async fn post(self, path: &str, limit: usize) -> Result<Vec<u8>, FetchError> {
+        self.send(Method::POST, path, Bytes::from_static(b"{}"), limit).await
+    }
+
+    async fn send(self, method: Method, path: &str, body: Bytes, limit: usize) -> Result<Vec<u8>, FetchError> {
         let http = |source| FetchError::Http { path: path.to_owned(), source };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host };
-        let request = Request::get(path)
+        let mut request = Request::builder().method(method).uri(path);
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
             .header(HOST, format!("{host}:{}", self.port))
             .header(ACCEPT, "text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1")
             .header(USER_AGENT, concat!("joulebook-agent/", env!("CARGO_PKG_VERSION")))
             .header(CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|source| FetchError::Request { path: path.to_owned(), source })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(self.stream)).await.map_err(http)?;

@@ -1,6 +1,6 @@
 //! Which model and version a target serves. First hit wins, and the answer says which rule it was:
 //! configuration → label of the page → the mapping's static name → the engine's own endpoints → the weights file that
-//! the process maps.
+//! the process maps. A word of an endpoint that is no version ("default") is as good as none.
 //!
 //! The version of a weights file counts as told by the *process* when the file is one that the process maps, and by the
 //! *engine* when only the engine names its path (`--no-mmap`). A file on disk that is no longer the mapped one is not
@@ -8,11 +8,12 @@
 
 use super::fetch::{Connection, FetchError};
 use super::gguf::{self, Header};
-use super::preset::{Hook, WeightsFormat};
-use super::reader::{PageIdentity, PageVersion};
+use super::preset::{Hook, Hooks, Method, WeightsFormat};
+use super::reader::{NO_VERSION, PageIdentity, PageVersion};
 use super::socket::ProcessId;
 use super::target::Target;
 use joulebook_units::{Service, VersionSource};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,12 +22,20 @@ use std::path::{Path, PathBuf};
 const MAX_ANSWER: usize = 1 << 20;
 /// Most bytes of a name from an engine.
 const MAX_NAME: usize = 1024;
+/// For more models of a page the engine is not asked: the client may choose the label.
+const MAX_MODELS: usize = 32;
 
 /// What is known of the weights behind a target, apart from its page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Served {
     /// Name the engine's endpoint gives.
     pub model: Option<String>,
+    /// Version that the engine gives for whatever it serves.
+    pub version: Option<String>,
+    /// Versions that the engine gives by the page's names of models.
+    pub versions: BTreeMap<String, String>,
+    /// Tokenizer that the engine names.
+    pub tokenizer: Option<String>,
     /// Header of the weights file, and which rule found the file.
     pub weights: Option<(Header, VersionSource)>,
 }
@@ -36,7 +45,9 @@ impl Served {
     pub fn service(&self, target: &Target, page: &PageIdentity, adapters: bool) -> Service {
         let header = self.weights.as_ref().map(|(header, _)| header);
         let from_weights = self.weights.as_ref().and_then(|(header, source)| Some((header.version.clone()?, *source)));
-        let (version, version_source) = match (&target.version, &page.version, &target.fixed.version, from_weights) {
+        let told = page.model.as_ref().and_then(|model| self.versions.get(model)).or(self.version.as_ref());
+        let found = told.map(|version| (version.clone(), VersionSource::EngineApi)).or(from_weights);
+        let (version, version_source) = match (&target.version, &page.version, &target.fixed.version, found) {
             (Some(version), _, _, _) => (Some(version.clone()), VersionSource::Config),
             (None, PageVersion::Label(version), _, _) => (Some(version.clone()), VersionSource::Label),
             (None, _, Some(version), _) => (Some(version.clone()), VersionSource::Config),
@@ -55,20 +66,38 @@ impl Served {
             engine: target.preset.id.clone(),
             target: target.name.clone(),
             workload: None,
-            tokenizer: target.tokenizer.clone(),
+            tokenizer: target.tokenizer.as_ref().or(self.tokenizer.as_ref()).cloned(),
         }
     }
 }
 
-/// Asks the engine and looks at the process. The caller limits the time.
+/// Asks the engine and looks at the process. `models` are those of the page whose version no label tells. The caller
+/// limits the time.
 ///
 /// # Errors
 /// The engine could not be asked now. An engine that answers, but not with what was asked for, is no error: the next
 /// rule applies.
-pub async fn resolve(target: &Target, procfs: &Path, process: Option<ProcessId>) -> Result<Served, FetchError> {
+pub async fn resolve(
+    target: &Target,
+    procfs: &Path,
+    process: Option<ProcessId>,
+    models: &BTreeSet<String>,
+) -> Result<Served, FetchError> {
     let hooks = &target.preset.identity;
-    let model = ask(target, hooks.model.as_ref()).await?;
-    let told_path = ask(target, hooks.weights_path.as_ref()).await?;
+    let mut asked = Asked::default();
+    let model = asked.first(target, &hooks.model, None).await?;
+    let told_path = asked.first(target, &hooks.weights_path, None).await?;
+    let tokenizer = asked.first(target, &hooks.tokenizer, None).await?;
+    let is_version = |word: &String| !NO_VERSION.contains(&word.as_str());
+    let (mut version, mut versions) = (None, BTreeMap::new());
+    // What is configured wins anyway: then nobody needs to be asked.
+    if target.version.is_none() {
+        version = asked.first(target, &hooks.version, None).await?.filter(is_version);
+        for model in models.iter().take(MAX_MODELS) {
+            let told = asked.first(target, &hooks.version, Some(model)).await?.filter(is_version);
+            versions.extend(told.map(|version| (model.clone(), version)));
+        }
+    }
     let weights = match (hooks.weights, process) {
         (Some(WeightsFormat::Gguf), Some(process)) => {
             let (procfs, name) = (procfs.to_owned(), target.name.clone());
@@ -84,24 +113,62 @@ pub async fn resolve(target: &Target, procfs: &Path, process: Option<ProcessId>)
         }
         _ => None,
     };
-    Ok(Served { model, weights })
+    Ok(Served { model, version, versions, tokenizer, weights })
 }
 
-/// The text a hook points at; `None` if the engine does not have it.
-async fn ask(target: &Target, hook: Option<&Hook>) -> Result<Option<String>, FetchError> {
-    let Some(hook) = hook else { return Ok(None) };
-    let connection = Connection::open(&target.host, target.port).await?;
-    let answer = match connection.get(&hook.get, MAX_ANSWER).await {
-        Ok(answer) => answer,
-        // It answered: the endpoint is absent, protected or something else. Server errors pass.
-        Err(FetchError::Status { status, .. }) if !status.is_server_error() => return Ok(None),
-        Err(FetchError::Form { .. } | FetchError::TooLarge { .. }) => return Ok(None),
+/// Answers of one resolution: what several questions ask for is fetched once.
+#[derive(Default)]
+struct Asked(BTreeMap<(Option<u16>, bool, String), Option<serde_json::Value>>);
+
+impl Asked {
+    /// The answer to the first of these questions that has one. With a model only those that are put for each model,
+    /// without one only the others.
+    async fn first(
+        &mut self,
+        target: &Target,
+        hooks: &Hooks,
+        model: Option<&String>,
+    ) -> Result<Option<String>, FetchError> {
+        let model = model.map(String::as_str);
+        for hook in hooks.0.iter().filter(|hook| hook.is_of_model() == model.is_some()) {
+            let key = (hook.port, hook.method == Method::Post, hook.path(model));
+            if !self.0.contains_key(&key) {
+                let json = ask(target, hook, &key.2).await?;
+                self.0.insert(key.clone(), json);
+            }
+            let text = self.0.get(&key).and_then(Option::as_ref).and_then(|json| hook.answer(json, model));
+            let usable = |text: &str| !text.is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control);
+            if let Some(text) = text.as_deref().map(str::trim).filter(|text| usable(text)) {
+                return Ok(Some(text.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What the engine sends at a path; `None` if it does not have it.
+async fn ask(target: &Target, hook: &Hook, path: &str) -> Result<Option<serde_json::Value>, FetchError> {
+    let (host, port) = target.endpoint(hook.port);
+    let elsewhere = (host, port) != (target.host.as_str(), target.port);
+    let connection = match Connection::open(host, port).await {
+        Ok(connection) => connection,
+        // The page is there, so the engine runs: it does not offer this port, or not to us.
+        Err(FetchError::Connect { .. }) if elsewhere => return Ok(None),
         Err(error) => return Err(error),
     };
-    let json = serde_json::from_slice::<serde_json::Value>(&answer).ok();
-    let text = json.as_ref().and_then(|json| json.pointer(&hook.pointer)).and_then(serde_json::Value::as_str);
-    let usable = |text: &&str| !text.is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control);
-    Ok(text.map(str::trim).filter(usable).map(str::to_owned))
+    let answer = match hook.method {
+        Method::Get => connection.get(path, MAX_ANSWER).await,
+        Method::Post => connection.post(path, MAX_ANSWER).await,
+    };
+    match answer {
+        Ok(answer) => Ok(serde_json::from_slice(&answer).ok()),
+        // It answered: the endpoint is absent, protected or something else. Server errors pass.
+        Err(FetchError::Status { status, .. }) if !status.is_server_error() => Ok(None),
+        Err(FetchError::Form { .. } | FetchError::TooLarge { .. }) => Ok(None),
+        // Another port may be another service altogether.
+        Err(FetchError::Http { .. }) if elsewhere => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why no weights file was read.
@@ -218,6 +285,7 @@ fn open(folder: &Path, path: &str, inode: Option<u64>) -> Result<File, WeightsEr
 
 #[cfg(test)]
 mod tests {
+    use super::super::preset::Presets;
     use super::super::target::TargetConfig;
     use super::*;
     use std::os::unix::fs::symlink;
@@ -299,13 +367,15 @@ mod tests {
 
     #[test]
     fn what_is_configured_wins_over_label_and_weights() {
+        let presets = Presets::built_in().expect("valid");
         let config = |text: &str| {
             let text = format!("url = \"http://h:1\"\npreset = \"llamacpp\"\n{text}");
-            Target::new(0, toml::from_str(&text).expect("valid")).expect("valid")
+            Target::new(0, toml::from_str(&text).expect("valid"), &presets).expect("valid")
         };
         let header = Header { name: Some("tiny".into()), version: Some("1.0".into()), fingerprint: "f".into() };
-        let served = Served { model: None, weights: Some((header, VersionSource::Process)) };
-        let page = |version| PageIdentity { model: None, version };
+        let weights = Some((header, VersionSource::Process));
+        let served = Served { weights, ..Served::default() };
+        let page = |version| PageIdentity { model: None, version, consumer: None };
         let answer = |target: &Target, served: &Served, version| {
             let service = served.service(target, &page(version), false);
             (service.model, service.version, service.version_source)
@@ -320,11 +390,36 @@ mod tests {
             values.items = { metric = \"a\", type = \"counter\" }";
         let fixed: TargetConfig =
             toml::from_str(&format!("url = \"http://h:1\"\npreset = \"custom\"\n{mapping}")).expect("valid");
-        let fixed = Target::new(0, fixed).expect("valid");
+        let fixed = Target::new(0, fixed, &presets).expect("valid");
         assert_eq!(answer(&fixed, &served, label()), (some("s"), some("5"), VersionSource::Label));
         assert_eq!(answer(&fixed, &served, PageVersion::Untold), (some("s"), some("7"), VersionSource::Config));
         let nothing = Served::default();
         assert_eq!(answer(&plain, &nothing, PageVersion::Denied), (None, None, VersionSource::DenyList));
         assert_eq!(answer(&plain, &nothing, PageVersion::Untold), (None, None, VersionSource::Unresolved));
+    }
+
+    #[test]
+    fn what_the_engine_answers_stands_behind_the_label_and_before_the_weights() {
+        let presets = Presets::built_in().expect("valid");
+        let config = "url = \"http://h:1\"\npreset = \"torchserve\"";
+        let target = Target::new(0, toml::from_str(config).expect("valid"), &presets).expect("valid");
+        let header = Header { name: None, version: Some("1.0".into()), fingerprint: "f".into() };
+        let served = Served {
+            version: Some("one".into()),
+            versions: [("a".to_owned(), "2.0".to_owned())].into(),
+            tokenizer: Some("bpe".into()),
+            weights: Some((header, VersionSource::Process)),
+            ..Served::default()
+        };
+        let version = |model: &str, version| {
+            let page = PageIdentity { model: Some(model.to_owned()), version, consumer: None };
+            let service = served.service(&target, &page, false);
+            assert_eq!(service.tokenizer.as_deref(), Some("bpe"));
+            (service.version, service.version_source)
+        };
+        let told = |text: &str, source| (Some(text.to_owned()), source);
+        assert_eq!(version("a", PageVersion::Label("3".into())), told("3", VersionSource::Label));
+        assert_eq!(version("a", PageVersion::Denied), told("2.0", VersionSource::EngineApi));
+        assert_eq!(version("b", PageVersion::Untold), told("one", VersionSource::EngineApi));
     }
 }

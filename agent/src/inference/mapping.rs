@@ -20,6 +20,15 @@ pub struct Mapping {
     /// A service opens only once this field was above 0, for engines whose clients can invent labels. Unset: with any
     /// series that is counted.
     pub opened_by: Option<Field>,
+    /// Conditions on labels that a series must meet to be read at all: others count nothing and open no service.
+    #[serde(default)]
+    pub only: BTreeMap<String, Filter>,
+    /// For a gateway: labels that name who a request was for, the first that a series has. Such a page counts by consumer
+    /// and opens no service: its requests are counted where they are served.
+    pub consumer: Option<Consumers>,
+    /// Words in a version label that are no version, beside those that never are one.
+    #[serde(default)]
+    pub no_version: Vec<String>,
     /// Series of which one on the page says that adapters are counted in their base. Empty: no adapter is told.
     #[serde(default)]
     pub adapters: Vec<Metric>,
@@ -60,6 +69,28 @@ impl LabelNames {
     }
 }
 
+/// One label that names consumers, or several of which the first that a series has does.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Consumers {
+    /// One label.
+    One(String),
+    /// Several.
+    First(Vec<String>),
+}
+
+impl Consumers {
+    /// The label that a sample has, and its value.
+    pub fn read<'a>(&'a self, sample: &'a Sample<'_>) -> Option<(&'a str, &'a str)> {
+        let names = match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::First(names) => names,
+        };
+        let mut found = names.iter().map(|name| (name.as_str(), sample.label(name)));
+        found.find(|(_, value)| !value.is_empty())
+    }
+}
+
 /// Names for what no label names.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,6 +126,34 @@ pub enum Field {
 }
 
 impl Field {
+    /// Every field, in the order in which they are told.
+    pub const ALL: [Self; 9] = [
+        Self::RequestsOk,
+        Self::RequestsFailed,
+        Self::RequestsAborted,
+        Self::Items,
+        Self::InputTokens,
+        Self::InputCachedTokens,
+        Self::OutputTokens,
+        Self::ReasoningTokens,
+        Self::BusySeconds,
+    ];
+
+    /// Its name in a mapping.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RequestsOk => "requests_ok",
+            Self::RequestsFailed => "requests_failed",
+            Self::RequestsAborted => "requests_aborted",
+            Self::Items => "items",
+            Self::InputTokens => "input_tokens",
+            Self::InputCachedTokens => "input_cached_tokens",
+            Self::OutputTokens => "output_tokens",
+            Self::ReasoningTokens => "reasoning_tokens",
+            Self::BusySeconds => "busy_seconds",
+        }
+    }
+
     /// The kind of count it becomes.
     pub fn kind(self) -> CountKind {
         match self {
@@ -159,7 +218,8 @@ pub enum Filter {
 }
 
 impl Filter {
-    fn passes(&self, value: &str) -> bool {
+    /// Whether a value meets it.
+    pub fn passes(&self, value: &str) -> bool {
         match self {
             Self::In(values) => values.iter().any(|wanted| wanted == value),
             Self::NotIn(values) => values.iter().all(|unwanted| unwanted != value),
@@ -176,25 +236,53 @@ struct RawExpression {
     #[serde(default, rename = "where")]
     filters: BTreeMap<String, Filter>,
     scale: Option<f64>,
+    unit: Option<Unit>,
     add: Option<Vec<Expression>>,
     sub: Option<Vec<Expression>>,
     first: Option<Vec<Expression>>,
 }
 
+/// Unit of a time on a page.
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum Unit {
+    #[serde(rename = "s")]
+    Seconds,
+    #[serde(rename = "ms")]
+    Milliseconds,
+    #[serde(rename = "us")]
+    Microseconds,
+    #[serde(rename = "ns")]
+    Nanoseconds,
+}
+
+impl Unit {
+    fn seconds(self) -> f64 {
+        match self {
+            Self::Seconds => 1.0,
+            Self::Milliseconds => 1e-3,
+            Self::Microseconds => 1e-6,
+            Self::Nanoseconds => 1e-9,
+        }
+    }
+}
+
 impl TryFrom<RawExpression> for Expression {
     type Error = &'static str;
     fn try_from(raw: RawExpression) -> Result<Self, Self::Error> {
-        let plain = raw.r#type.is_none() && raw.filters.is_empty() && raw.scale.is_none();
+        let plain = raw.r#type.is_none() && raw.filters.is_empty() && raw.scale.is_none() && raw.unit.is_none();
         match (raw.metric, raw.add, raw.sub, raw.first) {
             (Some(name), None, None, None) => {
                 let kind = raw.r#type.ok_or("an expression with `metric` needs `type`")?;
-                let scale = raw.scale.unwrap_or(1.0);
+                let scale = match (raw.scale, raw.unit) {
+                    (Some(_), Some(_)) => return Err("`scale` and `unit` say the same; use one of them"),
+                    (scale, unit) => scale.or(unit.map(Unit::seconds)).unwrap_or(1.0),
+                };
                 if !scale.is_finite() || scale <= 0.0 {
                     return Err("`scale` must be a number above 0");
                 }
                 Ok(Self::Metric(Metric { name, kind, filters: raw.filters.into_iter().collect(), scale }))
             }
-            _ if !plain => Err("`type`, `where` and `scale` go with `metric` only"),
+            _ if !plain => Err("`type`, `where`, `scale` and `unit` go with `metric` only"),
             (None, Some(parts), None, None) if !parts.is_empty() => Ok(Self::Add(parts)),
             (None, None, Some(parts), None) => {
                 let parts = <[Self; 2]>::try_from(parts).map_err(|_| "`sub` needs exactly two expressions")?;
@@ -209,8 +297,9 @@ impl TryFrom<RawExpression> for Expression {
 impl TryFrom<RawExpression> for Metric {
     type Error = &'static str;
     fn try_from(raw: RawExpression) -> Result<Self, Self::Error> {
-        match (raw.scale, Expression::try_from(raw)?) {
-            (None, Expression::Metric(metric)) => Ok(metric),
+        let scaled = raw.scale.is_some() || raw.unit.is_some();
+        match (scaled, Expression::try_from(raw)?) {
+            (false, Expression::Metric(metric)) => Ok(metric),
             _ => Err("only `metric`, `type` and `where` go here"),
         }
     }
@@ -249,6 +338,13 @@ mod tests {
             ("values.items = { metric = \"a\" }", "needs `type`"),
             ("values.items = { metric = \"a\", type = \"counter\", add = [] }", "go with `metric` only"),
             ("values.items = { metric = \"a\", type = \"counter\", scale = 0.0 }", "above 0"),
+            ("values.items = { metric = \"a\", type = \"counter\", unit = \"min\" }", "unknown variant"),
+            ("values.items = { metric = \"a\", type = \"counter\", unit = \"us\", scale = 2.0 }", "say the same"),
+            (
+                "values.items = { add = [{ metric = \"a\", type = \"counter\" }], unit = \"s\" }",
+                "go with `metric` only",
+            ),
+            ("only.l = { }", "exactly one of"),
             ("values.items = { sub = [{ metric = \"a\", type = \"counter\" }] }", "exactly two"),
             ("values.items = { }", "exactly one of"),
             ("values.tokens = { metric = \"a\", type = \"counter\" }", "unknown variant"),

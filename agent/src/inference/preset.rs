@@ -2,21 +2,19 @@
 
 use super::exposition::Page;
 use super::mapping::Mapping;
+use super::reader::Reader;
 use crate::process::part::PartRule;
 use serde::Deserialize;
 
-/// The presets of this build. A new one is a file and a line here.
-const FILES: [&str; 5] = [
-    include_str!("presets/llamacpp.toml"),
-    include_str!("presets/vllm.toml"),
-    include_str!("presets/triton.toml"),
-    include_str!("presets/mlserver.toml"),
-    include_str!("presets/custom.toml"),
-];
+mod hook;
+mod set;
 
-/// Presets that are described but not built: a target that asks for one is told to use a mapping of its own.
-pub const NOT_BUILT: [&str; 7] =
-    ["sglang", "dynamo-frontend", "torchserve", "kserve", "rayserve", "bentoml", "litellm"];
+pub(super) use hook::is_path;
+pub use hook::{Hook, Hooks, IdentityHooks, Method, WeightsFormat};
+pub use set::Presets;
+
+/// Longest id of a preset.
+const MOST_ID_BYTES: usize = 64;
 
 /// A preset or mapping that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +22,12 @@ pub enum PresetError {
     /// The embedded file is wrong.
     #[error("an embedded preset is not valid: {0}")]
     Embedded(#[from] toml::de::Error),
-    /// Described, but not in this build.
-    #[error("preset `{0}` is not built yet; use preset = \"custom\" with a mapping")]
-    NotBuilt(String),
     /// No such preset.
     #[error("preset `{0}` does not exist; use one of: {1}")]
     Unknown(String, String),
+    /// Two presets of one name.
+    #[error("preset `{0}` is there already; give yours another `id`")]
+    Twice(String),
     /// The mapping counts nothing.
     #[error("the mapping has no values, so nothing would be counted; add `values`")]
     Empty,
@@ -40,17 +38,17 @@ pub enum PresetError {
 
 /// How one engine is read.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "RawPreset")]
 pub struct Preset {
     /// Name in the configuration and in [`joulebook_units::Service::engine`].
     pub id: String,
     /// Path of the page where the target's URL has none.
     pub path: String,
-    /// Families of which one must be on the page; empty = any page.
-    #[serde(default)]
+    /// What the page counts.
+    pub role: Role,
+    /// Families of which one must be on the page; empty = any page, and the preset is never recognised by one.
     pub signature: Vec<String>,
     /// Where else the identity of the model can be asked.
-    #[serde(default)]
     pub identity: IdentityHooks,
     /// How the server's processes for one model version are recognised, for engines that have such: an expression with
     /// the groups `model` and `version` on an argument of the command line.
@@ -59,81 +57,104 @@ pub struct Preset {
     pub mapping: Option<Mapping>,
 }
 
+/// What a page counts, where one request may be counted by several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The work itself. Before all others on a page that is recognised as several.
+    #[default]
+    Engine,
+    /// Calls of a model by a server around it, whose engine may count them too.
+    Wrapper,
+    /// Requests on their way to engines, by consumer.
+    Gateway,
+}
+
 impl Preset {
-    /// Every preset of this build.
-    ///
-    /// # Errors
-    /// An embedded file is wrong, which its test rules out.
-    pub fn all() -> Result<Vec<Self>, PresetError> {
-        FILES.iter().map(|text| Ok(toml::from_str(text)?)).collect()
-    }
-
-    /// The preset of this name.
-    ///
-    /// # Errors
-    /// No such preset, or one that is not built yet.
-    pub fn named(id: &str) -> Result<Self, PresetError> {
-        let all = Self::all()?;
-        let names = all.iter().map(|preset| preset.id.as_str()).collect::<Vec<_>>().join(", ");
-        match all.into_iter().find(|preset| preset.id == id) {
-            Some(preset) => Ok(preset),
-            None if NOT_BUILT.contains(&id) => Err(PresetError::NotBuilt(id.to_owned())),
-            None => Err(PresetError::Unknown(id.to_owned(), names)),
-        }
-    }
-
     /// Whether the page is this engine's. A preset without signature is never detected.
     pub fn detects(&self, page: &Page<'_>) -> bool {
         self.signature.iter().any(|family| page.has(family))
     }
 }
 
-/// Questions to the engine about what it serves.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// A preset as it is written.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct IdentityHooks {
-    /// The model's name.
-    pub model: Option<Hook>,
-    /// Path of the weights as the engine sees it.
-    pub weights_path: Option<Hook>,
-    /// Format of the weights file that the process maps.
-    pub weights: Option<WeightsFormat>,
+struct RawPreset {
+    id: String,
+    path: String,
+    #[serde(default)]
+    role: Role,
+    #[serde(default)]
+    signature: Vec<String>,
+    #[serde(default)]
+    identity: IdentityHooks,
+    version_process: Option<PartRule>,
+    mapping: Option<Mapping>,
 }
 
-/// One question: a GET and the place of the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hook {
-    /// Absolute path on the target.
-    pub get: String,
-    /// JSON pointer (RFC 6901) to a string.
-    pub pointer: String,
-}
-
-/// Weights files whose header can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightsFormat {
-    /// GGUF of llama.cpp.
-    Gguf,
+impl TryFrom<RawPreset> for Preset {
+    type Error = String;
+    fn try_from(raw: RawPreset) -> Result<Self, Self::Error> {
+        let RawPreset { id, path, role, signature, identity, version_process, mapping } = raw;
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if id.is_empty() || id.len() > MOST_ID_BYTES || !id.bytes().all(plain) {
+            return Err(format!("`id` is `{id}`: it must hold 1 to {MOST_ID_BYTES} of a-z, 0-9 and -"));
+        }
+        if !is_path(&path) {
+            return Err(format!("`path` is `{path}`: it must be a path from /, without blanks"));
+        }
+        let named = |name: &String| {
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':')
+                && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+        };
+        if let Some(name) = signature.iter().find(|name| !named(name)) {
+            return Err(format!("`signature` holds `{name}`, which is no metric's name"));
+        }
+        if let Some(mapping) = &mapping {
+            Reader::new(mapping.clone()).map_err(|error| format!("`mapping`: {error}"))?;
+            if (role == Role::Gateway) != mapping.consumer.is_some() {
+                return Err("`role = \"gateway\"` and `mapping.consumer` go together".to_owned());
+            }
+        }
+        Ok(Self { id, path, role, signature, identity, version_process, mapping })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::reader::Reader;
     use super::*;
 
     #[test]
-    fn every_embedded_preset_is_valid_and_named_once() {
-        let presets = Preset::all().expect("valid");
-        let mut names: Vec<_> = presets.iter().map(|preset| preset.id.clone()).collect();
-        names.extend(NOT_BUILT.map(str::to_owned));
-        let count = names.len();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), count);
-        for preset in presets.into_iter().filter_map(|preset| preset.mapping) {
-            Reader::new(preset).expect("counts something");
+    fn a_preset_that_could_not_work_is_refused_with_the_key() {
+        let good =
+            "id = \"mine\"\npath = \"/metrics\"\n[mapping]\nvalues.items = { metric = \"a\", type = \"counter\" }\n";
+        assert!(toml::from_str::<Preset>(good).is_ok());
+        for (from, to, words) in [
+            ("\"mine\"", "\"Mine\"", ["`id`", "a-z"]),
+            ("\"/metrics\"", "\"metrics\"", ["`path`", "from /"]),
+            ("\"/metrics\"", "\"//other/metrics\"", ["`path`", "from /"]),
+            ("[mapping]", "signature = [\"a b\"]\n[mapping]", ["`signature`", "a b"]),
+            ("[mapping]", "role = \"gateway\"\n[mapping]", ["`role", "consumer"]),
+            ("[mapping]", "[mapping]\nconsumer = \"team\"", ["`role", "consumer"]),
+            ("[mapping]", "[mapping]\nopened_by = \"requests_ok\"", ["`mapping`", "opened_by"]),
+            ("[mapping]", "[identity]\nmodel = { get = \"info\", pointer = \"/id\" }\n[mapping]", ["info", "one /"]),
+            ("[mapping]", "[identity]\nmodel = { get = \"/i\", pointer = \"id\" }\n[mapping]", ["pointer", "id"]),
+            ("[mapping]", "[identity]\nmodel = { pointer = \"/id\" }\n[mapping]", ["`get`", "`post`"]),
+            (
+                "[mapping]",
+                "[identity]\nmodel = { get = \"/i\", port = 0, pointer = \"/id\" }\n[mapping]",
+                ["port", "0"],
+            ),
+            (
+                "[mapping]",
+                "[identity]\nmodel = { get = \"/i\", where = { \"/a\" = \"b\" }, pointer = \"/id\" }\n[mapping]",
+                ["`where`", "`list`"],
+            ),
+        ] {
+            let text = good.replace(from, to);
+            let error = toml::from_str::<Preset>(&text).expect_err(&text).to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
         }
     }
 }

@@ -40,6 +40,8 @@ const MOST_LINE_BYTES: u64 = 4096;
 const MOST_LINES_A_SECOND: u32 = 20;
 /// A connection that says nothing for so long is closed.
 const SILENCE: Duration = Duration::from_secs(600);
+/// From its first byte on, a line takes no longer: who sends byte by byte would hold one of the connections.
+const SLOWEST_LINE: Duration = Duration::from_secs(5);
 /// Name of this way in failures.
 const TARGET: &str = "push";
 
@@ -295,9 +297,16 @@ impl Connection {
         let mut lines = BufReader::new(read);
         let (mut second, mut of_second) = (connected, 0);
         loop {
+            if !matches!(timeout(SILENCE, lines.fill_buf()).await, Ok(Ok(begun)) if !begun.is_empty()) {
+                return;
+            }
             let mut line = Vec::new();
             let mut limited = (&mut lines).take(MOST_LINE_BYTES + 1);
-            let Ok(Ok(1..)) = timeout(SILENCE, limited.read_until(b'\n', &mut line)).await else { return };
+            // What has come when the time is over is no whole line.
+            let read = timeout(SLOWEST_LINE, limited.read_until(b'\n', &mut line)).await;
+            if matches!(read, Ok(Err(_))) {
+                return;
+            }
             let whole = line.ends_with(b"\n") && line.len() as u64 <= MOST_LINE_BYTES;
             let now = self.around.clock.boot();
             if now.since(second) >= Duration::from_secs(1) {
@@ -305,7 +314,7 @@ impl Connection {
             }
             of_second += 1;
             let answered = if !whole {
-                Err(Refusal::form("a line must end and hold at most 4096 bytes"))
+                Err(Refusal::form("a line must end within 5 s and hold at most 4096 bytes"))
             } else if of_second > MOST_LINES_A_SECOND {
                 Err(Refusal { reason: "rate", why: "more than 20 reports in a second; add them up".to_owned() })
             } else if let Some(meters) = self.meters.as_ref().filter(|_| meter::is_meter(&line)) {

@@ -1,8 +1,9 @@
 //! A mapping made ready for use: its metrics are numbered, so that sums can be kept per metric in a list.
 
 use super::exposition::{Page, Sample};
-use super::mapping::{Expression, Field, Labels, Mapping, Metric};
+use super::mapping::{Consumers, Expression, Field, Filter, Labels, Mapping, Metric};
 use super::preset::PresetError;
+use std::collections::BTreeSet;
 
 /// Words in a version label that are no version.
 pub const NO_VERSION: [&str; 8] = ["", "None", "none", "default", "latest", "not available", "unknown", "-1"];
@@ -14,6 +15,17 @@ pub struct PageIdentity {
     pub model: Option<String>,
     /// What the page says about the version.
     pub version: PageVersion,
+    /// On a gateway's page, who the requests were for.
+    pub consumer: Option<Consumer>,
+}
+
+/// Who requests were for, as a gateway names them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Consumer {
+    /// The label.
+    pub key: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// What the page says about the version.
@@ -21,7 +33,7 @@ pub struct PageIdentity {
 pub enum PageVersion {
     /// No label for it.
     Untold,
-    /// A word of [`NO_VERSION`].
+    /// A word of [`NO_VERSION`], or one that the mapping adds.
     Denied,
     /// The label's value.
     Label(String),
@@ -43,6 +55,9 @@ pub struct Reader {
     metrics: Vec<(Metric, Field)>,
     fields: Vec<(Field, Node)>,
     opened_by: Option<Field>,
+    only: Vec<(String, Filter)>,
+    consumer: Option<Consumers>,
+    no_version: Vec<String>,
     adapters: Vec<Metric>,
 }
 
@@ -52,11 +67,13 @@ impl Reader {
     /// # Errors
     /// The mapping counts nothing, or opens no service.
     pub fn new(mapping: Mapping) -> Result<Self, PresetError> {
-        let Mapping { labels, opened_by, adapters, .. } = mapping;
+        let Mapping { labels, opened_by, adapters, consumer, no_version, .. } = mapping;
         if opened_by.is_some_and(|field| !mapping.values.contains_key(&field)) {
             return Err(PresetError::NeverOpened);
         }
-        let mut reader = Self { labels, metrics: Vec::new(), fields: Vec::new(), opened_by, adapters };
+        let only = mapping.only.into_iter().collect();
+        let (metrics, fields) = (Vec::new(), Vec::new());
+        let mut reader = Self { labels, metrics, fields, opened_by, only, consumer, no_version, adapters };
         for (field, expression) in mapping.values {
             let node = reader.number(expression, field);
             reader.fields.push((field, node));
@@ -74,15 +91,47 @@ impl Reader {
         self.fields.iter().map(|(field, _)| *field)
     }
 
-    /// Which service a sample belongs to.
-    pub fn identity(&self, sample: &Sample<'_>) -> PageIdentity {
+    /// Whether the page is a gateway's: it counts by consumer, and no service.
+    pub fn is_gateway(&self) -> bool {
+        self.consumer.is_some()
+    }
+
+    /// Which service or consumer a sample belongs to; `None` if it is not to be read, or a gateway names no consumer.
+    pub fn identity(&self, sample: &Sample<'_>) -> Option<PageIdentity> {
+        if !self.takes(sample) {
+            return None;
+        }
+        let consumer = match &self.consumer {
+            None => None,
+            Some(labels) => {
+                let (key, value) = labels.read(sample).filter(|(_, value)| !self.denies(value))?;
+                Some(Consumer { key: key.to_owned(), value: value.to_owned() })
+            }
+        };
         let version = match self.labels.version.as_ref().and_then(|names| names.read(sample)) {
             None => PageVersion::Untold,
-            Some(word) if NO_VERSION.contains(&word.as_str()) => PageVersion::Denied,
+            Some(word) if self.denies(&word) => PageVersion::Denied,
             Some(word) => PageVersion::Label(word),
         };
         let model = self.labels.model.as_ref().and_then(|names| names.read(sample)).filter(|name| !name.is_empty());
-        PageIdentity { model, version }
+        Some(PageIdentity { model, version, consumer })
+    }
+
+    /// Models on the page whose version no label tells.
+    pub fn models_without_version(&self, page: &Page<'_>) -> BTreeSet<String> {
+        let counted = |sample: &&Sample<'_>| self.metrics.iter().any(|(metric, _)| metric.name == sample.name);
+        let identities = page.samples().iter().filter(counted).filter_map(|sample| self.identity(sample));
+        let untold = identities.filter(|identity| !matches!(identity.version, PageVersion::Label(_)));
+        untold.filter_map(|identity| identity.model).collect()
+    }
+
+    /// Whether the mapping's conditions let a sample be read.
+    pub fn takes(&self, sample: &Sample<'_>) -> bool {
+        self.only.iter().all(|(label, filter)| filter.passes(sample.label(label)))
+    }
+
+    fn denies(&self, word: &str) -> bool {
+        NO_VERSION.contains(&word) || self.no_version.iter().any(|denied| denied == word)
     }
 
     /// Per metric, whether the page has its family with the expected TYPE.
@@ -102,9 +151,36 @@ impl Reader {
         signs.any(|metric| page.samples().iter().any(|sample| metric.takes(sample)))
     }
 
+    /// Whether a sample of this name could say so.
+    pub fn tells_adapters(&self, name: &str) -> bool {
+        self.adapters.iter().any(|metric| metric.name == name)
+    }
+
     /// Values of all fields from sums per metric; a field is `None` where its metrics are not told.
     pub fn evaluate(&self, told: &[bool], sums: &[u128]) -> Vec<(Field, Option<u128>)> {
         self.fields.iter().map(|(field, node)| (*field, self.value(node, told, sums))).collect()
+    }
+
+    /// Per metric, whether its sum goes into a field: an alternate that stands behind one that is told does not.
+    pub fn used(&self, told: &[bool]) -> Vec<bool> {
+        let mut used = vec![false; self.metrics.len()];
+        for (_, node) in &self.fields {
+            self.mark(node, told, &mut used);
+        }
+        used
+    }
+
+    fn mark(&self, node: &Node, told: &[bool], used: &mut [bool]) {
+        match node {
+            Node::Metric(index) => used[*index] = told[*index],
+            Node::Add(parts) => parts.iter().for_each(|part| self.mark(part, told, used)),
+            Node::Sub(parts) => parts.iter().for_each(|part| self.mark(part, told, used)),
+            Node::First(parts) => {
+                if let Some(part) = parts.iter().find(|part| self.value(part, told, &[]).is_some()) {
+                    self.mark(part, told, used);
+                }
+            }
+        }
     }
 
     fn value(&self, node: &Node, told: &[bool], sums: &[u128]) -> Option<u128> {
@@ -161,13 +237,41 @@ mod tests {
         let reader = Reader::new(toml::from_str(mapping).expect("valid")).expect("counts");
         let page =
             Page::parse(b"a{app=\"x\",part=\"y\",v=\"latest\"} 1\na{app=\"x\",v=\"2\"} 1\na 1\n").expect("legal");
-        let seen: Vec<_> = page.samples().iter().map(|sample| reader.identity(sample)).collect();
-        assert_eq!(seen[0], PageIdentity { model: Some("x/y".into()), version: PageVersion::Denied });
-        assert_eq!(seen[1], PageIdentity { model: Some("x/".into()), version: PageVersion::Label("2".into()) });
-        assert_eq!(seen[2], PageIdentity { model: None, version: PageVersion::Untold });
+        let seen: Vec<_> = page.samples().iter().filter_map(|sample| reader.identity(sample)).collect();
+        let named =
+            |model: Option<&str>, version| PageIdentity { model: model.map(str::to_owned), version, consumer: None };
+        assert_eq!(seen[0], named(Some("x/y"), PageVersion::Denied));
+        assert_eq!(seen[1], named(Some("x/"), PageVersion::Label("2".into())));
+        assert_eq!(seen[2], named(None, PageVersion::Untold));
         assert!(matches!(Reader::new(Mapping::default()), Err(PresetError::Empty)));
         let closed = "opened_by = \"requests_ok\"\nvalues.items = { metric = \"a\", type = \"counter\" }";
         let closed = Reader::new(toml::from_str(closed).expect("valid"));
         assert!(matches!(closed, Err(PresetError::NeverOpened)));
+    }
+    fn read(mapping: &str, page: &str) -> Vec<Option<PageIdentity>> {
+        let mapping = format!("{mapping}\nvalues.items = {{ metric = \"a\", type = \"counter\" }}");
+        let reader = Reader::new(toml::from_str(&mapping).expect("valid")).expect("counts");
+        let page = Page::parse(page.as_bytes()).expect("legal");
+        page.samples().iter().map(|sample| reader.identity(sample)).collect()
+    }
+
+    #[test]
+    fn a_mapping_may_deny_more_words_and_leave_series_out() {
+        let mapping = "labels.version = \"v\"\nno_version = [\"main\"]\nonly.m = { not_in = [\"unknown\"] }";
+        let seen = read(mapping, "a{v=\"main\"} 1\na{v=\"2\",m=\"unknown\"} 1\na{v=\"2\"} 1\n");
+        let versions = seen.into_iter().map(|identity| identity.map(|identity| identity.version));
+        assert_eq!(
+            versions.collect::<Vec<_>>(),
+            [Some(PageVersion::Denied), None, Some(PageVersion::Label("2".into()))]
+        );
+    }
+
+    #[test]
+    fn a_gateways_series_belong_to_the_consumer_that_the_first_label_names() {
+        let page = "a{team=\"t\",user=\"u\"} 1\na{team=\"\",user=\"u\"} 1\na{team=\"None\"} 1\na 1\n";
+        let seen = read("consumer = [\"team\", \"user\"]", page);
+        let consumer = |key: &str, value: &str| Some(Consumer { key: key.into(), value: value.into() });
+        let consumers = seen.into_iter().map(|identity| identity.and_then(|identity| identity.consumer));
+        assert_eq!(consumers.collect::<Vec<_>>(), [consumer("team", "t"), consumer("user", "u"), None, None]);
     }
 }

@@ -7,6 +7,7 @@
 use super::exposition::{MAX_BYTES, Page, PageError};
 use super::fetch::{Connection, FetchError};
 use super::identity::{self, Served};
+use super::preset::Hook;
 use super::reader::{PageIdentity, PageVersion};
 use super::socket::{self, Listener, ProcessId};
 use super::tally::{Counts, FirstPage, Observation, Tally};
@@ -16,7 +17,7 @@ use crate::clock::Clock;
 use crate::process::InferenceGroup;
 use crate::process::part::PartName;
 use joulebook_units::{BootNanos, CountKind, Service, VersionSource};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -108,6 +109,8 @@ pub(super) struct Task {
     any_page: bool,
     served: Served,
     resolve_in: u32,
+    /// Models of the page whose version was asked for.
+    asked: BTreeSet<String>,
     identity_failures: u32,
     totals: BTreeMap<Service, BTreeMap<CountKind, u64>>,
     last: Option<BootNanos>,
@@ -128,6 +131,7 @@ impl Task {
             any_page: false,
             served: Served::default(),
             resolve_in: 0,
+            asked: BTreeSet::new(),
             identity_failures: 0,
             totals: BTreeMap::new(),
             last: None,
@@ -215,8 +219,10 @@ impl Task {
         // counted twice. Then only a falling series tells of a restart.
         let replaced = process.is_some() && self.counted.is_some() && process != self.counted;
         let fresh = !self.any_page || replaced;
-        if fresh || self.resolve_in == 0 || (process.is_some() && process != self.resolved_for) {
-            self.resolve(process, fresh).await?;
+        let models = self.models(&page);
+        let due = self.resolve_in == 0 || models.iter().any(|model| !self.asked.contains(model));
+        if fresh || due || (process.is_some() && process != self.resolved_for) {
+            self.resolve(process, fresh, &models).await?;
         }
         self.resolve_in = self.resolve_in.saturating_sub(1);
         let mut zero = self.last;
@@ -234,20 +240,32 @@ impl Task {
         if seen.reset && !fresh {
             self.fail("counter_reset", 1, &"a counter of the engine restarted; its new value is counted");
             // The counts cannot be taken back now: if the engine does not answer, the next scrape asks again.
-            let _ = self.resolve(process, false).await;
+            let _ = self.resolve(process, false, &models).await;
         }
         Ok(self.samples(seen, at, zero, process))
     }
 
+    /// Models of the page that the engine must be asked for, one by one.
+    fn models(&self, page: &Page<'_>) -> BTreeSet<String> {
+        let asks = self.target.preset.identity.version.0.iter().any(Hook::is_of_model);
+        if asks { self.target.reader.models_without_version(page) } else { BTreeSet::new() }
+    }
+
     /// Learns who is served. An engine that does not answer keeps the page waiting a few times when nothing is known
     /// yet, and changes nothing otherwise.
-    async fn resolve(&mut self, process: Option<ProcessId>, fresh: bool) -> Result<(), ScrapeError> {
-        let resolved = timeout(TOTAL, identity::resolve(&self.target, &self.around.procfs, process)).await;
+    async fn resolve(
+        &mut self,
+        process: Option<ProcessId>,
+        fresh: bool,
+        models: &BTreeSet<String>,
+    ) -> Result<(), ScrapeError> {
+        let resolved = timeout(TOTAL, identity::resolve(&self.target, &self.around.procfs, process, models)).await;
         let why = match resolved {
             Ok(Ok(served)) => {
                 self.identity_failures = 0;
                 self.resolve_in = RESOLVE_EVERY;
                 self.resolved_for = process;
+                self.asked.clone_from(models);
                 self.adopt(served);
                 return Ok(());
             }
@@ -279,7 +297,8 @@ impl Task {
         if before.is_some() && now.is_some() && before != now && self.served.model == served.model {
             tracing::warn!(target_url = %name, model = ?served.model, ?before, ?now, "other weights under the same name: counted as another version from here on");
         } else {
-            let version = served.weights.as_ref().map(|(header, source)| (&header.version, source));
+            let weights = served.weights.as_ref().and_then(|(header, _)| header.version.as_ref());
+            let version = (served.version.as_ref().or(weights), &served.versions);
             tracing::info!(target_url = %name, model = ?served.model, ?version, fingerprint = ?now, "identity resolved");
         }
         self.served = served;
@@ -364,7 +383,9 @@ impl Task {
 /// The model version that a page names, if it does.
 fn part_name(identity: PageIdentity) -> Option<PartName> {
     match identity {
-        PageIdentity { model: Some(model), version: PageVersion::Label(version) } => Some(PartName { model, version }),
+        PageIdentity { model: Some(model), version: PageVersion::Label(version), .. } => {
+            Some(PartName { model, version })
+        }
         _ => None,
     }
 }

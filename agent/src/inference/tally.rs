@@ -7,7 +7,7 @@
 
 use super::exposition::{Page, Sample};
 use super::mapping::Field;
-use super::reader::{PageIdentity, Reader};
+use super::reader::{Consumer, PageIdentity, Reader};
 use joulebook_units::{BootNanos, CountKind};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub enum FirstPage {
 pub struct Observation {
     /// Per service that the page names.
     pub services: Vec<(PageIdentity, Counts)>,
+    /// Per consumer that a gateway's page names; such a page names no service.
+    pub consumers: Vec<(Consumer, Counts)>,
     /// Whether adapters are counted in their base. Once told it holds for the epoch: engines name only those at work.
     pub adapters: bool,
     /// Whether a series fell, so that the engine restarted or reloaded a model.
@@ -109,7 +111,8 @@ impl Tally {
         }
         let mut shown: BTreeMap<PageIdentity, Vec<u128>> = BTreeMap::new();
         let mut refused = HashSet::new();
-        for sample in page.refused().iter().filter(|sample| by_name.contains_key(sample.name)) {
+        let read = |sample: &&Sample<'_>| by_name.contains_key(sample.name) && self.reader.takes(sample);
+        for sample in page.refused().iter().filter(read) {
             out.duplicates += 1;
             if refused.insert(key(sample)) {
                 hold(&mut self.last, key(sample), first, at);
@@ -117,7 +120,7 @@ impl Tally {
         }
         for sample in page.samples() {
             let Some(indices) = by_name.get(sample.name) else { continue };
-            let identity = self.reader.identity(sample);
+            let Some(identity) = self.reader.identity(sample) else { continue };
             let now = shown.entry(identity.clone()).or_insert_with(|| vec![0; metrics]);
             let seconds = indices.iter().all(|index| self.reader.metrics()[*index].1 == Field::BusySeconds);
             let Some(value) = quantity(sample.value, seconds) else {
@@ -162,7 +165,10 @@ impl Tally {
                 let value = value.and_then(|value| u64::try_from(rounded(field, value)).ok());
                 counts.shown.extend(value.map(|value| (field.kind(), value)));
             }
-            out.services.push((identity, counts));
+            match identity.consumer {
+                Some(consumer) => out.consumers.push((consumer, counts)),
+                None => out.services.push((identity, counts)),
+            }
         }
         self.last.retain(|_, last| at.since(last.seen) <= FORGET_AFTER);
         out

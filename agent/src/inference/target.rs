@@ -1,7 +1,7 @@
 //! The configuration of one inference server.
 
 use super::mapping::{Fixed, Mapping};
-use super::preset::{Preset, PresetError};
+use super::preset::{Preset, PresetError, Presets};
 use super::reader::Reader;
 use hyper::Uri;
 use serde::Deserialize;
@@ -17,8 +17,11 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 pub struct TargetConfig {
     /// Where its metric page is: `http://host:port` or `http://host:port/path`. Without a path the preset's is taken.
     pub url: String,
-    /// Which engine it is: `llamacpp`, `vllm`, `triton`, `mlserver`, or `custom` with a `mapping`.
+    /// Which engine it is: a name that `joulebook-agent presets list` prints, or `custom` with a `mapping`.
     pub preset: String,
+    /// Where the engine's own endpoints are asked for the model's identity: `http://host:port`. Unset: the host of `url`,
+    /// at its port or the one that the preset names.
+    pub info_url: Option<String>,
     /// Model name that overrides what the server tells. Unset: the server's own.
     pub model: Option<String>,
     /// Version that overrides what the server or its weights tell. Unset: found out, or unresolved.
@@ -32,6 +35,23 @@ pub struct TargetConfig {
     pub interval: Option<Duration>,
     /// What is counted: with preset `custom` only, and needed there.
     pub mapping: Option<Mapping>,
+}
+
+impl TargetConfig {
+    /// A page read with a preset, and nothing else configured.
+    pub fn new(url: String, preset: &str) -> Self {
+        Self {
+            url,
+            preset: preset.to_owned(),
+            info_url: None,
+            model: None,
+            version: None,
+            tokenizer: None,
+            reserved_cores: None,
+            interval: None,
+            mapping: None,
+        }
+    }
 }
 
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -79,6 +99,8 @@ pub struct Target {
     pub port: u16,
     /// Path and query of the page.
     pub path: String,
+    /// Host and port of the engine's own endpoints, if configured.
+    pub info: Option<(String, u16)>,
     /// How it is read.
     pub preset: Preset,
     /// What is counted.
@@ -98,16 +120,16 @@ pub struct Target {
 }
 
 impl Target {
-    /// Checks a target; `index` is its place in the configuration.
+    /// Checks a target; `index` is its place in the configuration, `presets` those that it may name.
     ///
     /// # Errors
     /// Names the key that is wrong.
-    pub fn new(index: usize, config: TargetConfig) -> Result<Self, TargetError> {
+    pub fn new(index: usize, config: TargetConfig, presets: &Presets) -> Result<Self, TargetError> {
         let refuse = |key, value: &dyn std::fmt::Display, why| {
             Err(TargetError::Key { index, key, value: value.to_string(), why })
         };
         let preset_error = |key| move |source| TargetError::Preset { index, key, source };
-        let mut preset = Preset::named(&config.preset).map_err(preset_error("preset"))?;
+        let mut preset = presets.named(&config.preset).map_err(preset_error("preset"))?.clone();
         let (mapping, key) = match (preset.mapping.take(), config.mapping) {
             (None, Some(mapping)) => (mapping, "mapping"),
             (Some(mapping), None) => (mapping, "preset"),
@@ -134,8 +156,17 @@ impl Target {
             Ok(address) => address,
             Err(why) => return refuse("url", &config.url, why),
         };
+        let info = match config.info_url.as_deref().map(|url| (url, address(url))) {
+            None => None,
+            Some((_, Ok((host, port, None)))) => Some((host, port)),
+            Some((url, Ok(_))) => {
+                return refuse("info_url", &url, "write http://host:port, the preset knows the paths");
+            }
+            Some((url, Err(why))) => return refuse("info_url", &url, why),
+        };
         Ok(Self {
             name: config.url,
+            info,
             host,
             port,
             path: path.unwrap_or_else(|| preset.path.clone()),
@@ -148,6 +179,16 @@ impl Target {
             reserved_millicores,
             interval,
         })
+    }
+}
+
+impl Target {
+    /// Where the engine's own endpoints are asked that the preset expects at this port.
+    pub fn endpoint(&self, port: Option<u16>) -> (&str, u16) {
+        match &self.info {
+            Some((host, port)) => (host, *port),
+            None => (&self.host, port.unwrap_or(self.port)),
+        }
     }
 }
 
@@ -186,7 +227,7 @@ mod tests {
 
     fn target(text: &str) -> Result<Target, String> {
         let config = toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())?;
-        Target::new(0, config).map_err(|error| error.to_string())
+        Target::new(0, config, &Presets::built_in().expect("valid")).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -195,6 +236,15 @@ mod tests {
         assert_eq!(with("http://127.0.0.1:8080").path, "/metrics");
         assert_eq!(with("http://127.0.0.1:8080/x?y=1").path, "/x?y=1");
         assert_eq!((with("http://[::1]:8080").host, with("http://[::1]:8080").port), ("::1".to_owned(), 8080));
+    }
+
+    #[test]
+    fn the_engines_endpoints_are_asked_where_the_target_or_the_preset_says() {
+        let with = |text: &str| target(&format!("url = \"http://h:1\"\npreset = \"torchserve\"{text}")).expect(text);
+        let of = |target: &Target, port| (target.endpoint(port).0.to_owned(), target.endpoint(port).1);
+        assert_eq!(of(&with(""), None), ("h".to_owned(), 1));
+        assert_eq!(of(&with(""), Some(8081)), ("h".to_owned(), 8081));
+        assert_eq!(of(&with("\ninfo_url = \"http://i:7\""), Some(8081)), ("i".to_owned(), 7));
     }
 
     #[test]
@@ -211,7 +261,8 @@ mod tests {
             (format!("{base}url = \"http://h:1\"\ninterval = \"10\""), ["interval", "write it like"]),
             (format!("{base}url = \"http://h:1\"\nreserved_cores = -1.0"), ["target[0].reserved_cores", "-1"]),
             (format!("{base}url = \"http://h:1\"\nmodle = \"x\""), ["unknown field", "modle"]),
-            ("preset = \"sglang\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "not built"]),
+            (format!("{base}url = \"http://h:1\"\ninfo_url = \"http://h\""), ["target[0].info_url", "port"]),
+            (format!("{base}url = \"http://h:1\"\ninfo_url = \"http://h:1/x\""), ["target[0].info_url", "paths"]),
             ("preset = \"x\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "llamacpp"]),
             ("preset = \"custom\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "mapping"]),
         ] {

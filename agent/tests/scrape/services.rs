@@ -76,7 +76,7 @@ async fn a_version_keeps_the_engines_own_name_for_its_processes_whatever_the_con
         let target = format!("url = \"{}\"\npreset = \"triton\"\n{names}", url(port));
         let targets: Vec<TargetConfig> = vec![toml::from_str(&target).expect("valid")];
         let clock = Arc::new(StepClock(AtomicU64::new(0)));
-        let mut inference = start(targets, table.0.path().to_owned(), clock).expect("valid");
+        let mut inference = start(targets, &presets(), table.0.path().to_owned(), clock).expect("valid");
         let mut samples = Vec::new();
         for _ in &parts {
             samples.push(inference.samples.recv().await.expect("a sample"));

@@ -53,7 +53,7 @@ fn meters(index: u8) -> &'static [(u32, u8)] {
 
 /// Whether the node with this number has one meter at its input.
 pub fn has_one(index: u8) -> bool {
-    index % 3 == 0
+    index.is_multiple_of(3)
 }
 
 /// The site that the node with this number is placed in.

@@ -7,10 +7,14 @@
 use super::message::{Facts, Fault, Sampled, Shown, Use, by_index};
 use crate::collector::{DeviceUse, DeviceUser, ReadFailure, Reading, Value};
 use crate::counter::power;
-use joulebook_units::{Accelerator, BootNanos, Component, Method, Microjoules, Milliwatts, Source, SourceState};
+use joulebook_units::{
+    Accelerator, BootNanos, Component, Layer, Method, Microjoules, Milliwatts, Scope, Source, SourceState,
+};
 
 /// Samples of power further apart than this leave the energy between them unknown.
 const LONGEST_SAMPLE_NANOS: u64 = 30_000_000_000;
+/// Highest power of a superchip's module.
+const MODULE_CEILING: Milliwatts = Milliwatts(5_000_000);
 /// Highest power of a GPU that does not tell its limit.
 const DEFAULT_CEILING: Milliwatts = Milliwatts(1_500_000);
 /// Half-width of the 95 % interval of energy over a minute and more.
@@ -34,6 +38,7 @@ pub struct Gpu {
     /// The integral goes on from this instant of the counter.
     takes_over: bool,
     power: Option<(BootNanos, Milliwatts)>,
+    module_power: Option<(BootNanos, Milliwatts)>,
     used: Option<BootNanos>,
     off: Option<String>,
     failing: bool,
@@ -50,6 +55,7 @@ impl Gpu {
             since_counted: Microjoules::ZERO,
             takes_over: false,
             power: None,
+            module_power: None,
             used: None,
             off: None,
             failing: false,
@@ -155,8 +161,39 @@ impl Gpu {
             scope: None,
             ..main.clone()
         });
+        // A layer within the node, around this GPU, its processor and what feeds them: shown, and added to nothing.
+        let module = self.facts.module.then(|| Source {
+            id: self.module_id(),
+            component: Component::Wall,
+            device: None,
+            method: Method::IntegratedPower,
+            unit_nanojoules: None,
+            ceiling: MODULE_CEILING,
+            scope: Some(Scope { layer: Layer::Board, name: String::new(), members: vec![main.id.clone()] }),
+            ..main.clone()
+        });
         let state = |source| SourceState { source, unavailable: self.off.clone() };
-        [Some(main), integral].into_iter().flatten().map(state).collect()
+        [Some(main), integral, module].into_iter().flatten().map(state).collect()
+    }
+
+    fn module_id(&self) -> String {
+        format!("{}/module", self.id())
+    }
+
+    fn module(&mut self, shown: &Shown, at: &impl Fn(u64) -> BootNanos) -> Option<Reading> {
+        let (milliwatts, when) = shown.module.filter(|(milliwatts, _)| *milliwatts != NO_POWER)?;
+        let (at, power) = (at(when), Milliwatts(u64::from(milliwatts)));
+        let source = self.module_id();
+        let Some((since, before)) = self.module_power.replace((at, power)) else {
+            return Some(Reading { source, at, value: Value::increment(Microjoules::ZERO) });
+        };
+        let nanos = at.0.checked_sub(since.0).filter(|nanos| *nanos > 0)?;
+        if nanos > LONGEST_SAMPLE_NANOS {
+            let high = MODULE_CEILING.over_nanos(nanos);
+            return Some(Reading { source, at, value: Value::Unknown { since, high } });
+        }
+        let energy = power::integrate(&[(since, before), (at, power)], power::Sampled::Point)?;
+        Some(Reading { source, at, value: Value::increment(energy) })
     }
 
     fn integral_id(&self) -> String {
@@ -197,6 +234,7 @@ impl Gpu {
         if let Some(reading) = self.power(shown, at) {
             readings.push(reading);
         }
+        readings.extend(self.module(shown, at).map(Ok));
         if !self.counts {
             return;
         }

@@ -64,7 +64,7 @@ pub fn devices(
 }
 
 /// What does not change of a device.
-pub fn facts(uuid: &str, index: u32, device: &Device<'_>) -> Facts {
+pub fn facts(nvml: &Nvml, uuid: &str, index: u32, device: &Device<'_>) -> Facts {
     let model = device.name().unwrap_or_else(|_| "NVIDIA device".to_owned());
     Facts {
         uuid: uuid.to_owned(),
@@ -79,6 +79,7 @@ pub fn facts(uuid: &str, index: u32, device: &Device<'_>) -> Facts {
         memory_bytes: device.memory_info().ok().map(|memory| memory.total),
         divided: device.mig_mode().is_ok_and(|mode| mode.current != 0),
         counts: counts(device),
+        module: joulebook_nvml_module::power(nvml, device).is_some(),
         power_usage: power_usage(device, &model),
         model,
     }
@@ -155,6 +156,13 @@ pub fn power(device: &Device<'_>, power_usage: Sampled) -> Result<(u32, Sampled,
     let before = now();
     let milliwatts = device.power_usage().map_err(fault)?;
     Ok((milliwatts, power_usage, midpoint(before, now())))
+}
+
+/// Power in mW of the module that the device is a part of, and when it was read.
+pub fn module(nvml: &Nvml, device: &Device<'_>) -> Option<(u32, u64)> {
+    let before = now();
+    let milliwatts = joulebook_nvml_module::power(nvml, device)?;
+    Some((milliwatts, midpoint(before, now())))
 }
 
 /// Who is on the device, and what each used of it since `since_us`, the time stamp of the newest sample seen. Gives the

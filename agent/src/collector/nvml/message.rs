@@ -67,6 +67,8 @@ pub struct Facts {
     pub divided: bool,
     /// Whether it has an energy counter.
     pub counts: bool,
+    /// Whether it tells the power of a module that it is a part of.
+    pub module: bool,
     /// What the plain power call tells on this generation.
     pub power_usage: Sampled,
 }
@@ -104,6 +106,8 @@ pub struct Shown {
     pub energy: Result<(u64, u64), Fault>,
     /// Power in mW, what kind of value it is, and the instant of the call.
     pub power: Result<(u32, Sampled, u64), Fault>,
+    /// Power in mW of the module that it is a part of, where it tells one, and the instant of the call.
+    pub module: Option<(u32, u64)>,
     /// Processes, if they were asked for.
     pub processes: Option<Result<Use, Fault>>,
 }

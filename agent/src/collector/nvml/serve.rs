@@ -138,7 +138,7 @@ impl Session<'_> {
                 continue;
             }
             say(out, &Line::Begin { device: uuid.clone() })?;
-            let facts = library::facts(&uuid, index, &device);
+            let facts = library::facts(self.nvml, &uuid, index, &device);
             let (edges, instances) = (Edges::default(), mig::Activity::default());
             let open = Open { device, facts, edges, seen_us: 0, instances };
             match self.devices.get_mut(&uuid) {
@@ -147,6 +147,7 @@ impl Session<'_> {
                     known.facts.counts = open.facts.counts;
                     known.facts.index = open.facts.index;
                     known.facts.divided = open.facts.divided;
+                    known.facts.module = open.facts.module;
                     known.device = open.device;
                 }
                 None => {
@@ -177,6 +178,8 @@ impl Session<'_> {
                 Err(Fault::Lost) => Err(Fault::Lost),
                 _ => library::power(&open.device, open.facts.power_usage),
             };
+            let module = (open.facts.module && energy != Err(Fault::Lost)).then(|| library::module(nvml, &open.device));
+            let module = module.flatten();
             let processes = (request.processes && energy != Err(Fault::Lost)).then(|| {
                 let read = if open.facts.divided {
                     let used = mig::processes(nvml, &open.device, &open.facts, &mut open.instances, pages);
@@ -194,7 +197,7 @@ impl Session<'_> {
             if energy.as_ref().is_err_and(failed) && power.as_ref().is_err_and(failed) {
                 failures += 1;
             }
-            say(out, &Line::Device(Box::new(Shown { uuid: uuid.clone(), energy, power, processes })))?;
+            say(out, &Line::Device(Box::new(Shown { uuid: uuid.clone(), energy, power, module, processes })))?;
         }
         Ok(self.blind && self.devices.is_empty() || read > 0 && failures == read)
     }

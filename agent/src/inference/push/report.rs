@@ -44,6 +44,8 @@ pub struct Report {
     pub cached_tokens: Option<u64>,
     /// Generated tokens.
     pub output_tokens: Option<u64>,
+    /// Generated tokens of hidden reasoning, part of the output.
+    pub reasoning_tokens: Option<u64>,
     /// Time spent on inference in s.
     pub busy_seconds: Option<f64>,
     /// Who the requests were for; accepted, and not used yet.
@@ -111,6 +113,9 @@ impl Report {
         if report.cached_tokens.unwrap_or(0) > report.input_tokens.unwrap_or(u64::MAX) {
             return Err(Refusal::value("`cached_tokens` are part of `input_tokens`"));
         }
+        if report.reasoning_tokens.unwrap_or(0) > report.output_tokens.unwrap_or(u64::MAX) {
+            return Err(Refusal::value("`reasoning_tokens` are part of `output_tokens`"));
+        }
         Ok(report)
     }
 
@@ -125,6 +130,7 @@ impl Report {
             (CountKind::InputTokens, self.input_tokens),
             (CountKind::CachedTokens, self.cached_tokens),
             (CountKind::OutputTokens, self.output_tokens),
+            (CountKind::ReasoningTokens, self.reasoning_tokens),
             (CountKind::BusyNanos, self.busy_seconds.map(|seconds| (seconds * 1e9).round() as u64)),
         ];
         counts.into_iter().filter_map(|(kind, count)| Some((kind, count?))).collect()
@@ -159,6 +165,7 @@ mod tests {
             (format!("{{{base}}}"), "value", "no count"),
             (format!("{{{base},\"requests\":1,\"parents\":5}}"), "value", "parents"),
             (format!("{{{base},\"input_tokens\":1,\"cached_tokens\":2}}"), "value", "part of"),
+            (format!("{{{base},\"output_tokens\":1,\"reasoning_tokens\":2}}"), "value", "part of"),
             ("{\"seq\":0,\"cumulative\":true,\"model\":\"m\",\"items\":1}".to_owned(), "value", "seq"),
             ("{\"seq\":1,\"cumulative\":true,\"model\":\"a\\u0007\",\"items\":1}".to_owned(), "value", "name"),
             ("{\"seq\":1,\"cumulative\":true,\"model\":\" \",\"items\":1}".to_owned(), "value", "name"),
