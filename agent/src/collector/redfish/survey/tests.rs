@@ -55,7 +55,7 @@ fn wall(found: &Found) -> Option<u64> {
     found.wall.as_ref().map(|(_, shown)| shown.power.0)
 }
 
-fn enclosure(found: &Found) -> Option<Milliwatts> {
+fn shared(found: &Found) -> Option<Milliwatts> {
     found.enclosure.as_ref().map(|enclosure| enclosure.shown.power)
 }
 
@@ -75,7 +75,7 @@ fn an_enclosure_of_several_nodes_is_nobody_s_wall() {
     let chassis = json!({"ChassisType": "RackMount", "Power": at("Chassis/E/Power"), "Links": two});
     let bmc = Bmc::new(&[("E", chassis)], &[("Chassis/E/Power", consumed(&json!(2_400)))]);
     let found = bmc.read(Depth::All);
-    assert_eq!((wall(&found), enclosure(&found)), (None, Some(Milliwatts(2_400_000))));
+    assert_eq!((wall(&found), shared(&found)), (None, Some(Milliwatts(2_400_000))));
 }
 
 #[test]
@@ -88,13 +88,13 @@ fn a_sled_is_the_node_and_what_it_shares_with_its_enclosure_is_not_its_own() {
     of_enclosure["PowerSupplies"] = supplies;
     let others = [("Chassis/E/Power", of_enclosure.clone()), ("Chassis/S/Power", consumed(&json!(412)))];
     let found = Bmc::new(&[("E", enclosure.clone()), ("S", sled.clone())], &others).read(Depth::All);
-    assert_eq!((wall(&found), enclosure(&found)), (Some(412_000), Some(Milliwatts(1_650_000))));
+    assert_eq!((wall(&found), shared(&found)), (Some(412_000), Some(Milliwatts(1_650_000))));
     assert_eq!(found.supplies, None, "the supplies are the enclosure's");
     // The sled links to the enclosure's own resource.
     let mut sharing = sled;
     sharing["Power"] = at("Chassis/E/Power");
     let found = Bmc::new(&[("E", enclosure), ("S", sharing)], &others).read(Depth::All);
-    assert_eq!((wall(&found), enclosure(&found)), (None, Some(Milliwatts(1_650_000))));
+    assert_eq!((wall(&found), shared(&found)), (None, Some(Milliwatts(1_650_000))));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_member_of_the_enclosure_s_power_that_is_this_node_is_its_wall() {
         {"Name": "Node 1", "PowerConsumedWatts": 412, "RelatedItem": [at("Systems/1")]},
     ]});
     let found = Bmc::new(&[("E", enclosure), ("S", sled)], &[("Chassis/E/Power", power)]).read(Depth::All);
-    assert_eq!((wall(&found), enclosure(&found)), (Some(412_000), Some(Milliwatts(1_650_000))));
+    assert_eq!((wall(&found), shared(&found)), (Some(412_000), Some(Milliwatts(1_650_000))));
 }
 
 #[test]
