@@ -148,9 +148,9 @@ mod tests {
         assert!(complaint(&[meter("")], true).contains("meter.name"));
         assert!(complaint(&[meter("a")], false).contains("push.socket"));
         let rack = MeterSection { of: Metered::Rack, of_name: Some("r1".to_owned()), ..meter("pdu") };
-        assert!(complaint(&[rack.clone()], true).contains("meter.nodes"));
+        assert!(complaint(std::slice::from_ref(&rack), true).contains("meter.nodes"));
         let rack = MeterSection { nodes: vec!["n1".to_owned(), "n2".to_owned()], ..rack };
-        assert_eq!(complaint(&[rack.clone()], true), "");
+        assert_eq!(complaint(std::slice::from_ref(&rack), true), "");
         assert_eq!(rack.scope().map(|scope| (scope.layer, scope.members.len())), Some((Layer::Rack, 2)));
         let site = MeterSection { of: Metered::Site, nodes: Vec::new(), ..rack.clone() };
         assert_eq!(complaint(&[site], true), "");
