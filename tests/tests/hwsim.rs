@@ -384,7 +384,9 @@ fn listed(name: &str, read: &[String]) -> Vec<String> {
     let count = profile["gpus"]["count"].as_u64().unwrap_or(0) as usize;
     match profile["gpus"]["vendor"].as_str() {
         Some("nvidia") => {
-            assert_eq!(reads("nvml/GPU"), 2 * count, "{name}: a counter and an integral each: {read:?}");
+            let module = usize::from(profile["gpus"]["field_scope_module"] == true);
+            let what = "a counter and an integral each, and a superchip's module";
+            assert_eq!(reads("nvml/GPU"), (2 + module) * count, "{name}: {what}: {read:?}");
             line(true, format!("nvml: {count} GPUs"));
         }
         Some(vendor) => {

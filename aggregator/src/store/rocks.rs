@@ -32,6 +32,7 @@ use std::sync::{Mutex, PoisonError};
 /// The table every RocksDB has; ours is empty.
 const DEFAULT_FAMILY: &str = "default";
 
+const NOT_TORN: &str = "and it is no write that was cut short";
 const REPAIR: &str = "`joulebook-aggregator repair` drops what cannot be read";
 
 /// Locked before RocksDB is asked: RocksDB rotates the running process's log before it looks at its own lock.
@@ -244,10 +245,10 @@ fn check_logs(dir: &Path, manifest: &str) -> Result<Option<Place>, StoreError> {
     let (logs, manifest) = log::files(dir, manifest).map_err(|error| folder(dir, &error))?;
     let failed = |error: io::Error| folder(dir, &error);
     if let End::Damaged(place) = log::end(&[manifest]).map_err(failed)? {
-        return Err(damaged_at(&place, "others follow it"));
+        return Err(damaged_at(&place, NOT_TORN));
     }
     match log::end(&logs).map_err(failed)? {
-        End::Damaged(place) => Err(damaged_at(&place, &format!("others follow it; {REPAIR}"))),
+        End::Damaged(place) => Err(damaged_at(&place, &format!("{NOT_TORN}; {REPAIR}"))),
         End::Torn(place) => Ok(Some(place)),
         End::Whole => Ok(None),
     }
