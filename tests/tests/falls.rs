@@ -74,11 +74,16 @@ fn an_aggregator_may_fall_at_any_system_call() {
     for (round, point) in (0..falls_each).flat_map(|round| POINTS.map(|point| (round, point))) {
         std::thread::sleep(random.millis(50, 300));
         program.kill().unwrap();
-        let environment = falls.at(point, aggregator_calls(point), &mut random);
-        let mut falling = server.clone().with(environment).spawn().unwrap();
-        if let Some(status) = falling.ends_within(LIMIT).unwrap() {
-            assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{point}: {status}, {}", falling.said());
-            *hits.entry(point).or_default() += 1;
+        // How many calls of a kind a run makes depends on the machine: one that comes too late is made up for by the first.
+        for most in [aggregator_calls(point), 1] {
+            let environment = falls.at(point, most, &mut random);
+            let mut falling = server.clone().with(environment).spawn().unwrap();
+            if let Some(status) = falling.ends_within(LIMIT).unwrap() {
+                assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{point}: {status}, {}", falling.said());
+                *hits.entry(point).or_default() += 1;
+                break;
+            }
+            falling.kill().unwrap();
         }
         let promised = oracle.acknowledged();
         program = server.start().unwrap_or_else(|error| panic!("round {round}, {point}: {error:?}")).0;
