@@ -146,7 +146,10 @@ impl RocksStore {
             checked.files += files.len() as u64;
             match log::end(files) {
                 Ok(End::Damaged(place)) => {
-                    let reason = format!("the record at byte {} cannot be read and is no write that was cut short", place.offset);
+                    let reason = format!(
+                        "the record at byte {} cannot be read and is no write that was cut short",
+                        place.offset
+                    );
                     checked.damage(&place.path, &reason);
                 }
                 // The one that is being written ends anywhere; one that is gone was dropped after it was listed.
