@@ -87,6 +87,7 @@ pub async fn run(
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
+    let telemetry = telemetry.with_pollers(config.pollers()?);
     let pressure = committer.pressure();
     let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
     tasks.spawn(until_stop(memory, memory_stops));
@@ -105,7 +106,7 @@ pub async fn run(
     let (routes, health) = server::services(telemetry, admin, query).await?;
     tasks.spawn(watch_space(space, health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
-    let gate = Gate::new(transport, config.limits(), clock, counters);
+    let gate = Gate::new(transport, config.limits()?, clock, counters);
     if let Some(renewal) = renewal {
         tasks.spawn(until_stop(renewal.run(), stopping.clone()));
     }

@@ -15,7 +15,7 @@ pub mod series;
 pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
-pub use id::{BootId, InvalidId, NodeName, StreamId};
+pub use id::{BootId, InvalidId, NodeName, PollerName, StreamId};
 pub use loss::{LossReason, LostSpan, RejectReason, StreamGap};
 pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState};
 pub use quantity::{
