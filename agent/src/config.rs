@@ -61,6 +61,8 @@ pub struct Config {
     pub hwmon: HwmonSection,
     /// NVIDIA GPUs.
     pub nvml: NvmlSection,
+    /// Gaudi accelerators.
+    pub gaudi: GaudiSection,
     /// The node's BMC over the network.
     pub redfish: RedfishSection,
     /// The node's own BMC through the kernel.
@@ -201,6 +203,27 @@ pub struct NvmlSection {
     pub limits: Limits,
 }
 
+/// Gaudi accelerators.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GaudiSection {
+    /// Whether to read them.
+    pub enabled: bool,
+    /// Habana's management library; `libhlml.so` of the system if unset.
+    pub library: Option<PathBuf>,
+    /// Idle power in watts of one accelerator with nothing resident.
+    pub idle_watts: Option<f64>,
+    /// The program that holds the library, if not the running one.
+    #[serde(skip)]
+    pub helper: Option<PathBuf>,
+    /// How long a row waits for the readings that it asked for.
+    #[serde(skip)]
+    pub patience: Duration,
+    /// When the helper process is given up and started again.
+    #[serde(skip)]
+    pub limits: Limits,
+}
+
 /// Estimates where no sensor is.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -254,6 +277,13 @@ impl Default for NvmlSection {
             patience: Duration::ZERO,
             limits: Limits::default(),
         }
+    }
+}
+
+impl Default for GaudiSection {
+    fn default() -> Self {
+        let (patience, limits) = (Duration::ZERO, Limits::default());
+        Self { enabled: true, library: None, idle_watts: None, helper: None, patience, limits }
     }
 }
 
@@ -389,6 +419,7 @@ impl Config {
             ("rapl.ceiling_watts", self.rapl.ceiling_watts),
             ("rapl.idle_watts", self.rapl.idle_watts),
             ("nvml.idle_watts", self.nvml.idle_watts),
+            ("gaudi.idle_watts", self.gaudi.idle_watts),
             ("estimate.tdp_watts", self.estimate.tdp_watts),
             ("estimate.idle_watts", self.estimate.idle_watts),
             ("estimate.dram_watts_per_gigabyte", self.estimate.dram_watts_per_gigabyte),

@@ -107,7 +107,7 @@ struct Meter {
 /// Looks at this node. `smi` is the program whose watts stand beside ours.
 pub fn look(config: &Config, node: String, clock: &dyn Clock, look: Look, smi: &Path) -> Findings {
     let hardware = hardware::discover(&config.roots);
-    let mut sources = Sources::new(config, &config.roots, &hardware);
+    let mut sources = Sources::new(config, &config.roots);
     sources.discover();
     let mut meters: BTreeMap<String, Meter> = BTreeMap::new();
     let (begin, pause) = (clock.boot(), look.time / look.readings.max(1));
@@ -236,7 +236,13 @@ fn absent(config: &Config, hardware: &Hardware, sources: &Sources) -> Vec<Absent
         add("nvml", off("nvml"), false);
     } else if !any("nvml") {
         let none = "no NVIDIA device is on the PCI bus, and no library is named with --nvml-lib";
-        add("nvml", sources.no_device().unwrap_or(none).to_owned(), config.nvml.library.is_some());
+        add("nvml", sources.no_device("nvml").unwrap_or(none).to_owned(), config.nvml.library.is_some());
+    }
+    if !config.gaudi.enabled {
+        add("gaudi", off("gaudi"), false);
+    } else if !any("gaudi") {
+        let none = "no Gaudi accelerator is on the PCI bus, and gaudi.library names no library";
+        add("gaudi", sources.no_device("gaudi").unwrap_or(none).to_owned(), config.gaudi.library.is_some());
     }
     if !states.iter().any(|state| state.source.component == Component::Wall) {
         add("wall", no_wall(&config.roots, is_guest), false);

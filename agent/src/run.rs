@@ -146,7 +146,7 @@ pub(crate) fn security(config: &Config) -> Result<Security, RunError> {
 /// Looks for hardware and sources and says what it found; refuses if sensors exist and none may be read.
 fn discover(config: &Config, told: Receiver<Told>) -> Result<(Sources, Inventory), RunError> {
     let hardware = hardware::discover(&config.roots);
-    let mut sources = Sources::new(config, &config.roots, &hardware);
+    let mut sources = Sources::new(config, &config.roots);
     if !config.meter.is_empty() {
         sources.add(Box::new(Meters::new(&config.meter, told)));
     }

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 /// Time that is accounted.
 const MEASURED: Duration = Duration::from_secs(16);
 const PATIENCE: Duration = Duration::from_secs(90);
-/// A BMC shows whole watts of some 300, and each end of the window cuts a second of sixteen on a busy machine.
+/// A BMC shows whole watts of some 300.
 const CLOSE: f64 = 0.02;
 /// What the supplies of the simulated GH200 pass on at rest, and what the site draws for each joule at its nodes' inputs.
 const EFFICIENCY: f64 = 0.92;
@@ -106,6 +106,16 @@ impl Rig {
         answer["rows"].as_array().cloned().unwrap_or_default()
     }
 
+    /// Length of a window as it is answered, in seconds: its ends are those of whole seconds.
+    fn seconds(&self, words: &[&str]) -> f64 {
+        let answer = self.installation.ask(&[&["energy", "--by", "layer"], words].concat()).unwrap();
+        let nanos = |end: &str| match &answer["window"][end] {
+            Value::String(text) => text.parse::<i64>().unwrap(),
+            number => number.as_i64().unwrap(),
+        };
+        Duration::from_nanos((nanos("end_unix_nanos") - nanos("start_unix_nanos")).unsigned_abs()).as_secs_f64()
+    }
+
     /// Energy of the leaves since the simulator's begin, in µJ.
     fn truth(&self) -> BTreeMap<String, f64> {
         truth(&self.node)
@@ -164,12 +174,14 @@ fn platform_overcount_and_pue_are_those_of_the_simulated_truth() {
             .iter()
             .all(|id| rows.iter().any(|row| column(row, "source") == *id && number(row, "microjoules") > 0.0))
     });
-    let (begin, before) = (now().unwrap(), rig.truth());
+    // All draws are constant: what counts is the power.
+    let (begin, before, clock) = (now().unwrap(), rig.truth(), Instant::now());
     std::thread::sleep(MEASURED);
-    let (end, after) = (now().unwrap(), rig.truth());
-    let drawn = |leaf: &str| after[leaf] - before[leaf];
-    let input = after.keys().map(|leaf| drawn(leaf)).sum::<f64>() / EFFICIENCY;
+    let (end, after, passed) = (now().unwrap(), rig.truth(), clock.elapsed().as_secs_f64());
     let window = ["--from", begin.as_str(), "--to", end.as_str()];
+    let scale = rig.seconds(&window) / passed;
+    let drawn = |leaf: &str| (after[leaf] - before[leaf]) * scale;
+    let input = after.keys().map(|leaf| drawn(leaf)).sum::<f64>() / EFFICIENCY;
     until("all of the window", || {
         let rows = rig.layers(&window);
         ["redfish/wall", "meter/main"]

@@ -67,7 +67,7 @@ impl Rig {
     fn sampler(&mut self, boot: u8, recovery: &Recovery) -> Sampler {
         let at = |path: &str| Path::new(self.root.path()).join(path);
         let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
-        let mut sources = Sources::new(&Config::default(), &roots, &Hardware::default());
+        let mut sources = Sources::new(&Config::default(), &roots);
         let states = sources.discover().to_vec();
         let node: NodeName = "n".parse().expect("a name");
         let inventory = Inventory {
