@@ -8,9 +8,10 @@ mod text;
 
 use crate::clock::Clock;
 use crate::collector::{Reading, Sources, Value};
-use crate::config::{Config, Roots};
+use crate::config::{Config, Role, Roots};
 use crate::counter::{Step, Tracker};
 use crate::hardware;
+use crate::poller;
 use joulebook_units::{BootNanos, Component, Hardware, Method, Source, SourceState};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -104,10 +105,12 @@ struct Meter {
     why: Option<String>,
 }
 
-/// Looks at this node. `smi` is the program whose watts stand beside ours.
+/// Looks at this node, or at the meters of a poller's subjects. `smi` is the program whose watts stand beside ours.
 pub fn look(config: &Config, node: String, clock: &dyn Clock, look: Look, smi: &Path) -> Findings {
-    let hardware = hardware::discover(&config.roots);
-    let mut sources = Sources::new(config, &config.roots);
+    let (hardware, mut sources) = match config.role {
+        Role::Node => (hardware::discover(&config.roots), Sources::new(config, &config.roots)),
+        Role::BmcPoller => (Hardware::default(), poller::meters(config)),
+    };
     sources.discover();
     let mut meters: BTreeMap<String, Meter> = BTreeMap::new();
     let (begin, pause) = (clock.boot(), look.time / look.readings.max(1));
@@ -150,7 +153,7 @@ pub fn look(config: &Config, node: String, clock: &dyn Clock, look: Look, smi: &
         node,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         measured_s,
-        absent: absent(config, &hardware, &sources),
+        absent: if config.role == Role::Node { absent(config, &hardware, &sources) } else { Vec::new() },
         sources: found,
         components_w: (!watts.is_empty()).then(|| watts.iter().sum()),
         nvidia_smi: smi_gpus,

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_agent::clock::SystemClock;
 use joulebook_agent::collector::gaudi::serve::{HELPER as GAUDI_HELPER, serve as serve_gaudi};
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
-use joulebook_agent::config::{Config, EXAMPLE, Overrides};
+use joulebook_agent::config::{Config, EXAMPLE, Overrides, Role};
 use joulebook_agent::run::RunError;
 use joulebook_agent::{doctor, exit, presets, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -183,7 +183,10 @@ fn overrides(arguments: Arguments) -> Overrides {
 fn examine(config: &Config, arguments: &DoctorArguments) -> Result<ExitCode, RunError> {
     let time = Duration::from_secs(arguments.seconds);
     let look = doctor::Look { time, ..doctor::Look::default() };
-    let node = config.node_name()?.to_string();
+    let node = match config.role {
+        Role::Node => config.node_name()?.to_string(),
+        Role::BmcPoller => config.poller_name()?.to_string(),
+    };
     let findings = doctor::look(config, node, &SystemClock, look, &arguments.nvidia_smi);
     let text = match arguments.output {
         Form::Text => doctor::write(&findings),

@@ -6,9 +6,9 @@
 //! fails stops all of them.
 
 use crate::clock::Clock;
-use crate::collector::Sources;
 use crate::collector::redfish::Redfish;
-use crate::config::{Config, Subject};
+use crate::collector::{Collector, Sources};
+use crate::config::{Config, Subject, SubjectSection};
 use crate::run::delivery::{Delivery, deliver};
 use crate::run::{RunError, boot_id, inventory, security, spool_config};
 use crate::sampler::{Parts, Sampler, tell};
@@ -64,6 +64,14 @@ pub(crate) async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Fu
     Ok(())
 }
 
+/// The meters of all subjects, for looking around: each source's name begins with that of its node.
+pub(crate) fn meters(config: &Config) -> Sources {
+    let meter = |subject: &SubjectSection| -> Box<dyn Collector> {
+        Box::new(Redfish::new(&subject.redfish).below(&subject.node))
+    };
+    Sources::of(config.subject.iter().map(meter).collect())
+}
+
 /// The folder of the subjects' spools.
 fn make_folder(config: &Config) -> Result<(), RunError> {
     let dir = &config.spool.dir;
@@ -89,7 +97,8 @@ fn begin(
     let share = config.spool.max_bytes / u64::try_from(subjects).unwrap_or(u64::MAX).max(1);
     let dir = config.spool.dir.join(subject.node.as_str());
     let (spool, recovery) = Spool::open(&spool_config(config, &dir, share.max(LEAST_BYTES)))?;
-    let mut sources = Sources::of(vec![Box::new(Redfish::new(&subject.redfish).told_by(name))]);
+    // The node's own agent may ask its BMC too.
+    let mut sources = Sources::of(vec![Box::new(Redfish::new(&subject.redfish).below(name))]);
     let states = sources.discover().to_vec();
     states.iter().for_each(tell);
     let (told, inventory) = watch::channel(inventory(config, subject.node.clone(), states));

@@ -16,7 +16,8 @@ use crate::tls::{Ca, fingerprint, replace, write};
 pub struct Simulator {
     _program: Program,
     root: PathBuf,
-    library: PathBuf,
+    /// NVIDIA's library, where it has such GPUs.
+    library: Option<PathBuf>,
     control: PathBuf,
     /// Keys of a table `[redfish]` for its BMC; empty without one.
     bmc: String,
@@ -77,7 +78,8 @@ impl Simulator {
         let ready: Value = serde_json::from_str(&program.wait_for(r"^\{.*\}$")?)?;
         let path = |name: &str| ready[name].as_str().map(PathBuf::from).with_context(|| format!("{name} in {ready}"));
         let bmc = ready["redfish"].as_str().map_or_else(String::new, |url| format!("url = \"{url}\"\n"));
-        Ok(Self { root: root.to_owned(), library: path("nvml")?, control: path("ctl")?, bmc, _program: program })
+        let library = ready["nvml"].as_str().map(PathBuf::from);
+        Ok(Self { root: root.to_owned(), library, control: path("ctl")?, bmc, _program: program })
     }
 
     /// The keys of a table `[redfish]` with which an agent asks its BMC each second.
@@ -116,13 +118,15 @@ impl Simulator {
         let root = |name: &str| self.root.join(name);
         let mut config = format!(
             "{connection}\n[spool]\ndir = \"{}\"\n\n[roots]\nsysfs = \"{}\"\nprocfs = \"{}\"\ncgroup = \"{}\"\n\n\
-             [placement]\nsimulated = true\n\n[nvml]\nlibrary = \"{}\"\n",
+             [placement]\nsimulated = true\n",
             spool.display(),
             root("sys").display(),
             root("proc").display(),
             root("sys/fs/cgroup").display(),
-            self.library.display(),
         );
+        if let Some(library) = &self.library {
+            write!(config, "\n[nvml]\nlibrary = \"{}\"\n", library.display())?;
+        }
         for Server { port, version, .. } in servers {
             let page = format!("url = \"http://127.0.0.1:{port}/metrics\"\npreset = \"vllm\"");
             write!(config, "\n[[target]]\n{page}\nversion = \"{version}\"\ninterval = \"1s\"\n")?;

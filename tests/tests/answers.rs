@@ -15,6 +15,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::Arc;
 
+#[path = "answers/cost.rs"]
+mod cost;
 #[path = "answers/walls.rs"]
 mod walls;
 

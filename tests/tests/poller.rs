@@ -9,6 +9,7 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use joulebook_tests::engine::free_ports;
@@ -209,6 +210,27 @@ fn a_node_that_is_not_on_the_list_is_refused_and_a_bmc_that_hangs_stops_itself_a
     site.nodes[1].ask(&json!({ "op": "bmc" })).unwrap();
     let mended = now().unwrap();
     site.wait_for_walls(&NODES, &mended);
+}
+
+#[test]
+fn the_doctor_of_a_poller_shows_what_each_bmc_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Simulator::with_bmc("gh200", &folder.path().join("node")).unwrap();
+    let keys = node.bmc();
+    let subject = |name: &str| format!("[[subject]]\nnode = \"{name}\"\n[subject.redfish]\n{keys}\n");
+    let text = format!("role = \"bmc-poller\"\npoller = \"east\"\n{}{}", subject("a"), subject("b"));
+    let path = folder.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut command = Command::new(binary("joulebook-agent").unwrap());
+    let output = command.args(["doctor", "--seconds", "6", "--output", "json", "--config"]).arg(path).output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&found["node"], found["absent"].as_array().unwrap().len()), (&json!("east"), 0), "{found}");
+    for id in ["a/redfish/wall", "b/redfish/wall"] {
+        let source = found["sources"].as_array().unwrap().iter().find(|source| source["id"] == id).unwrap();
+        let watts = source["w"].as_f64().unwrap();
+        assert!((watts * EFFICIENCY / PARTS_W - 1.0).abs() < 0.02, "{source}");
+    }
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

@@ -38,6 +38,12 @@ fn close(value: f64, expected: f64) -> bool {
     (value / expected - 1.0).abs() < CLOSE
 }
 
+/// Within a twentieth: what the node has beyond its parts is known a minute at a time, and in the first one the meter is
+/// there some seconds before the parts are.
+fn roughly(value: f64, expected: f64) -> bool {
+    (value / expected - 1.0).abs() < 0.05
+}
+
 /// Waits until something is so.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let begin = Instant::now();
@@ -217,13 +223,13 @@ fn platform_overcount_and_pue_are_those_of_the_simulated_truth() {
     // The site's meter over its node's input, as one figure and as a series.
     let main = of(&rows, "meter/main");
     assert_eq!((column(main, "layer"), column(main, "name")), ("site", SITE));
-    assert!(close(number(main, "pue"), PUE), "{main}");
+    assert!(roughly(number(main, "pue"), PUE), "{main}");
     let sci = rig.installation.ask(&[&["sci"], &window[..]].concat()).unwrap();
     assert!(
         sci["answers"][0]["pue"]["source"].as_str().unwrap().contains("measured by meter/main of simulated"),
         "{sci}"
     );
-    assert!(close(number(&sci["answers"][0]["pue"], "value"), PUE), "{sci}");
+    assert!(roughly(number(&sci["answers"][0]["pue"], "effective"), PUE), "{sci}");
     let series = rig.layers(&[&window[..], &["--step", "4s"]].concat());
     let mains: Vec<&Value> = series.iter().filter(|row| column(row, "source") == "meter/main").collect();
     assert!(mains.len() >= 4, "{series:?}");

@@ -15,7 +15,7 @@
 use super::hold::Hold;
 use super::{Collector, ReadFailure, Reading, Value};
 use crate::config::RedfishSection;
-use joulebook_units::{BootNanos, Component, Layer, Method, Milliwatts, PollerName, Scope, Source, SourceState};
+use joulebook_units::{BootNanos, Component, Layer, Method, Milliwatts, Scope, Source, SourceState};
 use poll::{Event, Pace, Poll};
 use route::Shown;
 use value::{ENCLOSURE_CEILING, Energy};
@@ -79,10 +79,10 @@ impl Redfish {
         }
     }
 
-    /// The same of a poller, whose name stands before those of the sources: the node's own agent may ask the BMC too.
+    /// The same with a name before those of its sources, where several may tell of one node or one of several.
     #[must_use]
-    pub fn told_by(self, poller: &PollerName) -> Self {
-        Self { prefix: format!("{poller}/"), ..self }
+    pub fn below(self, name: &impl std::fmt::Display) -> Self {
+        Self { prefix: format!("{name}/"), ..self }
     }
 
     fn start(&mut self) {
