@@ -16,7 +16,7 @@ use joulebook_proto::admin::{
 use joulebook_units::{CountKind, NodeName, Service, Subject, UnixNanos, Window};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -29,7 +29,7 @@ const DUMP_AHEAD: usize = 64;
 pub struct Admin {
     book: Arc<Book>,
     counters: Arc<Counters>,
-    periods: Periods,
+    periods: watch::Receiver<Periods>,
     care: Care,
 }
 
@@ -40,7 +40,7 @@ impl Admin {
         store: Arc<RocksStore>,
         book: Arc<Book>,
         counters: Arc<Counters>,
-        periods: Periods,
+        periods: watch::Receiver<Periods>,
         backups: Option<PathBuf>,
     ) -> Self {
         Self { book, counters, periods, care: Care::new(store, backups) }
@@ -102,7 +102,7 @@ impl AdminService for Admin {
         let (out, responses) = mpsc::channel(DUMP_AHEAD);
         // Without any row there is nothing to read.
         if let (Some(first), Some(last)) = (node.first_row, node.last_row) {
-            let kept = first.max(retention::before(last, self.periods.rows));
+            let kept = first.max(retention::before(last, self.periods.borrow().rows));
             let start = request.start_unix_nanos.map_or(kept, UnixNanos);
             let end = request.end_unix_nanos.map_or(UnixNanos(last.0.saturating_add(1)), UnixNanos);
             let window = Window::new(start, end).ok_or_else(|| Status::invalid_argument("end before start"))?;
