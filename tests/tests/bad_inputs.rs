@@ -83,6 +83,16 @@ fn b63_a_configuration_that_others_may_write_is_refused() {
 }
 
 #[test]
+fn b75_a_folder_that_nobody_may_write_to_is_a_permission_error() {
+    let folder = tempfile::tempdir().unwrap();
+    // Not even root makes a folder there, whether sysfs is mounted read-only or not.
+    for (program, flag) in [("joulebook-agent", "--spool-dir"), ("joulebook-aggregator", "--data-dir")] {
+        let arguments = ["--insecure-loopback", flag, "/sys/joulebook"];
+        refused(program, &arguments, 77, &["/sys/joulebook"], folder.path());
+    }
+}
+
+#[test]
 fn a_missing_configuration_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     for program in ["joulebook-agent", "joulebook-aggregator"] {
