@@ -180,7 +180,8 @@ fn unit(subject: &Subject) -> &'static str {
     match subject {
         Subject::Energy(_) => "uJ",
         Subject::IdlePower { .. } | Subject::ResidentIdlePower { .. } => "mW",
-        Subject::CpuTime(_) | Subject::DeviceTime { .. } | Subject::Count(_, CountKind::BusyNanos) => "ns",
+        Subject::CpuTime(_) | Subject::DeviceTime { .. } => "ns",
+        Subject::Count(_, kind) if kind.is_time() => "ns",
         Subject::Memory { .. } | Subject::NodeMemoryUsed | Subject::DeviceMemory { .. } => "bytes",
         Subject::Count(..) => "1",
     }
@@ -218,5 +219,7 @@ fn count(kind: CountKind) -> &'static str {
         CountKind::OutputTokens => "output_tokens",
         CountKind::ReasoningTokens => "reasoning_tokens",
         CountKind::BusyNanos => "busy_nanos",
+        CountKind::PrefillNanos => "prefill_nanos",
+        CountKind::DecodeNanos => "decode_nanos",
     }
 }

@@ -12,6 +12,7 @@ pub mod loss;
 pub mod node;
 pub mod quantity;
 pub mod series;
+pub mod serving;
 pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
@@ -26,4 +27,5 @@ pub use series::{
     Component, CountKind, CpuTimeMethod, IdleOrigin, Layer, Method, Scope, Service, Source, Subject, VersionSource,
     Workload, WorkloadKind,
 };
+pub use serving::{ServiceRole, Serving, ServingConfiguration};
 pub use time::{BootNanos, UnixNanos, Window};

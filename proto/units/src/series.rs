@@ -1,6 +1,7 @@
 //! What a series measures: its descriptor. Rows carry numbers only; a descriptor is sent once per stream and series.
 
 use crate::quantity::Milliwatts;
+use crate::serving::Serving;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -192,6 +193,11 @@ pub struct Workload {
     /// Identity of the workload that this one is a part of: a server's own processes for one model version, say. The
     /// two are counted apart, and services of the part share what the rest of the whole uses.
     pub part_of: Option<String>,
+    /// The service group that it works for, where that is known: servers on whatever nodes that work on the same requests.
+    pub group: Option<String>,
+    /// The inference engine whose processes it holds, where they are known by their commands: its energy serves a model even
+    /// where no counts tell which.
+    pub engine: Option<String>,
 }
 
 impl Workload {
@@ -208,6 +214,8 @@ impl Workload {
             reserved_millicores: None,
             reservation_origin: None,
             part_of: None,
+            group: None,
+            engine: None,
         }
     }
 }
@@ -233,6 +241,8 @@ pub enum VersionSource {
     Image,
     /// Nothing told.
     Unresolved,
+    /// Nothing told, and what could have told may not be read (the process of another user, say).
+    NotReadable,
 }
 
 /// One served model version at one counting point.
@@ -256,6 +266,8 @@ pub struct Service {
     pub workload: Option<String>,
     /// Tokenizer, where known: token units are comparable only within one.
     pub tokenizer: Option<String>,
+    /// What is behind the name, and how it is set up.
+    pub serving: Serving,
 }
 
 /// What a count counts. All are cumulative.
@@ -279,11 +291,15 @@ pub enum CountKind {
     ReasoningTokens,
     /// Time spent on inference in nanoseconds; may exceed wall time when requests run side by side.
     BusyNanos,
+    /// Of it, time spent on prompts in nanoseconds.
+    PrefillNanos,
+    /// Of it, time spent on generating in nanoseconds.
+    DecodeNanos,
 }
 
 impl CountKind {
     /// Every kind, in the order of the wire.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::RequestsOk,
         Self::RequestsFailed,
         Self::RequestsAborted,
@@ -293,7 +309,14 @@ impl CountKind {
         Self::OutputTokens,
         Self::ReasoningTokens,
         Self::BusyNanos,
+        Self::PrefillNanos,
+        Self::DecodeNanos,
     ];
+
+    /// Whether it counts nanoseconds.
+    pub fn is_time(self) -> bool {
+        matches!(self, Self::BusyNanos | Self::PrefillNanos | Self::DecodeNanos)
+    }
 }
 
 /// What one series measures, and in which unit.

@@ -40,6 +40,8 @@ fn workload() -> Workload {
         reserved_millicores: Some(500),
         reservation_origin: Some("quota".to_owned()),
         part_of: None,
+        group: None,
+        engine: None,
     }
 }
 
@@ -54,6 +56,24 @@ fn service() -> Service {
         target: "t".to_owned(),
         workload: Some("w".to_owned()),
         tokenizer: None,
+        serving: Serving::default(),
+    }
+}
+
+fn serving() -> Serving {
+    Serving {
+        base: Some("b".to_owned()),
+        revision: Some("r".to_owned()),
+        role: Some(ServiceRole::Decode),
+        group: Some("s".to_owned()),
+        configuration: ServingConfiguration {
+            engine_version: Some("1".to_owned()),
+            quantisation: Some("q".to_owned()),
+            max_batch: Some(4),
+            tensor_parallel: Some(2),
+            power_limit_milliwatts: Some(1000),
+            ..ServingConfiguration::default()
+        },
     }
 }
 
@@ -78,6 +98,14 @@ fn the_layout_of_descriptors_never_changes() {
         (Subject::Memory { workload: "w".to_owned() }, "01030177"),
         (Subject::NodeMemoryUsed, "0104"),
         (Subject::Count(service(), CountKind::BusyNanos), "010501016d0101760600000165017401017700 08"),
+        (
+            Subject::CpuTime(Workload { group: Some("s".to_owned()), engine: Some("e".to_owned()), ..workload() }),
+            "0111017705016e0101670000 0101f403010571756f7461 00 010173 010165",
+        ),
+        (
+            Subject::Count(Service { serving: serving(), ..service() }, CountKind::DecodeNanos),
+            "011001016d0101760600000165017401017700 010162 010172 010173 010131 010171 0102 0104 0102 00 00 01e807 0a",
+        ),
     ];
     for (subject, golden) in golden {
         let bytes = subject.encode(b"key");
