@@ -222,6 +222,8 @@ fn count(kind: CountKind) -> String {
         CountKind::OutputTokens => "output_tokens",
         CountKind::ReasoningTokens => "reasoning_tokens",
         CountKind::BusyNanos => "busy_nanos",
+        CountKind::PrefillNanos => "prefill_nanos",
+        CountKind::DecodeNanos => "decode_nanos",
         CountKind::Images => "images",
         CountKind::AudioNanos => "audio_nanos",
         CountKind::VideoNanos => "video_nanos",

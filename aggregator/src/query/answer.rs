@@ -307,5 +307,6 @@ fn version_source(source: VersionSource) -> &'static str {
         VersionSource::Process => "process",
         VersionSource::Image => "image",
         VersionSource::Unresolved => "unresolved",
+        VersionSource::NotReadable => "not_readable",
     }
 }

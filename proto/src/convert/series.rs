@@ -7,8 +7,8 @@ use super::{
 };
 use crate::telemetry::{self, series::Subject as Wire};
 use joulebook_units::{
-    Component, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, Source, Subject, VersionSource,
-    Workload, WorkloadKind,
+    Component, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, ServiceRole, Serving,
+    ServingConfiguration, Source, Subject, VersionSource, Workload, WorkloadKind,
 };
 use prost::Message;
 
@@ -47,8 +47,10 @@ enum_both_ways!(
     version_source_from_wire,
     VersionSource,
     "ServiceIdentity.version_source",
-    [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved]
+    [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved, NotReadable]
 );
+enum_both_ways!(service_role_to_wire, service_role_from_wire, ServiceRole, "Serving.role", [Router, Prefill, Decode]);
+
 /// Most members of a layer.
 const MAX_MEMBERS: usize = 1024;
 
@@ -126,6 +128,8 @@ pub fn workload_to_wire(workload: &Workload) -> telemetry::Workload {
         reserved_millicores: workload.reserved_millicores,
         reservation_origin: optional_clean(workload.reservation_origin.as_ref(), MAX_ID_BYTES),
         part_of: optional_clean(workload.part_of.as_ref(), MAX_WORKLOAD_ID_BYTES),
+        group: optional_clean(workload.group.as_ref(), MAX_ID_BYTES),
+        engine: optional_clean(workload.engine.as_ref(), MAX_ID_BYTES),
     }
 }
 
@@ -142,6 +146,8 @@ pub fn workload_from_wire(workload: telemetry::Workload) -> Result<Workload, Con
         reserved_millicores: workload.reserved_millicores,
         reservation_origin: optional_text(workload.reservation_origin, "Workload.reservation_origin", MAX_ID_BYTES)?,
         part_of: optional_text(workload.part_of, "Workload.part_of", MAX_WORKLOAD_ID_BYTES)?,
+        group: optional_text(workload.group, "Workload.group", MAX_ID_BYTES)?,
+        engine: optional_text(workload.engine, "Workload.engine", MAX_ID_BYTES)?,
     })
 }
 
@@ -157,6 +163,7 @@ pub fn service_to_wire(service: &Service) -> telemetry::ServiceIdentity {
         target: clean(&service.target, MAX_TEXT_BYTES),
         workload_id: optional_clean(service.workload.as_ref(), MAX_WORKLOAD_ID_BYTES),
         tokenizer: optional_clean(service.tokenizer.as_ref(), MAX_TEXT_BYTES),
+        serving: (service.serving != Serving::default()).then(|| serving_to_wire(&service.serving)),
     }
 }
 
@@ -172,6 +179,45 @@ pub fn service_from_wire(service: telemetry::ServiceIdentity) -> Result<Service,
         target: identity(service.target, "ServiceIdentity.target", MAX_TEXT_BYTES)?,
         workload: optional_text(service.workload_id, "ServiceIdentity.workload_id", MAX_WORKLOAD_ID_BYTES)?,
         tokenizer: optional_text(service.tokenizer, "ServiceIdentity.tokenizer", MAX_TEXT_BYTES)?,
+        serving: service.serving.map(serving_from_wire).transpose()?.unwrap_or_default(),
+    })
+}
+
+fn serving_to_wire(serving: &Serving) -> telemetry::Serving {
+    let set_up = &serving.configuration;
+    telemetry::Serving {
+        base: optional_clean(serving.base.as_ref(), MAX_TEXT_BYTES),
+        revision: optional_clean(serving.revision.as_ref(), MAX_ID_BYTES),
+        role: serving.role.map_or(0, service_role_to_wire),
+        group: optional_clean(serving.group.as_ref(), MAX_ID_BYTES),
+        configuration: (!set_up.is_unknown()).then(|| telemetry::ServingConfiguration {
+            engine_version: optional_clean(set_up.engine_version.as_ref(), MAX_ID_BYTES),
+            quantisation: optional_clean(set_up.quantisation.as_ref(), MAX_ID_BYTES),
+            max_batch: set_up.max_batch,
+            tensor_parallel: set_up.tensor_parallel,
+            pipeline_parallel: set_up.pipeline_parallel,
+            data_parallel: set_up.data_parallel,
+            power_limit_milliwatts: set_up.power_limit_milliwatts,
+        }),
+    }
+}
+
+fn serving_from_wire(serving: telemetry::Serving) -> Result<Serving, ConvertError> {
+    let set_up = serving.configuration.unwrap_or_default();
+    Ok(Serving {
+        base: optional_text(serving.base, "Serving.base", MAX_TEXT_BYTES)?,
+        revision: optional_text(serving.revision, "Serving.revision", MAX_ID_BYTES)?,
+        role: if serving.role == 0 { None } else { Some(service_role_from_wire(serving.role)?) },
+        group: optional_text(serving.group, "Serving.group", MAX_ID_BYTES)?,
+        configuration: ServingConfiguration {
+            engine_version: optional_text(set_up.engine_version, "ServingConfiguration.engine_version", MAX_ID_BYTES)?,
+            quantisation: optional_text(set_up.quantisation, "ServingConfiguration.quantisation", MAX_ID_BYTES)?,
+            max_batch: set_up.max_batch,
+            tensor_parallel: set_up.tensor_parallel,
+            pipeline_parallel: set_up.pipeline_parallel,
+            data_parallel: set_up.data_parallel,
+            power_limit_milliwatts: set_up.power_limit_milliwatts,
+        },
     })
 }
 
@@ -300,7 +346,9 @@ mod tests {
             cpu_time_method: CpuTimeMethod::ProcessTime,
             reserved_millicores,
             reservation_origin: cgroup.clone(),
-            part_of: cgroup,
+            part_of: cgroup.clone(),
+            group: cgroup.clone(),
+            engine: cgroup,
         });
         let service = (option::of(words()), option::of(words()), words(), option::of(words()));
         let service = service.prop_map(|(model, version, target, workload)| Service {
@@ -312,7 +360,18 @@ mod tests {
             engine: "llamacpp".into(),
             target,
             workload: workload.clone(),
-            tokenizer: workload,
+            tokenizer: workload.clone(),
+            serving: Serving {
+                base: workload.clone(),
+                revision: None,
+                role: workload.as_ref().map(|_| ServiceRole::Decode),
+                group: workload.clone(),
+                configuration: ServingConfiguration {
+                    max_batch: workload.as_ref().map(|name| u32::try_from(name.len()).unwrap_or(0)),
+                    quantisation: workload,
+                    ..ServingConfiguration::default()
+                },
+            },
         });
         let origin = select(vec![IdleOrigin::Configured, IdleOrigin::Learned, IdleOrigin::Table, IdleOrigin::Default]);
         let kinds = || {

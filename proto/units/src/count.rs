@@ -23,6 +23,10 @@ pub enum CountKind {
     ReasoningTokens,
     /// Time spent on inference in nanoseconds; may exceed wall time when requests run side by side.
     BusyNanos,
+    /// Of it, time spent on prompts in nanoseconds.
+    PrefillNanos,
+    /// Of it, time spent on generating in nanoseconds.
+    DecodeNanos,
     /// Images made or looked at.
     Images,
     /// Sound made or listened to, in nanoseconds of it.
@@ -48,8 +52,8 @@ pub enum CountKind {
 }
 
 impl CountKind {
-    /// Every kind without a bound, in the order of the wire.
-    pub const ALL: [Self; 18] = [
+    /// Every kind without a bound, in the order of the store.
+    pub const ALL: [Self; 20] = [
         Self::RequestsOk,
         Self::RequestsFailed,
         Self::RequestsAborted,
@@ -59,6 +63,8 @@ impl CountKind {
         Self::OutputTokens,
         Self::ReasoningTokens,
         Self::BusyNanos,
+        Self::PrefillNanos,
+        Self::DecodeNanos,
         Self::Images,
         Self::AudioNanos,
         Self::VideoNanos,
@@ -78,7 +84,9 @@ impl CountKind {
     /// Whether its unit is the nanosecond.
     pub fn is_time(self) -> bool {
         use CountKind as K;
-        matches!(self, K::BusyNanos | K::AudioNanos | K::VideoNanos | K::RunningNanos | K::WaitingNanos)
+        let of_work =
+            matches!(self, K::BusyNanos | K::PrefillNanos | K::DecodeNanos | K::RunningNanos | K::WaitingNanos);
+        of_work || matches!(self, K::AudioNanos | K::VideoNanos)
     }
 }
 

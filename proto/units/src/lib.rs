@@ -13,6 +13,7 @@ pub mod loss;
 pub mod node;
 pub mod quantity;
 pub mod series;
+pub mod serving;
 pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
@@ -28,4 +29,5 @@ pub use series::{
     Component, CpuTimeMethod, IdleOrigin, Layer, Method, Scope, Service, Source, Subject, VersionSource, Workload,
     WorkloadKind,
 };
+pub use serving::{ServiceRole, Serving, ServingConfiguration};
 pub use time::{BootNanos, UnixNanos, Window};

@@ -2,6 +2,7 @@
 
 use crate::count::{Consumption, CountKind};
 use crate::quantity::Milliwatts;
+use crate::serving::Serving;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -193,6 +194,11 @@ pub struct Workload {
     /// Identity of the workload that this one is a part of: a server's own processes for one model version, say. The
     /// two are counted apart, and services of the part share what the rest of the whole uses.
     pub part_of: Option<String>,
+    /// The service group that it works for, where that is known: servers on whatever nodes that work on the same requests.
+    pub group: Option<String>,
+    /// The inference engine whose processes it holds, where they are known by their commands: its energy serves a model even
+    /// where no counts tell which.
+    pub engine: Option<String>,
 }
 
 impl Workload {
@@ -209,6 +215,8 @@ impl Workload {
             reserved_millicores: None,
             reservation_origin: None,
             part_of: None,
+            group: None,
+            engine: None,
         }
     }
 }
@@ -234,6 +242,8 @@ pub enum VersionSource {
     Image,
     /// Nothing told.
     Unresolved,
+    /// Nothing told, and what could have told may not be read (the process of another user, say).
+    NotReadable,
 }
 
 /// One served model version at one counting point.
@@ -257,6 +267,8 @@ pub struct Service {
     pub workload: Option<String>,
     /// Tokenizer, where known: token units are comparable only within one.
     pub tokenizer: Option<String>,
+    /// What is behind the name, and how it is set up.
+    pub serving: Serving,
 }
 
 /// What one series measures, and in which unit.

@@ -19,6 +19,7 @@ fn service(version: &str, target: &str) -> Arc<Service> {
         target: target.to_string(),
         workload: None,
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     })
 }
 
