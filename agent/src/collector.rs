@@ -135,7 +135,8 @@ pub trait Collector: Send {
 pub struct Sources {
     sensors: Vec<Box<dyn Collector>>,
     nvml: Option<Nvml>,
-    estimate: Estimate,
+    /// None where the sources are no whole node's.
+    estimate: Option<Estimate>,
     seen_only: Vec<SourceState>,
     /// Components that a sensor has metered: it bridges a time in which it cannot be read, so no model may fill it.
     sensed: BTreeSet<Component>,
@@ -163,11 +164,16 @@ impl Sources {
         Self {
             sensors,
             nvml: config.nvml.enabled.then(|| Nvml::new(roots, &config.nvml)),
-            estimate: Estimate::new(roots, &config.estimate),
+            estimate: Some(Estimate::new(roots, &config.estimate)),
             seen_only,
             sensed: BTreeSet::new(),
             states: Vec::new(),
         }
+    }
+
+    /// These collectors alone: meters of a node from outside, beside whose parts nothing is to be estimated.
+    pub fn of(sensors: Vec<Box<dyn Collector>>) -> Self {
+        Self { sensors, nvml: None, estimate: None, seen_only: Vec::new(), sensed: BTreeSet::new(), states: Vec::new() }
     }
 
     /// Adds a collector that needs more than the configuration. Before the first discovery.
@@ -183,8 +189,11 @@ impl Sources {
             let mut own = states.iter().filter(|state| state.source.component == component);
             self.sensed.contains(&component) || own.any(|state| readable(&state))
         };
-        self.estimate.want(!metered(Component::Cpu), !metered(Component::Dram));
-        states.extend(self.estimate.discover());
+        let (cpu, dram) = (!metered(Component::Cpu), !metered(Component::Dram));
+        if let Some(estimate) = &mut self.estimate {
+            estimate.want(cpu, dram);
+            states.extend(estimate.discover());
+        }
         states.extend(self.nvml.as_mut().map(Nvml::discover).unwrap_or_default());
         states.extend(self.seen_only.iter().cloned());
         self.states = states;
@@ -238,7 +247,7 @@ impl Sources {
 
     /// Idle power of the modelled sources.
     pub fn estimated_idle(&self) -> Vec<(&'static str, estimate::Idle)> {
-        self.estimate.idle()
+        self.estimate.as_ref().map(Estimate::idle).unwrap_or_default()
     }
 
     /// Reads every source once. If a source died or came to life, the sources are discovered again before the next
@@ -247,7 +256,7 @@ impl Sources {
         // Asked first, so that the devices are read as near the row as the rest.
         let devices = self.nvml.as_mut().map(|nvml| nvml.read(now)).unwrap_or_default();
         let mut readings: Vec<_> = self.sensors.iter_mut().flat_map(|sensor| sensor.read(now)).collect();
-        readings.extend(self.estimate.read(now));
+        readings.extend(self.estimate.as_mut().map(|estimate| estimate.read(now)).unwrap_or_default());
         let unavailable =
             |id: &str| self.states.iter().any(|state| state.source.id == id && state.unavailable.is_some());
         for reading in &readings {

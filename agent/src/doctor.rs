@@ -200,7 +200,7 @@ fn finding(state: &SourceState, meter: Option<&Meter>, gpus: Option<&[smi::Gpu]>
     let silent = || (w.is_none()).then(|| "it moved in no reading: measure for longer with --seconds".to_owned());
     Finding {
         id: source.id.clone(),
-        component: component(source.component),
+        component: source.component.name(),
         method: method(source.method),
         contained_in: source.contained_in.clone(),
         w,
@@ -208,16 +208,6 @@ fn finding(state: &SourceState, meter: Option<&Meter>, gpus: Option<&[smi::Gpu]>
         basis: source.basis.clone(),
         why: state.unavailable.clone().or_else(|| meter.and_then(|meter| meter.why.clone())).or_else(silent),
         nvidia_smi_w: smi,
-    }
-}
-
-fn component(component: Component) -> &'static str {
-    match component {
-        Component::Cpu => "cpu",
-        Component::Dram => "dram",
-        Component::Accelerator => "accelerator",
-        Component::Wall => "wall",
-        Component::Other => "other",
     }
 }
 

@@ -161,7 +161,7 @@ impl Machine {
             boot: BootId([7; 16]),
             batch_rows: 60,
             sources,
-            workloads: Workloads::new(&roots, 2),
+            workloads: Some(Workloads::new(&roots, 2)),
             package_idle: None,
             counts,
             groups,

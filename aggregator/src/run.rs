@@ -99,6 +99,7 @@ pub async fn run_reloading(
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
+    let telemetry = telemetry.with_pollers(config.pollers()?);
     let pressure = committer.pressure();
     let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
     tasks.spawn(until_stop(memory, memory_stops));
@@ -118,7 +119,7 @@ pub async fn run_reloading(
     let (routes, health) = server::services(telemetry, admin, query).await?;
     tasks.spawn(watch_space(Arc::clone(&space), health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
-    let gate = Gate::new(transport, config.limits(), clock, Arc::clone(&counters));
+    let gate = Gate::new(transport, config.limits()?, clock, Arc::clone(&counters));
     let listens_at = config.listen;
     let live = Live { factors, periods, space };
     if let Some(reload) = reload {

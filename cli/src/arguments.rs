@@ -242,6 +242,9 @@ pub struct EnergyArguments {
     /// What the rows are
     #[arg(long, value_enum, default_value_t = By::Model)]
     pub by: By,
+    /// Rows for each so long part of the window, for example 5m: a series; 1000 parts at most
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub step: Option<Duration>,
     /// Also joules per this functional unit (with --by model)
     #[arg(long, value_enum)]
     pub per: Option<Per>,

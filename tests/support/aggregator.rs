@@ -49,6 +49,7 @@ impl Aggregator {
         for (index, history) in (0u8..).zip(histories) {
             let opening = Opening {
                 inventory: inventory(index),
+                poller: None,
                 epoch: 1,
                 boot: BootId([index; 16]),
                 boot_time: BootNanos(end),

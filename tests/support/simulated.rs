@@ -128,7 +128,7 @@ impl Rig {
             boot: BootId([7; 16]),
             batch_rows: 60,
             sources,
-            workloads: Workloads::new(&roots, 1),
+            workloads: Some(Workloads::new(&roots, 1)),
             package_idle: None,
             counts,
             groups,

@@ -170,7 +170,7 @@ impl Node {
             boot,
             batch_rows: 5,
             sources,
-            workloads: Workloads::new(&roots, 1),
+            workloads: Some(Workloads::new(&roots, 1)),
             package_idle: None,
             counts,
             groups,

@@ -127,7 +127,7 @@ async fn energy_of_three_wraps_and_a_reset_is_the_truth_and_the_gap_is_declared(
         boot,
         batch_rows: 5,
         sources,
-        workloads: Workloads::new(&roots, 1),
+        workloads: Some(Workloads::new(&roots, 1)),
         package_idle: None,
         counts: no_counts,
         groups: no_groups,

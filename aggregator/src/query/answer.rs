@@ -7,7 +7,7 @@ mod quality;
 mod simulation;
 
 use super::accelerator;
-use super::energy::{component_name, covered_share, method_name, methods};
+use super::energy::{covered_share, method_name, methods};
 use super::gather::{Member, site_name};
 use super::input::{is_estimated, platform_method, reconciliation};
 use super::question::{Question, policy_name};
@@ -260,7 +260,7 @@ impl Context<'_> {
         }
         for member in &parts.members {
             let node = &member.record.inventory.node;
-            for state in &member.record.inventory.sources {
+            for state in member.record.sources() {
                 if let Some(reason) = &state.unavailable {
                     exclusions.push(format!("{node}: {} is not read: {reason}", state.source.id));
                 }

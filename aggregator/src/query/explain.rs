@@ -1,6 +1,5 @@
 //! One number, term by term, and the balance of every node that it touches.
 
-use super::energy::component_name;
 use super::input::{is_estimated, platform_method};
 use super::question::version_name;
 use super::{Computed, rfc3339};
@@ -151,7 +150,7 @@ fn balance(name: &str, node: &NodeTotals) -> NodeBalance {
             ..AccountBalance::default()
         });
         balance.microjoules = balance.microjoules.saturating_add(*energy);
-        *balance.parts.entry(format!("{}_{purpose}", component_name(entry.component))).or_default() += energy;
+        *balance.parts.entry(format!("{}_{purpose}", entry.component.name())).or_default() += energy;
     }
     let booked: i128 = accounts.values().map(|account| i128::from(account.microjoules)).sum();
     let residual = i128::from(node.input()) + i128::from(node.cell.overcount_microjoules) - booked;

@@ -8,11 +8,14 @@ use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
 use super::block::fact::{Fact, GapFact, LongFact, MarkFact};
 use super::block::row::{RowRecord, StampedValue};
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Speaker};
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
-use joulebook_units::{GapReason, Inventory, LossReason, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
+use joulebook_units::{
+    GapReason, Inventory, LossReason, Microjoules, NodeName, PollerName, SourceState, StreamId, Subject, UnixNanos,
+    Window,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -75,6 +78,28 @@ pub struct NodeRecord {
     pub connected: bool,
     /// Highest session epoch.
     pub session_epoch: u64,
+    /// The pollers that speak for it too, by name.
+    pub pollers: Vec<PollerRecord>,
+}
+
+impl NodeRecord {
+    /// What meters the node and its parts, as its agent and its pollers say.
+    pub fn sources(&self) -> impl Iterator<Item = &SourceState> {
+        self.inventory.sources.iter().chain(self.pollers.iter().flat_map(|poller| &poller.inventory.sources))
+    }
+}
+
+/// A poller that ever spoke for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollerRecord {
+    /// Its name.
+    pub name: PollerName,
+    /// What it said last.
+    pub inventory: Inventory,
+    /// Its wall clock − the aggregator's at the last meeting, in ns.
+    pub clock_skew_nanos: i64,
+    /// Whether a session for the node is open.
+    pub connected: bool,
 }
 
 /// An unbroken run of one series in one record.
@@ -128,12 +153,14 @@ pub struct LostRecords {
 }
 
 /// State of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamStatus {
     /// Its identity.
     pub id: StreamId,
     /// The node it is bound to.
     pub node: u32,
+    /// The poller it is bound to; none for the node's agent.
+    pub poller: Option<PollerName>,
     /// High-water mark.
     pub acked: u64,
     /// Records declared lost.
@@ -211,6 +238,16 @@ impl Book {
     /// Every node ever seen, by number.
     pub fn nodes(&self) -> Vec<NodeRecord> {
         let catalog = self.read();
+        let mut pollers: BTreeMap<u32, Vec<PollerRecord>> = BTreeMap::new();
+        for poller in &catalog.pollers {
+            pollers.entry(poller.node).or_default().push(PollerRecord {
+                name: poller.fact.name.clone(),
+                inventory: poller.fact.inventory.clone(),
+                clock_skew_nanos: poller.fact.skew_nanos,
+                connected: poller.session.is_some(),
+            });
+        }
+        pollers.values_mut().for_each(|pollers| pollers.sort_by(|a, b| a.name.cmp(&b.name)));
         catalog
             .nodes
             .iter()
@@ -225,6 +262,7 @@ impl Book {
                     clock_skew_nanos: node.fact.skew_nanos,
                     connected: node.session.is_some(),
                     session_epoch: node.fact.epoch,
+                    pollers: pollers.remove(&number).unwrap_or_default(),
                 }
             })
             .collect()
@@ -247,6 +285,7 @@ impl Book {
         let streams = catalog.streams.iter().map(|stream| StreamStatus {
             id: stream.id,
             node: stream.node,
+            poller: stream.poller.and_then(|number| Some(catalog.pollers.get(number as usize)?.fact.name.clone())),
             acked: stream.acked,
             lost_records: stream.lost,
             rejected_values: stream.rejected,
@@ -483,13 +522,20 @@ impl Book {
         Ok(done)
     }
 
-    /// High-water marks of streams of a node, in their order: those on the disk. `None` if one belongs to another node.
-    pub(crate) fn marks(&self, node: &NodeName, streams: &[StreamId]) -> Option<Vec<(StreamId, u64)>> {
+    /// High-water marks of streams of a node's agent or poller, in their order: those on the disk. `None` if one belongs to
+    /// another speaker.
+    pub(crate) fn marks(
+        &self,
+        node: &NodeName,
+        poller: Option<&PollerName>,
+        streams: &[StreamId],
+    ) -> Option<Vec<(StreamId, u64)>> {
         let catalog = self.read();
+        let speaker = catalog.speaker(node, poller);
         let mark = |id: &StreamId| {
             let known = catalog.stream(*id).and_then(|ordinal| catalog.streams.get(ordinal as usize));
             match known {
-                Some(stream) => (Some(stream.node) == catalog.node(node)).then_some((*id, stream.acked)),
+                Some(stream) => (Some(Speaker::of(stream)) == speaker).then_some((*id, stream.acked)),
                 None => Some((*id, 0)),
             }
         };
@@ -508,12 +554,9 @@ impl Book {
         Ok(())
     }
 
-    /// A session has ended, of whatever node.
-    pub(crate) fn end_session(&self, node: u32, session: u64) {
-        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = catalog.nodes.get_mut(node as usize) {
-            node.session = node.session.filter(|open| *open != session);
-        }
+    /// A session has ended, of whichever speaker.
+    pub(crate) fn end_session(&self, speaker: Speaker, session: u64) {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner).end_session(speaker, session);
     }
 
     fn begin(&self) -> Result<MutexGuard<'_, Option<StoreError>>, StoreError> {
