@@ -300,6 +300,7 @@ fn discover(config: &Config, told: Receiver<Told>) -> Result<(Sources, Inventory
         site: config.placement.site.clone(),
         pool: config.placement.pool.clone(),
         simulated: config.placement.simulated,
+        support: Vec::new(),
     };
     let agent_version = env!("CARGO_PKG_VERSION").to_owned();
     Ok((sources, Inventory { node: config.node_name()?, agent_version, sources: states, hardware, placement }))

@@ -180,9 +180,10 @@ fn unit(subject: &Subject) -> &'static str {
     match subject {
         Subject::Energy(_) => "uJ",
         Subject::IdlePower { .. } | Subject::ResidentIdlePower { .. } => "mW",
-        Subject::CpuTime(_) | Subject::DeviceTime { .. } | Subject::Count(_, CountKind::BusyNanos) => "ns",
+        Subject::CpuTime(_) | Subject::DeviceTime { .. } => "ns",
+        Subject::Count(_, kind) | Subject::Consumption(_, kind) if kind.is_time() => "ns",
         Subject::Memory { .. } | Subject::NodeMemoryUsed | Subject::DeviceMemory { .. } => "bytes",
-        Subject::Count(..) => "1",
+        Subject::Count(..) | Subject::Consumption(..) => "1",
     }
 }
 
@@ -198,6 +199,9 @@ fn name(subject: &Subject) -> String {
         Subject::DeviceTime { device, workload: Some(workload) } => format!("device_time {device} {workload}"),
         Subject::DeviceMemory { device, workload } => format!("device_memory {device} {workload}"),
         Subject::Count(service, kind) => format!("{} {}", count(*kind), model(service)),
+        Subject::Consumption(of, kind) => {
+            format!("{} of {} {} at {}", count(*kind), of.consumer.kind, of.consumer.name, of.gateway)
+        }
     }
 }
 
@@ -207,8 +211,8 @@ fn model(service: &Service) -> String {
     format!("{model}@{version} at {}", service.target)
 }
 
-fn count(kind: CountKind) -> &'static str {
-    match kind {
+fn count(kind: CountKind) -> String {
+    let name = match kind {
         CountKind::RequestsOk => "requests_ok",
         CountKind::RequestsFailed => "requests_failed",
         CountKind::RequestsAborted => "requests_aborted",
@@ -218,5 +222,19 @@ fn count(kind: CountKind) -> &'static str {
         CountKind::OutputTokens => "output_tokens",
         CountKind::ReasoningTokens => "reasoning_tokens",
         CountKind::BusyNanos => "busy_nanos",
-    }
+        CountKind::Images => "images",
+        CountKind::AudioNanos => "audio_nanos",
+        CountKind::VideoNanos => "video_nanos",
+        CountKind::Sessions => "sessions",
+        CountKind::RunningNanos => "running_nanos",
+        CountKind::WaitingNanos => "waiting_nanos",
+        CountKind::Workflows => "workflows",
+        CountKind::StoredRequests => "stored_requests",
+        CountKind::StoredTokens => "stored_tokens",
+        CountKind::LatencyWithin(u64::MAX) => "latency_known",
+        CountKind::LatencyWithin(nanos) => return format!("latency_within_{nanos}_ns"),
+        CountKind::PromptWithin(u64::MAX) => "prompt_known",
+        CountKind::PromptWithin(tokens) => return format!("prompt_within_{tokens}_tokens"),
+    };
+    name.to_owned()
 }
