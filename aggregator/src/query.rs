@@ -30,6 +30,7 @@ use name::Names;
 use question::Question;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// Largest answer in bytes: the terms of a year of slots.
@@ -67,6 +68,8 @@ impl From<QueryError> for Status {
 /// A computed question: totals and, when asked for, every term that entered them.
 struct Computed<'a> {
     gathered: Gathered<'a>,
+    /// Factors that it was made with.
+    factors: Arc<Factors>,
     totals: Totals,
     terms: Vec<Terms>,
     /// Meters that contain parts or nodes.
@@ -84,13 +87,13 @@ struct Terms {
 /// The query service.
 pub struct Query {
     book: Arc<Book>,
-    factors: Arc<Factors>,
+    factors: watch::Receiver<Arc<Factors>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Query {
-    /// A service over a book.
-    pub fn new(book: Arc<Book>, factors: Arc<Factors>, clock: Arc<dyn Clock>) -> Self {
+    /// A service over a book, with the factors that are in force when a question comes.
+    pub fn new(book: Arc<Book>, factors: watch::Receiver<Arc<Factors>>, clock: Arc<dyn Clock>) -> Self {
         Self { book, factors, clock }
     }
 
@@ -111,7 +114,7 @@ impl Query {
         let context = answer::Context {
             computed: &computed,
             question: &question,
-            factors: &self.factors,
+            factors: &computed.factors,
             book: &self.book,
             generated_at,
         };
@@ -152,7 +155,7 @@ impl Query {
         let context = answer::Context {
             computed: &computed,
             question: &question,
-            factors: &self.factors,
+            factors: &computed.factors,
             book: &self.book,
             generated_at,
         };
@@ -166,11 +169,13 @@ impl Query {
     /// See [`QueryError`].
     pub fn alias_history(&self, request: &GetAliasHistoryRequest) -> Result<GetAliasHistoryResponse, QueryError> {
         let window = question::window(request.window.as_ref())?;
-        alias::history(&Gathered::new(&self.book, &self.factors, window, self.clock.unix())?, &request.alias)
+        let factors = Arc::clone(&self.factors.borrow());
+        alias::history(&Gathered::new(&self.book, &factors, window, self.clock.unix())?, &request.alias)
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
-        let gathered = Gathered::new(&self.book, &self.factors, question.window, self.clock.unix())?;
+        let factors = Arc::clone(&self.factors.borrow());
+        let gathered = Gathered::new(&self.book, &factors, question.window, self.clock.unix())?;
         let mut totals = Totals::new(question.level, question.policy);
         let mut terms = Vec::new();
         let mut meters = BTreeMap::new();
@@ -189,7 +194,7 @@ impl Query {
                 terms.push(Terms { slot, by_version });
             }
         }
-        Ok(Computed { gathered, totals, terms, meters, pues })
+        Ok(Computed { gathered, factors, totals, terms, meters, pues })
     }
 }
 

@@ -1,5 +1,6 @@
 //! One answer: totals of a model version with everything they stand on. Each field is filled or says why it is not.
 
+mod conditions;
 mod figures;
 mod origin;
 mod quality;
@@ -126,6 +127,7 @@ impl Context<'_> {
             reconciliation: Some(self.reconciliation(&parts, &mut missing)),
             provenance: Some(self.provenance(&parts)),
             tokens: Some(figures::tokens(&parts, &mut missing)),
+            delivered: Some(conditions::delivered(&parts, &mut missing)),
             hardware: origin::hardware(&parts, &mut missing),
             operating: Some(self.operating(&parts, &mut missing)),
             instruments: self.instruments(&parts, &mut missing),

@@ -27,6 +27,7 @@ pub(crate) async fn answer(
         level: arguments.level.wire().into(),
         idle_policy: arguments.idle.wire().into(),
         trust: arguments.trust.wire().into(),
+        by: 0,
     };
     let question = ExplainRequest { question: Some(question) };
     let asked = client::ask(connection, async |mut client| client.explain(question).await);

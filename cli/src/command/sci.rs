@@ -28,6 +28,7 @@ pub(crate) async fn answer(
             level: (*level).into(),
             idle_policy: arguments.idle.wire().into(),
             trust: arguments.trust.wire().into(),
+            by: 0,
         })
         .collect();
     let asked = client::ask(connection, async |mut client| {

@@ -1,12 +1,13 @@
 //! Descriptors of series: sources, workloads, services.
 
+use super::count::{consumption_from_wire, consumption_to_wire, count_kind_from_wire, count_kind_to_wire};
 use super::{
     ConvertError, MAX_ID_BYTES, MAX_TEXT_BYTES, MAX_WORKLOAD_ID_BYTES, clean, enum_both_ways, identity, optional_clean,
     optional_text, refuse, required, text,
 };
 use crate::telemetry::{self, series::Subject as Wire};
 use joulebook_units::{
-    Component, CountKind, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, ServiceRole, Serving,
+    Component, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, ServiceRole, Serving,
     ServingConfiguration, Source, Subject, VersionSource, Workload, WorkloadKind,
 };
 use prost::Message;
@@ -47,25 +48,6 @@ enum_both_ways!(
     VersionSource,
     "ServiceIdentity.version_source",
     [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved, NotReadable]
-);
-enum_both_ways!(
-    count_kind_to_wire,
-    count_kind_from_wire,
-    CountKind,
-    "Count.kind",
-    [
-        RequestsOk,
-        RequestsFailed,
-        RequestsAborted,
-        Items,
-        InputTokens,
-        CachedTokens,
-        OutputTokens,
-        ReasoningTokens,
-        BusyNanos,
-        PrefillNanos,
-        DecodeNanos
-    ]
 );
 enum_both_ways!(service_role_to_wire, service_role_from_wire, ServiceRole, "Serving.role", [Router, Prefill, Decode]);
 
@@ -251,8 +233,10 @@ pub fn series_to_wire(number: u32, subject: &Subject) -> telemetry::Series {
         Subject::Memory { workload } => Wire::MemoryWorkloadId(clean(workload, MAX_WORKLOAD_ID_BYTES)),
         Subject::NodeMemoryUsed => Wire::NodeMemoryUsed(true),
         Subject::Count(service, kind) => {
-            Wire::Count(telemetry::Count { service: Some(service_to_wire(service)), kind: count_kind_to_wire(*kind) })
+            let (kind, at_most) = count_kind_to_wire(*kind);
+            Wire::Count(telemetry::Count { service: Some(service_to_wire(service)), kind, at_most })
         }
+        Subject::Consumption(consumption, kind) => Wire::Consumption(consumption_to_wire(consumption, *kind)),
         Subject::DeviceTime { device, workload } => Wire::DeviceTime(telemetry::DeviceUse {
             device: clean(device, MAX_ID_BYTES),
             workload_id: optional_clean(workload.as_ref(), MAX_WORKLOAD_ID_BYTES),
@@ -285,8 +269,12 @@ pub fn series_from_wire(series: telemetry::Series) -> Result<(u32, Subject), Con
         Wire::NodeMemoryUsed(false) => return Err(refuse("Series.node_memory_used", "always true")),
         Wire::Count(count) => Subject::Count(
             service_from_wire(required(count.service, "Count.service")?)?,
-            count_kind_from_wire(count.kind)?,
+            count_kind_from_wire(count.kind, count.at_most)?,
         ),
+        Wire::Consumption(count) => {
+            let (consumption, kind) = consumption_from_wire(count)?;
+            Subject::Consumption(consumption, kind)
+        }
         Wire::DeviceTime(used) => Subject::DeviceTime {
             device: identity(used.device, "DeviceUse.device", MAX_ID_BYTES)?,
             workload: used
@@ -323,6 +311,7 @@ pub fn decode_definitions(bytes: &[u8]) -> Result<Vec<(u32, Subject)>, ConvertEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use joulebook_units::{Consumer, Consumption, CountKind};
     use proptest::prelude::*;
     use proptest::{option, sample::select};
 
@@ -331,7 +320,6 @@ mod tests {
     }
 
     fn subjects() -> impl Strategy<Value = Subject> {
-        use CountKind as K;
         let source = (words(), 1u64.., option::of(any::<u32>()), option::of(words()), option::of(1u64..), words());
         let source = source.prop_map(|(id, ceiling, socket, device, unit_nanojoules, basis)| Source {
             id,
@@ -386,14 +374,30 @@ mod tests {
             },
         });
         let origin = select(vec![IdleOrigin::Configured, IdleOrigin::Learned, IdleOrigin::Table, IdleOrigin::Default]);
-        let kind = select(K::ALL.to_vec());
+        let kinds = || {
+            prop_oneof![
+                select(CountKind::ALL.to_vec()),
+                any::<u64>().prop_map(CountKind::LatencyWithin),
+                any::<u64>().prop_map(CountKind::PromptWithin),
+            ]
+        };
+        let consumption = (words(), words(), option::of(words()), option::of(words()));
+        let consumption = consumption.prop_map(|(kind, name, endpoint, model)| Consumption {
+            consumer: Consumer { kind, name },
+            engine: "litellm".into(),
+            gateway: "http://g:1".into(),
+            endpoint: endpoint.clone(),
+            model,
+            version: endpoint,
+        });
         prop_oneof![
             source.prop_map(Subject::Energy),
             (words(), origin).prop_map(|(source, origin)| Subject::IdlePower { source, origin }),
             workload.prop_map(Subject::CpuTime),
             words().prop_map(|workload| Subject::Memory { workload }),
             Just(Subject::NodeMemoryUsed),
-            (service, kind).prop_map(|(service, kind)| Subject::Count(service, kind)),
+            (service, kinds()).prop_map(|(service, kind)| Subject::Count(service, kind)),
+            (consumption, select(CountKind::ALL.to_vec())).prop_map(|(of, kind)| Subject::Consumption(of, kind)),
             (words(), option::of(words())).prop_map(|(device, workload)| Subject::DeviceTime { device, workload }),
             (words(), words()).prop_map(|(device, workload)| Subject::DeviceMemory { device, workload }),
             words().prop_map(|source| Subject::ResidentIdlePower { source }),
@@ -417,8 +421,7 @@ mod tests {
         (1..=6).for_each(|v| assert_eq!(workload_kind_to_wire(workload_kind_from_wire(v).expect("known")), v));
         (1..=2).for_each(|v| assert_eq!(cpu_time_method_to_wire(cpu_time_method_from_wire(v).expect("known")), v));
         (1..=9).for_each(|v| assert_eq!(version_source_to_wire(version_source_from_wire(v).expect("known")), v));
-        (1..=9).for_each(|v| assert_eq!(count_kind_to_wire(count_kind_from_wire(v).expect("known")), v));
-        assert!(component_from_wire(0).is_err() && count_kind_from_wire(10).is_err());
+        assert!(component_from_wire(0).is_err());
     }
 
     #[test]

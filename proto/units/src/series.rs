@@ -1,5 +1,6 @@
 //! What a series measures: its descriptor. Rows carry numbers only; a descriptor is sent once per stream and series.
 
+use crate::count::{Consumption, CountKind};
 use crate::quantity::Milliwatts;
 use crate::serving::Serving;
 use alloc::string::String;
@@ -270,55 +271,6 @@ pub struct Service {
     pub serving: Serving,
 }
 
-/// What a count counts. All are cumulative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CountKind {
-    /// Requests that the engine accepted and finished successfully.
-    RequestsOk,
-    /// Requests that failed.
-    RequestsFailed,
-    /// Requests that the client gave up or the engine aborted.
-    RequestsAborted,
-    /// Model evaluations (a batch of k is k).
-    Items,
-    /// Prompt tokens, cached ones included.
-    InputTokens,
-    /// Prompt tokens reused from a cache (part of the input tokens).
-    CachedTokens,
-    /// Generated tokens, hidden reasoning included.
-    OutputTokens,
-    /// Generated tokens that were hidden reasoning (part of the output tokens).
-    ReasoningTokens,
-    /// Time spent on inference in nanoseconds; may exceed wall time when requests run side by side.
-    BusyNanos,
-    /// Of it, time spent on prompts in nanoseconds.
-    PrefillNanos,
-    /// Of it, time spent on generating in nanoseconds.
-    DecodeNanos,
-}
-
-impl CountKind {
-    /// Every kind, in the order of the wire.
-    pub const ALL: [Self; 11] = [
-        Self::RequestsOk,
-        Self::RequestsFailed,
-        Self::RequestsAborted,
-        Self::Items,
-        Self::InputTokens,
-        Self::CachedTokens,
-        Self::OutputTokens,
-        Self::ReasoningTokens,
-        Self::BusyNanos,
-        Self::PrefillNanos,
-        Self::DecodeNanos,
-    ];
-
-    /// Whether it counts nanoseconds.
-    pub fn is_time(self) -> bool {
-        matches!(self, Self::BusyNanos | Self::PrefillNanos | Self::DecodeNanos)
-    }
-}
-
 /// What one series measures, and in which unit.
 ///
 /// *Cumulative* series (energy, CPU time, counts) never fall within a stream: the amount between two points is their
@@ -351,6 +303,9 @@ pub enum Subject {
     NodeMemoryUsed,
     /// Cumulative count of a service.
     Count(Service, CountKind),
+    /// Cumulative count of what a consumer had from an upstream of a gateway. It is no count of a service: where the
+    /// upstream is one, it says whose that service's work was.
+    Consumption(Consumption, CountKind),
     /// Cumulative busy time of an accelerator in ns: utilisation × time. Known exactly while the list of the processes
     /// on the device is: a workload that has a point is resident, and where the device has one and no workload does,
     /// nothing is.
@@ -372,6 +327,9 @@ pub enum Subject {
 impl Subject {
     /// Whether values accumulate (and never fall) rather than hold.
     pub fn is_cumulative(&self) -> bool {
-        matches!(self, Self::Energy(_) | Self::CpuTime(_) | Self::Count(..) | Self::DeviceTime { .. })
+        matches!(
+            self,
+            Self::Energy(_) | Self::CpuTime(_) | Self::Count(..) | Self::Consumption(..) | Self::DeviceTime { .. }
+        )
     }
 }

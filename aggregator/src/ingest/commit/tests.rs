@@ -43,7 +43,7 @@ fn inventory(node: &str) -> Inventory {
         agent_version: "1.2.3".to_owned(),
         sources: Vec::new(),
         hardware: Hardware::default(),
-        placement: Placement { site: Some("paris".to_owned()), pool: None, simulated: false },
+        placement: Placement { site: Some("paris".to_owned()), ..Placement::default() },
     }
 }
 

@@ -8,9 +8,9 @@ use super::fact::Fact;
 use super::{Damaged, Reader, Writer};
 use joulebook_sci::SourceKey;
 use joulebook_units::{
-    Accelerator, Component, CountKind, CpuTimeMethod, Hardware, IdleOrigin, Inventory, Layer, Method, Milliwatts,
-    Placement, Scope, Service, ServiceRole, Serving, ServingConfiguration, Source, SourceState, Subject, VersionSource,
-    Workload, WorkloadKind,
+    Accelerator, Component, Consumer, Consumption, CountKind, CpuTimeMethod, Hardware, IdleOrigin, Inventory, Layer,
+    Method, Milliwatts, Placement, Scope, Service, ServiceRole, Serving, ServingConfiguration, Source, SourceState,
+    Subject, Support, VersionSource, Workload, WorkloadKind,
 };
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub enum Entity {
     Workload(Arc<Workload>),
     /// An energy source.
     Source(SourceKey),
+    /// A consumer of a gateway's upstream.
+    Consumption(Arc<Consumption>),
 }
 
 pub(super) fn write_kind<T: PartialEq>(writer: &mut Writer, kinds: &[T], kind: &T) {
@@ -242,6 +244,48 @@ fn read_served(reader: &mut Reader<'_>) -> Result<Service, Damaged> {
     Ok(Service { serving: read_serving(reader)?, ..service })
 }
 
+/// Kinds with a bound stand apart from those without, whose list grows: the kind's byte, then the bound.
+const LATENCY_WITHIN: u8 = 64;
+const PROMPT_WITHIN: u8 = 65;
+
+pub(super) fn write_count_kind(writer: &mut Writer, kind: CountKind) {
+    let (byte, bound) = match kind {
+        CountKind::LatencyWithin(bound) => (LATENCY_WITHIN, bound),
+        CountKind::PromptWithin(bound) => (PROMPT_WITHIN, bound),
+        plain => return write_kind(writer, &CountKind::ALL, &plain),
+    };
+    writer.byte(byte);
+    writer.number(bound);
+}
+
+pub(super) fn read_count_kind(reader: &mut Reader<'_>) -> Result<CountKind, Damaged> {
+    match reader.byte()? {
+        LATENCY_WITHIN => Ok(CountKind::LatencyWithin(reader.number()?)),
+        PROMPT_WITHIN => Ok(CountKind::PromptWithin(reader.number()?)),
+        plain => CountKind::ALL.get(usize::from(plain)).copied().ok_or(Damaged("unknown kind of count")),
+    }
+}
+
+fn write_consumption(writer: &mut Writer, of: &Consumption) {
+    for text in [&of.consumer.kind, &of.consumer.name, &of.engine, &of.gateway] {
+        writer.text(text);
+    }
+    for text in [&of.endpoint, &of.model, &of.version] {
+        write_text(writer, text.as_ref());
+    }
+}
+
+fn read_consumption(reader: &mut Reader<'_>) -> Result<Consumption, Damaged> {
+    Ok(Consumption {
+        consumer: Consumer { kind: reader.text()?, name: reader.text()? },
+        engine: reader.text()?,
+        gateway: reader.text()?,
+        endpoint: read_text(reader)?,
+        model: read_text(reader)?,
+        version: read_text(reader)?,
+    })
+}
+
 fn read_source_key(reader: &mut Reader<'_>) -> Result<SourceKey, Damaged> {
     Ok(SourceKey {
         id: reader.text()?,
@@ -288,7 +332,12 @@ impl Fact for Subject {
                 if more {
                     write_serving(writer, &service.serving);
                 }
-                write_kind(writer, &CountKind::ALL, kind);
+                write_count_kind(writer, *kind);
+            }
+            Self::Consumption(of, kind) => {
+                writer.byte(11);
+                write_consumption(writer, of);
+                write_count_kind(writer, *kind);
             }
             Self::DeviceTime { device, workload } => {
                 writer.byte(7);
@@ -321,8 +370,9 @@ impl Fact for Subject {
             9 => Self::ResidentIdlePower { source: reader.text()? },
             3 => Self::Memory { workload: reader.text()? },
             4 => Self::NodeMemoryUsed,
-            5 => Self::Count(read_service(reader)?, read_kind(reader, &CountKind::ALL)?),
-            16 => Self::Count(read_served(reader)?, read_kind(reader, &CountKind::ALL)?),
+            5 => Self::Count(read_service(reader)?, read_count_kind(reader)?),
+            11 => Self::Consumption(read_consumption(reader)?, read_count_kind(reader)?),
+            16 => Self::Count(read_served(reader)?, read_count_kind(reader)?),
             17 => Self::CpuTime(read_member(reader)?),
             _ => return Err(Damaged("unknown kind of subject")),
         })
@@ -359,10 +409,15 @@ impl Fact for Entity {
                 writer.byte(u8::from(source.contained));
                 source.scope.iter().for_each(|scope| write_scope(writer, scope));
             }
+            Self::Consumption(of) => {
+                writer.byte(5);
+                write_consumption(writer, of);
+            }
         }
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(match reader.byte()? {
+            5 => Self::Consumption(Arc::new(read_consumption(reader)?)),
             0 => Self::Service(Arc::new(read_service(reader)?)),
             16 => Self::Service(Arc::new(read_served(reader)?)),
             17 => Self::Workload(Arc::new(read_member(reader)?)),
@@ -422,7 +477,7 @@ pub(super) fn read_inventory(reader: &mut Reader<'_>) -> Result<Inventory, Damag
         guest: reader.option(Reader::truth)?,
         kernel: read_text(reader)?,
     };
-    let placement = Placement { site: read_text(reader)?, pool: read_text(reader)?, simulated: false };
+    let placement = Placement { site: read_text(reader)?, pool: read_text(reader)?, ..Placement::default() };
     Ok(Inventory { node, agent_version, sources, hardware, placement })
 }
 
@@ -433,8 +488,17 @@ pub(super) fn write_later_inventory(writer: &mut Writer, inventory: &Inventory) 
     }
     writer.byte(u8::from(inventory.placement.simulated));
     let scopes = || inventory.sources.iter().map(|state| state.source.scope.as_ref());
-    if scopes().any(|scope| scope.is_some()) {
+    let support = &inventory.placement.support;
+    if scopes().any(|scope| scope.is_some()) || !support.is_empty() {
         scopes().for_each(|scope| writer.option(scope, write_scope));
+    }
+    if !support.is_empty() {
+        writer.length(support.len());
+        for one in support {
+            writer.text(&one.role);
+            write_text(writer, one.workload.as_ref());
+            write_text(writer, one.pool.as_ref());
+        }
     }
 }
 
@@ -449,6 +513,12 @@ pub(super) fn read_later_inventory(reader: &mut Reader<'_>, inventory: &mut Inve
         for state in &mut inventory.sources {
             state.source.scope = reader.option(read_scope)?;
         }
+    }
+    // One from before support was declared, as does one without any.
+    if reader.end().is_err() {
+        inventory.placement.support = reader.list(|reader| {
+            Ok(Support { role: reader.text()?, workload: read_text(reader)?, pool: read_text(reader)? })
+        })?;
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 use super::*;
 use crate::store::block::cell;
 use joulebook_sci::attribution::Measures;
-use joulebook_sci::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceUse, WorkloadUse};
+use joulebook_sci::{
+    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceUse, WorkloadUse,
+};
 use std::collections::BTreeMap;
 
 fn hex(bytes: &[u8]) -> String {
@@ -78,6 +80,17 @@ fn serving() -> Serving {
     }
 }
 
+fn consumption() -> Consumption {
+    Consumption {
+        consumer: Consumer { kind: "k".to_owned(), name: "c".to_owned() },
+        engine: "e".to_owned(),
+        gateway: "g".to_owned(),
+        endpoint: Some("u".to_owned()),
+        model: None,
+        version: Some("v".to_owned()),
+    }
+}
+
 #[test]
 fn the_layout_of_descriptors_never_changes() {
     let golden = [
@@ -105,8 +118,12 @@ fn the_layout_of_descriptors_never_changes() {
         ),
         (
             Subject::Count(Service { serving: serving(), ..service() }, CountKind::DecodeNanos),
-            "011001016d0101760600000165017401017700 010162 010172 010173 010131 010171 0102 0104 0102 00 00 01e807 0a",
+            "011001016d0101760600000165017401017700 010162 010172 010173 010131 010171 0102 0104 0102 00 00 01e807 13",
         ),
+        (Subject::Count(service(), CountKind::StoredTokens), "010501016d0101760600000165017401017700 11"),
+        (Subject::Count(service(), CountKind::LatencyWithin(300)), "010501016d0101760600000165017401017700 40ac02"),
+        (Subject::Count(service(), CountKind::PromptWithin(7)), "010501016d0101760600000165017401017700 4107"),
+        (Subject::Consumption(consumption(), CountKind::RequestsOk), "010b 016b 0163 0165 0167 010175 00 010176 00"),
     ];
     for (subject, golden) in golden {
         let bytes = subject.encode(b"key");
@@ -134,7 +151,7 @@ fn an_inventory_comes_back() {
             guest: Some(false),
             kernel: None,
         },
-        placement: Placement { site: None, pool: Some("pool".to_owned()), simulated: false },
+        placement: Placement { pool: Some("pool".to_owned()), ..Placement::default() },
     };
     let mut writer = Writer::default();
     write_inventory(&mut writer, &inventory);
@@ -146,9 +163,14 @@ fn an_inventory_comes_back() {
     later.hardware.accelerators[0].memory_bytes = Some(80 << 30);
     later.placement.simulated = true;
     // Without scopes it is the layout that was written before there were any.
-    for (scope, golden) in [(None, "01 0180808080c002 01"), (rack(), "01 0180808080c002 01 01 030172 02 026e31 026e32")]
-    {
+    let routers = || Support { role: "r".to_owned(), workload: None, pool: Some("p".to_owned()) };
+    for (scope, support, golden) in [
+        (None, vec![], "01 0180808080c002 01"),
+        (rack(), vec![], "01 0180808080c002 01 01 030172 02 026e31 026e32"),
+        (None, vec![routers()], "01 0180808080c002 01 00 01 0172 00 010170"),
+    ] {
         later.sources[0].source.scope = scope;
+        later.placement.support = support;
         let mut writer = Writer::default();
         write_later_inventory(&mut writer, &later);
         let bytes = writer.seal(b"key");
@@ -228,6 +250,14 @@ fn the_layout_of_cells_never_changes_and_damage_is_seen() {
     let mut shared = sample();
     shared.services.values_mut().for_each(|used| used.measures = Measures(0x22));
     is_laid_out(shared, &first.replace("8102 0a00", "818280808080808022 0a00"));
+    let mut cell = sample();
+    let counts = BTreeMap::from([(CountKind::OutputTokens, 24), (CountKind::StoredTokens, 25)]);
+    cell.consumption.insert(Arc::new(consumption()), ConsumptionUse { counts, counted_nanos: 26 });
+    is_laid_out(cell.clone(), &format!("{first} 00 000000 00 01 03 c08008 1819 1a"));
+    for used in cell.services.values_mut() {
+        used.counts.insert(CountKind::LatencyWithin(300), 27);
+    }
+    is_laid_out(cell, &format!("{first} 00 000000 01 01 40ac02 1b 01 03 c08008 1819 1a"));
 }
 
 fn is_laid_out(cell: Cell, golden: &str) {
