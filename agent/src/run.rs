@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::collector::meter::{self, Meters, Told};
 use crate::collector::{Sources, estimate};
 use crate::config::{Config, ConfigError, Roots};
+use crate::directory::Directory;
 use crate::hardware;
 use crate::inference::{self, MeterDesk, PushError, Scraper, TargetError};
 use crate::process::{Workloads, proc::read_text};
@@ -11,6 +12,7 @@ use crate::sampler::{Flush, Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
 use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
 use joulebook_proto::credentials::CredentialError;
+use joulebook_proto::telemetry::NodeDirectory;
 use joulebook_units::{BootId, Inventory, Placement, SourceState};
 use std::future::Future;
 use std::path::Path;
@@ -114,7 +116,9 @@ pub async fn run_until(
     }
     // Targets are checked before the spool is made: a refusal changes nothing.
     let (targets, procfs) = (config.target.clone(), config.roots.procfs.clone());
-    let inference = inference::start(targets, &config.presets()?, procfs, Arc::clone(&clock))?;
+    let (pods, directory) = watch::channel(Arc::new(Directory::default()));
+    let presets = config.presets()?;
+    let inference = inference::start_among(targets, &presets, procfs, Arc::clone(&clock), directory)?;
     let (spool, recovery) = Spool::open(&SpoolConfig {
         dir: config.spool.dir.clone(),
         max_bytes: config.spool.max_bytes,
@@ -147,6 +151,7 @@ pub async fn run_until(
     let (stop, stopped) = watch::channel(false);
     let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
     let wishes = uplink.wishes_for_a_stream();
+    let pods = tokio::spawn(pass_on(uplink.node_directory(), pods));
     let mut uplink = tokio::spawn(uplink.run(stopped));
     let mut writer = tokio::spawn(write(spool.clone(), to_write));
 
@@ -176,9 +181,20 @@ pub async fn run_until(
         // Nothing is measured meanwhile: what is on its way is sent again, and told apart as a replay.
         Ending::Replaced => uplink.abort(),
     }
+    pods.abort();
     spool.close().await?;
     tracing::info!("agent stopped");
     Ok(())
+}
+
+/// Passes on what the aggregator tells of the node's pods.
+async fn pass_on(mut told: watch::Receiver<Option<NodeDirectory>>, pods: watch::Sender<Arc<Directory>>) {
+    while told.changed().await.is_ok() {
+        let wire = told.borrow_and_update().clone();
+        let directory = wire.map(Directory::from_wire).unwrap_or_default();
+        tracing::info!(pods = directory.pods().count(), "the aggregator told the pods of this node");
+        pods.send_replace(Arc::new(directory));
+    }
 }
 
 /// How the aggregator is spoken with. Files that cannot be used are refused at the start, when somebody looks on; a
