@@ -6,6 +6,7 @@ pub mod clock;
 pub mod collector;
 pub mod config;
 pub mod counter;
+pub mod directory;
 pub mod doctor;
 pub mod exit;
 pub mod hardware;

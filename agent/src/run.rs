@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::collector::meter::{self, Meters, Told};
 use crate::collector::{Sources, estimate};
 use crate::config::{Config, ConfigError, Role, Roots};
+use crate::directory::Directory;
 use crate::hardware;
 use crate::inference::{self, MeterDesk, PushError, TargetError};
 use crate::poller;
@@ -13,6 +14,7 @@ use crate::spool::{Spool, SpoolConfig, SpoolError};
 use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
 use delivery::{Delivery, deliver};
 use joulebook_proto::credentials::CredentialError;
+use joulebook_proto::telemetry::NodeDirectory;
 use joulebook_units::{BootId, Hardware, Inventory, NodeName, Placement, SourceState};
 use std::future::Future;
 use std::path::Path;
@@ -118,7 +120,9 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     }
     // Targets are checked before the spool is made: a refusal changes nothing.
     let (targets, procfs) = (config.target.clone(), config.roots.procfs.clone());
-    let inference = inference::start(targets, &config.presets()?, procfs, Arc::clone(&clock))?;
+    let (pods, directory) = watch::channel(Arc::new(Directory::default()));
+    let presets = config.presets()?;
+    let inference = inference::start_among(targets, &presets, procfs, Arc::clone(&clock), directory)?;
     let (spool, recovery) = Spool::open(&spool_config(&config, &config.spool.dir, config.spool.max_bytes))?;
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
     let _socket = config.push.socket.as_deref().map(|socket| inference.listen_beside(socket, meters)).transpose()?;
@@ -141,10 +145,23 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     let sampler = Sampler::new(parts, &recovery);
     let uplink = UplinkConfig { endpoint: config.aggregator_url().to_owned(), security, boot };
     let uplink = Uplink::new(uplink, spool.clone(), told, clock);
+    let pods = tokio::spawn(pass_on(uplink.node_directory(), pods));
     let delivery = Delivery { sampler, spool, uplink, tick: config.sampling.tick, scraper: Some(scraper) };
-    deliver(delivery, ending).await?;
+    let delivered = deliver(delivery, ending).await;
+    pods.abort();
+    delivered?;
     tracing::info!("agent stopped");
     Ok(())
+}
+
+/// Passes on what the aggregator tells of the node's pods.
+async fn pass_on(mut told: watch::Receiver<Option<NodeDirectory>>, pods: watch::Sender<Arc<Directory>>) {
+    while told.changed().await.is_ok() {
+        let wire = told.borrow_and_update().clone();
+        let directory = wire.map(Directory::from_wire).unwrap_or_default();
+        tracing::info!(pods = directory.pods().count(), "the aggregator told the pods of this node");
+        pods.send_replace(Arc::new(directory));
+    }
 }
 
 /// A spool in a folder, of so many bytes at most, else as configured.

@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod clock;
 pub mod config;
 pub mod dev_certs;
+pub mod directory;
 pub mod exit;
 pub mod factor;
 pub mod ingest;

@@ -37,6 +37,9 @@ struct Arguments {
     /// Folder of the database [default: /var/lib/joulebook]
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+    /// File of the pods and labels of nodes, which agents are told [default: none]
+    #[arg(long, value_name = "FILE")]
+    node_directory: Option<PathBuf>,
     /// Serve plaintext, on a loopback address only
     #[arg(long)]
     insecure_loopback: bool,
@@ -196,6 +199,9 @@ fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     config.listen = arguments.listen.unwrap_or(config.listen);
     config.data_dir = arguments.data_dir.clone().unwrap_or(config.data_dir);
     config.insecure_loopback |= arguments.insecure_loopback;
+    if let Some(file) = &arguments.node_directory {
+        config.node_directory = Some(file.clone());
+    }
     config.tls.certificate = arguments.tls_cert.clone().or(config.tls.certificate);
     config.tls.key = arguments.tls_key.clone().or(config.tls.key);
     config.tls.client_ca = arguments.tls_ca.clone().or(config.tls.client_ca);

@@ -160,7 +160,7 @@ proptest! {
 
         // What explain prints adds up to what it explains.
         if let Some(version) = from_cells.0[0].first().and_then(|answer| answer.subject.clone()) {
-            let selector = Some(ModelSelector { model: version.model, version: version.model_version });
+            let selector = Some(ModelSelector { model: version.model, version: version.model_version, ..ModelSelector::default() });
             let asked = GetSciRequest { selector, ..question(asked, IdlePolicy::ReservedCapacityTime, Level::Facility) };
             let explained = query.explain(&ExplainRequest { question: Some(asked) }).expect("well-formed");
             let carbon = explained.answer.and_then(|answer| answer.carbon).expect("grams");
