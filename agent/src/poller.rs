@@ -10,7 +10,7 @@ use crate::collector::redfish::Redfish;
 use crate::collector::{Collector, Sources};
 use crate::config::{Config, Subject, SubjectSection};
 use crate::run::delivery::{Delivery, deliver};
-use crate::run::{RunError, boot_id, inventory, security, spool_config};
+use crate::run::{Ending, RunError, boot_id, inventory, security, spool_config};
 use crate::sampler::{Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolError};
 use crate::uplink::{Uplink, UplinkConfig};
@@ -26,11 +26,15 @@ use tokio::task::JoinSet;
 /// Smallest spool of a subject: two segments.
 const LEAST_BYTES: u64 = 32 << 20;
 
-/// Tells of every subject until `shutdown` completes or one of them meets what waiting does not cure.
+/// Tells of every subject until `ending` says how, or one of them meets what waiting does not cure.
 ///
 /// # Errors
 /// See [`RunError`].
-pub(crate) async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -> Result<(), RunError> {
+pub(crate) async fn run(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ending: impl Future<Output = Ending>,
+) -> Result<(), RunError> {
     let uplink = UplinkConfig {
         endpoint: config.aggregator_url().to_owned(),
         security: security(&config)?,
@@ -38,22 +42,26 @@ pub(crate) async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Fu
     };
     let (name, subjects) = (config.poller_name()?, config.subjects()?);
     make_folder(&config)?;
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(None);
     let mut tasks = JoinSet::new();
     tracing::info!(poller = %name, subjects = subjects.len(), "poller starts");
     for subject in &subjects {
         let delivery = begin(&config, subject, &name, subjects.len(), &uplink, &clock)?;
         let mut stopped = stopped.clone();
         tasks.spawn(async move {
-            // An error means that the other end is gone: time to stop, too.
-            deliver(delivery, async move { stopped.wait_for(|stop| *stop).await.is_ok() }).await
+            let told = async move {
+                let told = stopped.wait_for(Option::is_some).await.map_or(None, |told| *told);
+                // None: the other end is gone, time to stop, too.
+                told.unwrap_or(Ending::Stop)
+            };
+            deliver(delivery, told).await
         });
     }
-    let ended = tokio::select! {
-        _ = shutdown => Ok(()),
-        Some(ended) = tasks.join_next() => ended.map_err(RunError::Ended).and_then(|ended| ended),
+    let (told, ended) = tokio::select! {
+        ending = ending => (ending, Ok(())),
+        Some(ended) = tasks.join_next() => (Ending::Stop, ended.map_err(RunError::Ended).and_then(|ended| ended)),
     };
-    let _ = stop.send(true);
+    let _ = stop.send(Some(told));
     // What ended it is the cause; what the others say after it is not.
     let mut finished = ended;
     while let Some(ended) = tasks.join_next().await {

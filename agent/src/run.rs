@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::collector::meter::{self, Meters, Told};
 use crate::collector::{Sources, estimate};
 use crate::config::{Config, ConfigError, Role, Roots};
+use crate::directory::Directory;
 use crate::hardware;
 use crate::inference::{self, MeterDesk, PushError, TargetError};
 use crate::poller;
@@ -13,6 +14,7 @@ use crate::spool::{Spool, SpoolConfig, SpoolError};
 use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
 use delivery::{Delivery, deliver};
 use joulebook_proto::credentials::CredentialError;
+use joulebook_proto::telemetry::NodeDirectory;
 use joulebook_units::{BootId, Hardware, Inventory, NodeName, Placement, SourceState};
 use std::future::Future;
 use std::path::Path;
@@ -69,20 +71,45 @@ pub enum RunError {
     Ended(#[source] JoinError),
 }
 
+/// Why an agent is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is stopped: what it holds is delivered before, as far as 10 s allow.
+    Stop,
+    /// Another takes its place in this process at once, which delivers what this one leaves in the spool.
+    Replaced,
+}
+
 /// Runs an agent until `shutdown` completes, then scrapes once more, writes a last row, and sends what it can in 10 s.
 ///
 /// # Errors
 /// See [`RunError`]; [`crate::exit::code`] gives the exit code of each.
 pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -> Result<(), RunError> {
+    let ending = async {
+        shutdown.await;
+        Ending::Stop
+    };
+    run_until(config, clock, ending).await
+}
+
+/// The same until `ending` says how. It is polled first when the agent has started.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_until(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ending: impl Future<Output = Ending>,
+) -> Result<(), RunError> {
     config.check()?;
     match config.role {
-        Role::Node => run_node(config, clock, shutdown).await,
-        Role::BmcPoller => poller::run(config, clock, shutdown).await,
+        Role::Node => run_node(config, clock, ending).await,
+        Role::BmcPoller => poller::run(config, clock, ending).await,
     }
 }
 
 /// Runs the agent of the node that it is on.
-async fn run_node(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -> Result<(), RunError> {
+async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Output = Ending>) -> Result<(), RunError> {
     let security = security(&config)?;
     let boot = boot_id(&config.roots)?;
     let (tell, told) = meter::channel();
@@ -93,7 +120,9 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) 
     }
     // Targets are checked before the spool is made: a refusal changes nothing.
     let (targets, procfs) = (config.target.clone(), config.roots.procfs.clone());
-    let inference = inference::start(targets, &config.presets()?, procfs, Arc::clone(&clock))?;
+    let (pods, directory) = watch::channel(Arc::new(Directory::default()));
+    let presets = config.presets()?;
+    let inference = inference::start_among(targets, &presets, procfs, Arc::clone(&clock), directory)?;
     let (spool, recovery) = Spool::open(&spool_config(&config, &config.spool.dir, config.spool.max_bytes))?;
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
     let _socket = config.push.socket.as_deref().map(|socket| inference.listen_beside(socket, meters)).transpose()?;
@@ -116,10 +145,23 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) 
     let sampler = Sampler::new(parts, &recovery);
     let uplink = UplinkConfig { endpoint: config.aggregator_url().to_owned(), security, boot };
     let uplink = Uplink::new(uplink, spool.clone(), told, clock);
+    let pods = tokio::spawn(pass_on(uplink.node_directory(), pods));
     let delivery = Delivery { sampler, spool, uplink, tick: config.sampling.tick, scraper: Some(scraper) };
-    deliver(delivery, shutdown).await?;
+    let delivered = deliver(delivery, ending).await;
+    pods.abort();
+    delivered?;
     tracing::info!("agent stopped");
     Ok(())
+}
+
+/// Passes on what the aggregator tells of the node's pods.
+async fn pass_on(mut told: watch::Receiver<Option<NodeDirectory>>, pods: watch::Sender<Arc<Directory>>) {
+    while told.changed().await.is_ok() {
+        let wire = told.borrow_and_update().clone();
+        let directory = wire.map(Directory::from_wire).unwrap_or_default();
+        tracing::info!(pods = directory.pods().count(), "the aggregator told the pods of this node");
+        pods.send_replace(Arc::new(directory));
+    }
 }
 
 /// A spool in a folder, of so many bytes at most, else as configured.
@@ -176,6 +218,7 @@ pub(crate) fn inventory(config: &Config, node: NodeName, sources: Vec<SourceStat
         site: config.placement.site.clone(),
         pool: config.placement.pool.clone(),
         simulated: config.placement.simulated,
+        support: Vec::new(),
     };
     let agent_version = env!("CARGO_PKG_VERSION").to_owned();
     Inventory { node, agent_version, sources, hardware: Hardware::default(), placement }

@@ -17,7 +17,7 @@ use joulebook_proto::admin::{
 use joulebook_units::{CountKind, NodeName, Service, SourceState, Subject, UnixNanos, Window};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -30,7 +30,7 @@ const DUMP_AHEAD: usize = 64;
 pub struct Admin {
     book: Arc<Book>,
     counters: Arc<Counters>,
-    periods: Periods,
+    periods: watch::Receiver<Periods>,
     care: Care,
 }
 
@@ -41,7 +41,7 @@ impl Admin {
         store: Arc<RocksStore>,
         book: Arc<Book>,
         counters: Arc<Counters>,
-        periods: Periods,
+        periods: watch::Receiver<Periods>,
         backups: Option<PathBuf>,
     ) -> Self {
         Self { book, counters, periods, care: Care::new(store, backups) }
@@ -104,7 +104,7 @@ impl AdminService for Admin {
         let (out, responses) = mpsc::channel(DUMP_AHEAD);
         // Without any row there is nothing to read.
         if let (Some(first), Some(last)) = (node.first_row, node.last_row) {
-            let kept = first.max(retention::before(last, self.periods.rows));
+            let kept = first.max(retention::before(last, self.periods.borrow().rows));
             let start = request.start_unix_nanos.map_or(kept, UnixNanos);
             let end = request.end_unix_nanos.map_or(UnixNanos(last.0.saturating_add(1)), UnixNanos);
             let window = Window::new(start, end).ok_or_else(|| Status::invalid_argument("end before start"))?;
@@ -196,9 +196,10 @@ fn unit(subject: &Subject) -> &'static str {
     match subject {
         Subject::Energy(_) => "uJ",
         Subject::IdlePower { .. } | Subject::ResidentIdlePower { .. } => "mW",
-        Subject::CpuTime(_) | Subject::DeviceTime { .. } | Subject::Count(_, CountKind::BusyNanos) => "ns",
+        Subject::CpuTime(_) | Subject::DeviceTime { .. } => "ns",
+        Subject::Count(_, kind) | Subject::Consumption(_, kind) if kind.is_time() => "ns",
         Subject::Memory { .. } | Subject::NodeMemoryUsed | Subject::DeviceMemory { .. } => "bytes",
-        Subject::Count(..) => "1",
+        Subject::Count(..) | Subject::Consumption(..) => "1",
     }
 }
 
@@ -214,6 +215,9 @@ fn name(subject: &Subject) -> String {
         Subject::DeviceTime { device, workload: Some(workload) } => format!("device_time {device} {workload}"),
         Subject::DeviceMemory { device, workload } => format!("device_memory {device} {workload}"),
         Subject::Count(service, kind) => format!("{} {}", count(*kind), model(service)),
+        Subject::Consumption(of, kind) => {
+            format!("{} of {} {} at {}", count(*kind), of.consumer.kind, of.consumer.name, of.gateway)
+        }
     }
 }
 
@@ -223,8 +227,8 @@ fn model(service: &Service) -> String {
     format!("{model}@{version} at {}", service.target)
 }
 
-fn count(kind: CountKind) -> &'static str {
-    match kind {
+fn count(kind: CountKind) -> String {
+    let name = match kind {
         CountKind::RequestsOk => "requests_ok",
         CountKind::RequestsFailed => "requests_failed",
         CountKind::RequestsAborted => "requests_aborted",
@@ -234,5 +238,21 @@ fn count(kind: CountKind) -> &'static str {
         CountKind::OutputTokens => "output_tokens",
         CountKind::ReasoningTokens => "reasoning_tokens",
         CountKind::BusyNanos => "busy_nanos",
-    }
+        CountKind::PrefillNanos => "prefill_nanos",
+        CountKind::DecodeNanos => "decode_nanos",
+        CountKind::Images => "images",
+        CountKind::AudioNanos => "audio_nanos",
+        CountKind::VideoNanos => "video_nanos",
+        CountKind::Sessions => "sessions",
+        CountKind::RunningNanos => "running_nanos",
+        CountKind::WaitingNanos => "waiting_nanos",
+        CountKind::Workflows => "workflows",
+        CountKind::StoredRequests => "stored_requests",
+        CountKind::StoredTokens => "stored_tokens",
+        CountKind::LatencyWithin(u64::MAX) => "latency_known",
+        CountKind::LatencyWithin(nanos) => return format!("latency_within_{nanos}_ns"),
+        CountKind::PromptWithin(u64::MAX) => "prompt_known",
+        CountKind::PromptWithin(tokens) => return format!("prompt_within_{tokens}_tokens"),
+    };
+    name.to_owned()
 }

@@ -5,8 +5,9 @@ use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
 use crate::store::space::Least;
+use joulebook_proto::config_file::is_writable_by_others;
 use joulebook_proto::credentials::{CredentialFiles, SecurityUnclear};
-use serde::de::Error;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,6 +29,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Folder of backups; made if its parent exists. None can be made without one.
     pub backup_dir: Option<PathBuf>,
+    /// File of the pods and labels of nodes, which agents are told.
+    pub node_directory: Option<PathBuf>,
     /// Whether plaintext on a loopback address is allowed.
     pub insecure_loopback: bool,
     /// `[disk]`: how much of it stays free.
@@ -148,6 +151,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
             data_dir: PathBuf::from("/var/lib/joulebook"),
             backup_dir: None,
+            node_directory: None,
             insecure_loopback: false,
             disk: DiskSection::default(),
             retention: RetentionSection::default(),
@@ -172,6 +176,12 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Anybody could say what it says.
+    #[error("configuration {path} can be written by others: run `chmod o-w {path}`")]
+    WritableByOthers {
+        /// The file.
+        path: PathBuf,
     },
     /// Not UTF-8, not TOML, an unknown key or a value of the wrong type.
     #[error("{path}:{line}: {what}{hint}")]
@@ -211,26 +221,53 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Whether a permission is the reason (exit code 77), not the content (78).
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::WritableByOthers { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// Reads a file of ours.
+///
+/// # Errors
+/// It cannot be read, others may write it, or it is not what it should be.
+pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(unreadable)?;
+    if is_writable_by_others(path).map_err(unreadable)? {
+        return Err(ConfigError::WritableByOthers { path: path.to_owned() });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
+        let what = "not UTF-8; save the file as UTF-8".to_owned();
+        ConfigError::Syntax { path: path.to_owned(), line, what, hint: String::new() }
+    })?;
+    parse_toml(&text, path)
+}
+
+fn parse_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: line_of(text.as_bytes(), error.span().map_or(0, |span| span.start)),
+        what: error.message().lines().next().unwrap_or_default().to_owned(),
+        hint: nearest_key(error.message()),
+    })
+}
+
 impl Config {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = fs::read(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
-            let what = "not UTF-8; save the file as UTF-8".to_owned();
-            ConfigError::Syntax { path: path.to_owned(), line, what, hint: String::new() }
-        })?;
-        Self::parse(&text, path)
+        read_toml(path)
     }
 
     /// Reads the text of a file; `path` is for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::Syntax {
-            path: path.to_owned(),
-            line: line_of(text.as_bytes(), error.span().map_or(0, |span| span.start)),
-            what: error.message().lines().next().unwrap_or_default().to_owned(),
-            hint: nearest_key(error.message()),
-        })
+        parse_toml(text, path)
     }
 
     /// The part that factors are made of.
@@ -241,6 +278,27 @@ impl Config {
             accountable_contact: self.accountable_contact.clone(),
             ghg_role: self.ghg_role,
         }
+    }
+
+    /// A key that another configuration changes and that is fixed while the aggregator runs.
+    pub fn fixed_key_changed_in(&self, other: &Self) -> Option<&'static str> {
+        let (tls, other_tls) = (&self.tls, &other.tls);
+        let (connections, other_connections) = (&self.connections, &other.connections);
+        let fixed = [
+            ("listen", self.listen == other.listen),
+            ("data_dir", self.data_dir == other.data_dir),
+            ("backup_dir", self.backup_dir == other.backup_dir),
+            ("node_directory", self.node_directory == other.node_directory),
+            ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
+            ("poller", self.poller == other.poller),
+            ("tls.certificate", tls.certificate == other_tls.certificate),
+            ("tls.key", tls.key == other_tls.key),
+            ("tls.client_ca", tls.client_ca == other_tls.client_ca),
+            ("tls.key_group_readable", tls.key_group_readable == other_tls.key_group_readable),
+            ("connections.total", connections.total == other_connections.total),
+            ("connections.per_identity", connections.per_identity == other_connections.per_identity),
+        ];
+        fixed.into_iter().find_map(|(key, same)| (!same).then_some(key))
     }
 
     /// The files of mutual TLS; none where plaintext is to be spoken.

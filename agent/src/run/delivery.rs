@@ -1,6 +1,6 @@
 //! One stream of rows on its way: sampled at every tick, written to the spool, sent, until the agent is told to end.
 
-use super::RunError;
+use super::{Ending, RunError};
 use crate::inference::Scraper;
 use crate::sampler::{Flush, Sampler};
 use crate::spool::{SpoolError, SpoolHandle};
@@ -30,11 +30,11 @@ pub(crate) struct Delivery {
     pub(crate) scraper: Option<Scraper>,
 }
 
-/// Delivers until `shutdown` completes, then writes a last row, and sends what it can in 10 s.
+/// Delivers until `ending` says how, then writes a last row, and sends what it can in 10 s if nothing takes its place.
 ///
 /// # Errors
 /// Of the spool or the uplink, for reasons that waiting does not cure.
-pub(crate) async fn deliver(delivery: Delivery, shutdown: impl Future) -> Result<(), RunError> {
+pub(crate) async fn deliver(delivery: Delivery, ending: impl Future<Output = Ending>) -> Result<(), RunError> {
     let Delivery { sampler, spool, uplink, tick, scraper } = delivery;
     let (stop, stopped) = watch::channel(false);
     let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
@@ -43,42 +43,51 @@ pub(crate) async fn deliver(delivery: Delivery, shutdown: impl Future) -> Result
     let mut writer = tokio::spawn(write(spool.clone(), to_write));
 
     let sampled = tokio::select! {
-        () = sample(sampler, tick, scraper, (flushes, wishes), shutdown) => Ok(()),
+        ending = sample(sampler, tick, scraper, (flushes, wishes), ending) => Ok(ending),
         ended = &mut uplink => Err(ended.map_err(RunError::Ended)?.err().map_or(RunError::Spool(SpoolError::Closed), RunError::Uplink)),
         ended = &mut writer => Err(ended.map_err(RunError::Ended)?.err().map_or(SpoolError::Closed, |error| error).into()),
     };
-    if let Err(error) = sampled {
-        // The spool's own error says more than that of the task that met the closed spool.
-        let closed = matches!(error, RunError::Uplink(UplinkError::Spool(SpoolError::Closed)));
-        if closed && let Ok(Ok(Err(cause))) = timeout(LAST_SCRAPE, &mut writer).await {
-            return Err(cause.into());
+    let ending = match sampled {
+        Ok(ending) => ending,
+        Err(error) => {
+            // The spool's own error says more than that of the task that met the closed spool.
+            let closed = matches!(error, RunError::Uplink(UplinkError::Spool(SpoolError::Closed)));
+            if closed && let Ok(Ok(Err(cause))) = timeout(LAST_SCRAPE, &mut writer).await {
+                return Err(cause.into());
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
     writer.await.map_err(RunError::Ended)??;
-    let _ = stop.send(true);
-    uplink.await.map_err(RunError::Ended)??;
+    match ending {
+        Ending::Stop => {
+            let _ = stop.send(true);
+            uplink.await.map_err(RunError::Ended)??;
+        }
+        // Nothing is measured meanwhile: what is on its way is sent again, and told apart as a replay.
+        Ending::Replaced => uplink.abort(),
+    }
     spool.close().await?;
     Ok(())
 }
 
-/// Rows at every tick until `shutdown`, then the last scrape and the last row.
+/// Rows at every tick until `ending`, then the last scrape and the last row.
 async fn sample(
     mut sampler: Sampler,
     tick: Duration,
     scraper: Option<Scraper>,
     (flushes, mut wishes): (mpsc::Sender<Flush>, watch::Receiver<u64>),
-    shutdown: impl Future,
-) {
+    ending: impl Future<Output = Ending>,
+) -> Ending {
     let mut ticks = interval(tick);
     // A late row is simply longer; rows that were missed are not made up.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shutdown = std::pin::pin!(shutdown);
+    let mut ending = std::pin::pin!(ending);
     let mut ready = Some(tick);
-    loop {
+    let ending = loop {
         tokio::select! {
             biased;
-            _ = &mut shutdown => break,
+            ending = &mut ending => break ending,
             _ = ticks.tick() => {}
         }
         // The uplink wishes for a new stream: what is old is delivered beside it. Its end is the agent's.
@@ -97,7 +106,7 @@ async fn sample(
         if let Some(tick) = ready.take() {
             tracing::info!("sampling every {}", humantime::format_duration(tick));
         }
-    }
+    };
     if let Some(scraper) = scraper
         && timeout(LAST_SCRAPE, scraper.scrape_now()).await.is_err()
     {
@@ -108,6 +117,7 @@ async fn sample(
     }
     // Sources may take seconds to end (a session at a BMC): the rest goes on meanwhile. It is waited for with the runtime.
     tokio::task::spawn_blocking(move || drop(sampler));
+    ending
 }
 
 /// Appends batches in order. While the disk is full they wait in the spool's memory, and the disk is tried again.

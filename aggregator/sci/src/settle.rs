@@ -9,7 +9,9 @@ mod wall;
 
 pub use wall::SURROUNDINGS_SECONDS;
 
-use crate::attribution::{Activity, among_services, base_and_dynamic, by_activity, by_reservation};
+use crate::attribution::{
+    Activity, Measures, among_services, base_and_dynamic, by_activity, by_reservation, weights_among,
+};
 use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
 use crate::share::portion;
 use crate::spread::{At, Grid, Held, Spread};
@@ -19,8 +21,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use device::Device;
 use joulebook_units::{
-    Component, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos, Window,
-    Workload, WorkloadKind,
+    Component, Consumption, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos,
+    Window, Workload, WorkloadKind,
 };
 use wall::Wall;
 
@@ -97,6 +99,7 @@ struct Joined {
     memory: BTreeMap<String, Held>,
     memory_used: Held,
     counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
+    consumption: BTreeMap<Arc<Consumption>, BTreeMap<CountKind, Spread>>,
     devices: Vec<Device>,
     wall: Wall,
     strangers: BTreeMap<String, Arc<Workload>>,
@@ -117,6 +120,7 @@ impl Joined {
             memory: BTreeMap::new(),
             memory_used: Held::new(slots),
             counts: BTreeMap::new(),
+            consumption: BTreeMap::new(),
             devices: Device::all(node, &grid),
             wall: Wall::new(node, &grid),
             strangers: BTreeMap::new(),
@@ -155,6 +159,10 @@ impl Joined {
             Subject::NodeMemoryUsed => self.memory_used.add(grid, &run.points),
             Subject::Count(service, kind) => {
                 let counts = self.counts.entry(Arc::new(service.clone())).or_default();
+                counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
+            }
+            Subject::Consumption(of, kind) => {
+                let counts = self.consumption.entry(Arc::new(of.clone())).or_default();
                 counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
             }
             // Joined device by device; what a device draws at rest is told for people.
@@ -317,6 +325,15 @@ impl Joined {
                 }
             }
         }
+        for (of, counts) in &self.consumption {
+            let mine = cell.consumption.entry(Arc::clone(of)).or_default();
+            for (kind, spread) in counts.iter().filter(|(_, spread)| spread.covered.iter().any(|nanos| *nanos > 0)) {
+                let count = mine.counts.entry(*kind).or_default();
+                *count = count.saturating_add(spread.amounts.iter().sum());
+            }
+            let counted = counts.values().map(|spread| spread.covered.iter().sum()).max().unwrap_or(0);
+            mine.counted_nanos = mine.counted_nanos.saturating_add(counted);
+        }
         self.wall.describe(cell);
         for gap in &node.gaps {
             self.describe_gap(gap, cell);
@@ -429,18 +446,23 @@ impl Holder<'_> {
             return;
         }
         let activities: Vec<Activity> = self.services.iter().map(|served| served.activity.clone()).collect();
+        let measure = if activities.len() > 1 { weights_among(&activities).1 } else { Measures::default() };
         let reserved = u64::try_from(self.reserved_millicore_nanos() / 1000).unwrap_or(u64::MAX);
         let (cpu, reserved) = (among_services(self.cpu_nanos, &activities), among_services(reserved, &activities));
         for ((served, cpu), reserved) in self.services.iter().zip(cpu).zip(reserved) {
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);
             mine.reserved_core_nanos = mine.reserved_core_nanos.saturating_add(reserved);
+            mine.measures.insert(measure);
             if !served.is_own {
                 continue;
             }
             mine.resident_nanos = mine.resident_nanos.saturating_add(self.resident_nanos);
             mine.counted_nanos = mine.counted_nanos.saturating_add(served.counted.min(self.nanos));
             mine.executing_nanos = mine.executing_nanos.saturating_add(served.moving.min(self.nanos));
+            if self.workload.part_of.is_some() {
+                mine.measures.insert(Measures::PROCESS);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use super::commit::{Opening, Refusal, Reject, Reply, Request};
 use super::pressure::Watch;
 use super::{Counter, Counters, Gone, Intake, Queue};
 use crate::clock::Clock;
+use crate::directory::Directories;
 use crate::peer::{Caller, Ending, Peer, Role};
 use crate::poller::Pollers;
 use joulebook_proto::SCHEMA_VERSION;
@@ -15,9 +16,10 @@ use joulebook_proto::telemetry::stream_request::Message as Up;
 use joulebook_proto::telemetry::stream_response::Message as Down;
 use joulebook_proto::telemetry::telemetry_service_server::{TelemetryService, TelemetryServiceServer};
 use joulebook_proto::telemetry::{
-    Ack, Credit, Dictionary, Hello, HelloReply, Record, Rejection, StreamMark, StreamRequest, StreamResponse,
+    Ack, Credit, Dictionary, Hello, HelloReply, NodeDirectory, Record, Rejection, StreamMark, StreamRequest,
+    StreamResponse,
 };
-use joulebook_units::{Batch, BootId, BootNanos, InvalidId, StreamId, UnixNanos};
+use joulebook_units::{Batch, BootId, BootNanos, InvalidId, NodeName, StreamId, UnixNanos};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,19 +55,27 @@ pub struct Telemetry {
     sessions: Arc<AtomicU64>,
     counters: Arc<Counters>,
     pollers: Arc<Pollers>,
+    directories: watch::Receiver<Arc<Directories>>,
 }
 
 impl Telemetry {
     pub(super) fn new(queue: Queue, intake: &Intake, clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> Self {
         let (cluster, counters) = (intake.cluster(), intake.counters());
         let (sessions, pollers) = (Arc::new(AtomicU64::new(1)), Arc::default());
-        Self { queue, cluster, clock, shutdown, sessions, counters, pollers }
+        let directories = watch::channel(Arc::default()).1;
+        Self { queue, cluster, clock, shutdown, sessions, counters, pollers, directories }
     }
 
     /// The same with pollers, which may speak for nodes from outside.
     #[must_use]
     pub fn with_pollers(self, pollers: Pollers) -> Self {
         Self { pollers: Arc::new(pollers), ..self }
+    }
+
+    /// The same, and tells each agent what runs on its node.
+    #[must_use]
+    pub fn telling(self, directories: watch::Receiver<Arc<Directories>>) -> Self {
+        Self { directories, ..self }
     }
 
     /// The service with its limits.
@@ -144,7 +154,15 @@ impl Session {
         let Some(Up::Hello(hello)) = first.and_then(|request| request.message) else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
-        self.open(&hello, &mut replies).await?;
+        let node = self.open(&hello, &mut replies).await?;
+        let mut directories = self.telemetry.directories.clone();
+        let mut told = None;
+        // A poller has nothing to do with what runs there.
+        let mut listens = hello.poller.is_none();
+        if listens {
+            let all = directories.borrow_and_update().clone();
+            self.tell(&node, &all, &mut told).await?;
+        }
 
         let (mut shutdown, queue) = (self.telemetry.shutdown.clone(), self.telemetry.queue.clone());
         let (mut stopping, mut ended, mut batch) = (*shutdown.borrow_and_update(), false, Vec::new());
@@ -176,14 +194,39 @@ impl Session {
                 changed = shutdown.changed(), if !stopping => stopping = changed.is_err() || *shutdown.borrow(),
                 changed = ending.changed(), if !over => over = changed.is_err() || *ending.borrow(),
                 () = self.pressure.changed() => self.grant().await?,
+                changed = directories.changed(), if listens => {
+                    listens = changed.is_ok();
+                    let all = directories.borrow_and_update().clone();
+                    self.tell(&node, &all, &mut told).await?;
+                }
             }
         }
     }
 
-    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::Receiver<Reply>) -> Result<(), Status> {
+    /// Tells the agent what runs on its node, if that is another than what it was told. A node that is named no more has
+    /// no pods.
+    async fn tell(&self, node: &NodeName, all: &Directories, told: &mut Option<NodeDirectory>) -> Result<(), Status> {
+        let gone = || {
+            let before = told.as_ref()?;
+            let revision = before.revision.saturating_add(1);
+            (!before.pods.is_empty() || !before.node_labels.is_empty())
+                .then(|| NodeDirectory { revision, ..NodeDirectory::default() })
+        };
+        let Some(now) = all.of(node).cloned().or_else(gone) else { return Ok(()) };
+        let same = |before: &NodeDirectory| before.pods == now.pods && before.node_labels == now.node_labels;
+        if told.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        *told = Some(now.clone());
+        self.down(Down::NodeDirectory(now)).await
+    }
+
+    /// Opens the session and gives the node that it is about.
+    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::Receiver<Reply>) -> Result<NodeName, Status> {
         let received = self.telemetry.clock.unix();
         let opening = opening(hello, received)?;
         self.admit(&opening)?;
+        let subject = opening.inventory.node.clone();
         self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
         let (marks, held) = match self.wait(replies).await? {
             Reply::Opened(marks) => (marks, false),
@@ -218,7 +261,7 @@ impl Session {
             credit: Some(credit),
         }))
         .await?;
-        if held { Err(self.held()) } else { Ok(()) }
+        if held { Err(self.held()) } else { Ok(subject) }
     }
 
     /// Whether the peer may speak as it says for the node that it names.

@@ -4,7 +4,8 @@ use super::accelerator;
 use super::amount::Amount;
 use super::gather::Gathered;
 use super::input::{is_estimated, reconciliation};
-use super::question::{Question, version_name};
+use super::name::{Names, version_name};
+use super::question::Question;
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
 use joulebook_sci::totals::NodeTotals;
@@ -30,6 +31,9 @@ pub fn rows(
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
+        EnergyBy::Consumer | EnergyBy::Workflow => {
+            return Err(QueryError::Invalid("energy by consumer is not answered by this aggregator".to_owned()));
+        }
         EnergyBy::Layer => super::layer::rows(&computed.meters),
         EnergyBy::Node => nodes.iter().map(|(name, node)| node_row(name, node)).collect(),
     };
@@ -114,6 +118,7 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
     let totals = &computed.totals;
     let all: BTreeSet<Method> = totals.nodes.values().flat_map(|node| methods(&node.cell)).collect();
     let selected: BTreeSet<&ModelVersion> = question.select(totals)?.into_iter().map(|(version, _)| version).collect();
+    let names = Names::of(totals.versions.keys());
     let mut rows = Vec::new();
     let (mut outside, mut others) = (Amount::default(), Amount::default());
     for (version, mine) in &totals.versions {
@@ -136,7 +141,7 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
         ];
         let parts = parts.into_iter().map(|(name, energy)| (name.to_owned(), energy)).collect();
         let name = |part: &Option<String>| part.clone().unwrap_or_else(|| "unresolved".to_owned());
-        let columns = [("account", "model"), ("model", &name(&version.model)), ("version", &name(&version.version))];
+        let columns = [("account", "model"), ("model", &name(&version.model)), ("version", &names.version(version))];
         let mut row = row(key(&columns), Amount::of_version(energy, simulated), parts, &all);
         row.simulated = totals.nodes.iter().any(|(name, node)| node.simulated && mine.nodes.contains(name));
         row.cpu_seconds = Some(cpu_seconds(cost.used.cpu_nanos));
@@ -157,6 +162,7 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
     };
     let rest = [
         ("other workloads", left(|ledger| ledger.workloads)),
+        ("unattributed inference", left(|ledger| ledger.unattributed_inference)),
         ("system", left(|ledger| ledger.system)),
         ("unallocated idle", left(|ledger| ledger.unallocated_idle)),
         ("unattributed", left(|ledger| ledger.unattributed)),

@@ -151,6 +151,11 @@ impl Book {
         self.read().surroundings(node)
     }
 
+    /// Whether a node ever told counts of a model of this name.
+    pub fn has_served(&self, node: u32, model: &str) -> bool {
+        self.read().has_served(node, model)
+    }
+
     /// Number of a node.
     pub fn node(&self, name: &NodeName) -> Option<u32> {
         self.read().node(name)

@@ -170,6 +170,14 @@ impl Catalog {
     }
 
     /// What a stream's series measures.
+    pub(crate) fn has_served(&self, node: u32, model: &str) -> bool {
+        let of_node = |ordinal: u32| self.streams.get(ordinal as usize).is_some_and(|stream| stream.node == node);
+        self.series.iter().any(|((ordinal, _), subject)| match &**subject {
+            Subject::Count(service, _) => service.model.as_deref() == Some(model) && of_node(*ordinal),
+            _ => false,
+        })
+    }
+
     pub(crate) fn subject(&self, ordinal: u32, series: u32) -> Option<Arc<Subject>> {
         self.series.get(&(ordinal, series)).cloned()
     }

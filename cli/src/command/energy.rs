@@ -29,7 +29,7 @@ pub(crate) async fn answer(
     };
     let question = |window: TimeWindow| GetEnergyRequest {
         window: Some(window),
-        selector: arguments.model.clone(),
+        selector: arguments.row.of(arguments.model.as_ref()),
         by: arguments.by.wire().into(),
         idle_policy: arguments.idle.wire().into(),
         trust: arguments.trust.wire().into(),

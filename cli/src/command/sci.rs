@@ -23,11 +23,12 @@ pub(crate) async fn answer(
         .iter()
         .map(|level| GetSciRequest {
             window: Some(window),
-            selector: arguments.model.clone(),
+            selector: arguments.row.of(arguments.model.as_ref()),
             functional_unit: arguments.per.map_or(0, |per| per.wire().into()),
             level: (*level).into(),
             idle_policy: arguments.idle.wire().into(),
             trust: arguments.trust.wire().into(),
+            by: 0,
         })
         .collect();
     let asked = client::ask(connection, async |mut client| {

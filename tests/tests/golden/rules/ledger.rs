@@ -44,11 +44,12 @@ pub fn service(name: &str) -> Arc<Service> {
         target: name.to_owned(),
         workload: None,
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     })
 }
 
 fn version(name: &str) -> (usize, ModelVersion) {
-    (0, ModelVersion { model: Some(name.to_owned()), version: None })
+    (0, ModelVersion { model: Some(name.to_owned()), ..ModelVersion::default() })
 }
 
 pub fn slot(cell: Cell, embodied_g: f64) -> NodeSlot {
