@@ -1,6 +1,6 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
-use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
+use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, SiteConfig};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
 use crate::store::space::Least;
@@ -39,6 +39,8 @@ pub struct Config {
     pub connections: ConnectionsSection,
     /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
     pub site: BTreeMap<String, SiteConfig>,
+    /// `[[factor]]`: series of factors that change with time.
+    pub factor: Vec<FeedConfig>,
     /// `[embodied]`: what the hosts are made of.
     pub embodied: EmbodiedConfig,
     /// Who answers for the figures.
@@ -151,6 +153,7 @@ impl Default for Config {
             tls: TlsSection::default(),
             connections: ConnectionsSection::default(),
             site: BTreeMap::new(),
+            factor: Vec::new(),
             embodied: EmbodiedConfig::default(),
             accountable_contact: None,
             ghg_role: None,
@@ -230,6 +233,7 @@ impl Config {
     pub fn factors(&self) -> FactorConfig {
         FactorConfig {
             site: self.site.clone(),
+            factor: self.factor.clone(),
             embodied: self.embodied.clone(),
             accountable_contact: self.accountable_contact.clone(),
             ghg_role: self.ghg_role,

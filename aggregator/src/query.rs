@@ -156,7 +156,8 @@ impl Query {
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
-        let gathered = Gathered::new(&self.book, &self.factors, question.window, self.clock.unix())?;
+        let now = self.clock.unix();
+        let gathered = Gathered::new(&self.book, &self.factors, question.window, question.factors, now)?;
         let mut totals = Totals::new(question.level, question.policy);
         let mut terms = Vec::new();
         let mut meters = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! The aggregator as a whole: opens the database, starts every task, stops them in order.
 
-use crate::admin::Admin;
+use crate::admin::{Admin, FeedStates, Series};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::ingest::pressure::{Cause, Pressure};
@@ -99,9 +99,11 @@ pub async fn run(
     let ledger_stops = stopping.clone();
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
-    let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
+    let factors = Arc::new(factors);
+    let series = Series { factors: Arc::clone(&factors), states: FeedStates::default(), clock: Arc::clone(&clock) };
+    let query = Query::new(Arc::clone(&book), factors, Arc::clone(&clock));
     let (backups, periods) = (config.backup_dir.clone(), config.periods());
-    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), periods, backups);
+    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), periods, backups, series);
     let (routes, health) = server::services(telemetry, admin, query).await?;
     tasks.spawn(watch_space(space, health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));

@@ -42,6 +42,7 @@ fn question(window: TimeWindow, policy: IdlePolicy, level: Level) -> GetSciReque
         level: level.into(),
         idle_policy: policy.into(),
         trust: Trust::Unspecified.into(),
+        ..GetSciRequest::default()
     }
 }
 

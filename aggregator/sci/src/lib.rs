@@ -17,8 +17,10 @@ pub mod intensity;
 pub mod join;
 pub mod operational;
 pub mod power;
+pub mod quantity;
 pub mod reconcile;
 pub mod score;
+pub mod series;
 pub mod settle;
 pub mod share;
 pub mod spread;
@@ -30,4 +32,4 @@ pub use allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, Versio
 pub use cell::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
 pub use score::{FunctionalUnit, NoScore, score};
 pub use settle::{Gap, NodeSeries, Run, settle};
-pub use totals::{Level, SiteFactors, SlotTerm, Totals, VersionTotals};
+pub use totals::{Level, Rate, SiteFactors, SlotTerm, Totals, VersionTotals};
