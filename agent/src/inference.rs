@@ -134,22 +134,15 @@ impl Scraper {
     }
 }
 
-/// Starts a task per target on the current tokio runtime. `presets` are those that targets may name, `procfs` is the root
-/// of the process tables.
+/// Targets as they would be read.
 ///
 /// # Errors
-/// A target's configuration is wrong; nothing was started.
-pub fn start(
-    targets: Vec<TargetConfig>,
-    presets: &Presets,
-    procfs: PathBuf,
-    clock: Arc<dyn Clock>,
-) -> Result<Inference, TargetError> {
-    let mut checked = Vec::new();
-    for (index, config) in targets.into_iter().enumerate() {
-        checked.push(Target::new(index, config, presets)?);
+/// A target's configuration is wrong.
+pub(crate) fn check(configured: Vec<TargetConfig>, presets: &Presets) -> Result<Vec<Target>, TargetError> {
+    let mut targets = Vec::new();
+    for (index, config) in configured.into_iter().enumerate() {
+        targets.push(Target::new(index, config, presets)?);
     }
-    let targets = checked;
     // Question: what becomes of a gateway's counts? They are shares of what engines do, and nothing takes shares up yet.
     // Choice: say so at the start rather than read a page for nothing. What would change it: consumers in the contract.
     if let Some((index, gateway)) = targets.iter().enumerate().find(|(_, target)| target.reader.is_gateway()) {
@@ -162,6 +155,21 @@ pub fn start(
         let why = "another target has the same URL, so it would be counted twice; remove one";
         return Err(TargetError::Key { index, key: "url", value: twice.name.clone(), why });
     }
+    Ok(targets)
+}
+
+/// Starts a task per target on the current tokio runtime. `presets` are those that targets may name, `procfs` is the root
+/// of the process tables.
+///
+/// # Errors
+/// A target's configuration is wrong; nothing was started.
+pub fn start(
+    targets: Vec<TargetConfig>,
+    presets: &Presets,
+    procfs: PathBuf,
+    clock: Arc<dyn Clock>,
+) -> Result<Inference, TargetError> {
+    let targets = check(targets, presets)?;
     let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
     let ticks_per_second = ticks.filter(|ticks| *ticks > 0).unwrap_or(TICKS_PER_SECOND);
     let around = scrape::Surroundings { procfs, started: clock.boot(), clock, ticks_per_second };

@@ -12,6 +12,7 @@ pub mod hardware;
 pub mod inference;
 pub mod presets;
 pub mod process;
+pub mod reload;
 pub mod run;
 pub mod sampler;
 pub mod spool;

@@ -5,7 +5,8 @@ use joulebook_agent::clock::SystemClock;
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides};
 use joulebook_agent::run::RunError;
-use joulebook_agent::{doctor, exit, presets, run};
+use joulebook_agent::{doctor, exit, presets, reload};
+use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write;
 use std::path::PathBuf;
@@ -151,7 +152,7 @@ fn main() -> ExitCode {
         Some(Command::Presets(wish)) => {
             Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| tell_presets(&config, &wish))
         }
-        None => Config::load(file.as_deref(), overrides).map_err(RunError::from).and_then(serve),
+        None => serve(file, overrides),
     };
     match ended {
         Ok(code) => code,
@@ -211,7 +212,8 @@ fn tell_presets(config: &Config, wish: &PresetsCommand) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<ExitCode, RunError> {
+fn serve(path: Option<PathBuf>, overrides: Overrides) -> Result<ExitCode, RunError> {
+    let config = Config::load(path.as_deref(), overrides.clone())?;
     keep_descriptors();
     // Question: one thread or several for the tasks? A tick works a millisecond a second, a session less, and the disk has
     // a thread of its own. Several threads would wake each other for every tick and message, which costs 80 to 100 µs a
@@ -224,13 +226,16 @@ fn serve(config: Config) -> Result<ExitCode, RunError> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(|source| RunError::Start { source })?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|source| RunError::Start { source })?;
-        let shutdown = async {
+        let stopped = std::pin::pin!(async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-        };
-        run::run(config, Arc::new(SystemClock), shutdown).await.map(|()| ExitCode::SUCCESS)
+        });
+        let file = ConfigFile::watch(path.clone(), LOOK_EVERY).map_err(|source| RunError::Start { source })?;
+        let read = || Config::read(path.as_deref(), overrides.clone());
+        let running = reload::run_reloading(config, file, read, Arc::new(SystemClock), stopped);
+        running.await.map(|()| ExitCode::SUCCESS)
     })
 }
 

@@ -73,11 +73,36 @@ pub enum RunError {
     Ended(#[source] JoinError),
 }
 
+/// Why an agent is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is stopped: what it holds is delivered before, as far as 10 s allow.
+    Stop,
+    /// Another takes its place in this process at once, which delivers what this one leaves in the spool.
+    Replaced,
+}
+
 /// Runs an agent until `shutdown` completes, then scrapes once more, writes a last row, and sends what it can in 10 s.
 ///
 /// # Errors
 /// See [`RunError`]; [`crate::exit::code`] gives the exit code of each.
 pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -> Result<(), RunError> {
+    let ending = async {
+        shutdown.await;
+        Ending::Stop
+    };
+    run_until(config, clock, ending).await
+}
+
+/// The same until `ending` says how. It is polled first when the agent has started.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_until(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ending: impl Future<Output = Ending>,
+) -> Result<(), RunError> {
     config.check()?;
     let security = security(&config)?;
     let boot = boot_id(&config.roots)?;
@@ -127,21 +152,30 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
 
     let tick = config.sampling.tick;
     let sampled = tokio::select! {
-        () = sample(sampler, tick, scraper, (flushes, wishes), shutdown) => Ok(()),
+        ending = sample(sampler, tick, scraper, (flushes, wishes), ending) => Ok(ending),
         ended = &mut uplink => Err(ended.map_err(RunError::Ended)?.err().map_or(RunError::Spool(SpoolError::Closed), RunError::Uplink)),
         ended = &mut writer => Err(ended.map_err(RunError::Ended)?.err().map_or(SpoolError::Closed, |error| error).into()),
     };
-    if let Err(error) = sampled {
-        // The spool's own error says more than that of the task that met the closed spool.
-        let closed = matches!(error, RunError::Uplink(UplinkError::Spool(SpoolError::Closed)));
-        if closed && let Ok(Ok(Err(cause))) = timeout(LAST_SCRAPE, &mut writer).await {
-            return Err(cause.into());
+    let ending = match sampled {
+        Ok(ending) => ending,
+        Err(error) => {
+            // The spool's own error says more than that of the task that met the closed spool.
+            let closed = matches!(error, RunError::Uplink(UplinkError::Spool(SpoolError::Closed)));
+            if closed && let Ok(Ok(Err(cause))) = timeout(LAST_SCRAPE, &mut writer).await {
+                return Err(cause.into());
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
     writer.await.map_err(RunError::Ended)??;
-    let _ = stop.send(true);
-    uplink.await.map_err(RunError::Ended)??;
+    match ending {
+        Ending::Stop => {
+            let _ = stop.send(true);
+            uplink.await.map_err(RunError::Ended)??;
+        }
+        // Nothing is measured meanwhile: what is on its way is sent again, and told apart as a replay.
+        Ending::Replaced => uplink.abort(),
+    }
     spool.close().await?;
     tracing::info!("agent stopped");
     Ok(())
@@ -149,29 +183,29 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
 
 /// How the aggregator is spoken with. Files that cannot be used are refused at the start, when somebody looks on; a
 /// certificate that has ended is not: energy is spooled until it is renewed.
-fn security(config: &Config) -> Result<Security, RunError> {
+pub(crate) fn security(config: &Config) -> Result<Security, RunError> {
     let Some(files) = config.credential_files()? else { return Ok(Security::PlaintextOnLoopback) };
     files.read()?.check()?;
     Ok(Security::Tls(files))
 }
 
-/// Rows at every tick until `shutdown`, then the last scrape and the last row.
+/// Rows at every tick until `ending`, then the last scrape and the last row.
 async fn sample(
     mut sampler: Sampler,
     tick: Duration,
     scraper: Scraper,
     (flushes, mut wishes): (mpsc::Sender<Flush>, watch::Receiver<u64>),
-    shutdown: impl Future,
-) {
+    ending: impl Future<Output = Ending>,
+) -> Ending {
     let mut ticks = interval(tick);
     // A late row is simply longer; rows that were missed are not made up.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shutdown = std::pin::pin!(shutdown);
+    let mut ending = std::pin::pin!(ending);
     let mut ready = Some(tick);
-    loop {
+    let ending = loop {
         tokio::select! {
             biased;
-            _ = &mut shutdown => break,
+            ending = &mut ending => break ending,
             _ = ticks.tick() => {}
         }
         // The uplink wishes for a new stream: what is old is delivered beside it. Its end is the agent's.
@@ -190,7 +224,7 @@ async fn sample(
         if let Some(tick) = ready.take() {
             tracing::info!("sampling every {}", humantime::format_duration(tick));
         }
-    }
+    };
     let scraped = timeout(LAST_SCRAPE, scraper.scrape_now()).await;
     if scraped.is_err() {
         tracing::warn!("the last scrape took too long: counts since the scrape before are left out");
@@ -198,6 +232,7 @@ async fn sample(
     for flush in sampler.finish() {
         let _ = flushes.send(flush).await;
     }
+    ending
 }
 
 /// Appends batches in order. While the disk is full they wait in the spool's memory, and the disk is tried again.
@@ -265,6 +300,7 @@ fn discover(config: &Config, told: Receiver<Told>) -> Result<(Sources, Inventory
         site: config.placement.site.clone(),
         pool: config.placement.pool.clone(),
         simulated: config.placement.simulated,
+        support: Vec::new(),
     };
     let agent_version = env!("CARGO_PKG_VERSION").to_owned();
     Ok((sources, Inventory { node: config.node_name()?, agent_version, sources: states, hardware, placement }))

@@ -23,7 +23,7 @@ use joulebook_units::{CountKind, NodeName, Service, Subject, UnixNanos, Window};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -36,7 +36,7 @@ const DUMP_AHEAD: usize = 64;
 pub struct Admin {
     book: Arc<Book>,
     counters: Arc<Counters>,
-    periods: Periods,
+    periods: watch::Receiver<Periods>,
     care: Care,
     series: Series,
 }
@@ -48,7 +48,7 @@ pub type FeedStates = Arc<Mutex<BTreeMap<String, FeedState>>>;
 #[derive(Clone)]
 pub struct Series {
     /// The configured series.
-    pub factors: Arc<Factors>,
+    pub factors: watch::Receiver<Arc<Factors>>,
     /// How their sources are.
     pub states: FeedStates,
     /// For revisions.
@@ -62,7 +62,7 @@ impl Admin {
         store: Arc<RocksStore>,
         book: Arc<Book>,
         counters: Arc<Counters>,
-        periods: Periods,
+        periods: watch::Receiver<Periods>,
         backups: Option<PathBuf>,
         series: Series,
     ) -> Self {
@@ -104,7 +104,8 @@ impl AdminService for Admin {
 
     async fn list_factors(&self, _: Request<ListFactorsRequest>) -> Result<Response<ListFactorsResponse>, Status> {
         let states = self.series.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Response::new(factors::list(&self.book, self.series.factors.feeds(), &states)))
+        let factors = Arc::clone(&self.series.factors.borrow());
+        Ok(Response::new(factors::list(&self.book, factors.feeds(), &states)))
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
@@ -140,7 +141,7 @@ impl AdminService for Admin {
         let (out, responses) = mpsc::channel(DUMP_AHEAD);
         // Without any row there is nothing to read.
         if let (Some(first), Some(last)) = (node.first_row, node.last_row) {
-            let kept = first.max(retention::before(last, self.periods.rows));
+            let kept = first.max(retention::before(last, self.periods.borrow().rows));
             let start = request.start_unix_nanos.map_or(kept, UnixNanos);
             let end = request.end_unix_nanos.map_or(UnixNanos(last.0.saturating_add(1)), UnixNanos);
             let window = Window::new(start, end).ok_or_else(|| Status::invalid_argument("end before start"))?;
@@ -218,9 +219,10 @@ fn unit(subject: &Subject) -> &'static str {
     match subject {
         Subject::Energy(_) => "uJ",
         Subject::IdlePower { .. } | Subject::ResidentIdlePower { .. } => "mW",
-        Subject::CpuTime(_) | Subject::DeviceTime { .. } | Subject::Count(_, CountKind::BusyNanos) => "ns",
+        Subject::CpuTime(_) | Subject::DeviceTime { .. } => "ns",
+        Subject::Count(_, kind) | Subject::Consumption(_, kind) if kind.is_time() => "ns",
         Subject::Memory { .. } | Subject::NodeMemoryUsed | Subject::DeviceMemory { .. } => "bytes",
-        Subject::Count(..) => "1",
+        Subject::Count(..) | Subject::Consumption(..) => "1",
     }
 }
 
@@ -236,6 +238,9 @@ fn name(subject: &Subject) -> String {
         Subject::DeviceTime { device, workload: Some(workload) } => format!("device_time {device} {workload}"),
         Subject::DeviceMemory { device, workload } => format!("device_memory {device} {workload}"),
         Subject::Count(service, kind) => format!("{} {}", count(*kind), model(service)),
+        Subject::Consumption(of, kind) => {
+            format!("{} of {} {} at {}", count(*kind), of.consumer.kind, of.consumer.name, of.gateway)
+        }
     }
 }
 
@@ -245,8 +250,8 @@ fn model(service: &Service) -> String {
     format!("{model}@{version} at {}", service.target)
 }
 
-fn count(kind: CountKind) -> &'static str {
-    match kind {
+fn count(kind: CountKind) -> String {
+    let name = match kind {
         CountKind::RequestsOk => "requests_ok",
         CountKind::RequestsFailed => "requests_failed",
         CountKind::RequestsAborted => "requests_aborted",
@@ -256,5 +261,21 @@ fn count(kind: CountKind) -> &'static str {
         CountKind::OutputTokens => "output_tokens",
         CountKind::ReasoningTokens => "reasoning_tokens",
         CountKind::BusyNanos => "busy_nanos",
-    }
+        CountKind::PrefillNanos => "prefill_nanos",
+        CountKind::DecodeNanos => "decode_nanos",
+        CountKind::Images => "images",
+        CountKind::AudioNanos => "audio_nanos",
+        CountKind::VideoNanos => "video_nanos",
+        CountKind::Sessions => "sessions",
+        CountKind::RunningNanos => "running_nanos",
+        CountKind::WaitingNanos => "waiting_nanos",
+        CountKind::Workflows => "workflows",
+        CountKind::StoredRequests => "stored_requests",
+        CountKind::StoredTokens => "stored_tokens",
+        CountKind::LatencyWithin(u64::MAX) => "latency_known",
+        CountKind::LatencyWithin(nanos) => return format!("latency_within_{nanos}_ns"),
+        CountKind::PromptWithin(u64::MAX) => "prompt_known",
+        CountKind::PromptWithin(tokens) => return format!("prompt_within_{tokens}_tokens"),
+    };
+    name.to_owned()
 }

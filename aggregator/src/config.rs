@@ -4,6 +4,7 @@ use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConf
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
 use crate::store::space::Least;
+use joulebook_proto::config_file::is_writable_by_others;
 use joulebook_proto::credentials::{CredentialFiles, SecurityUnclear};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -172,6 +173,12 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// Anybody could say what it says.
+    #[error("configuration {path} can be written by others: run `chmod o-w {path}`")]
+    WritableByOthers {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not UTF-8, not TOML, an unknown key or a value of the wrong type.
     #[error("{path}:{line}: {what}{hint}")]
     Syntax {
@@ -207,10 +214,25 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Whether a permission is the reason (exit code 77), not the content (78).
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::WritableByOthers { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl Config {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = fs::read(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        let bytes = fs::read(path).map_err(unreadable)?;
+        if is_writable_by_others(path).map_err(unreadable)? {
+            return Err(ConfigError::WritableByOthers { path: path.to_owned() });
+        }
         let text = String::from_utf8(bytes).map_err(|error| {
             let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
             let what = "not UTF-8; save the file as UTF-8".to_owned();
@@ -238,6 +260,25 @@ impl Config {
             accountable_contact: self.accountable_contact.clone(),
             ghg_role: self.ghg_role,
         }
+    }
+
+    /// A key that another configuration changes and that is fixed while the aggregator runs.
+    pub fn fixed_key_changed_in(&self, other: &Self) -> Option<&'static str> {
+        let (tls, other_tls) = (&self.tls, &other.tls);
+        let (connections, other_connections) = (&self.connections, &other.connections);
+        let fixed = [
+            ("listen", self.listen == other.listen),
+            ("data_dir", self.data_dir == other.data_dir),
+            ("backup_dir", self.backup_dir == other.backup_dir),
+            ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
+            ("tls.certificate", tls.certificate == other_tls.certificate),
+            ("tls.key", tls.key == other_tls.key),
+            ("tls.client_ca", tls.client_ca == other_tls.client_ca),
+            ("tls.key_group_readable", tls.key_group_readable == other_tls.key_group_readable),
+            ("connections.total", connections.total == other_connections.total),
+            ("connections.per_identity", connections.per_identity == other_connections.per_identity),
+        ];
+        fixed.into_iter().find_map(|(key, same)| (!same).then_some(key))
     }
 
     /// The files of mutual TLS; none where plaintext is to be spoken.

@@ -8,7 +8,10 @@ mod config;
 mod embodied;
 mod feed;
 mod fixed;
+pub mod http;
 pub mod mapping;
+pub mod poll;
+pub mod provider;
 mod table;
 
 pub use chain::Asked;

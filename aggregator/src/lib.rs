@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod offline;
 pub mod peer;
 pub mod query;
+pub mod reload;
 pub mod run;
 pub mod server;
 pub mod store;

@@ -2,10 +2,12 @@
 
 use clap::{Args, Parser, Subcommand};
 use joulebook_aggregator::clock::{Clock, SystemClock};
-use joulebook_aggregator::config::{Config, EXAMPLE};
+use joulebook_aggregator::config::{Config, ConfigError, EXAMPLE};
 use joulebook_aggregator::dev_certs::{self, DevCertsError};
-use joulebook_aggregator::run::{RunError, run};
+use joulebook_aggregator::reload::Reload;
+use joulebook_aggregator::run::{RunError, run_reloading};
 use joulebook_aggregator::{exit, offline};
+use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use joulebook_units::NodeName;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -182,17 +184,23 @@ fn make_certificates(folder: &Path, nodes: &[NodeName]) -> Result<(), DevCertsEr
     Ok(())
 }
 
-fn start(arguments: Arguments) -> Result<(), RunError> {
+/// The file's configuration with the flags over it.
+fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = match &arguments.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),
     };
     config.listen = arguments.listen.unwrap_or(config.listen);
-    config.data_dir = arguments.data_dir.unwrap_or(config.data_dir);
+    config.data_dir = arguments.data_dir.clone().unwrap_or(config.data_dir);
     config.insecure_loopback |= arguments.insecure_loopback;
-    config.tls.certificate = arguments.tls_cert.or(config.tls.certificate);
-    config.tls.key = arguments.tls_key.or(config.tls.key);
-    config.tls.client_ca = arguments.tls_ca.or(config.tls.client_ca);
+    config.tls.certificate = arguments.tls_cert.clone().or(config.tls.certificate);
+    config.tls.key = arguments.tls_key.clone().or(config.tls.key);
+    config.tls.client_ca = arguments.tls_ca.clone().or(config.tls.client_ca);
+    Ok(config)
+}
+
+fn start(arguments: Arguments) -> Result<(), RunError> {
+    let config = configuration(&arguments)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|_| RunError::Stuck)?;
     let ended = runtime.block_on(async {
         let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -205,7 +213,10 @@ fn start(arguments: Arguments) -> Result<(), RunError> {
                 _ = interrupt.recv() => {}
             }
         };
-        run(config, Arc::new(SystemClock), tokio::sync::oneshot::channel().0, stopped).await
+        let Ok(file) = ConfigFile::watch(arguments.config.clone(), LOOK_EVERY) else { return Err(RunError::Stuck) };
+        let reload = Reload::new(file, move || configuration(&arguments));
+        let nobody = tokio::sync::oneshot::channel().0;
+        run_reloading(config, Some(reload), Arc::new(SystemClock), nobody, stopped).await
     });
     // A backup cannot be stopped while RocksDB copies files; nothing that was acknowledged waits for it.
     runtime.shutdown_timeout(LAST_WAIT);

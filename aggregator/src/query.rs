@@ -26,6 +26,7 @@ use joulebook_units::Window;
 use question::Question;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// Largest answer in bytes: the terms of a year of slots.
@@ -63,6 +64,8 @@ impl From<QueryError> for Status {
 /// A computed question: totals and, when asked for, every term that entered them.
 struct Computed<'a> {
     gathered: Gathered<'a>,
+    /// Factors that it was made with.
+    factors: Arc<Factors>,
     totals: Totals,
     terms: Vec<Terms>,
     /// Meters that contain parts or nodes.
@@ -80,13 +83,13 @@ struct Terms {
 /// The query service.
 pub struct Query {
     book: Arc<Book>,
-    factors: Arc<Factors>,
+    factors: watch::Receiver<Arc<Factors>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Query {
-    /// A service over a book.
-    pub fn new(book: Arc<Book>, factors: Arc<Factors>, clock: Arc<dyn Clock>) -> Self {
+    /// A service over a book, with the factors that are in force when a question comes.
+    pub fn new(book: Arc<Book>, factors: watch::Receiver<Arc<Factors>>, clock: Arc<dyn Clock>) -> Self {
         Self { book, factors, clock }
     }
 
@@ -107,7 +110,7 @@ impl Query {
         let context = answer::Context {
             computed: &computed,
             question: &question,
-            factors: &self.factors,
+            factors: &computed.factors,
             book: &self.book,
             generated_at,
         };
@@ -147,7 +150,7 @@ impl Query {
         let context = answer::Context {
             computed: &computed,
             question: &question,
-            factors: &self.factors,
+            factors: &computed.factors,
             book: &self.book,
             generated_at,
         };
@@ -156,8 +159,8 @@ impl Query {
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
-        let now = self.clock.unix();
-        let gathered = Gathered::new(&self.book, &self.factors, question.window, question.factors, now)?;
+        let (factors, now) = (Arc::clone(&self.factors.borrow()), self.clock.unix());
+        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, now)?;
         let mut totals = Totals::new(question.level, question.policy);
         let mut terms = Vec::new();
         let mut meters = BTreeMap::new();
@@ -176,7 +179,7 @@ impl Query {
                 terms.push(Terms { slot, by_version });
             }
         }
-        Ok(Computed { gathered, totals, terms, meters, pues })
+        Ok(Computed { gathered, factors, totals, terms, meters, pues })
     }
 }
 

@@ -3,10 +3,12 @@
 use crate::admin::{Admin, FeedStates, Series};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::ledger::Ledger;
 use crate::query::Query;
+use crate::reload::{Live, Reload};
 use crate::server::accept::{Gate, Transport};
 use crate::server::tls::{Renewal, TlsError};
 use crate::server::{self, ServeError};
@@ -74,6 +76,17 @@ pub async fn run(
     ready: oneshot::Sender<SocketAddr>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    run_reloading(config, None, clock, ready, shutdown).await
+}
+
+/// The same, and takes over what `reload` reads again.
+pub async fn run_reloading(
+    config: Config,
+    reload: Option<Reload>,
+    clock: Arc<dyn Clock>,
+    ready: oneshot::Sender<SocketAddr>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let factors = config.check()?;
     let counters = Arc::new(Counters::default());
     // Read before anything is opened, so that files that cannot be used change nothing.
@@ -92,26 +105,40 @@ pub async fn run(
     tasks.spawn(until_stop(memory, memory_stops));
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
-    let retention = Retention { book: Arc::clone(&book), space: Arc::clone(&space), periods: config.periods() };
+    let (factors, periods) = (watch::Sender::new(Arc::new(factors)), watch::Sender::new(config.periods()));
+    let retention = Retention { book: Arc::clone(&book), space: Arc::clone(&space), periods: periods.subscribe() };
     tasks.spawn(retention.run(Arc::clone(&clock), stopping.clone()));
     tasks.spawn(note_manifest(Arc::clone(&store), Arc::clone(&space), stopping.clone()));
     let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock)).while_open(Arc::clone(&space));
     let ledger_stops = stopping.clone();
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
-    let factors = Arc::new(factors);
-    let series = Series { factors: Arc::clone(&factors), states: FeedStates::default(), clock: Arc::clone(&clock) };
-    let query = Query::new(Arc::clone(&book), factors, Arc::clone(&clock));
-    let (backups, periods) = (config.backup_dir.clone(), config.periods());
-    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), periods, backups, series);
+    let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
+    let states = FeedStates::default();
+    let desk = Desk {
+        book: Arc::clone(&book),
+        clock: Arc::clone(&clock),
+        states: Arc::clone(&states),
+        counters: Arc::clone(&counters),
+        space: Arc::clone(&space),
+    };
+    tasks.spawn(until_stop(desk.run(factors.subscribe()), stopping.clone()));
+    let series = Series { factors: factors.subscribe(), states, clock: Arc::clone(&clock) };
+    let (backups, kept) = (config.backup_dir.clone(), periods.subscribe());
+    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), kept, backups, series);
     let (routes, health) = server::services(telemetry, admin, query).await?;
-    tasks.spawn(watch_space(space, health, pressure, Arc::clone(&counters), stopping.clone()));
+    tasks.spawn(watch_space(Arc::clone(&space), health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
-    let gate = Gate::new(transport, config.limits(), clock, counters);
+    let gate = Gate::new(transport, config.limits(), clock, Arc::clone(&counters));
+    let listens_at = config.listen;
+    let live = Live { factors, periods, space };
+    if let Some(reload) = reload {
+        tasks.spawn(until_stop(reload.run(config, live, counters), stopping.clone()));
+    }
     if let Some(renewal) = renewal {
         tasks.spawn(until_stop(renewal.run(), stopping.clone()));
     }
-    let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: config.listen, source })?;
+    let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: listens_at, source })?;
     tracing::info!("listening on {address}");
     // Nobody waits for the address outside tests.
     let _ = ready.send(address);
@@ -236,7 +263,7 @@ async fn note_manifest(
 struct Retention {
     book: Arc<Book>,
     space: Arc<Space>,
-    periods: Periods,
+    periods: watch::Receiver<Periods>,
 }
 
 impl Retention {
@@ -251,7 +278,7 @@ impl Retention {
             if !self.space.is_open() {
                 continue;
             }
-            let (book, periods, now) = (Arc::clone(&self.book), self.periods, clock.unix());
+            let (book, periods, now) = (Arc::clone(&self.book), *self.periods.borrow(), clock.unix());
             match tokio::task::spawn_blocking(move || retention::apply(&book, &periods, now)).await? {
                 // The committer ends the process once there is room.
                 Err(StoreError::Full { .. }) => {}

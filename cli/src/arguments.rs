@@ -410,7 +410,7 @@ words! {
     /// Functional unit.
     Per => FunctionalUnit {
         TotalToken = TotalToken, InputToken = InputToken, OutputToken = OutputToken, Request = Request, Item = Item,
-        InferenceSecond = InferenceSecond,
+        InferenceSecond = InferenceSecond, Image = Image, AudioSecond = AudioSecond, Workflow = Workflow,
     }
 }
 words! {

@@ -5,6 +5,7 @@
 //! aggregator refuse the stream of a whole node.
 
 mod batch;
+mod count;
 mod node;
 mod series;
 

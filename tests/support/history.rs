@@ -290,6 +290,8 @@ fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
         reserved_millicores: reserved,
         reservation_origin: None,
         part_of: None,
+        group: None,
+        engine: None,
     }
 }
 
@@ -305,6 +307,7 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
         target: "http://127.0.0.1:1/".to_owned(),
         workload: Some("process/1".to_owned()),
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     };
     let other_version =
         Service { version: Some("2".to_owned()), workload: Some("process/10".to_owned()), ..service.clone() };

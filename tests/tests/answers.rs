@@ -14,13 +14,14 @@ use joulebook_units::UnixNanos;
 use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 #[path = "answers/walls.rs"]
 mod walls;
 
 fn query(aggregator: &Aggregator) -> Query {
     let factors = Factors::new(&FactorConfig::default()).expect("the embedded tables");
-    Query::new(Arc::clone(&aggregator.book), Arc::new(factors), Arc::new(At(aggregator.now)))
+    Query::new(Arc::clone(&aggregator.book), watch::channel(Arc::new(factors)).1, Arc::new(At(aggregator.now)))
 }
 
 /// A window of whole seconds inside the histories, from two fractions.

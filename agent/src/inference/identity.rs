@@ -67,6 +67,7 @@ impl Served {
             target: target.name.clone(),
             workload: None,
             tokenizer: target.tokenizer.as_ref().or(self.tokenizer.as_ref()).cloned(),
+            serving: joulebook_units::Serving::default(),
         }
     }
 }

@@ -123,11 +123,15 @@ pub enum Field {
     ReasoningTokens,
     /// Time spent on inference; the page's unit times `scale` is the second.
     BusySeconds,
+    /// Of it, time spent on prompts, in the same unit.
+    PrefillSeconds,
+    /// Of it, time spent on generating, in the same unit.
+    DecodeSeconds,
 }
 
 impl Field {
     /// Every field, in the order in which they are told.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::RequestsOk,
         Self::RequestsFailed,
         Self::RequestsAborted,
@@ -137,6 +141,8 @@ impl Field {
         Self::OutputTokens,
         Self::ReasoningTokens,
         Self::BusySeconds,
+        Self::PrefillSeconds,
+        Self::DecodeSeconds,
     ];
 
     /// Its name in a mapping.
@@ -151,6 +157,8 @@ impl Field {
             Self::OutputTokens => "output_tokens",
             Self::ReasoningTokens => "reasoning_tokens",
             Self::BusySeconds => "busy_seconds",
+            Self::PrefillSeconds => "prefill_seconds",
+            Self::DecodeSeconds => "decode_seconds",
         }
     }
 
@@ -166,7 +174,14 @@ impl Field {
             Self::OutputTokens => CountKind::OutputTokens,
             Self::ReasoningTokens => CountKind::ReasoningTokens,
             Self::BusySeconds => CountKind::BusyNanos,
+            Self::PrefillSeconds => CountKind::PrefillNanos,
+            Self::DecodeSeconds => CountKind::DecodeNanos,
         }
+    }
+
+    /// Whether it is a time, in seconds on the page and nanoseconds here.
+    pub fn is_time(self) -> bool {
+        self.kind().is_time()
     }
 }
 

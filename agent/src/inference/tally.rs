@@ -122,7 +122,7 @@ impl Tally {
             let Some(indices) = by_name.get(sample.name) else { continue };
             let Some(identity) = self.reader.identity(sample) else { continue };
             let now = shown.entry(identity.clone()).or_insert_with(|| vec![0; metrics]);
-            let seconds = indices.iter().all(|index| self.reader.metrics()[*index].1 == Field::BusySeconds);
+            let seconds = indices.iter().all(|index| self.reader.metrics()[*index].1.is_time());
             let Some(value) = quantity(sample.value, seconds) else {
                 out.bad_values += 1;
                 hold(&mut self.last, key(sample), first, at);
@@ -205,7 +205,7 @@ fn quantity(value: f64, seconds: bool) -> Option<u128> {
 
 /// Seconds become nanoseconds, the rest stays.
 fn rounded(field: Field, value: u128) -> u128 {
-    if field == Field::BusySeconds { value.saturating_add(500) / 1000 } else { value }
+    if field.is_time() { value.saturating_add(500) / 1000 } else { value }
 }
 
 #[cfg(test)]

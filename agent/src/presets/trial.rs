@@ -5,7 +5,7 @@ use crate::inference::mapping::{Field, Fixed};
 use crate::inference::preset::Preset;
 use crate::inference::reader::{PageIdentity, PageVersion, Reader};
 use crate::inference::tally::{Counts, FirstPage, Tally};
-use joulebook_units::{BootNanos, CountKind};
+use joulebook_units::BootNanos;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 
@@ -114,7 +114,7 @@ fn service(preset: &Preset, fixed: &Fixed, page: &PageIdentity) -> String {
 
 #[expect(clippy::cast_precision_loss, reason = "printed to the millisecond")]
 fn amount(field: Field, count: u64) -> String {
-    if field.kind() == CountKind::BusyNanos { format!("{:.3}", count as f64 / 1e9) } else { count.to_string() }
+    if field.is_time() { format!("{:.3}", count as f64 / 1e9) } else { count.to_string() }
 }
 
 /// Per family of which something is not counted, why.

@@ -393,6 +393,7 @@ fn service() -> Service {
         target: "t".to_owned(),
         workload: None,
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     }
 }
 

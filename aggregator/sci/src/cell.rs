@@ -7,7 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use joulebook_units::series::layer;
-use joulebook_units::{Component, CountKind, Layer, Method, Scope, Service, UnixNanos, Window, Workload};
+use joulebook_units::{Component, Consumption, CountKind, Layer, Method, Scope, Service, UnixNanos, Window, Workload};
 
 /// Who a part of the energy belongs to before any allocation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,6 +158,26 @@ pub struct WorkloadUse {
     pub cpu_nanos: u64,
 }
 
+/// What a consumer had from an upstream of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConsumptionUse {
+    /// Counts; a kind that is absent is not known.
+    pub counts: BTreeMap<CountKind, u64>,
+    /// Nanoseconds in which at least one count is known.
+    pub counted_nanos: u64,
+}
+
+impl ConsumptionUse {
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (kind, count) in &other.counts {
+            let mine = self.counts.entry(*kind).or_default();
+            *mine = mine.saturating_add(*count);
+        }
+        self.counted_nanos = self.counted_nanos.saturating_add(other.counted_nanos);
+    }
+}
+
 /// Facts about a cell that its numbers do not show. Each is a bit; bits add by OR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(pub u32);
@@ -217,6 +237,8 @@ pub struct Cell {
     pub services: BTreeMap<Arc<Service>, ServiceUse>,
     /// Workloads that serve no known model.
     pub workloads: BTreeMap<Arc<Workload>, WorkloadUse>,
+    /// What consumers had, as the node's gateways and servers tell.
+    pub consumption: BTreeMap<Arc<Consumption>, ConsumptionUse>,
     /// Components beyond the wall meter in µJ.
     pub overcount_microjoules: u64,
     /// What is known of the input.
@@ -255,6 +277,9 @@ impl Cell {
         for (workload, other) in &other.workloads {
             let mine = self.workloads.entry(Arc::clone(workload)).or_default();
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(other.cpu_nanos);
+        }
+        for (of, other) in &other.consumption {
+            self.consumption.entry(Arc::clone(of)).or_default().merge(other);
         }
         self.overcount_microjoules = self.overcount_microjoules.saturating_add(other.overcount_microjoules);
         self.input.merge(&other.input);
@@ -316,7 +341,11 @@ impl Cell {
 
     /// Whether nothing is known of the slot and nothing was to be.
     pub fn is_empty(&self) -> bool {
-        self.sources.is_empty() && self.services.is_empty() && self.workloads.is_empty() && self.expected_nanos == 0
+        self.sources.is_empty()
+            && self.services.is_empty()
+            && self.workloads.is_empty()
+            && self.consumption.is_empty()
+            && self.expected_nanos == 0
     }
 }
 

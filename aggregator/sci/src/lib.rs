@@ -10,7 +10,9 @@ pub mod allocate;
 pub mod attribution;
 pub mod boundary;
 pub mod cell;
+pub mod consumer;
 pub mod dedicated;
+pub mod distribution;
 pub mod embodied;
 pub mod estimate;
 pub mod intensity;
@@ -29,7 +31,9 @@ pub mod training;
 pub mod uncertainty;
 
 pub use allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, VersionCost};
-pub use cell::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
+pub use cell::{
+    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse,
+};
 pub use score::{FunctionalUnit, NoScore, score};
 pub use settle::{Gap, NodeSeries, Run, settle};
 pub use totals::{Level, Rate, SiteFactors, SlotTerm, Totals, VersionTotals};

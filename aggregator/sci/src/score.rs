@@ -20,6 +20,12 @@ pub enum FunctionalUnit {
     Item,
     /// Second of inference.
     InferenceSecond,
+    /// Image.
+    Image,
+    /// Second of sound.
+    AudioSecond,
+    /// Run of a workflow.
+    Workflow,
 }
 
 impl FunctionalUnit {
@@ -32,6 +38,9 @@ impl FunctionalUnit {
             Self::TotalToken => "total_token",
             Self::Item => "item",
             Self::InferenceSecond => "inference_second",
+            Self::Image => "image",
+            Self::AudioSecond => "audio_second",
+            Self::Workflow => "workflow",
         }
     }
 
@@ -49,6 +58,9 @@ impl FunctionalUnit {
             }
             Self::Item => get(CountKind::Items).map(|n| n as f64),
             Self::InferenceSecond => get(CountKind::BusyNanos).map(|n| n as f64 / 1e9),
+            Self::Image => get(CountKind::Images).map(|n| n as f64),
+            Self::AudioSecond => get(CountKind::AudioNanos).map(|n| n as f64 / 1e9),
+            Self::Workflow => get(CountKind::Workflows).map(|n| n as f64),
         }
     }
 }

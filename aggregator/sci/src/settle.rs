@@ -19,8 +19,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use device::Device;
 use joulebook_units::{
-    Component, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos, Window,
-    Workload, WorkloadKind,
+    Component, Consumption, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos,
+    Window, Workload, WorkloadKind,
 };
 use wall::Wall;
 
@@ -97,6 +97,7 @@ struct Joined {
     memory: BTreeMap<String, Held>,
     memory_used: Held,
     counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
+    consumption: BTreeMap<Arc<Consumption>, BTreeMap<CountKind, Spread>>,
     devices: Vec<Device>,
     wall: Wall,
     strangers: BTreeMap<String, Arc<Workload>>,
@@ -117,6 +118,7 @@ impl Joined {
             memory: BTreeMap::new(),
             memory_used: Held::new(slots),
             counts: BTreeMap::new(),
+            consumption: BTreeMap::new(),
             devices: Device::all(node, &grid),
             wall: Wall::new(node, &grid),
             strangers: BTreeMap::new(),
@@ -155,6 +157,10 @@ impl Joined {
             Subject::NodeMemoryUsed => self.memory_used.add(grid, &run.points),
             Subject::Count(service, kind) => {
                 let counts = self.counts.entry(Arc::new(service.clone())).or_default();
+                counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
+            }
+            Subject::Consumption(of, kind) => {
+                let counts = self.consumption.entry(Arc::new(of.clone())).or_default();
                 counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
             }
             // Joined device by device; what a device draws at rest is told for people.
@@ -316,6 +322,15 @@ impl Joined {
                     cell.flags.insert(Flags::INTERPOLATED);
                 }
             }
+        }
+        for (of, counts) in &self.consumption {
+            let mine = cell.consumption.entry(Arc::clone(of)).or_default();
+            for (kind, spread) in counts.iter().filter(|(_, spread)| spread.covered.iter().any(|nanos| *nanos > 0)) {
+                let count = mine.counts.entry(*kind).or_default();
+                *count = count.saturating_add(spread.amounts.iter().sum());
+            }
+            let counted = counts.values().map(|spread| spread.covered.iter().sum()).max().unwrap_or(0);
+            mine.counted_nanos = mine.counted_nanos.saturating_add(counted);
         }
         self.wall.describe(cell);
         for gap in &node.gaps {

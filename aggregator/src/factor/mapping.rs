@@ -17,8 +17,9 @@ const MOST_REFUSED: f64 = 0.01;
 const KILOGRAMS_BELOW: f64 = 2.0;
 /// Length of the last cell of a table without ends, where the cell before does not say.
 const DEFAULT_CELL_SECONDS: i64 = 3600;
-/// A cell without an end holds on to the next one for at most this many lengths of a usual cell.
-const MOST_USUAL: i64 = 2;
+/// A cell without an end reaches to the next one if that begins within this many hundredths of a usual cell: days of 25 h,
+/// months of 31 days among those of 28, and no hole.
+const MOST_USUAL_PERCENT: i64 = 115;
 
 /// `mapping` of `[[factor]]`: names of columns (csv) or pointers to fields of each element (json).
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -146,6 +147,14 @@ impl Mapping {
     /// # Errors
     /// See [`MappingError`].
     pub fn cells(&self, raw: &[RawCell], quantity: Quantity) -> Result<Cells, MappingError> {
+        self.cells_each(raw, quantity, DEFAULT_CELL_SECONDS)
+    }
+
+    /// The same, where a single cell without an end is `seconds` long.
+    ///
+    /// # Errors
+    /// See [`MappingError`].
+    pub fn cells_each(&self, raw: &[RawCell], quantity: Quantity, seconds: i64) -> Result<Cells, MappingError> {
         if raw.is_empty() {
             return Err(MappingError::Empty);
         }
@@ -170,7 +179,7 @@ impl Mapping {
         if quantity == Quantity::Intensity && self.unit.is_none() && read.iter().all(small) && !nothing {
             return Err(MappingError::Kilograms);
         }
-        let ended = with_ends(&mut read);
+        let ended = with_ends(&mut read, seconds);
         let plain: Vec<(Window, f64)> = ended.iter().map(|(window, value, _, _)| (*window, *value)).collect();
         let line = |index: usize| ended.get(index).map_or(0, |cell| cell.3);
         let order = in_order(&plain).map_err(|Conflict { first, second }| MappingError::Conflict {
@@ -240,20 +249,19 @@ pub(super) fn instant(text: &str, zone: Option<&TimeZone>) -> Result<UnixNanos, 
 
 type Ended = (Window, f64, Status, u64);
 
-/// Cells with ends: a cell without one lasts until the next begins, but no longer than twice a usual cell: what follows is a
-/// hole.
-fn with_ends(read: &mut [(u64, Point)]) -> Vec<Ended> {
+/// Cells with ends: a cell without one lasts until the next begins, but not over a hole: then it is as long as a usual one.
+fn with_ends(read: &mut [(u64, Point)], single_seconds: i64) -> Vec<Ended> {
     read.sort_by_key(|(line, point)| (point.start, *line));
     let starts: Vec<UnixNanos> = read.iter().map(|(_, point)| point.start).collect();
     let mut steps: Vec<i64> =
         starts.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).filter(|step| *step > 0).collect();
     steps.sort_unstable();
-    let usual = steps.get(steps.len() / 2).copied().unwrap_or(DEFAULT_CELL_SECONDS * UnixNanos::PER_SECOND);
+    let usual = steps.get(steps.len() / 2).copied().unwrap_or(single_seconds * UnixNanos::PER_SECOND);
     let mut ended = Vec::with_capacity(read.len());
     for (line, point) in read.iter() {
         let next = starts.get(starts.partition_point(|start| *start <= point.start)).copied();
         let reach = UnixNanos(point.start.0.saturating_add(usual));
-        let most = UnixNanos(point.start.0.saturating_add(usual.saturating_mul(MOST_USUAL)));
+        let most = UnixNanos(point.start.0.saturating_add(usual / 100 * MOST_USUAL_PERCENT));
         let until = next.filter(|next| *next <= most).unwrap_or(reach);
         let window = Window::new(point.start, point.end.unwrap_or(until));
         ended.extend(window.map(|window| (window, point.value, point.status, *line)));

@@ -1,5 +1,6 @@
 //! One answer: totals of a model version with everything they stand on. Each field is filled or says why it is not.
 
+mod conditions;
 mod figures;
 mod origin;
 mod quality;
@@ -127,6 +128,7 @@ impl Context<'_> {
             reconciliation: Some(self.reconciliation(&parts, &mut missing)),
             provenance: Some(self.provenance(&parts)),
             tokens: Some(figures::tokens(&parts, &mut missing)),
+            delivered: Some(conditions::delivered(&parts, &mut missing)),
             hardware: origin::hardware(&parts, &mut missing),
             operating: Some(self.operating(&parts, &mut missing)),
             instruments: self.instruments(&parts, &mut missing),
@@ -311,5 +313,6 @@ fn version_source(source: VersionSource) -> &'static str {
         VersionSource::Process => "process",
         VersionSource::Image => "image",
         VersionSource::Unresolved => "unresolved",
+        VersionSource::NotReadable => "not_readable",
     }
 }

@@ -30,6 +30,9 @@ pub fn rows(
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
+        EnergyBy::Consumer | EnergyBy::Workflow => {
+            return Err(QueryError::Invalid("energy by consumer is not answered by this aggregator".to_owned()));
+        }
         EnergyBy::Layer => super::layer::rows(&computed.meters),
         EnergyBy::Node => nodes.iter().map(|(name, node)| node_row(name, node)).collect(),
     };

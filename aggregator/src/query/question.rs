@@ -159,6 +159,9 @@ fn unit(value: i32) -> Result<Option<FunctionalUnit>, QueryError> {
         Wire::TotalToken => Some(FunctionalUnit::TotalToken),
         Wire::Item => Some(FunctionalUnit::Item),
         Wire::InferenceSecond => Some(FunctionalUnit::InferenceSecond),
+        Wire::Image => Some(FunctionalUnit::Image),
+        Wire::AudioSecond => Some(FunctionalUnit::AudioSecond),
+        Wire::Workflow => Some(FunctionalUnit::Workflow),
     })
 }
 

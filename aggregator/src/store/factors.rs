@@ -16,8 +16,8 @@ use std::ops::ControlFlow;
 pub const MAX_NAME_BYTES: usize = 128;
 /// Longest cell.
 pub const MAX_CELL_SECONDS: i64 = 366 * 86_400;
-/// Most cells of one delivery: a year of 5 minutes for nine zones, and memory that a small machine has.
-pub const MAX_CELLS: usize = 1_000_000;
+/// Most cells of one delivery: two years of 5 minutes, in memory that a small machine has.
+pub const MAX_CELLS: usize = 250_000;
 /// Cells under one key.
 const CELLS_PER_KEY: usize = 4096;
 /// Most time under one key, but for longer cells, which have keys of their own.

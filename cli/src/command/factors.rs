@@ -13,7 +13,7 @@ use std::path::Path;
 /// Cells of one question: well below the largest message.
 const CELLS_PER_QUESTION: usize = 20_000;
 /// Larger files are sent in parts by whoever has them: the aggregator takes no more at once.
-const MOST_CELLS: usize = 1_000_000;
+const MOST_CELLS: usize = 250_000;
 
 pub(crate) async fn answer(connection: &Connection, command: &FactorsCommand) -> Result<String, Failure> {
     match command {

@@ -1,12 +1,17 @@
 //! What an agent says of its node in Hello.
 
 use super::series::{source_from_wire, source_to_wire};
-use super::{ConvertError, MAX_ID_BYTES, MAX_TEXT_BYTES, clean, optional_clean, optional_text, required, text};
+use super::{
+    ConvertError, MAX_ID_BYTES, MAX_TEXT_BYTES, MAX_WORKLOAD_ID_BYTES, clean, identity, optional_clean, optional_text,
+    required, text,
+};
 use crate::{SCHEMA_VERSION, telemetry};
-use joulebook_units::{Accelerator, Hardware, Inventory, Placement, SourceState};
+use joulebook_units::{Accelerator, Hardware, Inventory, Placement, SourceState, Support};
 
 /// Most sources, and most accelerators, of one node.
 const MAX_DEVICES: usize = 1024;
+/// Most declarations of support of one node.
+const MAX_SUPPORT: usize = 64;
 
 /// A Hello that holds everything the inventory tells. Streams, epoch, boot id and clocks are the session's to fill in.
 pub fn inventory_to_hello(inventory: &Inventory) -> telemetry::Hello {
@@ -43,6 +48,7 @@ pub fn inventory_to_hello(inventory: &Inventory) -> telemetry::Hello {
             site: optional_clean(inventory.placement.site.as_ref(), MAX_ID_BYTES),
             pool: optional_clean(inventory.placement.pool.as_ref(), MAX_ID_BYTES),
             simulated: inventory.placement.simulated,
+            support: inventory.placement.support.iter().take(MAX_SUPPORT).map(support_to_wire).collect(),
         }),
         ..telemetry::Hello::default()
     }
@@ -98,10 +104,30 @@ fn hardware(hardware: &telemetry::Hardware) -> Result<Hardware, ConvertError> {
 }
 
 fn placement(placement: &telemetry::Placement) -> Result<Placement, ConvertError> {
+    if placement.support.len() > MAX_SUPPORT {
+        return Err(ConvertError::Limit { what: "Placement.support", limit: MAX_SUPPORT });
+    }
     Ok(Placement {
         site: optional_text(placement.site.clone(), "Placement.site", MAX_ID_BYTES)?,
         pool: optional_text(placement.pool.clone(), "Placement.pool", MAX_ID_BYTES)?,
         simulated: placement.simulated,
+        support: placement.support.iter().map(support).collect::<Result<_, _>>()?,
+    })
+}
+
+fn support_to_wire(support: &Support) -> telemetry::Support {
+    telemetry::Support {
+        role: clean(&support.role, MAX_ID_BYTES),
+        workload: optional_clean(support.workload.as_ref(), MAX_WORKLOAD_ID_BYTES),
+        pool: optional_clean(support.pool.as_ref(), MAX_ID_BYTES),
+    }
+}
+
+fn support(support: &telemetry::Support) -> Result<Support, ConvertError> {
+    Ok(Support {
+        role: identity(support.role.clone(), "Support.role", MAX_ID_BYTES)?,
+        workload: optional_text(support.workload.clone(), "Support.workload", MAX_WORKLOAD_ID_BYTES)?,
+        pool: optional_text(support.pool.clone(), "Support.pool", MAX_ID_BYTES)?,
     })
 }
 
@@ -143,7 +169,19 @@ mod tests {
                 }],
                 ..Hardware::default()
             },
-            placement: Placement { site: Some("fsn1".into()), pool: None, simulated: true },
+            placement: Placement {
+                site: Some("fsn1".into()),
+                pool: None,
+                simulated: true,
+                support: vec![
+                    Support {
+                        role: "router".into(),
+                        workload: Some("unit/envoy.service".into()),
+                        pool: Some("eu".into()),
+                    },
+                    Support { role: "vector store".into(), workload: None, pool: None },
+                ],
+            },
         }
     }
 
@@ -165,6 +203,10 @@ mod tests {
     fn a_hello_with_a_bad_name_or_too_many_sources_is_refused() {
         let hello = inventory_to_hello(&inventory());
         assert!(hello_to_inventory(&telemetry::Hello { node: "a/b".into(), ..hello.clone() }).is_err());
+        let placement = hello.placement.clone().expect("there");
+        let support = vec![placement.support[0].clone(); MAX_SUPPORT + 1];
+        let placement = Some(telemetry::Placement { support, ..placement });
+        assert!(hello_to_inventory(&telemetry::Hello { placement, ..hello.clone() }).is_err());
         let sources = vec![hello.sources[0].clone(); MAX_DEVICES + 1];
         assert!(hello_to_inventory(&telemetry::Hello { sources, ..hello }).is_err());
     }

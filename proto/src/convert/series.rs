@@ -1,13 +1,14 @@
 //! Descriptors of series: sources, workloads, services.
 
+use super::count::{consumption_from_wire, consumption_to_wire, count_kind_from_wire, count_kind_to_wire};
 use super::{
     ConvertError, MAX_ID_BYTES, MAX_TEXT_BYTES, MAX_WORKLOAD_ID_BYTES, clean, enum_both_ways, identity, optional_clean,
     optional_text, refuse, required, text,
 };
 use crate::telemetry::{self, series::Subject as Wire};
 use joulebook_units::{
-    Component, CountKind, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, Source, Subject,
-    VersionSource, Workload, WorkloadKind,
+    Component, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, ServiceRole, Serving,
+    ServingConfiguration, Source, Subject, VersionSource, Workload, WorkloadKind,
 };
 use prost::Message;
 
@@ -46,25 +47,9 @@ enum_both_ways!(
     version_source_from_wire,
     VersionSource,
     "ServiceIdentity.version_source",
-    [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved]
+    [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved, NotReadable]
 );
-enum_both_ways!(
-    count_kind_to_wire,
-    count_kind_from_wire,
-    CountKind,
-    "Count.kind",
-    [
-        RequestsOk,
-        RequestsFailed,
-        RequestsAborted,
-        Items,
-        InputTokens,
-        CachedTokens,
-        OutputTokens,
-        ReasoningTokens,
-        BusyNanos
-    ]
-);
+enum_both_ways!(service_role_to_wire, service_role_from_wire, ServiceRole, "Serving.role", [Router, Prefill, Decode]);
 
 /// Most members of a layer.
 const MAX_MEMBERS: usize = 1024;
@@ -143,6 +128,8 @@ pub fn workload_to_wire(workload: &Workload) -> telemetry::Workload {
         reserved_millicores: workload.reserved_millicores,
         reservation_origin: optional_clean(workload.reservation_origin.as_ref(), MAX_ID_BYTES),
         part_of: optional_clean(workload.part_of.as_ref(), MAX_WORKLOAD_ID_BYTES),
+        group: optional_clean(workload.group.as_ref(), MAX_ID_BYTES),
+        engine: optional_clean(workload.engine.as_ref(), MAX_ID_BYTES),
     }
 }
 
@@ -159,6 +146,8 @@ pub fn workload_from_wire(workload: telemetry::Workload) -> Result<Workload, Con
         reserved_millicores: workload.reserved_millicores,
         reservation_origin: optional_text(workload.reservation_origin, "Workload.reservation_origin", MAX_ID_BYTES)?,
         part_of: optional_text(workload.part_of, "Workload.part_of", MAX_WORKLOAD_ID_BYTES)?,
+        group: optional_text(workload.group, "Workload.group", MAX_ID_BYTES)?,
+        engine: optional_text(workload.engine, "Workload.engine", MAX_ID_BYTES)?,
     })
 }
 
@@ -174,6 +163,7 @@ pub fn service_to_wire(service: &Service) -> telemetry::ServiceIdentity {
         target: clean(&service.target, MAX_TEXT_BYTES),
         workload_id: optional_clean(service.workload.as_ref(), MAX_WORKLOAD_ID_BYTES),
         tokenizer: optional_clean(service.tokenizer.as_ref(), MAX_TEXT_BYTES),
+        serving: (service.serving != Serving::default()).then(|| serving_to_wire(&service.serving)),
     }
 }
 
@@ -189,6 +179,45 @@ pub fn service_from_wire(service: telemetry::ServiceIdentity) -> Result<Service,
         target: identity(service.target, "ServiceIdentity.target", MAX_TEXT_BYTES)?,
         workload: optional_text(service.workload_id, "ServiceIdentity.workload_id", MAX_WORKLOAD_ID_BYTES)?,
         tokenizer: optional_text(service.tokenizer, "ServiceIdentity.tokenizer", MAX_TEXT_BYTES)?,
+        serving: service.serving.map(serving_from_wire).transpose()?.unwrap_or_default(),
+    })
+}
+
+fn serving_to_wire(serving: &Serving) -> telemetry::Serving {
+    let set_up = &serving.configuration;
+    telemetry::Serving {
+        base: optional_clean(serving.base.as_ref(), MAX_TEXT_BYTES),
+        revision: optional_clean(serving.revision.as_ref(), MAX_ID_BYTES),
+        role: serving.role.map_or(0, service_role_to_wire),
+        group: optional_clean(serving.group.as_ref(), MAX_ID_BYTES),
+        configuration: (!set_up.is_unknown()).then(|| telemetry::ServingConfiguration {
+            engine_version: optional_clean(set_up.engine_version.as_ref(), MAX_ID_BYTES),
+            quantisation: optional_clean(set_up.quantisation.as_ref(), MAX_ID_BYTES),
+            max_batch: set_up.max_batch,
+            tensor_parallel: set_up.tensor_parallel,
+            pipeline_parallel: set_up.pipeline_parallel,
+            data_parallel: set_up.data_parallel,
+            power_limit_milliwatts: set_up.power_limit_milliwatts,
+        }),
+    }
+}
+
+fn serving_from_wire(serving: telemetry::Serving) -> Result<Serving, ConvertError> {
+    let set_up = serving.configuration.unwrap_or_default();
+    Ok(Serving {
+        base: optional_text(serving.base, "Serving.base", MAX_TEXT_BYTES)?,
+        revision: optional_text(serving.revision, "Serving.revision", MAX_ID_BYTES)?,
+        role: if serving.role == 0 { None } else { Some(service_role_from_wire(serving.role)?) },
+        group: optional_text(serving.group, "Serving.group", MAX_ID_BYTES)?,
+        configuration: ServingConfiguration {
+            engine_version: optional_text(set_up.engine_version, "ServingConfiguration.engine_version", MAX_ID_BYTES)?,
+            quantisation: optional_text(set_up.quantisation, "ServingConfiguration.quantisation", MAX_ID_BYTES)?,
+            max_batch: set_up.max_batch,
+            tensor_parallel: set_up.tensor_parallel,
+            pipeline_parallel: set_up.pipeline_parallel,
+            data_parallel: set_up.data_parallel,
+            power_limit_milliwatts: set_up.power_limit_milliwatts,
+        },
     })
 }
 
@@ -204,8 +233,10 @@ pub fn series_to_wire(number: u32, subject: &Subject) -> telemetry::Series {
         Subject::Memory { workload } => Wire::MemoryWorkloadId(clean(workload, MAX_WORKLOAD_ID_BYTES)),
         Subject::NodeMemoryUsed => Wire::NodeMemoryUsed(true),
         Subject::Count(service, kind) => {
-            Wire::Count(telemetry::Count { service: Some(service_to_wire(service)), kind: count_kind_to_wire(*kind) })
+            let (kind, at_most) = count_kind_to_wire(*kind);
+            Wire::Count(telemetry::Count { service: Some(service_to_wire(service)), kind, at_most })
         }
+        Subject::Consumption(consumption, kind) => Wire::Consumption(consumption_to_wire(consumption, *kind)),
         Subject::DeviceTime { device, workload } => Wire::DeviceTime(telemetry::DeviceUse {
             device: clean(device, MAX_ID_BYTES),
             workload_id: optional_clean(workload.as_ref(), MAX_WORKLOAD_ID_BYTES),
@@ -238,8 +269,12 @@ pub fn series_from_wire(series: telemetry::Series) -> Result<(u32, Subject), Con
         Wire::NodeMemoryUsed(false) => return Err(refuse("Series.node_memory_used", "always true")),
         Wire::Count(count) => Subject::Count(
             service_from_wire(required(count.service, "Count.service")?)?,
-            count_kind_from_wire(count.kind)?,
+            count_kind_from_wire(count.kind, count.at_most)?,
         ),
+        Wire::Consumption(count) => {
+            let (consumption, kind) = consumption_from_wire(count)?;
+            Subject::Consumption(consumption, kind)
+        }
         Wire::DeviceTime(used) => Subject::DeviceTime {
             device: identity(used.device, "DeviceUse.device", MAX_ID_BYTES)?,
             workload: used
@@ -276,6 +311,7 @@ pub fn decode_definitions(bytes: &[u8]) -> Result<Vec<(u32, Subject)>, ConvertEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use joulebook_units::{Consumer, Consumption, CountKind};
     use proptest::prelude::*;
     use proptest::{option, sample::select};
 
@@ -284,7 +320,6 @@ mod tests {
     }
 
     fn subjects() -> impl Strategy<Value = Subject> {
-        use CountKind as K;
         let source = (words(), 1u64.., option::of(any::<u32>()), option::of(words()), option::of(1u64..), words());
         let source = source.prop_map(|(id, ceiling, socket, device, unit_nanojoules, basis)| Source {
             id,
@@ -311,7 +346,9 @@ mod tests {
             cpu_time_method: CpuTimeMethod::ProcessTime,
             reserved_millicores,
             reservation_origin: cgroup.clone(),
-            part_of: cgroup,
+            part_of: cgroup.clone(),
+            group: cgroup.clone(),
+            engine: cgroup,
         });
         let service = (option::of(words()), option::of(words()), words(), option::of(words()));
         let service = service.prop_map(|(model, version, target, workload)| Service {
@@ -323,17 +360,44 @@ mod tests {
             engine: "llamacpp".into(),
             target,
             workload: workload.clone(),
-            tokenizer: workload,
+            tokenizer: workload.clone(),
+            serving: Serving {
+                base: workload.clone(),
+                revision: None,
+                role: workload.as_ref().map(|_| ServiceRole::Decode),
+                group: workload.clone(),
+                configuration: ServingConfiguration {
+                    max_batch: workload.as_ref().map(|name| u32::try_from(name.len()).unwrap_or(0)),
+                    quantisation: workload,
+                    ..ServingConfiguration::default()
+                },
+            },
         });
         let origin = select(vec![IdleOrigin::Configured, IdleOrigin::Learned, IdleOrigin::Table, IdleOrigin::Default]);
-        let kind = select(K::ALL.to_vec());
+        let kinds = || {
+            prop_oneof![
+                select(CountKind::ALL.to_vec()),
+                any::<u64>().prop_map(CountKind::LatencyWithin),
+                any::<u64>().prop_map(CountKind::PromptWithin),
+            ]
+        };
+        let consumption = (words(), words(), option::of(words()), option::of(words()));
+        let consumption = consumption.prop_map(|(kind, name, endpoint, model)| Consumption {
+            consumer: Consumer { kind, name },
+            engine: "litellm".into(),
+            gateway: "http://g:1".into(),
+            endpoint: endpoint.clone(),
+            model,
+            version: endpoint,
+        });
         prop_oneof![
             source.prop_map(Subject::Energy),
             (words(), origin).prop_map(|(source, origin)| Subject::IdlePower { source, origin }),
             workload.prop_map(Subject::CpuTime),
             words().prop_map(|workload| Subject::Memory { workload }),
             Just(Subject::NodeMemoryUsed),
-            (service, kind).prop_map(|(service, kind)| Subject::Count(service, kind)),
+            (service, kinds()).prop_map(|(service, kind)| Subject::Count(service, kind)),
+            (consumption, select(CountKind::ALL.to_vec())).prop_map(|(of, kind)| Subject::Consumption(of, kind)),
             (words(), option::of(words())).prop_map(|(device, workload)| Subject::DeviceTime { device, workload }),
             (words(), words()).prop_map(|(device, workload)| Subject::DeviceMemory { device, workload }),
             words().prop_map(|source| Subject::ResidentIdlePower { source }),
@@ -357,8 +421,7 @@ mod tests {
         (1..=6).for_each(|v| assert_eq!(workload_kind_to_wire(workload_kind_from_wire(v).expect("known")), v));
         (1..=2).for_each(|v| assert_eq!(cpu_time_method_to_wire(cpu_time_method_from_wire(v).expect("known")), v));
         (1..=9).for_each(|v| assert_eq!(version_source_to_wire(version_source_from_wire(v).expect("known")), v));
-        (1..=9).for_each(|v| assert_eq!(count_kind_to_wire(count_kind_from_wire(v).expect("known")), v));
-        assert!(component_from_wire(0).is_err() && count_kind_from_wire(10).is_err());
+        assert!(component_from_wire(0).is_err());
     }
 
     #[test]

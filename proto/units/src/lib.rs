@@ -7,23 +7,27 @@
 extern crate alloc;
 
 pub mod batch;
+pub mod count;
 pub mod id;
 pub mod loss;
 pub mod node;
 pub mod quantity;
 pub mod series;
+pub mod serving;
 pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
+pub use count::{Consumer, Consumption, CountKind};
 pub use id::{BootId, InvalidId, NodeName, StreamId};
 pub use loss::{LossReason, LostSpan, RejectReason, StreamGap};
-pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState};
+pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState, Support};
 pub use quantity::{
     DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, GramsCo2e, GramsCo2ePerKwh, InvalidQuantity, Joules, Microjoules, Milliwatts,
     Pue, Share,
 };
 pub use series::{
-    Component, CountKind, CpuTimeMethod, IdleOrigin, Layer, Method, Scope, Service, Source, Subject, VersionSource,
-    Workload, WorkloadKind,
+    Component, CpuTimeMethod, IdleOrigin, Layer, Method, Scope, Service, Source, Subject, VersionSource, Workload,
+    WorkloadKind,
 };
+pub use serving::{ServiceRole, Serving, ServingConfiguration};
 pub use time::{BootNanos, UnixNanos, Window};

@@ -48,6 +48,20 @@ pub struct Placement {
     pub pool: Option<String>,
     /// Whether the node's hardware is simulated: its joules are real to no one, and every row that holds them says so.
     pub simulated: bool,
+    /// Workloads of the node that are there for a pool and serve no model themselves.
+    pub support: Vec<Support>,
+}
+
+/// Workloads that others need: routers, vector stores, a control plane. Their energy is allocated to the model versions of
+/// a pool as its idle capacity is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Support {
+    /// What it is, for people: `router`, `vector store`, …
+    pub role: String,
+    /// Id or name of the workload; absent: whatever runs on the node, its idle capacity included.
+    pub workload: Option<String>,
+    /// The pool it is for; absent: the node's own.
+    pub pool: Option<String>,
 }
 
 /// A source and whether it can be read.

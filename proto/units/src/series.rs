@@ -1,6 +1,8 @@
 //! What a series measures: its descriptor. Rows carry numbers only; a descriptor is sent once per stream and series.
 
+use crate::count::{Consumption, CountKind};
 use crate::quantity::Milliwatts;
+use crate::serving::Serving;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -192,6 +194,11 @@ pub struct Workload {
     /// Identity of the workload that this one is a part of: a server's own processes for one model version, say. The
     /// two are counted apart, and services of the part share what the rest of the whole uses.
     pub part_of: Option<String>,
+    /// The service group that it works for, where that is known: servers on whatever nodes that work on the same requests.
+    pub group: Option<String>,
+    /// The inference engine whose processes it holds, where they are known by their commands: its energy serves a model even
+    /// where no counts tell which.
+    pub engine: Option<String>,
 }
 
 impl Workload {
@@ -208,6 +215,8 @@ impl Workload {
             reserved_millicores: None,
             reservation_origin: None,
             part_of: None,
+            group: None,
+            engine: None,
         }
     }
 }
@@ -233,6 +242,8 @@ pub enum VersionSource {
     Image,
     /// Nothing told.
     Unresolved,
+    /// Nothing told, and what could have told may not be read (the process of another user, say).
+    NotReadable,
 }
 
 /// One served model version at one counting point.
@@ -256,44 +267,8 @@ pub struct Service {
     pub workload: Option<String>,
     /// Tokenizer, where known: token units are comparable only within one.
     pub tokenizer: Option<String>,
-}
-
-/// What a count counts. All are cumulative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CountKind {
-    /// Requests that the engine accepted and finished successfully.
-    RequestsOk,
-    /// Requests that failed.
-    RequestsFailed,
-    /// Requests that the client gave up or the engine aborted.
-    RequestsAborted,
-    /// Model evaluations (a batch of k is k).
-    Items,
-    /// Prompt tokens, cached ones included.
-    InputTokens,
-    /// Prompt tokens reused from a cache (part of the input tokens).
-    CachedTokens,
-    /// Generated tokens, hidden reasoning included.
-    OutputTokens,
-    /// Generated tokens that were hidden reasoning (part of the output tokens).
-    ReasoningTokens,
-    /// Time spent on inference in nanoseconds; may exceed wall time when requests run side by side.
-    BusyNanos,
-}
-
-impl CountKind {
-    /// Every kind, in the order of the wire.
-    pub const ALL: [Self; 9] = [
-        Self::RequestsOk,
-        Self::RequestsFailed,
-        Self::RequestsAborted,
-        Self::Items,
-        Self::InputTokens,
-        Self::CachedTokens,
-        Self::OutputTokens,
-        Self::ReasoningTokens,
-        Self::BusyNanos,
-    ];
+    /// What is behind the name, and how it is set up.
+    pub serving: Serving,
 }
 
 /// What one series measures, and in which unit.
@@ -328,6 +303,9 @@ pub enum Subject {
     NodeMemoryUsed,
     /// Cumulative count of a service.
     Count(Service, CountKind),
+    /// Cumulative count of what a consumer had from an upstream of a gateway. It is no count of a service: where the
+    /// upstream is one, it says whose that service's work was.
+    Consumption(Consumption, CountKind),
     /// Cumulative busy time of an accelerator in ns: utilisation × time. Known exactly while the list of the processes
     /// on the device is: a workload that has a point is resident, and where the device has one and no workload does,
     /// nothing is.
@@ -349,6 +327,9 @@ pub enum Subject {
 impl Subject {
     /// Whether values accumulate (and never fall) rather than hold.
     pub fn is_cumulative(&self) -> bool {
-        matches!(self, Self::Energy(_) | Self::CpuTime(_) | Self::Count(..) | Self::DeviceTime { .. })
+        matches!(
+            self,
+            Self::Energy(_) | Self::CpuTime(_) | Self::Count(..) | Self::Consumption(..) | Self::DeviceTime { .. }
+        )
     }
 }

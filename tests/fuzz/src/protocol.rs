@@ -21,6 +21,7 @@ use joulebook_units::{
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 const NOW: UnixNanos = UnixNanos(1_790_000_000 * UnixNanos::PER_SECOND);
 
@@ -227,7 +228,7 @@ pub fn question(data: &[u8]) {
         static QUERY: Query = {
             let book = Arc::new(Book::open(Arc::new(MemoryStore::new())).expect("an empty store"));
             let config = Config { insecure_loopback: true, ..Config::default() };
-            Query::new(book, Arc::new(config.check().expect("the defaults")), Arc::new(StillClock))
+            Query::new(book, watch::channel(Arc::new(config.check().expect("the defaults"))).1, Arc::new(StillClock))
         };
     }
     QUERY.with(|query| {

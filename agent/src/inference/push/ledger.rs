@@ -151,6 +151,7 @@ fn service(process: ProcessId, report: &Report) -> Service {
         target: target(process),
         workload: None,
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     }
 }
 

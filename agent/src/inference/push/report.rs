@@ -107,7 +107,7 @@ impl Report {
         if counts.is_empty() {
             return Err(Refusal::value("the report holds no count"));
         }
-        if counts.iter().any(|(kind, count)| *kind != CountKind::BusyNanos && *count > EXACT) {
+        if counts.iter().any(|(kind, count)| !kind.is_time() && *count > EXACT) {
             return Err(Refusal::value("a count is at most 2^53"));
         }
         if report.cached_tokens.unwrap_or(0) > report.input_tokens.unwrap_or(u64::MAX) {

@@ -16,6 +16,7 @@ fn service(version: &str) -> Arc<Service> {
         target: alloc::format!("http://{version}/"),
         workload: Some(alloc::format!("process/{version}")),
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     })
 }
 
@@ -31,6 +32,8 @@ fn workload() -> Arc<Workload> {
         reserved_millicores: None,
         reservation_origin: None,
         part_of: None,
+        group: None,
+        engine: None,
     })
 }
 

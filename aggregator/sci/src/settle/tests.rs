@@ -36,6 +36,8 @@ pub(super) fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> W
         reserved_millicores: reserved,
         reservation_origin: None,
         part_of: None,
+        group: None,
+        engine: None,
     }
 }
 
@@ -50,6 +52,7 @@ pub(super) fn service(workload: &str) -> Service {
         target: format!("http://{workload}/"),
         workload: Some(workload.to_string()),
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     }
 }
 

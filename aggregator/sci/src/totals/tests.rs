@@ -14,6 +14,7 @@ fn service(version: &str) -> Arc<Service> {
         target: version.to_string(),
         workload: Some(version.to_string()),
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     })
 }
 

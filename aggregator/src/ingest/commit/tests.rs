@@ -43,7 +43,7 @@ fn inventory(node: &str) -> Inventory {
         agent_version: "1.2.3".to_owned(),
         sources: Vec::new(),
         hardware: Hardware::default(),
-        placement: Placement { site: Some("paris".to_owned()), pool: None, simulated: false },
+        placement: Placement { site: Some("paris".to_owned()), ..Placement::default() },
     }
 }
 
@@ -406,6 +406,7 @@ fn cell() -> Cell {
         target: "http://127.0.0.1:8080".to_owned(),
         workload: None,
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     });
     let workload = Arc::new(Workload {
         id: "unit/a".to_owned(),
@@ -418,6 +419,8 @@ fn cell() -> Cell {
         reserved_millicores: None,
         reservation_origin: None,
         part_of: None,
+        group: None,
+        engine: None,
     });
     let mut cell = Cell { overcount_microjoules: 3, expected_nanos: 60, flags: Flags::GAP, ..Cell::default() };
     cell.sources.insert(source, SourceUse { microjoules: 1 << 60, covered_nanos: 59, ..SourceUse::default() });

@@ -30,7 +30,9 @@ impl Context<'_> {
             total_j: by_level_j.get(self.question.level.name()).copied(),
             method: method_name(&parts.nodes.iter().flat_map(|node| methods(&node.cell)).collect()),
             by_level_j: BTreeMap::new(),
+            support_j: None,
         };
+        missing.note("energy.support_j", "no support service is declared for the version's pools");
         if let Some(reason) = unknown {
             by_level_j.remove(Level::Accelerator.name());
             missing.note("energy.by_level_j.accelerator", reason);

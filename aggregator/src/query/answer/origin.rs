@@ -166,34 +166,6 @@ impl Context<'_> {
         instruments
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "ratios")]
-    pub(super) fn operating(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Operating {
-        let used = &parts.totals.cost.used;
-        let length = seconds(self.computed.gathered.window);
-        let busy = used.counts.get(&CountKind::BusyNanos);
-        let concurrency =
-            busy.filter(|_| used.executing_nanos > 0).map(|busy| *busy as f64 / used.executing_nanos as f64);
-        let rate = used.counts.get(&CountKind::RequestsOk).filter(|_| length > 0.0).map(|ok| *ok as f64 / length);
-        let utilisation = (used.resident_nanos > 0).then(|| used.executing_nanos as f64 / used.resident_nanos as f64);
-        for (field, reason) in [
-            ("latency_target_s", "no latency target is declared"),
-            ("quantisation", "the serving configuration is not read yet"),
-            ("serving_configuration", "the serving configuration is not read yet"),
-        ] {
-            missing.note(&format!("operating.{field}"), reason);
-        }
-        wire::Operating {
-            concurrency: missing.or_note(
-                concurrency,
-                "operating.concurrency",
-                "the engine does not tell its busy time",
-            ),
-            rate_per_s: missing.or_note(rate, "operating.rate_per_s", "the engine does not tell its requests"),
-            utilisation: missing.or_note(utilisation, "operating.utilisation", "the version was not resident"),
-            ..wire::Operating::default()
-        }
-    }
-
     /// Fields that only a declaration can fill.
     pub(super) fn declared(&self, parts: &Parts<'_>, answer: &mut SciAnswer, missing: &mut Missing) {
         let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();

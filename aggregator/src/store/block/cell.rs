@@ -11,11 +11,18 @@
 //! input      only where a wall meter was there, and absent from old cells:
 //!            n, then each: entity | ns as the wall
 //!            component µJ | platform µJ | bound µJ
+//! later      only where something of it is known, and absent from old cells; an empty input (n = 0) stands before it:
+//!            buckets      n, then each: entity of a service | kind of count | count
+//!            consumption  n, then each: entity | mask of known counts | counts in the contract's order | counted ns
 //! ```
 
-use super::descriptor::{Entity, read_component, read_kind, write_component, write_kind};
+use super::descriptor::{
+    Entity, read_component, read_count_kind, read_kind, write_component, write_count_kind, write_kind,
+};
 use super::{Damaged, Reader, Writer};
-use joulebook_sci::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse};
+use joulebook_sci::{
+    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse,
+};
 use joulebook_units::{CountKind, Service, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,10 +66,62 @@ pub fn encode(key: &[u8], cell: &Cell, intern: &mut dyn FnMut(Entity) -> u32) ->
     ] {
         writer.number(number);
     }
-    if !cell.input.meters.is_empty() {
+    let later = Later::of(cell);
+    if !cell.input.meters.is_empty() || later.is_some() {
         write_input(&mut writer, &cell.input, intern);
     }
+    if let Some(later) = later {
+        later.write(&mut writer, cell, intern);
+    }
     writer.seal(key)
+}
+
+/// What cells hold since their first layout.
+struct Later<'a> {
+    buckets: Vec<(&'a Arc<Service>, CountKind, u64)>,
+}
+
+impl<'a> Later<'a> {
+    /// `None` where nothing of it is known: the cell is written as it always was.
+    fn of(cell: &'a Cell) -> Option<Self> {
+        let of_service = |(service, used): (&'a Arc<Service>, &'a ServiceUse)| {
+            let buckets = used.counts.iter().filter(|(kind, _)| kind.is_bucket());
+            buckets.map(move |(kind, count)| (service, *kind, *count)).collect::<Vec<_>>()
+        };
+        let buckets: Vec<_> = cell.services.iter().flat_map(of_service).collect();
+        (!buckets.is_empty() || !cell.consumption.is_empty()).then_some(Self { buckets })
+    }
+
+    fn write(&self, writer: &mut Writer, cell: &Cell, intern: &mut dyn FnMut(Entity) -> u32) {
+        writer.length(self.buckets.len());
+        for (service, kind, count) in &self.buckets {
+            writer.number(u64::from(intern(Entity::Service(Arc::clone(service)))));
+            write_count_kind(writer, *kind);
+            writer.number(*count);
+        }
+        writer.length(cell.consumption.len());
+        for (of, used) in &cell.consumption {
+            writer.number(u64::from(intern(Entity::Consumption(Arc::clone(of)))));
+            write_counts(writer, &used.counts);
+            writer.number(used.counted_nanos);
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>, cell: &mut Cell) -> Result<(), Damaged> {
+        for _ in 0..reader.length()? {
+            let service = read_service(reader, resolve)?;
+            let kind = read_count_kind(reader)?;
+            cell.services.entry(service).or_default().counts.insert(kind, reader.number()?);
+        }
+        for _ in 0..reader.length()? {
+            let Some(Entity::Consumption(of)) = resolve(reader.small()?) else {
+                return Err(Damaged("unknown consumer"));
+            };
+            let used = ConsumptionUse { counts: read_counts(reader)?, counted_nanos: reader.number()? };
+            cell.consumption.insert(of, used);
+        }
+        Ok(())
+    }
 }
 
 fn write_input(writer: &mut Writer, input: &InputUse, intern: &mut dyn FnMut(Entity) -> u32) {
@@ -94,9 +153,7 @@ fn write_account(writer: &mut Writer, account: &Account, intern: &mut dyn FnMut(
 }
 
 fn write_service_use(writer: &mut Writer, used: &ServiceUse) {
-    let known = |(place, kind): (usize, &CountKind)| if used.counts.contains_key(kind) { 1u64 << place } else { 0 };
-    writer.number(CountKind::ALL.iter().enumerate().map(known).sum());
-    CountKind::ALL.iter().filter_map(|kind| used.counts.get(kind)).for_each(|count| writer.number(*count));
+    write_counts(writer, &used.counts);
     for number in [
         used.counted_nanos,
         used.resident_nanos,
@@ -108,6 +165,26 @@ fn write_service_use(writer: &mut Writer, used: &ServiceUse) {
     ] {
         writer.number(number);
     }
+}
+
+fn write_counts(writer: &mut Writer, counts: &BTreeMap<CountKind, u64>) {
+    let known = |(place, kind): (usize, &CountKind)| if counts.contains_key(kind) { 1u64 << place } else { 0 };
+    writer.number(CountKind::ALL.iter().enumerate().map(known).sum());
+    CountKind::ALL.iter().filter_map(|kind| counts.get(kind)).for_each(|count| writer.number(*count));
+}
+
+fn read_counts(reader: &mut Reader<'_>) -> Result<BTreeMap<CountKind, u64>, Damaged> {
+    let mask = reader.number()?;
+    if mask >> CountKind::ALL.len() != 0 {
+        return Err(Damaged("unknown kind of count"));
+    }
+    let mut counts = BTreeMap::new();
+    for (place, kind) in CountKind::ALL.iter().enumerate() {
+        if mask >> place & 1 == 1 {
+            counts.insert(*kind, reader.number()?);
+        }
+    }
+    Ok(counts)
 }
 
 /// Reads the bytes stored under `key`; `resolve` gives what a number names.
@@ -154,6 +231,9 @@ pub fn decode(key: &[u8], value: &[u8], resolve: &dyn Fn(u32) -> Option<Entity>)
     if reader.end().is_err() {
         cell.input = read_input(reader, resolve)?;
     }
+    if reader.end().is_err() {
+        Later::read(reader, resolve, &mut cell)?;
+    }
     reader.end()?;
     Ok(cell)
 }
@@ -192,16 +272,7 @@ fn read_workload(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity
 }
 
 fn read_service_use(reader: &mut Reader<'_>) -> Result<ServiceUse, Damaged> {
-    let mask = reader.number()?;
-    if mask >> CountKind::ALL.len() != 0 {
-        return Err(Damaged("unknown kind of count"));
-    }
-    let mut counts = BTreeMap::new();
-    for (place, kind) in CountKind::ALL.iter().enumerate() {
-        if mask >> place & 1 == 1 {
-            counts.insert(*kind, reader.number()?);
-        }
-    }
+    let counts = read_counts(reader)?;
     Ok(ServiceUse {
         counts,
         counted_nanos: reader.number()?,

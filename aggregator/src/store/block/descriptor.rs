@@ -8,8 +8,9 @@ use super::fact::Fact;
 use super::{Damaged, Reader, Writer};
 use joulebook_sci::SourceKey;
 use joulebook_units::{
-    Accelerator, Component, CountKind, CpuTimeMethod, Hardware, IdleOrigin, Inventory, Layer, Method, Milliwatts,
-    Placement, Scope, Service, Source, SourceState, Subject, VersionSource, Workload, WorkloadKind,
+    Accelerator, Component, Consumer, Consumption, CountKind, CpuTimeMethod, Hardware, IdleOrigin, Inventory, Layer,
+    Method, Milliwatts, Placement, Scope, Service, ServiceRole, Serving, ServingConfiguration, Source, SourceState,
+    Subject, Support, VersionSource, Workload, WorkloadKind,
 };
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ const WORKLOADS: [WorkloadKind; 6] = [
     WorkloadKind::Remainder,
 ];
 const CPU_METHODS: [CpuTimeMethod; 2] = [CpuTimeMethod::Cgroup, CpuTimeMethod::ProcessTime];
-const VERSIONS: [VersionSource; 9] = [
+const VERSIONS: [VersionSource; 10] = [
     VersionSource::Config,
     VersionSource::Pushed,
     VersionSource::Label,
@@ -36,6 +37,7 @@ const VERSIONS: [VersionSource; 9] = [
     VersionSource::Process,
     VersionSource::Image,
     VersionSource::Unresolved,
+    VersionSource::NotReadable,
 ];
 
 /// Something that cells name by number.
@@ -47,6 +49,8 @@ pub enum Entity {
     Workload(Arc<Workload>),
     /// An energy source.
     Source(SourceKey),
+    /// A consumer of a gateway's upstream.
+    Consumption(Arc<Consumption>),
 }
 
 pub(super) fn write_kind<T: PartialEq>(writer: &mut Writer, kinds: &[T], kind: &T) {
@@ -151,7 +155,27 @@ fn read_workload(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
         reserved_millicores: reader.option(Reader::number)?,
         reservation_origin: read_text(reader)?,
         part_of: None,
+        group: None,
+        engine: None,
     })
+}
+
+/// A workload that is known to work for inference: everything that is known of it since its first layout.
+fn write_member(writer: &mut Writer, workload: &Workload) {
+    write_workload(writer, &Workload { part_of: None, ..workload.clone() });
+    for text in [&workload.part_of, &workload.group, &workload.engine] {
+        write_text(writer, text.as_ref());
+    }
+}
+
+fn read_member(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
+    let workload = read_workload(reader)?;
+    let (part_of, group, engine) = (read_text(reader)?, read_text(reader)?, read_text(reader)?);
+    Ok(Workload { part_of, group, engine, ..workload })
+}
+
+fn is_member(workload: &Workload) -> bool {
+    workload.group.is_some() || workload.engine.is_some()
 }
 
 fn read_part(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
@@ -182,6 +206,83 @@ fn read_service(reader: &mut Reader<'_>) -> Result<Service, Damaged> {
         target: reader.text()?,
         workload: read_text(reader)?,
         tokenizer: read_text(reader)?,
+        serving: Serving::default(),
+    })
+}
+
+/// What is known of a service besides, behind everything else of its record.
+fn write_serving(writer: &mut Writer, serving: &Serving) {
+    let set_up = &serving.configuration;
+    for text in [&serving.base, &serving.revision, &serving.group, &set_up.engine_version, &set_up.quantisation] {
+        write_text(writer, text.as_ref());
+    }
+    writer.option(serving.role, |writer, role| write_kind(writer, &ServiceRole::ALL, &role));
+    for number in [set_up.max_batch, set_up.tensor_parallel, set_up.pipeline_parallel, set_up.data_parallel] {
+        write_number(writer, number);
+    }
+    writer.option(set_up.power_limit_milliwatts, Writer::number);
+}
+
+fn read_serving(reader: &mut Reader<'_>) -> Result<Serving, Damaged> {
+    let (base, revision, group) = (read_text(reader)?, read_text(reader)?, read_text(reader)?);
+    let (engine_version, quantisation) = (read_text(reader)?, read_text(reader)?);
+    let role = reader.option(|reader| read_kind(reader, &ServiceRole::ALL))?;
+    let configuration = ServingConfiguration {
+        engine_version,
+        quantisation,
+        max_batch: read_number(reader)?,
+        tensor_parallel: read_number(reader)?,
+        pipeline_parallel: read_number(reader)?,
+        data_parallel: read_number(reader)?,
+        power_limit_milliwatts: reader.option(Reader::number)?,
+    };
+    Ok(Serving { base, revision, role, group, configuration })
+}
+
+fn read_served(reader: &mut Reader<'_>) -> Result<Service, Damaged> {
+    let service = read_service(reader)?;
+    Ok(Service { serving: read_serving(reader)?, ..service })
+}
+
+/// Kinds with a bound stand apart from those without, whose list grows: the kind's byte, then the bound.
+const LATENCY_WITHIN: u8 = 64;
+const PROMPT_WITHIN: u8 = 65;
+
+pub(super) fn write_count_kind(writer: &mut Writer, kind: CountKind) {
+    let (byte, bound) = match kind {
+        CountKind::LatencyWithin(bound) => (LATENCY_WITHIN, bound),
+        CountKind::PromptWithin(bound) => (PROMPT_WITHIN, bound),
+        plain => return write_kind(writer, &CountKind::ALL, &plain),
+    };
+    writer.byte(byte);
+    writer.number(bound);
+}
+
+pub(super) fn read_count_kind(reader: &mut Reader<'_>) -> Result<CountKind, Damaged> {
+    match reader.byte()? {
+        LATENCY_WITHIN => Ok(CountKind::LatencyWithin(reader.number()?)),
+        PROMPT_WITHIN => Ok(CountKind::PromptWithin(reader.number()?)),
+        plain => CountKind::ALL.get(usize::from(plain)).copied().ok_or(Damaged("unknown kind of count")),
+    }
+}
+
+fn write_consumption(writer: &mut Writer, of: &Consumption) {
+    for text in [&of.consumer.kind, &of.consumer.name, &of.engine, &of.gateway] {
+        writer.text(text);
+    }
+    for text in [&of.endpoint, &of.model, &of.version] {
+        write_text(writer, text.as_ref());
+    }
+}
+
+fn read_consumption(reader: &mut Reader<'_>) -> Result<Consumption, Damaged> {
+    Ok(Consumption {
+        consumer: Consumer { kind: reader.text()?, name: reader.text()? },
+        engine: reader.text()?,
+        gateway: reader.text()?,
+        endpoint: read_text(reader)?,
+        model: read_text(reader)?,
+        version: read_text(reader)?,
     })
 }
 
@@ -211,6 +312,10 @@ impl Fact for Subject {
                 writer.text(source);
                 write_kind(writer, &ORIGINS, origin);
             }
+            Self::CpuTime(workload) if is_member(workload) => {
+                writer.byte(17);
+                write_member(writer, workload);
+            }
             Self::CpuTime(workload) => {
                 writer.byte(if workload.part_of.is_some() { 6 } else { 2 });
                 write_workload(writer, workload);
@@ -221,9 +326,18 @@ impl Fact for Subject {
             }
             Self::NodeMemoryUsed => writer.byte(4),
             Self::Count(service, kind) => {
-                writer.byte(5);
+                let more = service.serving != Serving::default();
+                writer.byte(if more { 16 } else { 5 });
                 write_service(writer, service);
-                write_kind(writer, &CountKind::ALL, kind);
+                if more {
+                    write_serving(writer, &service.serving);
+                }
+                write_count_kind(writer, *kind);
+            }
+            Self::Consumption(of, kind) => {
+                writer.byte(11);
+                write_consumption(writer, of);
+                write_count_kind(writer, *kind);
             }
             Self::DeviceTime { device, workload } => {
                 writer.byte(7);
@@ -256,7 +370,10 @@ impl Fact for Subject {
             9 => Self::ResidentIdlePower { source: reader.text()? },
             3 => Self::Memory { workload: reader.text()? },
             4 => Self::NodeMemoryUsed,
-            5 => Self::Count(read_service(reader)?, read_kind(reader, &CountKind::ALL)?),
+            5 => Self::Count(read_service(reader)?, read_count_kind(reader)?),
+            11 => Self::Consumption(read_consumption(reader)?, read_count_kind(reader)?),
+            16 => Self::Count(read_served(reader)?, read_count_kind(reader)?),
+            17 => Self::CpuTime(read_member(reader)?),
             _ => return Err(Damaged("unknown kind of subject")),
         })
     }
@@ -267,8 +384,16 @@ impl Fact for Entity {
     fn write(&self, writer: &mut Writer) {
         match self {
             Self::Service(service) => {
-                writer.byte(0);
+                let more = service.serving != Serving::default();
+                writer.byte(if more { 16 } else { 0 });
                 write_service(writer, service);
+                if more {
+                    write_serving(writer, &service.serving);
+                }
+            }
+            Self::Workload(workload) if is_member(workload) => {
+                writer.byte(17);
+                write_member(writer, workload);
             }
             Self::Workload(workload) => {
                 writer.byte(if workload.part_of.is_some() { 3 } else { 1 });
@@ -284,11 +409,18 @@ impl Fact for Entity {
                 writer.byte(u8::from(source.contained));
                 source.scope.iter().for_each(|scope| write_scope(writer, scope));
             }
+            Self::Consumption(of) => {
+                writer.byte(5);
+                write_consumption(writer, of);
+            }
         }
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(match reader.byte()? {
+            5 => Self::Consumption(Arc::new(read_consumption(reader)?)),
             0 => Self::Service(Arc::new(read_service(reader)?)),
+            16 => Self::Service(Arc::new(read_served(reader)?)),
+            17 => Self::Workload(Arc::new(read_member(reader)?)),
             1 => Self::Workload(Arc::new(read_workload(reader)?)),
             3 => Self::Workload(Arc::new(read_part(reader)?)),
             2 => Self::Source(read_source_key(reader)?),
@@ -345,7 +477,7 @@ pub(super) fn read_inventory(reader: &mut Reader<'_>) -> Result<Inventory, Damag
         guest: reader.option(Reader::truth)?,
         kernel: read_text(reader)?,
     };
-    let placement = Placement { site: read_text(reader)?, pool: read_text(reader)?, simulated: false };
+    let placement = Placement { site: read_text(reader)?, pool: read_text(reader)?, ..Placement::default() };
     Ok(Inventory { node, agent_version, sources, hardware, placement })
 }
 
@@ -356,8 +488,17 @@ pub(super) fn write_later_inventory(writer: &mut Writer, inventory: &Inventory) 
     }
     writer.byte(u8::from(inventory.placement.simulated));
     let scopes = || inventory.sources.iter().map(|state| state.source.scope.as_ref());
-    if scopes().any(|scope| scope.is_some()) {
+    let support = &inventory.placement.support;
+    if scopes().any(|scope| scope.is_some()) || !support.is_empty() {
         scopes().for_each(|scope| writer.option(scope, write_scope));
+    }
+    if !support.is_empty() {
+        writer.length(support.len());
+        for one in support {
+            writer.text(&one.role);
+            write_text(writer, one.workload.as_ref());
+            write_text(writer, one.pool.as_ref());
+        }
     }
 }
 
@@ -372,6 +513,12 @@ pub(super) fn read_later_inventory(reader: &mut Reader<'_>, inventory: &mut Inve
         for state in &mut inventory.sources {
             state.source.scope = reader.option(read_scope)?;
         }
+    }
+    // One from before support was declared, as does one without any.
+    if reader.end().is_err() {
+        inventory.placement.support = reader.list(|reader| {
+            Ok(Support { role: reader.text()?, workload: read_text(reader)?, pool: read_text(reader)? })
+        })?;
     }
     Ok(())
 }

@@ -44,6 +44,7 @@ pub fn service(name: &str) -> Arc<Service> {
         target: name.to_owned(),
         workload: None,
         tokenizer: None,
+        serving: joulebook_units::Serving::default(),
     })
 }
 

@@ -1,6 +1,8 @@
 use super::*;
 use crate::store::block::cell;
-use joulebook_sci::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceUse, WorkloadUse};
+use joulebook_sci::{
+    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceUse, WorkloadUse,
+};
 use std::collections::BTreeMap;
 
 fn hex(bytes: &[u8]) -> String {
@@ -40,6 +42,8 @@ fn workload() -> Workload {
         reserved_millicores: Some(500),
         reservation_origin: Some("quota".to_owned()),
         part_of: None,
+        group: None,
+        engine: None,
     }
 }
 
@@ -54,6 +58,35 @@ fn service() -> Service {
         target: "t".to_owned(),
         workload: Some("w".to_owned()),
         tokenizer: None,
+        serving: Serving::default(),
+    }
+}
+
+fn serving() -> Serving {
+    Serving {
+        base: Some("b".to_owned()),
+        revision: Some("r".to_owned()),
+        role: Some(ServiceRole::Decode),
+        group: Some("s".to_owned()),
+        configuration: ServingConfiguration {
+            engine_version: Some("1".to_owned()),
+            quantisation: Some("q".to_owned()),
+            max_batch: Some(4),
+            tensor_parallel: Some(2),
+            power_limit_milliwatts: Some(1000),
+            ..ServingConfiguration::default()
+        },
+    }
+}
+
+fn consumption() -> Consumption {
+    Consumption {
+        consumer: Consumer { kind: "k".to_owned(), name: "c".to_owned() },
+        engine: "e".to_owned(),
+        gateway: "g".to_owned(),
+        endpoint: Some("u".to_owned()),
+        model: None,
+        version: Some("v".to_owned()),
     }
 }
 
@@ -78,6 +111,18 @@ fn the_layout_of_descriptors_never_changes() {
         (Subject::Memory { workload: "w".to_owned() }, "01030177"),
         (Subject::NodeMemoryUsed, "0104"),
         (Subject::Count(service(), CountKind::BusyNanos), "010501016d0101760600000165017401017700 08"),
+        (Subject::Count(service(), CountKind::StoredTokens), "010501016d0101760600000165017401017700 13"),
+        (Subject::Count(service(), CountKind::LatencyWithin(300)), "010501016d0101760600000165017401017700 40ac02"),
+        (Subject::Count(service(), CountKind::PromptWithin(7)), "010501016d0101760600000165017401017700 4107"),
+        (Subject::Consumption(consumption(), CountKind::RequestsOk), "010b 016b 0163 0165 0167 010175 00 010176 00"),
+        (
+            Subject::CpuTime(Workload { group: Some("s".to_owned()), engine: Some("e".to_owned()), ..workload() }),
+            "0111017705016e0101670000 0101f403010571756f7461 00 010173 010165",
+        ),
+        (
+            Subject::Count(Service { serving: serving(), ..service() }, CountKind::DecodeNanos),
+            "011001016d0101760600000165017401017700 010162 010172 010173 010131 010171 0102 0104 0102 00 00 01e807 0a",
+        ),
     ];
     for (subject, golden) in golden {
         let bytes = subject.encode(b"key");
@@ -105,7 +150,7 @@ fn an_inventory_comes_back() {
             guest: Some(false),
             kernel: None,
         },
-        placement: Placement { site: None, pool: Some("pool".to_owned()), simulated: false },
+        placement: Placement { pool: Some("pool".to_owned()), ..Placement::default() },
     };
     let mut writer = Writer::default();
     write_inventory(&mut writer, &inventory);
@@ -117,9 +162,14 @@ fn an_inventory_comes_back() {
     later.hardware.accelerators[0].memory_bytes = Some(80 << 30);
     later.placement.simulated = true;
     // Without scopes it is the layout that was written before there were any.
-    for (scope, golden) in [(None, "01 0180808080c002 01"), (rack(), "01 0180808080c002 01 01 030172 02 026e31 026e32")]
-    {
+    let routers = || Support { role: "r".to_owned(), workload: None, pool: Some("p".to_owned()) };
+    for (scope, support, golden) in [
+        (None, vec![], "01 0180808080c002 01"),
+        (rack(), vec![], "01 0180808080c002 01 01 030172 02 026e31 026e32"),
+        (None, vec![routers()], "01 0180808080c002 01 00 01 0172 00 010170"),
+    ] {
         later.sources[0].source.scope = scope;
+        later.placement.support = support;
         let mut writer = Writer::default();
         write_later_inventory(&mut writer, &later);
         let bytes = writer.seal(b"key");
@@ -195,6 +245,14 @@ fn the_layout_of_cells_never_changes_and_damage_is_seen() {
         scaled_microjoules: 0,
     };
     is_laid_out(Cell { input, ..sample() }, &format!("{first} 01 03 14 151617"));
+    let mut cell = sample();
+    let counts = BTreeMap::from([(CountKind::OutputTokens, 24), (CountKind::StoredTokens, 25)]);
+    cell.consumption.insert(Arc::new(consumption()), ConsumptionUse { counts, counted_nanos: 26 });
+    is_laid_out(cell.clone(), &format!("{first} 00 000000 00 01 03 c08020 1819 1a"));
+    for used in cell.services.values_mut() {
+        used.counts.insert(CountKind::LatencyWithin(300), 27);
+    }
+    is_laid_out(cell, &format!("{first} 00 000000 01 01 40ac02 1b 01 03 c08020 1819 1a"));
 }
 
 fn is_laid_out(cell: Cell, golden: &str) {
