@@ -3,8 +3,10 @@
 //! [`start`] runs one task per target. Presets, which say what is read from an engine's page, are data.
 
 pub mod annotation;
+pub mod distribution;
 pub mod exposition;
 pub mod fetch;
+pub mod gateway;
 pub mod gguf;
 pub mod identity;
 pub mod mapping;
@@ -20,7 +22,7 @@ mod scrape;
 use crate::clock::Clock;
 use crate::process::InferenceGroup;
 use crate::process::part::PartName;
-use joulebook_units::{BootNanos, CountKind, Service};
+use joulebook_units::{BootNanos, Consumption, CountKind, Service};
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use preset::Presets;
 
+pub use gateway::Names;
 pub use push::{MeterDesk, PushError, PushSocket};
 pub use socket::ProcessId;
 pub use target::{Target, TargetConfig, TargetError};
@@ -43,6 +46,8 @@ const TICKS_PER_SECOND: u64 = 100;
 pub struct CountSample {
     /// The service. Its `workload` is absent: who knows the processes fills it in.
     pub service: Service,
+    /// The consumer whose counts these are: then they are no service's, and `service` is where they were told.
+    pub of: Option<Consumption>,
     /// When the counts were read.
     pub at: BootNanos,
     /// Cumulative counts since this agent first saw the service; a kind that is absent is not known. Never falls:
@@ -83,11 +88,17 @@ pub struct Inference {
     /// Failures since the start.
     pub failures: watch::Receiver<BTreeMap<Failure, u64>>,
     scraper: Scraper,
+    names: watch::Sender<Option<Names>>,
     around: scrape::Surroundings,
     out: scrape::Outputs,
 }
 
 impl Inference {
+    /// Says how consumers are named. Until it is said no gateway is read, and reports for consumers are taken without them.
+    pub fn name_consumers(&self, names: Names) {
+        self.names.send_replace(Some(names));
+    }
+
     /// Takes reports at a unix socket too. The socket goes with the value that is given back.
     ///
     /// # Errors
@@ -150,13 +161,6 @@ pub fn start(
         checked.push(Target::new(index, config, presets)?);
     }
     let targets = checked;
-    // Question: what becomes of a gateway's counts? They are shares of what engines do, and nothing takes shares up yet.
-    // Choice: say so at the start rather than read a page for nothing. What would change it: consumers in the contract.
-    if let Some((index, gateway)) = targets.iter().enumerate().find(|(_, target)| target.reader.is_gateway()) {
-        let why = "it is a gateway: who its requests were for is not delivered yet, and they are counted where they are \
-                   served; name the engines behind it";
-        return Err(TargetError::Key { index, key: "preset", value: gateway.preset.id.clone(), why });
-    }
     let mut urls = HashSet::new();
     if let Some((index, twice)) = targets.iter().enumerate().find(|(_, target)| !urls.insert(&target.name)) {
         let why = "another target has the same URL, so it would be counted twice; remove one";
@@ -168,12 +172,18 @@ pub fn start(
     let (sender, samples) = mpsc::channel(SAMPLES);
     let (groups_sender, groups) = watch::channel(Vec::new());
     let (failures_sender, failures) = watch::channel(BTreeMap::new());
-    let out = scrape::Outputs { samples: sender, groups: Arc::new(groups_sender), failures: Arc::new(failures_sender) };
+    let (names, told_names) = watch::channel(None);
+    let out = scrape::Outputs {
+        samples: sender,
+        groups: Arc::new(groups_sender),
+        failures: Arc::new(failures_sender),
+        names: told_names,
+    };
     let start_one = |target| {
         let (demand, demands) = mpsc::channel(1);
         tokio::spawn(scrape::Task::new(target, around.clone(), out.clone()).run(demands));
         demand
     };
     let demands = targets.into_iter().map(start_one).collect();
-    Ok(Inference { samples, groups, failures, scraper: Scraper { demands }, around, out })
+    Ok(Inference { samples, groups, failures, scraper: Scraper { demands }, names, around, out })
 }

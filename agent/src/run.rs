@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::collector::meter::{self, Meters, Told};
 use crate::collector::{Sources, estimate};
-use crate::config::{Config, ConfigError, Roots};
+use crate::config::{Config, ConfigError, Roots, SupportSection};
 use crate::hardware;
 use crate::inference::{self, MeterDesk, PushError, Scraper, TargetError};
 use crate::process::{Workloads, proc::read_text};
@@ -11,7 +11,7 @@ use crate::sampler::{Flush, Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolConfig, SpoolError, SpoolHandle};
 use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
 use joulebook_proto::credentials::CredentialError;
-use joulebook_units::{BootId, Inventory, Placement, SourceState};
+use joulebook_units::{BootId, Inventory, Placement, SourceState, Support};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ pub async fn run(config: Config, clock: Arc<dyn Clock>, shutdown: impl Future) -
         rewind_bytes: config.spool.rewind_bytes.unwrap_or(config.spool.max_bytes / 4),
         keep_acked: config.spool.keep_acked,
     })?;
+    inference.name_consumers(config.consumers.names(&config.spool.dir)?);
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
     let _socket = config.push.socket.as_deref().map(|socket| inference.listen_beside(socket, meters)).transpose()?;
     let threads = inventory.hardware.threads.unwrap_or(1);
@@ -265,10 +266,14 @@ fn discover(config: &Config, told: Receiver<Told>) -> Result<(Sources, Inventory
         site: config.placement.site.clone(),
         pool: config.placement.pool.clone(),
         simulated: config.placement.simulated,
-        support: Vec::new(),
+        support: config.support.iter().map(support).collect(),
     };
     let agent_version = env!("CARGO_PKG_VERSION").to_owned();
     Ok((sources, Inventory { node: config.node_name()?, agent_version, sources: states, hardware, placement }))
+}
+
+fn support(section: &SupportSection) -> Support {
+    Support { role: section.role.clone(), workload: section.workload.clone(), pool: section.pool.clone() }
 }
 
 /// Idle power of one metered package: configured, or the matching table row's.

@@ -16,8 +16,8 @@ use book::{Book, Page};
 use devices::{Devices, Quiet};
 use idle::IdlePower;
 use joulebook_units::{
-    Batch, BootId, BootNanos, Component, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory, Microjoules,
-    Milliwatts, Point, Service, Source, Subject, UnixNanos,
+    Batch, BootId, BootNanos, Component, Consumption, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory,
+    Microjoules, Milliwatts, Point, Service, Source, Subject, UnixNanos,
 };
 use refusals::Refusals;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -88,7 +88,7 @@ pub struct Sampler {
     /// What is added to a workload's or service's own sum to make the stream's.
     bases: HashMap<u32, u64>,
     cpu_points: HashMap<String, (u32, Point)>,
-    count_points: HashMap<(Service, CountKind), (u32, Point)>,
+    count_points: HashMap<(Service, Option<Consumption>, CountKind), (u32, Point)>,
     held: HashMap<u32, (u64, u64)>,
     workload_ids: BTreeMap<String, String>,
     devices: Devices,

@@ -1,7 +1,9 @@
 //! The command line. Its help is golden-tested (`tests/help.txt`).
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use joulebook_proto::query::{EnergyBy, FunctionalUnit, IdlePolicy, Level, ModelSelector, TimeWindow, Trust};
+use joulebook_proto::query::{
+    EnergyBy, EntityKind, FunctionalUnit, IdlePolicy, Level, ModelSelector, TimeWindow, Trust,
+};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,7 +74,7 @@ pub struct Connection {
 pub enum Command {
     /// Grams of CO2e per functional unit of each model version (SCI)
     Sci(SciArguments),
-    /// Energy by model, workload, process, container, pod, gpu, component, node, source or layer
+    /// Energy by model, consumer, workflow, workload, process, container, pod, gpu, component, node, source or layer
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
@@ -213,6 +215,9 @@ pub struct SciArguments {
     /// Only this model, or this version of it
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
     pub model: Option<ModelSelector>,
+    /// Break each version down by who asked, or by the workflow that it was asked for
+    #[arg(long, value_enum, value_name = "BY")]
+    pub by: Option<Entity>,
     /// Functional unit [default: total tokens where they are known, else requests]
     #[arg(long, value_enum)]
     pub per: Option<Per>,
@@ -236,13 +241,13 @@ pub struct EnergyArguments {
     /// When.
     #[command(flatten)]
     pub period: PeriodArguments,
-    /// Only this model, or this version of it (with --by model)
+    /// Only this model, or this version of it (with --by model, consumer or workflow)
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
     pub model: Option<ModelSelector>,
     /// What the rows are
     #[arg(long, value_enum, default_value_t = By::Model)]
     pub by: By,
-    /// Also joules per this functional unit (with --by model)
+    /// Also joules per this functional unit (with --by model, consumer or workflow)
     #[arg(long, value_enum)]
     pub per: Option<Per>,
     /// Boundary of model versions' energy: accelerator, host or idle
@@ -326,10 +331,15 @@ words! {
     Believed => Trust { Components = Components, Wall = Wall }
 }
 words! {
+    /// What versions are broken down by.
+    Entity => EntityKind { Consumer = Consumer, Workflow = Workflow }
+}
+words! {
     /// What rows of energy are about.
     By => EnergyBy {
         Model = Model, Workload = Workload, Process = Process, Container = Container, Pod = Pod, Gpu = Gpu,
         Component = Component, Node = Node, Source = Source, Layer = Layer,
+        Consumer = Consumer, Workflow = Workflow,
     }
 }
 

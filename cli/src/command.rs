@@ -19,11 +19,12 @@ fn window(arguments: &PeriodArguments, now: Timestamp) -> Result<TimeWindow, Fai
         .map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// `NAME@VERSION` of an answer, `unknown` for what is.
+/// `NAME@VERSION` of an answer, `unknown` for what is, and the part of it that the answer is about.
 pub(crate) fn version_name(answer: &SciAnswer) -> String {
     let unknown = || "unknown".to_owned();
     let subject = answer.subject.clone().unwrap_or_default();
-    format!("{}@{}", subject.model.unwrap_or_else(unknown), subject.model_version.unwrap_or_else(unknown))
+    let part = subject.entity.map_or_else(String::new, |entity| format!(" for {entity}"));
+    format!("{}@{}{part}", subject.model.unwrap_or_else(unknown), subject.model_version.unwrap_or_else(unknown))
 }
 
 /// Completes "no such model version" by those that the window does have.

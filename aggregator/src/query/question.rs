@@ -2,6 +2,7 @@
 
 use super::QueryError;
 use joulebook_proto::query as wire;
+use joulebook_sci::consumer::Entity;
 use joulebook_sci::reconcile::Trust;
 use joulebook_sci::{FunctionalUnit, IdlePolicy, Level, ModelVersion, Totals, VersionTotals};
 use joulebook_units::{UnixNanos, Window};
@@ -25,6 +26,8 @@ pub struct Question {
     pub policy: IdlePolicy,
     /// Which side is believed where components exceed the wall.
     pub trust: Trust,
+    /// What versions are broken down by; absent: not at all.
+    pub entity: Option<Entity>,
 }
 
 impl Question {
@@ -37,6 +40,7 @@ impl Question {
             level: level(request.level, Level::Facility)?,
             policy: policy(request.idle_policy)?,
             trust: trust(request.trust)?,
+            entity: entity(request.by)?,
             ..Self::selecting(selector)?
         })
     }
@@ -73,6 +77,7 @@ impl Question {
             level: Level::Facility,
             policy: IdlePolicy::ReservedCapacityTime,
             trust: Trust::Components,
+            entity: None,
         })
     }
 
@@ -182,6 +187,14 @@ fn trust(value: i32) -> Result<Trust, QueryError> {
     Ok(match known(wire::Trust::try_from(value), "trust")? {
         wire::Trust::Unspecified | wire::Trust::Components => Trust::Components,
         wire::Trust::Wall => Trust::Wall,
+    })
+}
+
+fn entity(value: i32) -> Result<Option<Entity>, QueryError> {
+    Ok(match known(wire::EntityKind::try_from(value), "breakdown")? {
+        wire::EntityKind::Unspecified => None,
+        wire::EntityKind::Consumer => Some(Entity::Consumer),
+        wire::EntityKind::Workflow => Some(Entity::Workflow),
     })
 }
 

@@ -46,6 +46,7 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
         "platform_bound_uj",
         "overcount_uj",
         "walls",
+        "entity",
     ];
     let rows = answers.iter().cloned().map(|answer| {
         let (subject, window) = (answer.subject.unwrap_or_default(), answer.window.unwrap_or_default());
@@ -92,6 +93,7 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
             input.platform_bound_uj.to_string(),
             input.overcount_uj.to_string(),
             input.walls.join(" "),
+            cell(subject.entity),
         ]
     });
     write(header.map(str::to_owned).to_vec(), rows)
