@@ -21,6 +21,7 @@ pub const IO: u8 = 74;
 /// The exit code of an agent that ended with this error.
 pub fn code(error: &RunError) -> u8 {
     match error {
+        RunError::Config(error) if error.is_permission() => PERMISSION,
         RunError::Config(_) | RunError::Target(_) => CONFIGURATION,
         RunError::Tls(error) if error.is_permission() => PERMISSION,
         RunError::Tls(_) => CONFIGURATION,

@@ -20,6 +20,7 @@ pub mod target;
 mod scrape;
 
 use crate::clock::Clock;
+use crate::directory::Directory;
 use crate::process::InferenceGroup;
 use crate::process::part::PartName;
 use joulebook_units::{BootNanos, Consumption, CountKind, Service};
@@ -32,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use preset::Presets;
 
 pub use gateway::Names;
-pub use push::{MeterDesk, PushError, PushSocket};
+pub use push::{Desks, MeterDesk, PushError, PushSocket, SpanDesk};
 pub use socket::ProcessId;
 pub use target::{Target, TargetConfig, TargetError};
 
@@ -104,15 +105,15 @@ impl Inference {
     /// # Errors
     /// The socket cannot be made.
     pub fn listen(&self, socket: &Path) -> Result<PushSocket, PushError> {
-        self.listen_beside(socket, None)
+        self.listen_beside(socket, Desks::default())
     }
 
-    /// The same, and takes what meters show.
+    /// The same, and takes what meters show, and measures spans.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn listen_beside(&self, socket: &Path, meters: Option<MeterDesk>) -> Result<PushSocket, PushError> {
-        push::listen(socket, self.around.clone(), self.out.clone(), meters)
+    pub fn listen_beside(&self, socket: &Path, desks: Desks) -> Result<PushSocket, PushError> {
+        push::listen(socket, self.around.clone(), self.out.clone(), desks)
     }
 
     /// A handle for scrapes on demand.
@@ -145,6 +146,23 @@ impl Scraper {
     }
 }
 
+/// Targets as they would be read.
+///
+/// # Errors
+/// A target's configuration is wrong.
+pub(crate) fn check(configured: Vec<TargetConfig>, presets: &Presets) -> Result<Vec<Target>, TargetError> {
+    let mut targets = Vec::new();
+    for (index, config) in configured.into_iter().enumerate() {
+        targets.push(Target::new(index, config, presets)?);
+    }
+    let mut urls = HashSet::new();
+    if let Some((index, twice)) = targets.iter().enumerate().find(|(_, target)| !urls.insert(&target.name)) {
+        let why = "another target has the same URL, so it would be counted twice; remove one";
+        return Err(TargetError::Key { index, key: "url", value: twice.name.clone(), why });
+    }
+    Ok(targets)
+}
+
 /// Starts a task per target on the current tokio runtime. `presets` are those that targets may name, `procfs` is the root
 /// of the process tables.
 ///
@@ -156,19 +174,24 @@ pub fn start(
     procfs: PathBuf,
     clock: Arc<dyn Clock>,
 ) -> Result<Inference, TargetError> {
-    let mut checked = Vec::new();
-    for (index, config) in targets.into_iter().enumerate() {
-        checked.push(Target::new(index, config, presets)?);
-    }
-    let targets = checked;
-    let mut urls = HashSet::new();
-    if let Some((index, twice)) = targets.iter().enumerate().find(|(_, target)| !urls.insert(&target.name)) {
-        let why = "another target has the same URL, so it would be counted twice; remove one";
-        return Err(TargetError::Key { index, key: "url", value: twice.name.clone(), why });
-    }
+    start_among(targets, presets, procfs, clock, watch::channel(Arc::default()).1)
+}
+
+/// The same among the pods of a directory.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_among(
+    targets: Vec<TargetConfig>,
+    presets: &Presets,
+    procfs: PathBuf,
+    clock: Arc<dyn Clock>,
+    directory: watch::Receiver<Arc<Directory>>,
+) -> Result<Inference, TargetError> {
+    let targets = check(targets, presets)?;
     let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
     let ticks_per_second = ticks.filter(|ticks| *ticks > 0).unwrap_or(TICKS_PER_SECOND);
-    let around = scrape::Surroundings { procfs, started: clock.boot(), clock, ticks_per_second };
+    let around = scrape::Surroundings { procfs, started: clock.boot(), clock, ticks_per_second, directory };
     let (sender, samples) = mpsc::channel(SAMPLES);
     let (groups_sender, groups) = watch::channel(Vec::new());
     let (failures_sender, failures) = watch::channel(BTreeMap::new());

@@ -2,11 +2,14 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_agent::clock::SystemClock;
+use joulebook_agent::collector::gaudi::serve::{HELPER as GAUDI_HELPER, serve as serve_gaudi};
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
-use joulebook_agent::config::{Config, EXAMPLE, Overrides};
+use joulebook_agent::config::{Config, EXAMPLE, Overrides, Role};
 use joulebook_agent::run::RunError;
-use joulebook_agent::{doctor, exit, presets, run};
+use joulebook_agent::{doctor, exit, measure, presets, reload};
+use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +75,27 @@ enum Command {
     /// Presets say what is counted on an engine's metric page: look at them, or try one on a page.
     #[command(subcommand)]
     Presets(PresetsCommand),
+    /// Run a command and say what energy the node used meanwhile, by the running agent's sensors, at rest apart.
+    ///
+    /// The report goes to standard error. Ends as the command ends; 69 if no agent answers, 77 if it may not be asked.
+    Measure(MeasureArguments),
+}
+
+/// Arguments of `measure`.
+#[derive(Debug, Args)]
+struct MeasureArguments {
+    /// The agent's socket for reports [default: push.socket of the configuration].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Run it so often, one run after the other, and tell mean and standard deviation.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repeat: u32,
+    /// Form of the report.
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+    /// The command and its arguments, behind `--`.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
 }
 
 /// What to do with presets.
@@ -119,13 +143,14 @@ enum Form {
 fn main() -> ExitCode {
     // The agent starts itself once more to hold the vendor's library, which may hang or crash.
     let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|first| first == HELPER) {
+    if let Some(first) = words.next().filter(|first| first == HELPER || first == GAUDI_HELPER) {
         let library = words.next().filter(|library| !library.is_empty()).map(PathBuf::from);
         let dcgm = words.next().and_then(|url| url.into_string().ok());
-        return match serve_nvml(library.as_deref(), dcgm.as_deref()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(exit::TEMPORARY),
+        let served = match first == HELPER {
+            true => serve_nvml(library.as_deref(), dcgm.as_deref()),
+            false => serve_gaudi(library.as_deref()),
         };
+        return if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(exit::TEMPORARY) };
     }
     let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -151,7 +176,10 @@ fn main() -> ExitCode {
         Some(Command::Presets(wish)) => {
             Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| tell_presets(&config, &wish))
         }
-        None => Config::load(file.as_deref(), overrides).map_err(RunError::from).and_then(serve),
+        Some(Command::Measure(wish)) => {
+            Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| measure(&config, &wish))
+        }
+        None => serve(file, overrides),
     };
     match ended {
         Ok(code) => code,
@@ -181,7 +209,10 @@ fn overrides(arguments: Arguments) -> Overrides {
 fn examine(config: &Config, arguments: &DoctorArguments) -> Result<ExitCode, RunError> {
     let time = Duration::from_secs(arguments.seconds);
     let look = doctor::Look { time, ..doctor::Look::default() };
-    let node = config.node_name()?.to_string();
+    let node = match config.role {
+        Role::Node => config.node_name()?.to_string(),
+        Role::BmcPoller => config.poller_name()?.to_string(),
+    };
     let findings = doctor::look(config, node, &SystemClock, look, &arguments.nvidia_smi);
     let text = match arguments.output {
         Form::Text => doctor::write(&findings),
@@ -211,7 +242,28 @@ fn tell_presets(config: &Config, wish: &PresetsCommand) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<ExitCode, RunError> {
+fn measure(config: &Config, wish: &MeasureArguments) -> ExitCode {
+    let socket = wish.socket.as_deref().or(config.push.socket.as_deref());
+    match measure::measure(socket, wish.repeat, &wish.command) {
+        Ok(measured) => {
+            let text = match wish.output {
+                Form::Text => measure::write(&measured),
+                Form::Json => serde_json::to_string_pretty(&measured).unwrap_or_default() + "\n",
+            };
+            // A closed pipe is the reader's choice, not a failure.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            let code = measured.runs.last().map_or(0, |run| run.exit_code);
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
+        }
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn serve(path: Option<PathBuf>, overrides: Overrides) -> Result<ExitCode, RunError> {
+    let config = Config::load(path.as_deref(), overrides.clone())?;
     keep_descriptors();
     // Question: one thread or several for the tasks? A tick works a millisecond a second, a session less, and the disk has
     // a thread of its own. Several threads would wake each other for every tick and message, which costs 80 to 100 µs a
@@ -224,13 +276,16 @@ fn serve(config: Config) -> Result<ExitCode, RunError> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(|source| RunError::Start { source })?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|source| RunError::Start { source })?;
-        let shutdown = async {
+        let stopped = std::pin::pin!(async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-        };
-        run::run(config, Arc::new(SystemClock), shutdown).await.map(|()| ExitCode::SUCCESS)
+        });
+        let file = ConfigFile::watch(path.clone(), LOOK_EVERY).map_err(|source| RunError::Start { source })?;
+        let read = || Config::read(path.as_deref(), overrides.clone());
+        let running = reload::run_reloading(config, file, read, Arc::new(SystemClock), stopped);
+        running.await.map(|()| ExitCode::SUCCESS)
     })
 }
 

@@ -29,6 +29,7 @@ mod count;
 pub mod devices;
 pub mod idle;
 mod refusals;
+mod snapshot;
 
 /// Held values are repeated after this many rows even if they did not change.
 const HELD_ROWS: u64 = 5;
@@ -64,8 +65,8 @@ pub struct Parts {
     pub batch_rows: usize,
     /// The sources, already discovered.
     pub sources: Sources,
-    /// The workloads.
-    pub workloads: Workloads,
+    /// The workloads; none where what is read is another machine's.
+    pub workloads: Option<Workloads>,
     /// Idle power of one CPU package that is metered, as configured or from a table.
     pub package_idle: Option<(Milliwatts, IdleOrigin)>,
     /// Counts of inference servers.
@@ -112,6 +113,8 @@ struct Meter {
     tracker: Option<Tracker>,
     value: u64,
     last: Option<BootNanos>,
+    /// Stretches in which its energy is unknown.
+    gaps: u64,
     idle: IdlePower,
     /// Power while something is resident and nothing runs.
     resident_idle: IdlePower,
@@ -197,9 +200,12 @@ impl Sampler {
         let groups = self.parts.groups.borrow_and_update().clone();
         if !used.is_empty() {
             let pids = used.iter().flat_map(|used| used.users.iter().map(|user| user.pid)).collect();
-            self.parts.workloads.name_device_users(pids);
+            if let Some(workloads) = &mut self.parts.workloads {
+                workloads.name_device_users(pids);
+            }
         }
-        let sample = self.parts.workloads.is_due(now).then(|| self.parts.workloads.sample(now, &groups));
+        let due = self.parts.workloads.as_mut().filter(|workloads| workloads.is_due(now));
+        let sample = due.map(|workloads| workloads.sample(now, &groups));
         if let Some(sample) = &sample {
             self.device_users.clone_from(&sample.device_users);
         }
@@ -335,6 +341,7 @@ impl Sampler {
             Step::Gap(gap) => {
                 let from = (gap.to < at).then_some(Point { at: gap.to, value: meter.value });
                 meter.value = meter.value.saturating_add(gap.after);
+                meter.gaps += 1;
                 let (low, high) = (gap.low, gap.high);
                 self.book.gap(EnergyGap { series, from: gap.from, to: gap.to, reason: gap.reason, low, high });
                 from
@@ -408,6 +415,7 @@ impl Sampler {
             tracker,
             value,
             last: None,
+            gaps: 0,
             // What is inside another source has no floor of its own.
             idle: IdlePower::new(stated.filter(|_| source.contained_in.is_none())),
             resident_idle: IdlePower::new(None),
@@ -442,6 +450,7 @@ impl Sampler {
         {
             tracker.lose();
             if let Some(gap) = tracker.declare_lost(now) {
+                meter.gaps += 1;
                 let series = meter.series;
                 let Unknown { from, to, reason, low, high, .. } = gap;
                 self.book.gap(EnergyGap { series, from, to, reason, low, high });

@@ -6,17 +6,18 @@ use crate::ingest::Counters;
 use crate::ingest::commit::SKEW_NANOS;
 use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
-use crate::store::{Book, NodeRecord, Run, StoreError};
+use crate::store::{Book, NodeRecord, PollerRecord, Run, StoreError};
 use care::{Care, Steps};
 use joulebook_proto::admin::admin_service_server::AdminService;
 use joulebook_proto::admin::{
     BackupRequest, BackupResponse, DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse,
-    ListBackupsRequest, ListBackupsResponse, NodeStatus, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
+    ListBackupsRequest, ListBackupsResponse, NodeStatus, PollerStatus, SourceStatus, StreamStatus, VerifyRequest,
+    VerifyResponse,
 };
-use joulebook_units::{CountKind, NodeName, Service, Subject, UnixNanos, Window};
+use joulebook_units::{CountKind, NodeName, Service, SourceState, Subject, UnixNanos, Window};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -29,7 +30,7 @@ const DUMP_AHEAD: usize = 64;
 pub struct Admin {
     book: Arc<Book>,
     counters: Arc<Counters>,
-    periods: Periods,
+    periods: watch::Receiver<Periods>,
     care: Care,
 }
 
@@ -40,7 +41,7 @@ impl Admin {
         store: Arc<RocksStore>,
         book: Arc<Book>,
         counters: Arc<Counters>,
-        periods: Periods,
+        periods: watch::Receiver<Periods>,
         backups: Option<PathBuf>,
     ) -> Self {
         Self { book, counters, periods, care: Care::new(store, backups) }
@@ -78,6 +79,7 @@ impl AdminService for Admin {
                 acked_sequence: stream.acked,
                 lost_records: stream.lost_records,
                 rejected_samples: stream.rejected_values,
+                poller: stream.poller.as_ref().map(ToString::to_string).unwrap_or_default(),
             })
         };
         let mut nodes: Vec<NodeStatus> =
@@ -102,7 +104,7 @@ impl AdminService for Admin {
         let (out, responses) = mpsc::channel(DUMP_AHEAD);
         // Without any row there is nothing to read.
         if let (Some(first), Some(last)) = (node.first_row, node.last_row) {
-            let kept = first.max(retention::before(last, self.periods.rows));
+            let kept = first.max(retention::before(last, self.periods.borrow().rows));
             let start = request.start_unix_nanos.map_or(kept, UnixNanos);
             let end = request.end_unix_nanos.map_or(UnixNanos(last.0.saturating_add(1)), UnixNanos);
             let window = Window::new(start, end).ok_or_else(|| Status::invalid_argument("end before start"))?;
@@ -157,10 +159,6 @@ fn response(run: &Run) -> DumpResponse {
 }
 
 fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
-    let source = |state: &joulebook_units::SourceState| SourceStatus {
-        source_id: state.source.id.clone(),
-        unavailable_reason: state.unavailable.clone().unwrap_or_default(),
-    };
     NodeStatus {
         node: node.inventory.node.to_string(),
         site: node.inventory.placement.site.clone().unwrap_or_default(),
@@ -170,9 +168,27 @@ fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
         last_row_unix_nanos: node.last_row.map(|at| at.0),
         connected: node.connected,
         agent_version: node.inventory.agent_version.clone(),
-        sources: node.inventory.sources.iter().map(source).collect(),
+        sources: node.inventory.sources.iter().map(source_status).collect(),
         clock_skew_nanos: node.clock_skew_nanos,
         clock_skewed: node.clock_skew_nanos.unsigned_abs() > SKEW_NANOS,
+        pollers: node.pollers.iter().map(poller_status).collect(),
+    }
+}
+
+fn poller_status(poller: &PollerRecord) -> PollerStatus {
+    PollerStatus {
+        name: poller.name.to_string(),
+        connected: poller.connected,
+        agent_version: poller.inventory.agent_version.clone(),
+        clock_skew_nanos: poller.clock_skew_nanos,
+        sources: poller.inventory.sources.iter().map(source_status).collect(),
+    }
+}
+
+fn source_status(state: &SourceState) -> SourceStatus {
+    SourceStatus {
+        source_id: state.source.id.clone(),
+        unavailable_reason: state.unavailable.clone().unwrap_or_default(),
     }
 }
 

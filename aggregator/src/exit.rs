@@ -1,6 +1,5 @@
 //! Exit codes: what a supervisor or a script can tell from the end of the process.
 
-use crate::config::ConfigError;
 use crate::dev_certs::DevCertsError;
 use crate::run::RunError;
 use crate::store::StoreError;
@@ -30,11 +29,7 @@ pub fn dev_certs_code(error: &DevCertsError) -> u8 {
 /// The code of an error.
 pub fn code(error: &RunError) -> u8 {
     match error {
-        RunError::Config(ConfigError::Unreadable { source, .. })
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
-            PERMISSION
-        }
+        RunError::Config(error) if error.is_permission() => PERMISSION,
         RunError::Tls(error) if error.is_permission() => PERMISSION,
         RunError::Config(_) | RunError::Tls(_) => CONFIGURATION,
         RunError::Listen { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => PERMISSION,

@@ -2,11 +2,13 @@
 
 use clap::{Args, Parser, Subcommand};
 use joulebook_aggregator::clock::{Clock, SystemClock};
-use joulebook_aggregator::config::{Config, EXAMPLE};
+use joulebook_aggregator::config::{Config, ConfigError, EXAMPLE};
 use joulebook_aggregator::dev_certs::{self, DevCertsError};
-use joulebook_aggregator::run::{RunError, run};
+use joulebook_aggregator::reload::Reload;
+use joulebook_aggregator::run::{RunError, run_reloading};
 use joulebook_aggregator::{exit, offline};
-use joulebook_units::NodeName;
+use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
+use joulebook_units::{NodeName, PollerName};
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,9 @@ struct Arguments {
     /// Folder of the database [default: /var/lib/joulebook]
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+    /// File of the pods and labels of nodes, which agents are told [default: none]
+    #[arg(long, value_name = "FILE")]
+    node_directory: Option<PathBuf>,
     /// Serve plaintext, on a loopback address only
     #[arg(long)]
     insecure_loopback: bool,
@@ -55,13 +60,16 @@ struct Arguments {
 /// Something other than to serve.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make certificates of a new CA for one machine: server, operator and agents; nothing is overwritten
+    /// Make certificates of a new CA for one machine: server, operator, agents and pollers; nothing is overwritten
     DevCerts {
         /// Folder to write to; made if it is missing
         folder: PathBuf,
         /// Node that gets an agent's certificate; may be given several times [default: the host name]
         #[arg(long, value_name = "NAME")]
         node: Vec<NodeName>,
+        /// Poller that gets a certificate; may be given several times
+        #[arg(long, value_name = "NAME")]
+        poller: Vec<PollerName>,
     },
     /// Restore a backup to a missing or empty folder of a database; no aggregator may serve it
     Restore {
@@ -135,7 +143,7 @@ fn main() -> ExitCode {
 /// Does something other than to serve, and returns the exit code.
 fn apart(command: &Command) -> u8 {
     let done = match command {
-        Command::DevCerts { folder, node } => make_certificates(folder, node)
+        Command::DevCerts { folder, node, poller } => make_certificates(folder, node, poller)
             .map(|()| 0)
             .map_err(|error| (exit::dev_certs_code(&error), error.to_string())),
         Command::Restore { from, backup, place } => place.of_database().and_then(|data_dir| {
@@ -172,27 +180,36 @@ impl Place {
     }
 }
 
-fn make_certificates(folder: &Path, nodes: &[NodeName]) -> Result<(), DevCertsError> {
+fn make_certificates(folder: &Path, nodes: &[NodeName], pollers: &[PollerName]) -> Result<(), DevCertsError> {
     let host = || nix::unistd::gethostname().ok()?.into_string().ok()?.parse().ok();
     let nodes = if nodes.is_empty() { host().into_iter().collect() } else { nodes.to_vec() };
-    for path in dev_certs::write(folder, &nodes, SystemClock.unix())? {
+    for path in dev_certs::write(folder, &nodes, pollers, SystemClock.unix())? {
         // A closed pipe: whoever reads has read enough.
         let _ = writeln!(io::stdout(), "{}", path.display());
     }
     Ok(())
 }
 
-fn start(arguments: Arguments) -> Result<(), RunError> {
+/// The file's configuration with the flags over it.
+fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = match &arguments.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),
     };
     config.listen = arguments.listen.unwrap_or(config.listen);
-    config.data_dir = arguments.data_dir.unwrap_or(config.data_dir);
+    config.data_dir = arguments.data_dir.clone().unwrap_or(config.data_dir);
     config.insecure_loopback |= arguments.insecure_loopback;
-    config.tls.certificate = arguments.tls_cert.or(config.tls.certificate);
-    config.tls.key = arguments.tls_key.or(config.tls.key);
-    config.tls.client_ca = arguments.tls_ca.or(config.tls.client_ca);
+    if let Some(file) = &arguments.node_directory {
+        config.node_directory = Some(file.clone());
+    }
+    config.tls.certificate = arguments.tls_cert.clone().or(config.tls.certificate);
+    config.tls.key = arguments.tls_key.clone().or(config.tls.key);
+    config.tls.client_ca = arguments.tls_ca.clone().or(config.tls.client_ca);
+    Ok(config)
+}
+
+fn start(arguments: Arguments) -> Result<(), RunError> {
+    let config = configuration(&arguments)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|_| RunError::Stuck)?;
     let ended = runtime.block_on(async {
         let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -205,7 +222,10 @@ fn start(arguments: Arguments) -> Result<(), RunError> {
                 _ = interrupt.recv() => {}
             }
         };
-        run(config, Arc::new(SystemClock), tokio::sync::oneshot::channel().0, stopped).await
+        let Ok(file) = ConfigFile::watch(arguments.config.clone(), LOOK_EVERY) else { return Err(RunError::Stuck) };
+        let reload = Reload::new(file, move || configuration(&arguments));
+        let nobody = tokio::sync::oneshot::channel().0;
+        run_reloading(config, Some(reload), Arc::new(SystemClock), nobody, stopped).await
     });
     // A backup cannot be stopped while RocksDB copies files; nothing that was acknowledged waits for it.
     runtime.shutdown_timeout(LAST_WAIT);

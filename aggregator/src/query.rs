@@ -4,6 +4,7 @@
 //! moment; the same rows give the same answer.
 
 mod accelerator;
+mod alias;
 mod amount;
 mod answer;
 mod consumer;
@@ -12,6 +13,7 @@ mod explain;
 mod gather;
 mod input;
 mod layer;
+mod name;
 mod question;
 
 use crate::clock::Clock;
@@ -20,14 +22,17 @@ use crate::store::{Book, StoreError};
 use gather::Gathered;
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::{
-    ExplainRequest, ExplainResponse, GetEnergyRequest, GetEnergyResponse, GetSciRequest, GetSciResponse,
+    ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
+    GetEnergyResponse, GetSciRequest, GetSciResponse,
 };
 use joulebook_sci::consumer::Consumers;
 use joulebook_sci::{ModelVersion, SlotTerm, Totals};
 use joulebook_units::Window;
+use name::Names;
 use question::Question;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// Largest answer in bytes: the terms of a year of slots.
@@ -65,6 +70,8 @@ impl From<QueryError> for Status {
 /// A computed question: totals and, when asked for, every term that entered them.
 struct Computed<'a> {
     gathered: Gathered<'a>,
+    /// Factors that it was made with.
+    factors: Arc<Factors>,
     totals: Totals,
     terms: Vec<Terms>,
     /// Meters that contain parts or nodes.
@@ -82,13 +89,13 @@ struct Terms {
 /// The query service.
 pub struct Query {
     book: Arc<Book>,
-    factors: Arc<Factors>,
+    factors: watch::Receiver<Arc<Factors>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Query {
-    /// A service over a book.
-    pub fn new(book: Arc<Book>, factors: Arc<Factors>, clock: Arc<dyn Clock>) -> Self {
+    /// A service over a book, with the factors that are in force when a question comes.
+    pub fn new(book: Arc<Book>, factors: watch::Receiver<Arc<Factors>>, clock: Arc<dyn Clock>) -> Self {
         Self { book, factors, clock }
     }
 
@@ -109,7 +116,7 @@ impl Query {
         let context = answer::Context {
             computed: &computed,
             question: &question,
-            factors: &self.factors,
+            factors: &computed.factors,
             book: &self.book,
             generated_at,
             share: None,
@@ -149,9 +156,10 @@ impl Query {
         let computed = self.compute(&question, true)?;
         let selected = question.select(&computed.totals)?;
         let [(version, totals)] = selected.as_slice() else {
-            let names: Vec<String> = selected.iter().map(|(version, _)| question::version_name(version)).collect();
+            let names = Names::of(selected.iter().map(|(version, _)| *version));
+            let names: Vec<String> = selected.iter().map(|(version, _)| names.full(version)).collect();
             return Err(QueryError::Invalid(format!(
-                "explain takes one model version; name one of: {}",
+                "explain takes one model version; name one of, by version, weights and set-up: {}",
                 names.join(", ")
             )));
         };
@@ -159,7 +167,7 @@ impl Query {
         let context = answer::Context {
             computed: &computed,
             question: &question,
-            factors: &self.factors,
+            factors: &computed.factors,
             book: &self.book,
             generated_at,
             share: None,
@@ -168,8 +176,19 @@ impl Query {
         Ok(explain::explain(&computed, version, totals, answer))
     }
 
+    /// What a name stood for.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn alias_history(&self, request: &GetAliasHistoryRequest) -> Result<GetAliasHistoryResponse, QueryError> {
+        let window = question::window(request.window.as_ref())?;
+        let factors = Arc::clone(&self.factors.borrow());
+        alias::history(&Gathered::new(&self.book, &factors, window, self.clock.unix())?, &request.alias)
+    }
+
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
-        let gathered = Gathered::new(&self.book, &self.factors, question.window, self.clock.unix())?;
+        let factors = Arc::clone(&self.factors.borrow());
+        let gathered = Gathered::new(&self.book, &factors, question.window, self.clock.unix())?;
         let mut totals = Totals::new(question.level, question.policy);
         let mut terms = Vec::new();
         let mut meters = BTreeMap::new();
@@ -188,7 +207,7 @@ impl Query {
                 terms.push(Terms { slot, by_version });
             }
         }
-        Ok(Computed { gathered, totals, terms, meters, pues })
+        Ok(Computed { gathered, factors, totals, terms, meters, pues })
     }
 }
 
@@ -225,6 +244,13 @@ impl QueryService for Answering {
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         self.ask(request, Query::explain).await
+    }
+
+    async fn get_alias_history(
+        &self,
+        request: Request<GetAliasHistoryRequest>,
+    ) -> Result<Response<GetAliasHistoryResponse>, Status> {
+        self.ask(request, Query::alias_history).await
     }
 }
 

@@ -3,10 +3,12 @@
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::directory::{self, Directories};
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::ledger::Ledger;
 use crate::query::Query;
+use crate::reload::{Live, Reload};
 use crate::server::accept::{Gate, Transport};
 use crate::server::tls::{Renewal, TlsError};
 use crate::server::{self, ServeError};
@@ -14,6 +16,7 @@ use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
 use crate::store::space::Space;
 use crate::store::{Book, Store, StoreError, schema};
+use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,7 +77,22 @@ pub async fn run(
     ready: oneshot::Sender<SocketAddr>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    run_reloading(config, None, clock, ready, shutdown).await
+}
+
+/// The same, and takes over what `reload` reads again.
+pub async fn run_reloading(
+    config: Config,
+    reload: Option<Reload>,
+    clock: Arc<dyn Clock>,
+    ready: oneshot::Sender<SocketAddr>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let factors = config.check()?;
+    let all_pods = match &config.node_directory {
+        Some(path) => Directories::read(path, clock.unix())?,
+        None => Directories::default(),
+    };
     let counters = Arc::new(Counters::default());
     // Read before anything is opened, so that files that cannot be used change nothing.
     let renewal = renewal(&config, &clock, &counters)?;
@@ -87,29 +105,43 @@ pub async fn run(
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
+    let telemetry = telemetry.with_pollers(config.pollers()?);
+    let (told, directories) = watch::channel(Arc::new(all_pods));
+    let telemetry = telemetry.telling(directories);
+    if let Some(path) = config.node_directory.clone() {
+        let Ok(file) = ConfigFile::watch(Some(path.clone()), LOOK_EVERY) else { return Err(RunError::Stuck) };
+        let (now, counters) = (Arc::clone(&clock), Arc::clone(&counters));
+        tasks.spawn(until_stop(directory::follow(path, file, move || now.unix(), told, counters), stopping.clone()));
+    }
     let pressure = committer.pressure();
     let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
     tasks.spawn(until_stop(memory, memory_stops));
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
-    let retention = Retention { book: Arc::clone(&book), space: Arc::clone(&space), periods: config.periods() };
+    let (factors, periods) = (watch::Sender::new(Arc::new(factors)), watch::Sender::new(config.periods()));
+    let retention = Retention { book: Arc::clone(&book), space: Arc::clone(&space), periods: periods.subscribe() };
     tasks.spawn(retention.run(Arc::clone(&clock), stopping.clone()));
     tasks.spawn(note_manifest(Arc::clone(&store), Arc::clone(&space), stopping.clone()));
     let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock)).while_open(Arc::clone(&space));
     let ledger_stops = stopping.clone();
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
-    let query = Query::new(Arc::clone(&book), Arc::new(factors), Arc::clone(&clock));
-    let (backups, periods) = (config.backup_dir.clone(), config.periods());
-    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), periods, backups);
+    let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
+    let (backups, kept) = (config.backup_dir.clone(), periods.subscribe());
+    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), kept, backups);
     let (routes, health) = server::services(telemetry, admin, query).await?;
-    tasks.spawn(watch_space(space, health, pressure, Arc::clone(&counters), stopping.clone()));
+    tasks.spawn(watch_space(Arc::clone(&space), health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
-    let gate = Gate::new(transport, config.limits(), clock, counters);
+    let gate = Gate::new(transport, config.limits()?, clock, Arc::clone(&counters));
+    let listens_at = config.listen;
+    let live = Live { factors, periods, space };
+    if let Some(reload) = reload {
+        tasks.spawn(until_stop(reload.run(config, live, counters), stopping.clone()));
+    }
     if let Some(renewal) = renewal {
         tasks.spawn(until_stop(renewal.run(), stopping.clone()));
     }
-    let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: config.listen, source })?;
+    let (listener, address) = listen(socket).map_err(|source| RunError::Listen { listen: listens_at, source })?;
     tracing::info!("listening on {address}");
     // Nobody waits for the address outside tests.
     let _ = ready.send(address);
@@ -234,7 +266,7 @@ async fn note_manifest(
 struct Retention {
     book: Arc<Book>,
     space: Arc<Space>,
-    periods: Periods,
+    periods: watch::Receiver<Periods>,
 }
 
 impl Retention {
@@ -249,7 +281,7 @@ impl Retention {
             if !self.space.is_open() {
                 continue;
             }
-            let (book, periods, now) = (Arc::clone(&self.book), self.periods, clock.unix());
+            let (book, periods, now) = (Arc::clone(&self.book), *self.periods.borrow(), clock.unix());
             match tokio::task::spawn_blocking(move || retention::apply(&book, &periods, now)).await? {
                 // The committer ends the process once there is room.
                 Err(StoreError::Full { .. }) => {}

@@ -46,7 +46,11 @@ pub fn window(
     Window::new(nanos(start)?, nanos(end)?).ok_or(InvalidPeriod::Empty(start, end))
 }
 
-fn instant(text: &str) -> Result<Timestamp, InvalidPeriod> {
+/// An instant as it may be written.
+///
+/// # Errors
+/// [`InvalidPeriod::Time`].
+pub fn instant(text: &str) -> Result<Timestamp, InvalidPeriod> {
     let invalid = || InvalidPeriod::Time(text.to_owned());
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);

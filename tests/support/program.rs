@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use regex::Regex;
 
@@ -114,6 +114,13 @@ impl Program {
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGKILL);
         self.wait()
+    }
+
+    /// Sends SIGHUP to the process, which asks a daemon to read its configuration again, and does not wait.
+    pub fn hang_up(&self) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGHUP);
+        }
     }
 
     /// Sends SIGTERM to the group and does not wait.

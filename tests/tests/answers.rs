@@ -14,13 +14,16 @@ use joulebook_units::UnixNanos;
 use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::sync::watch;
 
+#[path = "answers/cost.rs"]
+mod cost;
 #[path = "answers/walls.rs"]
 mod walls;
 
 fn query(aggregator: &Aggregator) -> Query {
     let factors = Factors::new(&FactorConfig::default()).expect("the embedded tables");
-    Query::new(Arc::clone(&aggregator.book), Arc::new(factors), Arc::new(At(aggregator.now)))
+    Query::new(Arc::clone(&aggregator.book), watch::channel(Arc::new(factors)).1, Arc::new(At(aggregator.now)))
 }
 
 /// A window of whole seconds inside the histories, from two fractions.
@@ -159,7 +162,7 @@ proptest! {
 
         // What explain prints adds up to what it explains.
         if let Some(version) = from_cells.0[0].first().and_then(|answer| answer.subject.clone()) {
-            let selector = Some(ModelSelector { model: version.model, version: version.model_version });
+            let selector = Some(ModelSelector { model: version.model, version: version.model_version, ..ModelSelector::default() });
             let asked = GetSciRequest { selector, ..question(asked, IdlePolicy::ReservedCapacityTime, Level::Facility) };
             let explained = query.explain(&ExplainRequest { question: Some(asked) }).expect("well-formed");
             let carbon = explained.answer.and_then(|answer| answer.carbon).expect("grams");

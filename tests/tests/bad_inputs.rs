@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "functions that tests call may fail the test")]
 
 use std::ffi::OsStr;
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -67,6 +68,28 @@ fn a_duration_without_a_unit_and_a_power_usage_below_one_are_named() {
 fn a_missing_folder_is_named_with_what_to_do() {
     refuses(Some("[spool]\ndir = \"DATA/missing/spool\"\n"), None, 78, &["missing"]);
     refuses(None, Some("data_dir = \"DATA/missing/db\"\n"), 78, &["missing"]);
+}
+
+#[test]
+fn b63_a_configuration_that_others_may_write_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, data) = (folder.path().join("config.toml"), folder.path().join("data"));
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(&config, "insecure_loopback = true\n").unwrap();
+    std::fs::set_permissions(&config, Permissions::from_mode(0o646)).unwrap();
+    for program in ["joulebook-agent", "joulebook-aggregator"] {
+        refused(program, &["--config".as_ref(), config.as_os_str()], 77, &["config.toml", "chmod o-w"], &data);
+    }
+}
+
+#[test]
+fn b75_a_folder_that_nobody_may_write_to_is_a_permission_error() {
+    let folder = tempfile::tempdir().unwrap();
+    // Not even root makes a folder there, whether sysfs is mounted read-only or not.
+    for (program, flag) in [("joulebook-agent", "--spool-dir"), ("joulebook-aggregator", "--data-dir")] {
+        let arguments = ["--insecure-loopback", flag, "/sys/joulebook"];
+        refused(program, &arguments, 77, &["/sys/joulebook"], folder.path());
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What is wrong with a configuration, where, and what would be right.
 
 use crate::inference::preset::PresetError;
+use joulebook_proto::config_file::is_writable_by_others;
 use joulebook_proto::credentials::SecurityUnclear;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A configuration that no agent may start with.
@@ -60,6 +60,12 @@ pub enum ConfigError {
         /// Why.
         source: joulebook_units::InvalidId,
     },
+    /// A poller's name that is none.
+    #[error("configuration key `poller`: {source}")]
+    Poller {
+        /// Why.
+        source: joulebook_units::InvalidId,
+    },
     /// Neither TLS nor plaintext, or both.
     #[error(transparent)]
     Security(#[from] SecurityUnclear),
@@ -72,6 +78,15 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// Whether a permission is the reason (exit code 77), not the content (78).
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
+            Self::WritableByOthers { .. } => true,
+            _ => false,
+        }
+    }
+
     pub(super) fn value(key: &'static str, rule: &'static str) -> Self {
         Self::Value { key, rule }
     }
@@ -110,9 +125,8 @@ fn nearest_key(message: &str) -> String {
 }
 
 pub(super) fn refuse_writable_by_others(path: &Path) -> Result<(), ConfigError> {
-    let metadata =
-        std::fs::metadata(path).map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
-    if metadata.mode() & 0o002 != 0 {
+    let exposed = is_writable_by_others(path);
+    if exposed.map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })? {
         return Err(ConfigError::WritableByOthers { path: path.to_path_buf() });
     }
     Ok(())

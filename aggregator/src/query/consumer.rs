@@ -3,6 +3,7 @@
 use super::QueryError;
 use super::amount::Amount;
 use super::energy::{Columns, key, left_over, row, version_row};
+use super::name::Names;
 use super::question::Question;
 use super::{Computed, energy};
 use joulebook_proto::query::EnergyRow;
@@ -58,6 +59,7 @@ pub fn rows(computed: &Computed<'_>, question: &Question, entity: Entity) -> Res
     let consumers = Consumers::new(totals, entity);
     let selected: BTreeSet<&ModelVersion> = question.select(totals)?.into_iter().map(|(version, _)| version).collect();
     let columns = Columns::of(totals);
+    let names = Names::of(totals.versions.keys());
     let (mut rows, mut outside, mut others) = (Vec::new(), Amount::default(), Amount::default());
     for (version, whole) in &totals.versions {
         let all = Amount::of_version(whole.cost.with_idle(), whole.simulated.with_idle());
@@ -75,7 +77,7 @@ pub fn rows(computed: &Computed<'_>, question: &Question, entity: Entity) -> Res
             let account = if part.consumer.is_some() { "consumer" } else { DIRECT };
             let (kind, name) = part.consumer.map_or_else(Default::default, |one| (one.kind, one.name));
             let known = |name: &Option<String>| name.clone().unwrap_or_else(|| "unresolved".to_owned());
-            let key = row_key(account, [&kind, &name, &known(&version.model), &known(&version.version), ""]);
+            let key = row_key(account, [&kind, &name, &known(&version.model), &names.version(version), ""]);
             let mut row = version_row(computed, question, &columns, (key, whole, &part.totals));
             row.units = unit.count(&part.totals.cost.used);
             rows.push(row);

@@ -292,7 +292,9 @@ fn not_ours(dir: &Path, reason: &str) -> StoreError {
 
 fn folder(dir: &Path, error: &io::Error) -> StoreError {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => StoreError::Permission { dir: dir.to_owned() },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            StoreError::Permission { dir: dir.to_owned() }
+        }
         io::ErrorKind::NotADirectory => not_ours(dir, "it is not a folder"),
         io::ErrorKind::NotFound => StoreError::Missing { dir: dir.to_owned() },
         io::ErrorKind::StorageFull => StoreError::Full { what: format!("opening the folder {}", dir.display()) },

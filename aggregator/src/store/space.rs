@@ -8,6 +8,7 @@
 use nix::sys::statvfs::statvfs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// How much must be free: the larger of both.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,14 +43,19 @@ impl Least {
 #[derive(Debug)]
 pub struct Space {
     folder: PathBuf,
-    least: Least,
+    least: Mutex<Least>,
     closed: AtomicBool,
 }
 
 impl Space {
     /// The disk that holds `folder`.
     pub fn new(folder: &Path, least: Least) -> Self {
-        Self { folder: folder.to_owned(), least, closed: AtomicBool::new(false) }
+        Self { folder: folder.to_owned(), least: Mutex::new(least), closed: AtomicBool::new(false) }
+    }
+
+    /// Leaves this much free from now on.
+    pub fn leave(&self, least: Least) {
+        *self.least.lock().unwrap_or_else(PoisonError::into_inner) = least;
     }
 
     /// Looks at the disk: whether there is room to write. Once there was none, a fifth more must be free again, so that
@@ -60,7 +66,8 @@ impl Space {
             return true;
         };
         let (free, total) = (disk.blocks_available() * disk.fragment_size(), disk.blocks() * disk.fragment_size());
-        let open = has_room(free, self.least.of(total), self.closed.load(Ordering::Relaxed));
+        let least = *self.least.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = has_room(free, least.of(total), self.closed.load(Ordering::Relaxed));
         self.closed.store(!open, Ordering::Relaxed);
         open
     }

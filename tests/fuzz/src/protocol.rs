@@ -21,6 +21,7 @@ use joulebook_units::{
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 const NOW: UnixNanos = UnixNanos(1_790_000_000 * UnixNanos::PER_SECOND);
 
@@ -153,6 +154,7 @@ fn opening(input: &mut Unstructured<'_>) -> Result<Opening> {
             hardware: Hardware::default(),
             placement: Placement::default(),
         },
+        poller: if input.ratio(1, 4)? { Some("outside".parse().expect("a name")) } else { None },
         epoch: u64::from(input.int_in_range(0..=4u8)?),
         boot: BootId([input.int_in_range(4..=5u8)?; 16]),
         boot_time: BootNanos(if input.ratio(1, 8)? { input.arbitrary()? } else { 1_000_000_000_000 }),
@@ -227,7 +229,7 @@ pub fn question(data: &[u8]) {
         static QUERY: Query = {
             let book = Arc::new(Book::open(Arc::new(MemoryStore::new())).expect("an empty store"));
             let config = Config { insecure_loopback: true, ..Config::default() };
-            Query::new(book, Arc::new(config.check().expect("the defaults")), Arc::new(StillClock))
+            Query::new(book, watch::channel(Arc::new(config.check().expect("the defaults"))).1, Arc::new(StillClock))
         };
     }
     QUERY.with(|query| {

@@ -1,0 +1,124 @@
+//! A changed configuration is taken over while the agent runs: it is proved first, then an agent with the new one takes the
+//! place of the old one in the same process. What is wrong changes nothing.
+//!
+//! Question: why not change the parts that differ? Because every part would need a second way to come about, which nobody
+//! tests as often as the start. A start on the same boot is exact anyway: counters go on from the spool's baselines, and
+//! records that were not acknowledged are sent again.
+
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::inference;
+use crate::run::{Ending, RunError, run_until, security};
+use joulebook_proto::config_file::{ConfigFile, RELOAD_FAILURES, RELOADS};
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// Why a changed configuration is not taken over.
+#[derive(Debug, thiserror::Error)]
+enum ReloadError {
+    #[error(transparent)]
+    Wrong(#[from] RunError),
+    #[error("`{0}` cannot change while the agent runs: start it again, or set the key back")]
+    Fixed(&'static str),
+}
+
+/// Runs an agent until `stopped` completes. When `file` says so, `read` reads the configuration again, flags of the command
+/// line included.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_reloading(
+    config: Config,
+    mut file: ConfigFile,
+    read: impl Fn() -> Result<Config, ConfigError>,
+    clock: Arc<dyn Clock>,
+    mut stopped: impl Future<Output = ()> + Unpin,
+) -> Result<(), RunError> {
+    let mut counts = Counts::default();
+    let (mut config, mut before) = (config, None::<Config>);
+    loop {
+        let (started, mut found) = (Cell::new(false), None);
+        let is_new = before.is_some();
+        let ending = async {
+            started.set(true);
+            if is_new {
+                counts.accept();
+            }
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut stopped => return Ending::Stop,
+                    () = file.changed() => {}
+                }
+                match read()
+                    .map_err(|error| ReloadError::from(RunError::from(error)))
+                    .and_then(|new| prove(&config, new))
+                {
+                    Ok(new) => {
+                        found = Some(new);
+                        return Ending::Replaced;
+                    }
+                    Err(error) => counts.refuse(&error),
+                }
+            }
+        };
+        match (run_until(config.clone(), Arc::clone(&clock), ending).await, before.take()) {
+            (Ok(()), _) => match found {
+                None => return Ok(()),
+                Some(new) => before = Some(std::mem::replace(&mut config, new)),
+            },
+            // Proved and yet it does not start, for lack of a folder, say: nothing has begun with it.
+            (Err(error), Some(old)) if !started.get() => {
+                counts.refuse(&ReloadError::Wrong(error));
+                config = old;
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+}
+
+/// Refuses what an agent would refuse at its start, as far as that can be told without starting one, and what makes
+/// another agent of it.
+fn prove(now: &Config, new: Config) -> Result<Config, ReloadError> {
+    let wrong = |error: ConfigError| ReloadError::Wrong(error.into());
+    new.check().map_err(wrong)?;
+    if now.role != new.role {
+        return Err(ReloadError::Fixed("role"));
+    }
+    if now.node_name().map_err(wrong)? != new.node_name().map_err(wrong)? {
+        return Err(ReloadError::Fixed("node"));
+    }
+    // Records that were not delivered would stay behind.
+    if now.spool.dir != new.spool.dir {
+        return Err(ReloadError::Fixed("spool.dir"));
+    }
+    security(&new)?;
+    if let Some(socket) = new.push.socket.as_deref().filter(|socket| now.push.socket.as_deref() != Some(*socket)) {
+        inference::push::check(socket).map_err(RunError::from)?;
+    }
+    inference::check(new.target.clone(), &new.presets().map_err(wrong)?).map_err(RunError::from)?;
+    Ok(new)
+}
+
+/// How often a changed configuration was taken over, and was not. The log tells them.
+#[derive(Debug, Default)]
+struct Counts {
+    taken: u64,
+    refused: u64,
+}
+
+impl Counts {
+    fn accept(&mut self) {
+        self.taken += 1;
+        tracing::info!("the configuration was read again and is in force ({RELOADS} {})", self.taken);
+    }
+
+    fn refuse(&mut self, error: &ReloadError) {
+        self.refused += 1;
+        let refused = self.refused;
+        tracing::error!(
+            %error,
+            "the changed configuration is not taken over: the one before stays in force ({RELOAD_FAILURES} {refused})"
+        );
+    }
+}
