@@ -7,7 +7,7 @@ use joulebook_agent::collector::meter::{Meters, channel};
 use joulebook_agent::collector::{Collector, Value};
 use joulebook_agent::config::MeterSection;
 use joulebook_agent::inference::preset::Presets;
-use joulebook_agent::inference::{CountSample, Inference, MeterDesk, PushError, PushSocket, start};
+use joulebook_agent::inference::{CountSample, Desks, Inference, MeterDesk, PushError, PushSocket, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
 use std::collections::BTreeMap;
 use std::fs;
@@ -257,7 +257,9 @@ async fn what_a_meter_shows_reaches_its_collector_and_no_other_user_may_tell() {
     let folder = tempfile::tempdir().expect("folder");
     let inference = start(Vec::new(), &Presets::default(), "/proc".into(), Arc::new(SystemClock)).expect("legal");
     let path = folder.path().join("push.sock");
-    let _socket = inference.listen_beside(&path, Some(MeterDesk::new(&sections, tell))).expect("a socket");
+    let _socket = inference
+        .listen_beside(&path, Desks { meters: Some(MeterDesk::new(&sections, tell)), spans: None })
+        .expect("a socket");
     let mut client = Client(BufReader::new(UnixStream::connect(&path).await.expect("connected")));
     for (line, ok) in [
         (r#"{"meter": "own", "seq": 1, "energy_microjoules": 5000000}"#, true),

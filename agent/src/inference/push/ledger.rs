@@ -134,7 +134,8 @@ impl Ledger {
         }
         told.at = times.at;
         let (counts, shown) = (told.totals.clone(), told.shown.clone());
-        let sample = CountSample { service, at: times.at, counts, origin, shown, process: Some(process), part: None };
+        let sample =
+            CountSample { service, of: None, at: times.at, counts, origin, shown, process: Some(process), part: None };
         Ok((outcome, Some(sample)))
     }
 }
