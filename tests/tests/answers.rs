@@ -45,7 +45,7 @@ fn question(window: TimeWindow, policy: IdlePolicy, level: Level) -> GetSciReque
         level: level.into(),
         idle_policy: policy.into(),
         trust: Trust::Unspecified.into(),
-        by: 0,
+        ..GetSciRequest::default()
     }
 }
 
