@@ -30,7 +30,10 @@ fn end(batch: &Batch) -> UnixNanos {
 }
 
 fn an_hour(told: usize) -> Cost {
-    let history = history(0, &steps(told, HOUR - told, 100));
+    let mut steps = steps(told, HOUR - told, 100);
+    // A record for each row: as often as an agent sends.
+    steps.iter_mut().for_each(|step| step.ends_batch = true);
+    let history = history(0, &steps);
     let mut aggregator = Aggregator::new(std::slice::from_ref(&history));
     let mut cost = Cost {
         settled: 0,
