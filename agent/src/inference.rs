@@ -18,6 +18,7 @@ pub mod target;
 mod scrape;
 
 use crate::clock::Clock;
+use crate::directory::Directory;
 use crate::process::InferenceGroup;
 use crate::process::part::PartName;
 use joulebook_units::{BootNanos, CountKind, Service};
@@ -169,10 +170,24 @@ pub fn start(
     procfs: PathBuf,
     clock: Arc<dyn Clock>,
 ) -> Result<Inference, TargetError> {
+    start_among(targets, presets, procfs, clock, watch::channel(Arc::default()).1)
+}
+
+/// The same among the pods of a directory.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_among(
+    targets: Vec<TargetConfig>,
+    presets: &Presets,
+    procfs: PathBuf,
+    clock: Arc<dyn Clock>,
+    directory: watch::Receiver<Arc<Directory>>,
+) -> Result<Inference, TargetError> {
     let targets = check(targets, presets)?;
     let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
     let ticks_per_second = ticks.filter(|ticks| *ticks > 0).unwrap_or(TICKS_PER_SECOND);
-    let around = scrape::Surroundings { procfs, started: clock.boot(), clock, ticks_per_second };
+    let around = scrape::Surroundings { procfs, started: clock.boot(), clock, ticks_per_second, directory };
     let (sender, samples) = mpsc::channel(SAMPLES);
     let (groups_sender, groups) = watch::channel(Vec::new());
     let (failures_sender, failures) = watch::channel(BTreeMap::new());

@@ -11,15 +11,15 @@ use crate::ingest::Counters;
 use crate::ingest::commit::SKEW_NANOS;
 use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
-use crate::store::{Book, NodeRecord, Run, StoreError};
+use crate::store::{Book, NodeRecord, PollerRecord, Run, StoreError};
 use care::{Care, Steps};
 use joulebook_proto::admin::admin_service_server::AdminService;
 use joulebook_proto::admin::{
     BackupRequest, BackupResponse, DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse,
-    ListBackupsRequest, ListBackupsResponse, ListFactorsRequest, ListFactorsResponse, NodeStatus, PushFactorsRequest,
-    PushFactorsResponse, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
+    ListBackupsRequest, ListBackupsResponse, ListFactorsRequest, ListFactorsResponse, NodeStatus, PollerStatus,
+    PushFactorsRequest, PushFactorsResponse, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
 };
-use joulebook_units::{CountKind, NodeName, Service, Subject, UnixNanos, Window};
+use joulebook_units::{CountKind, NodeName, Service, SourceState, Subject, UnixNanos, Window};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -117,6 +117,7 @@ impl AdminService for Admin {
                 acked_sequence: stream.acked,
                 lost_records: stream.lost_records,
                 rejected_samples: stream.rejected_values,
+                poller: stream.poller.as_ref().map(ToString::to_string).unwrap_or_default(),
             })
         };
         let mut nodes: Vec<NodeStatus> =
@@ -196,10 +197,6 @@ fn response(run: &Run) -> DumpResponse {
 }
 
 fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
-    let source = |state: &joulebook_units::SourceState| SourceStatus {
-        source_id: state.source.id.clone(),
-        unavailable_reason: state.unavailable.clone().unwrap_or_default(),
-    };
     NodeStatus {
         node: node.inventory.node.to_string(),
         site: node.inventory.placement.site.clone().unwrap_or_default(),
@@ -209,9 +206,27 @@ fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
         last_row_unix_nanos: node.last_row.map(|at| at.0),
         connected: node.connected,
         agent_version: node.inventory.agent_version.clone(),
-        sources: node.inventory.sources.iter().map(source).collect(),
+        sources: node.inventory.sources.iter().map(source_status).collect(),
         clock_skew_nanos: node.clock_skew_nanos,
         clock_skewed: node.clock_skew_nanos.unsigned_abs() > SKEW_NANOS,
+        pollers: node.pollers.iter().map(poller_status).collect(),
+    }
+}
+
+fn poller_status(poller: &PollerRecord) -> PollerStatus {
+    PollerStatus {
+        name: poller.name.to_string(),
+        connected: poller.connected,
+        agent_version: poller.inventory.agent_version.clone(),
+        clock_skew_nanos: poller.clock_skew_nanos,
+        sources: poller.inventory.sources.iter().map(source_status).collect(),
+    }
+}
+
+fn source_status(state: &SourceState) -> SourceStatus {
+    SourceStatus {
+        source_id: state.source.id.clone(),
+        unavailable_reason: state.unavailable.clone().unwrap_or_default(),
     }
 }
 

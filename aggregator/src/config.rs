@@ -1,12 +1,13 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
 use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, SiteConfig};
+use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
 use crate::store::space::Least;
 use joulebook_proto::config_file::is_writable_by_others;
 use joulebook_proto::credentials::{CredentialFiles, SecurityUnclear};
-use serde::de::Error;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,6 +29,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Folder of backups; made if its parent exists. None can be made without one.
     pub backup_dir: Option<PathBuf>,
+    /// File of the pods and labels of nodes, which agents are told.
+    pub node_directory: Option<PathBuf>,
     /// Whether plaintext on a loopback address is allowed.
     pub insecure_loopback: bool,
     /// `[disk]`: how much of it stays free.
@@ -38,6 +41,8 @@ pub struct Config {
     pub tls: TlsSection,
     /// `[connections]`: how many there may be.
     pub connections: ConnectionsSection,
+    /// `[[poller]]`: who may speak for nodes from outside.
+    pub poller: Vec<PollerSection>,
     /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
     pub site: BTreeMap<String, SiteConfig>,
     /// `[[factor]]`: series of factors that change with time.
@@ -148,11 +153,13 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
             data_dir: PathBuf::from("/var/lib/joulebook"),
             backup_dir: None,
+            node_directory: None,
             insecure_loopback: false,
             disk: DiskSection::default(),
             retention: RetentionSection::default(),
             tls: TlsSection::default(),
             connections: ConnectionsSection::default(),
+            poller: Vec::new(),
             site: BTreeMap::new(),
             factor: Vec::new(),
             embodied: EmbodiedConfig::default(),
@@ -203,6 +210,9 @@ pub enum ConfigError {
     /// Periods that would drop what is still needed.
     #[error("{0}")]
     Retention(&'static str),
+    /// A poller that cannot be.
+    #[error("[[poller]]: {0}")]
+    Poller(#[from] PollerError),
     /// A site or an embodied value that is not valid.
     #[error("configuration: {0}")]
     Factor(#[from] FactorError),
@@ -225,30 +235,42 @@ impl ConfigError {
     }
 }
 
+/// Reads a file of ours.
+///
+/// # Errors
+/// It cannot be read, others may write it, or it is not what it should be.
+pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(unreadable)?;
+    if is_writable_by_others(path).map_err(unreadable)? {
+        return Err(ConfigError::WritableByOthers { path: path.to_owned() });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
+        let what = "not UTF-8; save the file as UTF-8".to_owned();
+        ConfigError::Syntax { path: path.to_owned(), line, what, hint: String::new() }
+    })?;
+    parse_toml(&text, path)
+}
+
+fn parse_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: line_of(text.as_bytes(), error.span().map_or(0, |span| span.start)),
+        what: error.message().lines().next().unwrap_or_default().to_owned(),
+        hint: nearest_key(error.message()),
+    })
+}
+
 impl Config {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-        let bytes = fs::read(path).map_err(unreadable)?;
-        if is_writable_by_others(path).map_err(unreadable)? {
-            return Err(ConfigError::WritableByOthers { path: path.to_owned() });
-        }
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
-            let what = "not UTF-8; save the file as UTF-8".to_owned();
-            ConfigError::Syntax { path: path.to_owned(), line, what, hint: String::new() }
-        })?;
-        Self::parse(&text, path)
+        read_toml(path)
     }
 
     /// Reads the text of a file; `path` is for messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::Syntax {
-            path: path.to_owned(),
-            line: line_of(text.as_bytes(), error.span().map_or(0, |span| span.start)),
-            what: error.message().lines().next().unwrap_or_default().to_owned(),
-            hint: nearest_key(error.message()),
-        })
+        parse_toml(text, path)
     }
 
     /// The part that factors are made of.
@@ -270,7 +292,9 @@ impl Config {
             ("listen", self.listen == other.listen),
             ("data_dir", self.data_dir == other.data_dir),
             ("backup_dir", self.backup_dir == other.backup_dir),
+            ("node_directory", self.node_directory == other.node_directory),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
+            ("poller", self.poller == other.poller),
             ("tls.certificate", tls.certificate == other_tls.certificate),
             ("tls.key", tls.key == other_tls.key),
             ("tls.client_ca", tls.client_ca == other_tls.client_ca),
@@ -292,10 +316,22 @@ impl Config {
         Ok(CredentialFiles::configured(files, tls.key_group_readable, self.insecure_loopback)?)
     }
 
+    /// The pollers and their nodes.
+    ///
+    /// # Errors
+    /// Names that are none, or one poller twice.
+    pub fn pollers(&self) -> Result<Pollers, ConfigError> {
+        Ok(Pollers::new(&self.poller)?)
+    }
+
     /// Bounds of what peers may take.
-    pub fn limits(&self) -> Limits {
+    ///
+    /// # Errors
+    /// As [`Self::pollers`].
+    pub fn limits(&self) -> Result<Limits, ConfigError> {
         let ConnectionsSection { total, per_identity, age, idle } = self.connections;
-        Limits { connections: total, per_identity, age, idle, ..Limits::default() }
+        let pollers = self.pollers()?;
+        Ok(Limits { connections: total, per_identity, pollers, age, idle, ..Limits::default() })
     }
 
     /// How much of the disk stays free.
@@ -321,6 +357,7 @@ impl Config {
         if !(0.0..=50.0).contains(&self.disk.min_free_percent) {
             return Err(ConfigError::MinFree(self.disk.min_free_percent));
         }
+        self.pollers()?;
         if let Some(refusal) = self.periods().refusal() {
             return Err(ConfigError::Retention(refusal));
         }

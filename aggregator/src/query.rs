@@ -4,6 +4,7 @@
 //! moment; the same rows give the same answer.
 
 mod accelerator;
+mod alias;
 mod amount;
 mod answer;
 mod energy;
@@ -11,18 +12,21 @@ mod explain;
 mod gather;
 mod input;
 mod layer;
+mod name;
 mod question;
 
 use crate::clock::Clock;
-use crate::factor::Factors;
+use crate::factor::{Asked, Factors};
 use crate::store::{Book, StoreError};
 use gather::Gathered;
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::{
-    ExplainRequest, ExplainResponse, GetEnergyRequest, GetEnergyResponse, GetSciRequest, GetSciResponse,
+    ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
+    GetEnergyResponse, GetSciRequest, GetSciResponse,
 };
 use joulebook_sci::{ModelVersion, SlotTerm, Totals};
 use joulebook_units::Window;
+use name::Names;
 use question::Question;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -140,9 +144,10 @@ impl Query {
         let computed = self.compute(&question, true)?;
         let selected = question.select(&computed.totals)?;
         let [(version, totals)] = selected.as_slice() else {
-            let names: Vec<String> = selected.iter().map(|(version, _)| question::version_name(version)).collect();
+            let names = Names::of(selected.iter().map(|(version, _)| *version));
+            let names: Vec<String> = selected.iter().map(|(version, _)| names.full(version)).collect();
             return Err(QueryError::Invalid(format!(
-                "explain takes one model version; name one of: {}",
+                "explain takes one model version; name one of, by version, weights and set-up: {}",
                 names.join(", ")
             )));
         };
@@ -156,6 +161,17 @@ impl Query {
         };
         let answer = context.answer(version, totals)?;
         Ok(explain::explain(&computed, version, totals, answer))
+    }
+
+    /// What a name stood for.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn alias_history(&self, request: &GetAliasHistoryRequest) -> Result<GetAliasHistoryResponse, QueryError> {
+        let window = question::window(request.window.as_ref())?;
+        let factors = Arc::clone(&self.factors.borrow());
+        let gathered = Gathered::new(&self.book, &factors, window, Asked::default(), self.clock.unix())?;
+        alias::history(&gathered, &request.alias)
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
@@ -216,6 +232,13 @@ impl QueryService for Answering {
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         self.ask(request, Query::explain).await
+    }
+
+    async fn get_alias_history(
+        &self,
+        request: Request<GetAliasHistoryRequest>,
+    ) -> Result<Response<GetAliasHistoryResponse>, Status> {
+        self.ask(request, Query::alias_history).await
     }
 }
 

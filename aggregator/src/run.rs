@@ -3,6 +3,7 @@
 use crate::admin::{Admin, FeedStates, Series};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::directory::{self, Directories};
 use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
@@ -16,6 +17,7 @@ use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
 use crate::store::space::Space;
 use crate::store::{Book, Store, StoreError, schema};
+use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -88,6 +90,10 @@ pub async fn run_reloading(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let factors = config.check()?;
+    let all_pods = match &config.node_directory {
+        Some(path) => Directories::read(path, clock.unix())?,
+        None => Directories::default(),
+    };
     let counters = Arc::new(Counters::default());
     // Read before anything is opened, so that files that cannot be used change nothing.
     let renewal = renewal(&config, &clock, &counters)?;
@@ -100,6 +106,14 @@ pub async fn run_reloading(
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
+    let telemetry = telemetry.with_pollers(config.pollers()?);
+    let (told, directories) = watch::channel(Arc::new(all_pods));
+    let telemetry = telemetry.telling(directories);
+    if let Some(path) = config.node_directory.clone() {
+        let Ok(file) = ConfigFile::watch(Some(path.clone()), LOOK_EVERY) else { return Err(RunError::Stuck) };
+        let (now, counters) = (Arc::clone(&clock), Arc::clone(&counters));
+        tasks.spawn(until_stop(directory::follow(path, file, move || now.unix(), told, counters), stopping.clone()));
+    }
     let pressure = committer.pressure();
     let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
     tasks.spawn(until_stop(memory, memory_stops));
@@ -129,7 +143,7 @@ pub async fn run_reloading(
     let (routes, health) = server::services(telemetry, admin, query).await?;
     tasks.spawn(watch_space(Arc::clone(&space), health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
-    let gate = Gate::new(transport, config.limits(), clock, Arc::clone(&counters));
+    let gate = Gate::new(transport, config.limits()?, clock, Arc::clone(&counters));
     let listens_at = config.listen;
     let live = Live { factors, periods, space };
     if let Some(reload) = reload {

@@ -15,8 +15,8 @@ pub mod schema;
 pub mod space;
 
 pub use book::{
-    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run, Status, StoredGap, StreamStatus,
-    WALL_SURROUNDINGS_SECONDS,
+    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Status, StoredGap,
+    StreamStatus, WALL_SURROUNDINGS_SECONDS,
 };
 
 use std::ops::{ControlFlow, Range};

@@ -303,6 +303,26 @@ pub struct FactorArguments {
     pub as_of: Option<i64>,
 }
 
+/// Which of several rows of one model version: weights that changed under its name, and set-ups, have rows of their own.
+#[derive(Debug, Default, Args)]
+pub struct RowArguments {
+    /// Only weights whose fingerprint starts so
+    #[arg(long, value_name = "DIGEST")]
+    pub weights: Option<String>,
+    /// Only the serving configuration whose digest starts so
+    #[arg(long, value_name = "DIGEST")]
+    pub serving_config: Option<String>,
+}
+
+impl RowArguments {
+    /// The contract's selector.
+    pub fn of(&self, model: Option<&ModelSelector>) -> Option<ModelSelector> {
+        let asked = self.weights.is_some() || self.serving_config.is_some();
+        let selector = model.cloned().or_else(|| asked.then(ModelSelector::default))?;
+        Some(ModelSelector { weights: self.weights.clone(), serving_config: self.serving_config.clone(), ..selector })
+    }
+}
+
 /// Arguments of `sci`.
 #[derive(Debug, Args)]
 pub struct SciArguments {
@@ -312,6 +332,9 @@ pub struct SciArguments {
     /// Only this model, or this version of it
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
     pub model: Option<ModelSelector>,
+    /// Which of several rows of that name.
+    #[command(flatten)]
+    pub row: RowArguments,
     /// Functional unit [default: total tokens where they are known, else requests]
     #[arg(long, value_enum)]
     pub per: Option<Per>,
@@ -341,9 +364,15 @@ pub struct EnergyArguments {
     /// Only this model, or this version of it (with --by model)
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
     pub model: Option<ModelSelector>,
+    /// Which of several rows of that name.
+    #[command(flatten)]
+    pub row: RowArguments,
     /// What the rows are
     #[arg(long, value_enum, default_value_t = By::Model)]
     pub by: By,
+    /// Rows for each so long part of the window, for example 5m: a series; 1000 parts at most
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub step: Option<Duration>,
     /// Also joules per this functional unit (with --by model)
     #[arg(long, value_enum)]
     pub per: Option<Per>,
@@ -368,8 +397,17 @@ pub struct ExplainArguments {
     #[command(flatten)]
     pub period: PeriodArguments,
     /// The model version; the version may be left out where there is only one
-    #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
-    pub model: ModelSelector,
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector, required_unless_present = "alias")]
+    pub model: Option<ModelSelector>,
+    /// Which of several rows of that name.
+    #[command(flatten)]
+    pub row: RowArguments,
+    /// Instead of a score: what this name of a model stood for, from when to when
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["model", "weights", "serving_config"])]
+    pub alias: Option<String>,
+    /// With --alias: what it stood for at this time, and a day around it
+    #[arg(long, value_name = "TIME", requires = "alias", conflicts_with_all = ["last", "from", "to"])]
+    pub at: Option<String>,
     /// Functional unit [default: total tokens where they are known, else requests]
     #[arg(long, value_enum)]
     pub per: Option<Per>,
@@ -487,5 +525,5 @@ fn selector(text: &str) -> Result<ModelSelector, String> {
     if model.is_empty() || version == Some("") {
         return Err("write NAME or NAME@VERSION".to_owned());
     }
-    Ok(ModelSelector { model: Some(model.to_owned()), version: version.map(str::to_owned) })
+    Ok(ModelSelector { model: Some(model.to_owned()), version: version.map(str::to_owned), ..ModelSelector::default() })
 }

@@ -1,6 +1,7 @@
 //! The subcommands: arguments → question → answer → text.
 
 pub(crate) mod admin;
+pub(crate) mod alias;
 pub(crate) mod doctor;
 pub(crate) mod energy;
 pub(crate) mod explain;
@@ -20,10 +21,13 @@ fn window(arguments: &PeriodArguments, now: Timestamp) -> Result<TimeWindow, Fai
         .map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// `NAME@VERSION` of an answer, `unknown` for what is.
+/// The name of an answer: its label, else `NAME@VERSION` with `unknown` for what is.
 pub(crate) fn version_name(answer: &SciAnswer) -> String {
     let unknown = || "unknown".to_owned();
     let subject = answer.subject.clone().unwrap_or_default();
+    if !subject.label.is_empty() {
+        return subject.label;
+    }
     format!("{}@{}", subject.model.unwrap_or_else(unknown), subject.model_version.unwrap_or_else(unknown))
 }
 

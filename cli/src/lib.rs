@@ -10,6 +10,7 @@ mod command;
 mod failure;
 mod output;
 pub mod period;
+mod series;
 
 use arguments::{Arguments, Command};
 use clap::Parser;

@@ -100,6 +100,37 @@ impl QueryService for Fake {
         }))
     }
 
+    async fn get_alias_history(
+        &self,
+        request: Request<GetAliasHistoryRequest>,
+    ) -> Result<Response<GetAliasHistoryResponse>, Status> {
+        let request = request.into_inner();
+        if request.alias != "chat" {
+            return Err(Status::not_found(format!("no model was ever served as `{}`", request.alias)));
+        }
+        let window = request.window.expect("a window");
+        let middle = 1_764_064_800_000_000_000;
+        let epoch = |weights: &str, start_unix_nanos, end_unix_nanos| AliasEpoch {
+            start_unix_nanos,
+            end_unix_nanos,
+            weights: Some(format!("gguf-blake3:{weights}")),
+            version_source: "config".into(),
+            target: "http://t/".into(),
+            engine: "llamacpp".into(),
+            node: "n1".into(),
+            ..AliasEpoch::default()
+        };
+        let epochs =
+            [epoch("aa11", middle - 7_200_000_000_000, middle), epoch("bb22", middle, middle + 60_000_000_000)];
+        let inside = |epoch: &AliasEpoch| {
+            epoch.start_unix_nanos < window.end_unix_nanos && epoch.end_unix_nanos > window.start_unix_nanos
+        };
+        Ok(Response::new(GetAliasHistoryResponse {
+            epochs: epochs.into_iter().filter(inside).collect(),
+            resolution_seconds: 60,
+        }))
+    }
+
     async fn explain(&self, _: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         let account = |account: &str, microjoules| AccountBalance {
             account: account.into(),
@@ -262,6 +293,29 @@ async fn csv_quotes_what_needs_it_and_leaves_the_unknown_empty() {
 }
 
 #[tokio::test]
+async fn a_name_is_explained_by_what_it_stood_for_at_a_time() {
+    let url = aggregator().await;
+    let at = |time: &str| format!("explain --alias chat --at {time}");
+    let (code, out, err) = tool(&url, &at("2025-11-25T09:59:59Z")).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.starts_with("at 2025-11-25T09:59:59Z chat was version unknown (by config), weights gguf-blake3:aa11"),
+        "{out}"
+    );
+    assert!(out.contains("2 epochs of chat"), "the day around it: {out}");
+    let (_, out, _) = tool(&url, &at("2025-11-25T10:00:00Z")).await;
+    assert!(out.contains("weights gguf-blake3:bb22 at http://t/ (llamacpp) on n1"), "{out}");
+    let (_, out, _) = tool(&url, &(at("2025-11-26T09:00:00Z") + " -o json")).await;
+    let answer: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(answer["at"]["epochs"].as_array().map(Vec::len), Some(0));
+    assert_eq!(answer["history"]["epochs"].as_array().map(Vec::len), Some(2));
+    let (_, out, _) = tool(&url, "explain --alias chat --from 2025-11-25 --to 2025-11-26 -o csv").await;
+    assert_eq!(out.lines().count(), 3, "{out}");
+    let (code, _, err) = tool(&url, "explain --alias other").await;
+    assert!(code == 1 && err.contains("`other`"), "{err}");
+}
+
+#[tokio::test]
 async fn b65_bad_questions_exit_64_with_nothing_on_stdout() {
     let url = aggregator().await;
     for words in [
@@ -275,6 +329,9 @@ async fn b65_bad_questions_exit_64_with_nothing_on_stdout() {
         "energy --level facility",
         "energy --by node --per request",
         "explain",
+        "explain --alias chat --model chat",
+        "explain --at 2026-01-01",
+        "explain --alias chat --at noon",
         "",
     ] {
         let (code, out, err) = tool(&url, words).await;
@@ -337,6 +394,9 @@ async fn help_is_what_the_golden_file_says() {
         "sci ",
         "energy ",
         "explain ",
+        "factors ",
+        "factors list ",
+        "factors push ",
         "doctor ",
         "admin ",
         "admin status ",

@@ -16,6 +16,10 @@ use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+#[path = "answers/cost.rs"]
+mod cost;
+#[path = "answers/factors.rs"]
+mod factors;
 #[path = "answers/walls.rs"]
 mod walls;
 
@@ -160,7 +164,7 @@ proptest! {
 
         // What explain prints adds up to what it explains.
         if let Some(version) = from_cells.0[0].first().and_then(|answer| answer.subject.clone()) {
-            let selector = Some(ModelSelector { model: version.model, version: version.model_version });
+            let selector = Some(ModelSelector { model: version.model, version: version.model_version, ..ModelSelector::default() });
             let asked = GetSciRequest { selector, ..question(asked, IdlePolicy::ReservedCapacityTime, Level::Facility) };
             let explained = query.explain(&ExplainRequest { question: Some(asked) }).expect("well-formed");
             let carbon = explained.answer.and_then(|answer| answer.carbon).expect("grams");

@@ -36,6 +36,8 @@ pub struct Header {
     pub name: Option<String>,
     /// `general.version`.
     pub version: Option<String>,
+    /// Quantisation by `general.file_type`, as llama.cpp names it.
+    pub quantisation: Option<String>,
     /// `gguf-blake3:<32 hex>`: the first 128 bits of BLAKE3 over the file's size (u64, little-endian), the header's
     /// pairs or the first MiB (whichever ends later), and the last MiB. It reads little of a large file, so weights that
     /// differ in their middle alone are not told apart; training changes the last layers too.
@@ -51,7 +53,7 @@ pub fn read(mut file: File) -> Result<Header, GgufError> {
     let mut hash = blake3::Hasher::new();
     hash.update(&size.to_le_bytes());
     let mut input = Hashed { input: BufReader::new(&mut file), hash: &mut hash, left: MAX_METADATA.min(size) };
-    let (mut name, mut version) = (None, None);
+    let (mut name, mut version, mut file_type) = (None, None, None);
     if input.bytes::<4>()? != *b"GGUF" {
         return Err(GgufError::Form("it does not start with GGUF"));
     }
@@ -69,6 +71,10 @@ pub fn read(mut file: File) -> Result<Header, GgufError> {
         }
         let key = input.text(length)?;
         let kind = input.u32()?;
+        if key == b"general.file_type" && kind == 4 {
+            file_type = Some(input.u32()?);
+            continue;
+        }
         let wanted = match key.as_slice() {
             b"general.name" => Some(&mut name),
             b"general.version" => Some(&mut version),
@@ -97,7 +103,44 @@ pub fn read(mut file: File) -> Result<Header, GgufError> {
     io::copy(&mut file.take(size - tail), &mut hash)?;
     let usable = |text: &String| !text.is_empty() && !text.chars().any(char::is_control);
     let fingerprint = format!("gguf-blake3:{}", hash.finalize().to_hex().chars().take(32).collect::<String>());
-    Ok(Header { name: name.filter(usable), version: version.filter(usable), fingerprint })
+    let quantisation = file_type.and_then(quantisation);
+    Ok(Header { name: name.filter(usable), version: version.filter(usable), quantisation, fingerprint })
+}
+
+/// llama.cpp's name of a file type (`llama_ftype` of its llama.h); unknown ones by their number.
+fn quantisation(file_type: u32) -> Option<String> {
+    const NAMES: [(u32, &str); 28] = [
+        (0, "F32"),
+        (1, "F16"),
+        (2, "Q4_0"),
+        (3, "Q4_1"),
+        (7, "Q8_0"),
+        (8, "Q5_0"),
+        (9, "Q5_1"),
+        (10, "Q2_K"),
+        (11, "Q3_K_S"),
+        (12, "Q3_K_M"),
+        (13, "Q3_K_L"),
+        (14, "Q4_K_S"),
+        (15, "Q4_K_M"),
+        (16, "Q5_K_S"),
+        (17, "Q5_K_M"),
+        (18, "Q6_K"),
+        (19, "IQ2_XXS"),
+        (20, "IQ2_XS"),
+        (21, "Q2_K_S"),
+        (22, "IQ3_XS"),
+        (23, "IQ3_XXS"),
+        (24, "IQ1_S"),
+        (25, "IQ4_NL"),
+        (26, "IQ3_S"),
+        (27, "IQ3_M"),
+        (30, "IQ4_XS"),
+        (31, "IQ1_M"),
+        (32, "BF16"),
+    ];
+    let known = NAMES.iter().find(|(number, _)| *number == file_type).map(|(_, name)| (*name).to_owned());
+    Some(known.unwrap_or_else(|| format!("gguf-type-{file_type}")))
 }
 
 /// A reader that hashes what it reads and stops at its budget.

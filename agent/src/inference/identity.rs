@@ -1,22 +1,27 @@
 //! Which model and version a target serves. First hit wins, and the answer says which rule it was:
 //! configuration → label of the page → the mapping's static name → the engine's own endpoints → the weights file that
-//! the process maps. A word of an endpoint that is no version ("default") is as good as none.
+//! the process maps → labels of the pod → command line, environment and files of the process → the weights' fingerprint →
+//! the container's image. A word that is no version ("default") is as good as none.
 //!
-//! The version of a weights file counts as told by the *process* when the file is one that the process maps, and by the
-//! *engine* when only the engine names its path (`--no-mmap`). A file on disk that is no longer the mapped one is not
-//! read: a wrong version is worse than none.
+//! The version is a name; the fingerprint is what it stands for. A name that is given other weights is another version from
+//! then on, whoever gave the name.
+
+mod command;
+mod process;
+mod weights;
 
 use super::fetch::{Connection, FetchError};
-use super::gguf::{self, Header};
 use super::preset::{Hook, Hooks, Method, WeightsFormat};
 use super::reader::{NO_VERSION, PageIdentity, PageVersion};
 use super::socket::ProcessId;
 use super::target::Target;
-use joulebook_units::{Service, VersionSource};
+use crate::directory::Directory;
+use crate::process::{cgroup, proc};
+use joulebook_units::{Service, Serving, ServingConfiguration, VersionSource};
+use process::ProcessFacts;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use weights::Weights;
 
 /// Most bytes of an answer of an engine's endpoint.
 const MAX_ANSWER: usize = 1 << 20;
@@ -36,60 +41,147 @@ pub struct Served {
     pub versions: BTreeMap<String, String>,
     /// Tokenizer that the engine names.
     pub tokenizer: Option<String>,
-    /// Header of the weights file, and which rule found the file.
-    pub weights: Option<(Header, VersionSource)>,
+    /// Set-up that the engine tells.
+    pub configuration: ServingConfiguration,
+    /// The weights file, if it was read.
+    pub weights: Option<Weights>,
+    /// What the process tells.
+    pub process: ProcessFacts,
+    /// What is known of the pod.
+    pub pod: PodFacts,
+}
+
+/// What is known of the pod that a process runs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Version that a label or annotation names.
+    pub version: Option<String>,
+    /// What the container's image stands for.
+    pub image: Option<String>,
+    /// The service group.
+    pub group: Option<String>,
 }
 
 impl Served {
     /// The service of a page's series; `adapters`: the page counts adapters in their base.
     pub fn service(&self, target: &Target, page: &PageIdentity, adapters: bool) -> Service {
-        let header = self.weights.as_ref().map(|(header, _)| header);
-        let from_weights = self.weights.as_ref().and_then(|(header, source)| Some((header.version.clone()?, *source)));
-        let told = page.model.as_ref().and_then(|model| self.versions.get(model)).or(self.version.as_ref());
-        let found = told.map(|version| (version.clone(), VersionSource::EngineApi)).or(from_weights);
-        let (version, version_source) = match (&target.version, &page.version, &target.fixed.version, found) {
-            (Some(version), _, _, _) => (Some(version.clone()), VersionSource::Config),
-            (None, PageVersion::Label(version), _, _) => (Some(version.clone()), VersionSource::Label),
-            (None, _, Some(version), _) => (Some(version.clone()), VersionSource::Config),
-            (None, _, None, Some((version, source))) => (Some(version), source),
-            (None, PageVersion::Denied, None, None) => (None, VersionSource::DenyList),
-            (None, PageVersion::Untold, None, None) => (None, VersionSource::Unresolved),
-        };
+        let header = self.weights.as_ref().map(|weights| &weights.header);
         let named = target.model.as_ref().or(page.model.as_ref()).or(target.fixed.model.as_ref());
-        let named = named.or(self.model.as_ref());
+        let named = named.or(self.model.as_ref()).or(header.and_then(|header| header.name.as_ref()));
+        let renamed = named.and_then(|name| target.names.get(name));
+        let by_name = renamed.and_then(|renamed| renamed.version.as_ref());
+        let told = page.model.as_ref().and_then(|model| self.versions.get(model)).or(self.version.as_ref());
+        let found = told.map(|version| (version.clone(), VersionSource::EngineApi)).or_else(|| self.found());
+        let (version, version_source) = match (target.version.as_ref().or(by_name), &page.version, found) {
+            (Some(version), _, _) => (Some(version.clone()), VersionSource::Config),
+            (None, PageVersion::Label(version), _) => (Some(version.clone()), VersionSource::Label),
+            (None, _, found) => match (&target.fixed.version, found, &page.version) {
+                (Some(version), _, _) => (Some(version.clone()), VersionSource::Config),
+                (None, Some((version, source)), _) => (Some(version), source),
+                (None, None, PageVersion::Denied) => (None, VersionSource::DenyList),
+                (None, None, _) if self.process.is_denied => (None, VersionSource::NotReadable),
+                (None, None, _) => (None, VersionSource::Unresolved),
+            },
+        };
         Service {
-            model: named.or(header.and_then(|header| header.name.as_ref())).cloned(),
+            model: renamed.and_then(|renamed| renamed.model.as_ref()).or(named).cloned(),
             version,
             version_source,
-            fingerprint: header.map(|header| header.fingerprint.clone()),
+            fingerprint: self.fingerprint(),
             adapter: adapters.then(|| "*".to_owned()),
             engine: target.preset.id.clone(),
             target: target.name.clone(),
             workload: None,
             tokenizer: target.tokenizer.as_ref().or(self.tokenizer.as_ref()).cloned(),
-            serving: joulebook_units::Serving::default(),
+            serving: Serving {
+                base: self.process.base.clone(),
+                revision: self.process.revision.clone(),
+                role: target.role.or(self.process.role),
+                group: target.group.clone().or_else(|| self.pod.group.clone()),
+                configuration: self.configuration(&target.configuration),
+            },
+        }
+    }
+
+    /// The version behind the engine's own word.
+    fn found(&self) -> Option<(String, VersionSource)> {
+        let weights = self.weights.as_ref();
+        let in_file = weights.and_then(|weights| Some((weights.header.version.clone()?, weights.source)));
+        let of_pod = || Some((self.pod.version.clone()?, VersionSource::PodLabel));
+        let of_process = || Some((self.process.version.clone()?, VersionSource::Process));
+        let of_file = || weights.map(|weights| (short(&weights.header.fingerprint), weights.source));
+        let of_image = || Some((self.pod.image.clone()?, VersionSource::Image));
+        in_file.or_else(of_pod).or_else(of_process).or_else(of_file).or_else(of_image)
+    }
+
+    /// What names the weights by their content; without it the image, whose weights may be inside.
+    fn fingerprint(&self) -> Option<String> {
+        let of_file = self.weights.as_ref().map(|weights| weights.header.fingerprint.clone());
+        of_file.or_else(|| self.process.fingerprint.clone()).or_else(|| self.pod.image.clone())
+    }
+
+    /// What is configured, else told by the engine, else by its process, else by the file.
+    fn configuration(&self, configured: &ServingConfiguration) -> ServingConfiguration {
+        let own = |part: fn(&ServingConfiguration) -> Option<u32>| {
+            part(configured).or(part(&self.configuration)).or(part(&self.process.configuration))
+        };
+        let in_file = self.weights.as_ref().and_then(|weights| weights.header.quantisation.clone());
+        let text = |part: fn(&ServingConfiguration) -> &Option<String>| {
+            let [first, second, third] = [configured, &self.configuration, &self.process.configuration].map(part);
+            first.as_ref().or(second.as_ref()).or(third.as_ref()).cloned()
+        };
+        ServingConfiguration {
+            engine_version: text(|set_up| &set_up.engine_version),
+            quantisation: text(|set_up| &set_up.quantisation).or(in_file),
+            max_batch: own(|set_up| set_up.max_batch),
+            tensor_parallel: own(|set_up| set_up.tensor_parallel),
+            pipeline_parallel: own(|set_up| set_up.pipeline_parallel),
+            data_parallel: own(|set_up| set_up.data_parallel),
+            power_limit_milliwatts: configured.power_limit_milliwatts,
         }
     }
 }
 
-/// Asks the engine and looks at the process. `models` are those of the page whose version no label tells. The caller
-/// limits the time.
+/// The kind of a fingerprint and its first 12 digits: a version where nothing has given one.
+fn short(fingerprint: &str) -> String {
+    let (kind, hex) = fingerprint.split_once(':').unwrap_or(("", fingerprint));
+    format!("{kind}:{}", hex.chars().take(12).collect::<String>())
+}
+
+/// Where the agent looks besides the engine's own endpoints.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Root of the process tables.
+    pub procfs: PathBuf,
+    /// What is known of the node from the cluster.
+    pub directory: Directory,
+}
+
+/// Asks the engine and looks at the process. `models` are those of the page whose version no label tells, `known` what was
+/// found before. The caller limits the time.
 ///
 /// # Errors
 /// The engine could not be asked now. An engine that answers, but not with what was asked for, is no error: the next
 /// rule applies.
 pub async fn resolve(
     target: &Target,
-    procfs: &Path,
+    places: Places,
     process: Option<ProcessId>,
     models: &BTreeSet<String>,
+    known: Option<&Weights>,
 ) -> Result<Served, FetchError> {
     let hooks = &target.preset.identity;
     let mut asked = Asked::default();
     let model = asked.first(target, &hooks.model, None).await?;
     let told_path = asked.first(target, &hooks.weights_path, None).await?;
     let tokenizer = asked.first(target, &hooks.tokenizer, None).await?;
-    let is_version = |word: &String| !NO_VERSION.contains(&word.as_str());
+    let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+    let configuration = ServingConfiguration {
+        engine_version: asked.first(target, &hooks.engine_version, None).await?,
+        quantisation: asked.first(target, &hooks.quantisation, None).await?,
+        max_batch: number(asked.first(target, &hooks.max_batch, None).await?),
+        ..ServingConfiguration::default()
+    };
     let (mut version, mut versions) = (None, BTreeMap::new());
     // What is configured wins anyway: then nobody needs to be asked.
     if target.version.is_none() {
@@ -99,22 +191,48 @@ pub async fn resolve(
             versions.extend(told.map(|version| (model.clone(), version)));
         }
     }
-    let weights = match (hooks.weights, process) {
-        (Some(WeightsFormat::Gguf), Some(process)) => {
-            let (procfs, name) = (procfs.to_owned(), target.name.clone());
-            let found = tokio::task::spawn_blocking(move || weights(&procfs, process, told_path.as_deref())).await;
-            match found {
-                Ok(Ok(found)) => Some(found),
-                Ok(Err(why)) => {
-                    tracing::info!(target_url = %name, pid = process.pid, %why, "the weights file was not read; the next rule decides the version");
-                    None
-                }
-                Err(_) => None,
+    let mut served = Served { model, version, versions, tokenizer, configuration, ..Served::default() };
+    let Some(process) = process else { return Ok(served) };
+    let format = hooks.weights;
+    let (name, labels, known) = (target.name.clone(), target.version_labels.clone(), known.cloned());
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut facts = process::look(&places.procfs, process);
+        let weights = (format == Some(WeightsFormat::Gguf))
+            .then(|| weights::weights(&places.procfs, process, told_path.as_deref(), known.as_ref()));
+        let weights = match weights {
+            Some(Ok(found)) => Some(found),
+            Some(Err(why)) => {
+                facts.is_denied |= why.is_denied();
+                tracing::info!(target_url = %name, pid = process.pid, %why, "the weights file was not read; the next rule decides the version");
+                None
             }
-        }
-        _ => None,
+            None => None,
+        };
+        (facts, weights, pod(&places, process, &labels))
+    });
+    // The task is not cancelled, and a panic in it would be a fault of this program that the page must not pay for.
+    if let Ok((facts, weights, pod)) = looked.await {
+        (served.process, served.weights, served.pod) = (facts, weights, pod);
+    }
+    Ok(served)
+}
+
+fn is_version(word: &String) -> bool {
+    !NO_VERSION.contains(&word.as_str())
+}
+
+/// What is known of the pod of a process.
+fn pod(places: &Places, process: ProcessId, labels: &[String]) -> PodFacts {
+    let text = proc::read_text(&places.procfs.join(process.pid.to_string()).join("cgroup")).unwrap_or_default();
+    let identity = proc::parse_cgroup(&text).map(cgroup::identify).unwrap_or_default();
+    let Some(pod) = identity.pod_uid.as_deref().and_then(|uid| places.directory.pod(uid)) else {
+        return PodFacts::default();
     };
-    Ok(Served { model, version, versions, tokenizer, weights })
+    PodFacts {
+        version: pod.version(labels, |word| !NO_VERSION.contains(&word)),
+        image: pod.image_version(identity.container_id.as_deref()),
+        group: pod.group(),
+    }
 }
 
 /// Answers of one resolution: what several questions ask for is fetched once.
@@ -172,198 +290,20 @@ async fn ask(target: &Target, hook: &Hook, path: &str) -> Result<Option<serde_js
     }
 }
 
-/// Why no weights file was read.
-#[derive(Debug, thiserror::Error)]
-enum WeightsError {
-    #[error("reading {path} failed: {source}; it needs the server's user, root or CAP_SYS_PTRACE")]
-    Maps { path: String, source: std::io::Error },
-    #[error("the process maps no .gguf file and the engine names none")]
-    None,
-    #[error("the process maps {0} .gguf files and the engine does not tell which one it serves")]
-    Several(usize),
-    #[error("opening {path} failed: {source}")]
-    Open { path: String, source: std::io::Error },
-    #[error("{0} on disk is not the file that the process maps")]
-    Replaced(String),
-    #[error("{path}: {source}")]
-    Header { path: String, source: gguf::GgufError },
-}
-
-/// A mapped file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Mapped {
-    path: String,
-    inode: u64,
-}
-
-fn weights(procfs: &Path, process: ProcessId, told: Option<&str>) -> Result<(Header, VersionSource), WeightsError> {
-    let folder = procfs.join(process.pid.to_string());
-    let (path, inode, source) = match (mapped(&folder), told) {
-        (Ok(files), told) => match choose(&files, told) {
-            Ok(file) => (file.path.clone(), Some(file.inode), VersionSource::Process),
-            Err(WeightsError::None) => (told.ok_or(WeightsError::None)?.to_owned(), None, VersionSource::EngineApi),
-            Err(error) => return Err(error),
-        },
-        (Err(_), Some(told)) => (told.to_owned(), None, VersionSource::EngineApi),
-        (Err(error), None) => return Err(error),
-    };
-    let file = open(&folder, &path, inode)?;
-    let header = gguf::read(file).map_err(|source| WeightsError::Header { path, source })?;
-    Ok((header, source))
-}
-
-/// The .gguf files in `maps`, each once.
-fn mapped(folder: &Path) -> Result<Vec<Mapped>, WeightsError> {
-    let path = folder.join("maps");
-    let maps = fs::read(&path).map_err(|source| WeightsError::Maps { path: path.display().to_string(), source })?;
-    let mut files: Vec<_> = String::from_utf8_lossy(&maps).lines().filter_map(mapped_file).collect();
-    files.sort();
-    files.dedup();
-    Ok(files)
-}
-
-/// `address perms offset device inode path`, the path being the rest of the line.
-fn mapped_file(line: &str) -> Option<Mapped> {
-    let mut rest = line;
-    let mut inode = "";
-    for _ in 0..5 {
-        let (field, after) = rest.split_once(' ')?;
-        inode = field;
-        rest = after.trim_start_matches(' ');
-    }
-    let whole = rest.strip_suffix(" (deleted)").unwrap_or(rest);
-    let is_gguf = whole.to_ascii_lowercase().ends_with(".gguf") || whole.contains("/blobs/sha256-");
-    is_gguf.then_some(())?;
-    Some(Mapped { path: rest.to_owned(), inode: inode.parse().ok()? })
-}
-
-/// The file that is served: the one the engine names, else the only one, else the first part of a split model.
-fn choose<'a>(files: &'a [Mapped], told: Option<&str>) -> Result<&'a Mapped, WeightsError> {
-    let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
-    let told = told.map(name);
-    let mut same = files.iter().filter(|file| told.as_deref() == Some(name(&file.path).as_str()));
-    if let (Some(file), None) = (same.next(), same.next()) {
-        return Ok(file);
-    }
-    match files {
-        [] => Err(WeightsError::None),
-        [file] => Ok(file),
-        _ => {
-            let mut first = files.iter().filter(|file| file.path.contains("-00001-of-"));
-            match (first.next(), first.next()) {
-                (Some(file), None) => Ok(file),
-                _ => Err(WeightsError::Several(files.len())),
-            }
-        }
-    }
-}
-
-/// Opens a path as the process sees it, and checks that it still is the mapped file.
-fn open(folder: &Path, path: &str, inode: Option<u64>) -> Result<File, WeightsError> {
-    let seen = match path.strip_prefix('/') {
-        Some(below) => folder.join("root").join(below),
-        None => folder.join("cwd").join(path),
-    };
-    let mut candidates = vec![seen];
-    // Without a look at the process's root, the same path here is only good if it is provably the same file.
-    if path.starts_with('/') && inode.is_some() {
-        candidates.push(PathBuf::from(path));
-    }
-    let mut failure = None;
-    for candidate in candidates {
-        let why = match File::open(&candidate).and_then(|file| Ok((file.metadata()?, file))) {
-            Ok((meta, _)) if inode.is_some_and(|inode| inode != meta.ino()) || !meta.is_file() => {
-                WeightsError::Replaced(path.to_owned())
-            }
-            Ok((_, file)) => return Ok(file),
-            Err(source) => WeightsError::Open { path: candidate.display().to_string(), source },
-        };
-        // What was wrong with the process's own view says more than the fallback's.
-        failure = failure.or(Some(why));
-    }
-    Err(failure.unwrap_or(WeightsError::None))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::gguf::Header;
     use super::super::preset::Presets;
     use super::super::target::TargetConfig;
     use super::*;
-    use std::os::unix::fs::symlink;
 
-    const PROCESS: ProcessId = ProcessId { pid: 7, start_ticks: 1 };
-
-    fn gguf(version: &str) -> Vec<u8> {
-        let key = "general.version";
-        let mut bytes = [&b"GGUF"[..], &3_u32.to_le_bytes(), &0_u64.to_le_bytes(), &1_u64.to_le_bytes()].concat();
-        bytes.extend((key.len() as u64).to_le_bytes());
-        bytes.extend(key.as_bytes());
-        bytes.extend(8_u32.to_le_bytes());
-        bytes.extend((version.len() as u64).to_le_bytes());
-        bytes.extend(version.as_bytes());
-        bytes
-    }
-
-    /// A process whose root is a folder with /models/a.gguf (version 1.0) and /models/b.gguf (2.0).
-    fn process(maps: impl Fn(u64, u64) -> String) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("folder");
-        let folder = root.path().join("7");
-        fs::create_dir_all(root.path().join("image/models")).expect("folder");
-        fs::create_dir(&folder).expect("folder");
-        symlink("../image", folder.join("root")).expect("root");
-        symlink("../image/models", folder.join("cwd")).expect("cwd");
-        let write = |name: &str, version: &str| {
-            let path = root.path().join("image/models").join(name);
-            fs::write(&path, gguf(version)).expect("weights");
-            fs::metadata(path).expect("weights").ino()
-        };
-        let (a, b) = (write("a.gguf", "1.0"), write("b.gguf", "2.0"));
-        fs::write(folder.join("maps"), maps(a, b)).expect("maps");
-        root
-    }
-
-    fn line(inode: u64, path: &str) -> String {
-        format!("7f00-7f01 r--s 00002000 fe:00 {inode}                   {path}\n")
-    }
-
-    fn version(root: &tempfile::TempDir, told: Option<&str>) -> Result<(Option<String>, VersionSource), WeightsError> {
-        weights(root.path(), PROCESS, told).map(|(header, source)| (header.version, source))
-    }
-
-    #[test]
-    fn the_mapped_file_tells_the_version() {
-        let root = process(|a, _| {
-            format!(
-                "00400000-0040b000 r-xp 0 fe:00 5 /bin/server\n{}{}",
-                line(a, "/models/a.gguf"),
-                line(a, "/models/a.gguf")
-            )
-        });
-        assert_eq!(version(&root, None).expect("found"), (Some("1.0".to_owned()), VersionSource::Process));
-    }
-
-    #[test]
-    fn of_several_mapped_files_the_engine_says_which() {
-        let root = process(|a, b| line(a, "/models/a.gguf") + &line(b, "/models/b.gguf"));
-        assert_eq!(version(&root, Some("b.gguf")).expect("found").0.as_deref(), Some("2.0"));
-        assert!(matches!(version(&root, None), Err(WeightsError::Several(2))));
-    }
-
-    #[test]
-    fn a_file_that_replaced_the_mapped_one_is_not_believed() {
-        let root = process(|a, _| line(a + 1_000_000, "/models/a.gguf"));
-        assert!(matches!(version(&root, None), Err(WeightsError::Replaced(_))));
-        let root = process(|a, _| line(a, "/models/a.gguf (deleted)"));
-        assert!(matches!(version(&root, Some("a.gguf")), Err(WeightsError::Open { .. })));
-    }
-
-    #[test]
-    fn a_file_that_is_not_mapped_is_told_by_the_engine() {
-        let root = process(|_, _| String::new());
-        for told in ["/models/a.gguf", "a.gguf"] {
-            assert_eq!(version(&root, Some(told)).expect("found"), (Some("1.0".to_owned()), VersionSource::EngineApi));
+    fn header(name: Option<&str>, version: Option<&str>) -> Header {
+        Header {
+            name: name.map(str::to_owned),
+            version: version.map(str::to_owned),
+            quantisation: Some("Q8_0".to_owned()),
+            fingerprint: "f:0123456789abcdef".to_owned(),
         }
-        assert!(matches!(version(&root, None), Err(WeightsError::None)));
     }
 
     #[test]
@@ -373,8 +313,7 @@ mod tests {
             let text = format!("url = \"http://h:1\"\npreset = \"llamacpp\"\n{text}");
             Target::new(0, toml::from_str(&text).expect("valid"), &presets).expect("valid")
         };
-        let header = Header { name: Some("tiny".into()), version: Some("1.0".into()), fingerprint: "f".into() };
-        let weights = Some((header, VersionSource::Process));
+        let weights = Some(Weights::of(header(Some("tiny"), Some("1.0")), VersionSource::Process));
         let served = Served { weights, ..Served::default() };
         let page = |version| PageIdentity { model: None, version, consumer: None };
         let answer = |target: &Target, served: &Served, version| {
@@ -404,12 +343,11 @@ mod tests {
         let presets = Presets::built_in().expect("valid");
         let config = "url = \"http://h:1\"\npreset = \"torchserve\"";
         let target = Target::new(0, toml::from_str(config).expect("valid"), &presets).expect("valid");
-        let header = Header { name: None, version: Some("1.0".into()), fingerprint: "f".into() };
         let served = Served {
             version: Some("one".into()),
             versions: [("a".to_owned(), "2.0".to_owned())].into(),
             tokenizer: Some("bpe".into()),
-            weights: Some((header, VersionSource::Process)),
+            weights: Some(Weights::of(header(None, Some("1.0")), VersionSource::Process)),
             ..Served::default()
         };
         let version = |model: &str, version| {
@@ -422,5 +360,70 @@ mod tests {
         assert_eq!(version("a", PageVersion::Label("3".into())), told("3", VersionSource::Label));
         assert_eq!(version("a", PageVersion::Denied), told("2.0", VersionSource::EngineApi));
         assert_eq!(version("b", PageVersion::Untold), told("one", VersionSource::EngineApi));
+    }
+
+    /// One fact after the other is taken away, and the next rule decides.
+    #[test]
+    fn each_rule_decides_where_those_before_it_tell_nothing() {
+        let presets = Presets::built_in().expect("valid");
+        let config = "url = \"http://h:1\"\npreset = \"llamacpp\"\nnames = { tiny = { model = \"own\" } }";
+        let target = Target::new(0, toml::from_str(config).expect("valid"), &presets).expect("valid");
+        let mut served = Served {
+            version: Some("engine".into()),
+            weights: Some(Weights::of(header(Some("tiny"), Some("file")), VersionSource::Process)),
+            process: ProcessFacts { version: Some("process".into()), is_denied: true, ..ProcessFacts::default() },
+            pod: PodFacts { version: Some("pod".into()), image: Some("image:ab".into()), group: Some("g".into()) },
+            ..Served::default()
+        };
+        let page = PageIdentity { model: None, version: PageVersion::Untold, consumer: None };
+        let mut steps: Vec<(fn(&mut Served), &str, VersionSource)> = vec![
+            (|_| (), "engine", VersionSource::EngineApi),
+            (|served| served.version = None, "file", VersionSource::Process),
+            (
+                |served| served.weights = Some(Weights::of(header(Some("tiny"), None), VersionSource::EngineApi)),
+                "pod",
+                VersionSource::PodLabel,
+            ),
+            (|served| served.pod.version = None, "process", VersionSource::Process),
+            (|served| served.process.version = None, "f:0123456789ab", VersionSource::EngineApi),
+            (|served| served.weights = None, "image:ab", VersionSource::Image),
+        ];
+        for (take, version, source) in steps.drain(..) {
+            take(&mut served);
+            let service = served.service(&target, &page, false);
+            assert_eq!((service.version.as_deref(), service.version_source), (Some(version), source));
+            assert_eq!(service.serving.group.as_deref(), Some("g"));
+        }
+        served.pod.image = None;
+        assert_eq!(served.service(&target, &page, false).version_source, VersionSource::NotReadable);
+        served.process.is_denied = false;
+        assert_eq!(served.service(&target, &page, false).version_source, VersionSource::Unresolved);
+        served.weights = Some(Weights::of(header(Some("tiny"), None), VersionSource::Process));
+        assert_eq!(served.service(&target, &page, false).model.as_deref(), Some("own"), "by the configured name");
+    }
+
+    #[test]
+    fn a_set_up_is_what_is_configured_then_told_then_read() {
+        let presets = Presets::built_in().expect("valid");
+        let config = "url = \"http://h:1\"\npreset = \"llamacpp\"\nrole = \"decode\"\nservice_group = \"g\"\n\
+            serving = { max_batch = 4, power_limit_watts = 300.0 }";
+        let target = Target::new(0, toml::from_str(config).expect("valid"), &presets).expect("valid");
+        let set_up = |batch, version: Option<&str>| ServingConfiguration {
+            max_batch: batch,
+            engine_version: version.map(str::to_owned),
+            ..ServingConfiguration::default()
+        };
+        let served = Served {
+            configuration: set_up(Some(8), Some("b1")),
+            process: ProcessFacts { configuration: set_up(Some(9), Some("b2")), ..ProcessFacts::default() },
+            weights: Some(Weights::of(header(None, None), VersionSource::Process)),
+            ..Served::default()
+        };
+        let page = PageIdentity { model: None, version: PageVersion::Untold, consumer: None };
+        let serving = served.service(&target, &page, false).serving;
+        assert_eq!((serving.role, serving.group.as_deref()), (Some(joulebook_units::ServiceRole::Decode), Some("g")));
+        let found = serving.configuration;
+        assert_eq!((found.max_batch, found.engine_version.as_deref()), (Some(4), Some("b1")));
+        assert_eq!((found.power_limit_milliwatts, found.quantisation.as_deref()), (Some(300_000), Some("Q8_0")));
     }
 }

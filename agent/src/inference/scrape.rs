@@ -6,7 +6,7 @@
 
 use super::exposition::{MAX_BYTES, Page, PageError};
 use super::fetch::{Connection, FetchError};
-use super::identity::{self, Served};
+use super::identity::{self, Places, Served};
 use super::preset::Hook;
 use super::reader::{PageIdentity, PageVersion};
 use super::socket::{self, Listener, ProcessId};
@@ -14,6 +14,7 @@ use super::tally::{Counts, FirstPage, Observation, Tally};
 use super::target::Target;
 use super::{CountSample, Failure};
 use crate::clock::Clock;
+use crate::directory::Directory;
 use crate::process::InferenceGroup;
 use crate::process::part::PartName;
 use joulebook_units::{BootNanos, CountKind, Service, VersionSource};
@@ -84,6 +85,8 @@ pub(super) struct Surroundings {
     pub started: BootNanos,
     /// The kernel's USER_HZ.
     pub ticks_per_second: u64,
+    /// What is known of the node from the cluster.
+    pub directory: watch::Receiver<Arc<Directory>>,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -259,7 +262,11 @@ impl Task {
         fresh: bool,
         models: &BTreeSet<String>,
     ) -> Result<(), ScrapeError> {
-        let resolved = timeout(TOTAL, identity::resolve(&self.target, &self.around.procfs, process, models)).await;
+        let directory = Directory::clone(&self.around.directory.borrow());
+        let places = Places { procfs: self.around.procfs.clone(), directory };
+        // What was read of another process's weights means nothing.
+        let known = self.served.weights.as_ref().filter(|_| process == self.resolved_for);
+        let resolved = timeout(TOTAL, identity::resolve(&self.target, places, process, models, known)).await;
         let why = match resolved {
             Ok(Ok(served)) => {
                 self.identity_failures = 0;
@@ -291,15 +298,19 @@ impl Task {
         if served == self.served {
             return;
         }
-        let fingerprint = |served: &Served| served.weights.as_ref().map(|(header, _)| header.fingerprint.clone());
-        let (before, now) = (fingerprint(&self.served), fingerprint(&served));
+        let nameless = PageIdentity { model: None, version: PageVersion::Untold, consumer: None };
+        let [before, now] = [&self.served, &served].map(|served| served.service(&self.target, &nameless, false));
         let name = &self.target.name;
-        if before.is_some() && now.is_some() && before != now && self.served.model == served.model {
-            tracing::warn!(target_url = %name, model = ?served.model, ?before, ?now, "other weights under the same name: counted as another version from here on");
+        let both = before.fingerprint.is_some() && now.fingerprint.is_some();
+        if both && before.fingerprint != now.fingerprint && before.model == now.model {
+            let fixed = if before.version == now.version { " although the version is the same" } else { "" };
+            tracing::warn!(
+                target_url = %name, model = ?now.model, version = ?now.version, before = ?before.fingerprint,
+                now = ?now.fingerprint, "other weights under the same name{fixed}: counted as another version from here on"
+            );
         } else {
-            let weights = served.weights.as_ref().and_then(|(header, _)| header.version.as_ref());
-            let version = (served.version.as_ref().or(weights), &served.versions);
-            tracing::info!(target_url = %name, model = ?served.model, ?version, fingerprint = ?now, "identity resolved");
+            let (model, version, source) = (&now.model, &now.version, now.version_source);
+            tracing::info!(target_url = %name, ?model, ?version, ?source, fingerprint = ?now.fingerprint, "identity resolved");
         }
         self.served = served;
     }

@@ -3,8 +3,11 @@
 use super::mapping::{Fixed, Mapping};
 use super::preset::{Preset, PresetError, Presets};
 use super::reader::Reader;
+use crate::directory::VERSION_LABELS;
 use hyper::Uri;
+use joulebook_units::{ServiceRole, ServingConfiguration};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Time between two scrapes where a target gives none.
@@ -28,6 +31,20 @@ pub struct TargetConfig {
     pub version: Option<String>,
     /// Tokenizer, so that token counts of different models are not compared by mistake. Unset: unknown.
     pub tokenizer: Option<String>,
+    /// Other names for what the server serves, by the name that it serves it under. `model` and `version` go before.
+    #[serde(default)]
+    pub names: BTreeMap<String, NameConfig>,
+    /// Labels and annotations of its pod that name a version, the first that does. Unset: `joulebook.io/model-version`,
+    /// `app.kubernetes.io/version`, `serving.knative.dev/revision`, `modelVersion`.
+    pub version_labels: Option<Vec<String>>,
+    /// Its part of the work, where several servers share it. Unset: what its command line says, else all of it.
+    pub role: Option<RoleConfig>,
+    /// Name of the group of servers, on whatever nodes, that work on the same requests. Unset: what its pod's labels say,
+    /// else it works alone.
+    pub service_group: Option<String>,
+    /// Its set-up, as far as it does not tell it.
+    #[serde(default)]
+    pub serving: ServingConfig,
     /// CPU cores kept for this server, more than 0, to the thousandth. Unset: what its cgroup says, else none.
     pub reserved_cores: Option<f64>,
     /// Time between two scrapes, "1s" to "1h". Unset: "10s".
@@ -47,11 +64,58 @@ impl TargetConfig {
             model: None,
             version: None,
             tokenizer: None,
+            names: BTreeMap::new(),
+            version_labels: None,
+            role: None,
+            service_group: None,
+            serving: ServingConfig::default(),
             reserved_cores: None,
             interval: None,
             mapping: None,
         }
     }
+}
+
+/// Another name for what a server serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NameConfig {
+    /// The model's name. Unset: as it is served.
+    pub model: Option<String>,
+    /// The version. Unset: as it is found out.
+    pub version: Option<String>,
+}
+
+/// A server's part of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleConfig {
+    /// Takes requests in: they are counted there.
+    Router,
+    /// Reads prompts.
+    Prefill,
+    /// Generates; without a router requests are counted there.
+    Decode,
+}
+
+/// A server's set-up.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServingConfig {
+    /// Version of the engine.
+    pub engine_version: Option<String>,
+    /// Quantisation of the weights.
+    pub quantisation: Option<String>,
+    /// Most requests that it works on at once.
+    pub max_batch: Option<u32>,
+    /// Accelerators that each layer is cut over.
+    pub tensor_parallel: Option<u32>,
+    /// Stages that the layers are cut into.
+    pub pipeline_parallel: Option<u32>,
+    /// Replicas behind its page.
+    pub data_parallel: Option<u32>,
+    /// Power limit of each of its accelerators in watts, above 0.
+    pub power_limit_watts: Option<f64>,
 }
 
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -111,6 +175,16 @@ pub struct Target {
     pub version: Option<String>,
     /// Names of the mapping, for what no label names.
     pub fixed: Fixed,
+    /// Other names by the served name.
+    pub names: BTreeMap<String, NameConfig>,
+    /// Labels of a pod that name a version, in order.
+    pub version_labels: Vec<String>,
+    /// Configured part of the work.
+    pub role: Option<ServiceRole>,
+    /// Configured service group.
+    pub group: Option<String>,
+    /// Configured set-up.
+    pub configuration: ServingConfiguration,
     /// Configured tokenizer.
     pub tokenizer: Option<String>,
     /// Reservation in thousandths of a core.
@@ -142,7 +216,14 @@ impl Target {
         if !(Duration::from_secs(1)..=LONGEST_INTERVAL).contains(&interval) {
             return refuse("interval", &humantime::format_duration(interval), "it must be 1s to 1h");
         }
-        for (key, text) in [("model", &config.model), ("version", &config.version), ("tokenizer", &config.tokenizer)] {
+        let serving = &config.serving;
+        for (key, text) in [
+            ("model", &config.model),
+            ("version", &config.version),
+            ("tokenizer", &config.tokenizer),
+            ("serving.engine_version", &serving.engine_version),
+            ("serving.quantisation", &serving.quantisation),
+        ] {
             if let Some(text) = text.as_ref().filter(|text| text.trim().is_empty() || text.len() > 1024) {
                 return refuse(key, text, "it must hold 1 to 1024 bytes; leave the key out if it is not known");
             }
@@ -151,6 +232,19 @@ impl Target {
             None => None,
             Some((_, Some(millicores))) => Some(millicores),
             Some((cores, None)) => return refuse("reserved_cores", &cores, "it must be 0.001 to 100000"),
+        };
+        if let Some(group) = config.service_group.as_ref().filter(|group| group.trim().is_empty() || group.len() > 256)
+        {
+            return refuse("service_group", group, "it must hold 1 to 256 bytes; leave the key out for a server alone");
+        }
+        let named = config.names.values().flat_map(|name| [&name.model, &name.version]);
+        if let Some(text) = named.flatten().find(|text| text.trim().is_empty() || text.len() > 1024) {
+            return refuse("names", text, "a name must hold 1 to 1024 bytes; leave the key out if it is not known");
+        }
+        let power_limit_milliwatts = match serving.power_limit_watts.map(|watts| (watts, millicores(watts))) {
+            None => None,
+            Some((_, Some(milliwatts))) => Some(milliwatts),
+            Some((watts, None)) => return refuse("serving.power_limit_watts", &watts, "it must be 0.001 to 100000"),
         };
         let (host, port, path) = match address(&config.url) {
             Ok(address) => address,
@@ -175,6 +269,23 @@ impl Target {
             model: config.model,
             version: config.version,
             fixed,
+            names: config.names,
+            version_labels: config.version_labels.unwrap_or_else(|| VERSION_LABELS.map(str::to_owned).to_vec()),
+            role: config.role.map(|role| match role {
+                RoleConfig::Router => ServiceRole::Router,
+                RoleConfig::Prefill => ServiceRole::Prefill,
+                RoleConfig::Decode => ServiceRole::Decode,
+            }),
+            group: config.service_group,
+            configuration: ServingConfiguration {
+                engine_version: config.serving.engine_version,
+                quantisation: config.serving.quantisation,
+                max_batch: config.serving.max_batch,
+                tensor_parallel: config.serving.tensor_parallel,
+                pipeline_parallel: config.serving.pipeline_parallel,
+                data_parallel: config.serving.data_parallel,
+                power_limit_milliwatts,
+            },
             tokenizer: config.tokenizer,
             reserved_millicores,
             interval,
@@ -260,6 +371,11 @@ mod tests {
             (format!("{base}url = \"http://h:1\"\ninterval = \"0s\""), ["target[0].interval", "1s"]),
             (format!("{base}url = \"http://h:1\"\ninterval = \"10\""), ["interval", "write it like"]),
             (format!("{base}url = \"http://h:1\"\nreserved_cores = -1.0"), ["target[0].reserved_cores", "-1"]),
+            (format!("{base}url = \"http://h:1\"\nservice_group = \" \""), ["target[0].service_group", "1 to 256"]),
+            (format!("{base}url = \"http://h:1\"\nrole = \"both\""), ["role", "router"]),
+            (format!("{base}url = \"http://h:1\"\nnames.a.version = \"\""), ["target[0].names", "1 to 1024"]),
+            (format!("{base}url = \"http://h:1\"\nserving.power_limit_watts = 0.0"), ["power_limit_watts", "0.001"]),
+            (format!("{base}url = \"http://h:1\"\nserving.batch = 1"), ["unknown field", "batch"]),
             (format!("{base}url = \"http://h:1\"\nmodle = \"x\""), ["unknown field", "modle"]),
             (format!("{base}url = \"http://h:1\"\ninfo_url = \"http://h\""), ["target[0].info_url", "port"]),
             (format!("{base}url = \"http://h:1\"\ninfo_url = \"http://h:1/x\""), ["target[0].info_url", "paths"]),

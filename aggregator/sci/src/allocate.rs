@@ -12,7 +12,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use capacity::Capacity;
-use joulebook_units::{Component, Service};
+use joulebook_units::{Component, Service, ServingConfiguration};
 
 /// How pool idle is charged (methodology A.6, I3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,19 +42,29 @@ pub enum IdleScope {
     Cluster,
 }
 
-/// A model version: the subject of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// A model version: the subject of an answer. Weights that change under one name are another version even where the name of
+/// the version stays, and each set-up of a version has its own row.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModelVersion {
     /// Name as served; absent if nothing names it.
     pub model: Option<String>,
     /// Version; absent if unresolved.
     pub version: Option<String>,
+    /// Fingerprint of the weights; absent if none is known.
+    pub weights: Option<String>,
+    /// The set-up.
+    pub configuration: ServingConfiguration,
 }
 
 impl ModelVersion {
     /// The version that a service serves.
     pub fn of(service: &Service) -> Self {
-        Self { model: service.model.clone(), version: service.version.clone() }
+        Self {
+            model: service.model.clone(),
+            version: service.version.clone(),
+            weights: service.fingerprint.clone(),
+            configuration: service.serving.configuration.clone(),
+        }
     }
 }
 
@@ -134,6 +144,9 @@ impl VersionCost {
 pub struct Ledger {
     /// Workloads that serve no known model, their platform share included.
     pub workloads: u64,
+    /// Workloads that hold an inference engine's processes, while no counts tell what they serve; their platform share
+    /// included.
+    pub unattributed_inference: u64,
     /// The kernel, its platform share included.
     pub system: u64,
     /// Pool idle that no version is charged with, its platform share included.
@@ -145,9 +158,9 @@ pub struct Ledger {
 impl Ledger {
     /// Everything in µJ.
     pub fn total(&self) -> u64 {
-        [self.workloads, self.system, self.unallocated_idle, self.unattributed]
-            .iter()
-            .fold(0, |a, b| a.saturating_add(*b))
+        let parts =
+            [self.workloads, self.unattributed_inference, self.system, self.unallocated_idle, self.unattributed];
+        parts.iter().fold(0, |a, b| a.saturating_add(*b))
     }
 }
 
@@ -253,6 +266,9 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> u64 {
                         }
                     }
                 }
+            }
+            Account::Workload(workload) if workload.engine.is_some() => {
+                ledger.unattributed_inference = ledger.unattributed_inference.saturating_add(whole);
             }
             Account::Workload(_) => ledger.workloads = ledger.workloads.saturating_add(whole),
             Account::System => ledger.system = ledger.system.saturating_add(whole),

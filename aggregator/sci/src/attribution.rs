@@ -113,24 +113,71 @@ pub struct Activity {
     pub weights: alloc::collections::BTreeMap<CountKind, u128>,
 }
 
+/// How the parts of several services in what they use together were found. Bits add by OR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Measures(pub u8);
+
+impl Measures {
+    /// Processes that work for one version alone.
+    pub const PROCESS: Self = Self(1);
+    /// Busy time.
+    pub const BUSY_TIME: Self = Self(1 << 1);
+    /// Tokens that were read anew or generated.
+    pub const TOKENS: Self = Self(1 << 2);
+    /// Requests.
+    pub const REQUESTS: Self = Self(1 << 3);
+    /// Nothing tells them apart: equal parts.
+    pub const EQUAL: Self = Self(1 << 4);
+    /// What servers of its group did that count nothing themselves.
+    pub const GROUP: Self = Self(1 << 5);
+
+    const NAMES: [(Self, &'static str); 6] = [
+        (Self::PROCESS, "process"),
+        (Self::BUSY_TIME, "busy_time"),
+        (Self::TOKENS, "tokens"),
+        (Self::REQUESTS, "requests"),
+        (Self::EQUAL, "equal"),
+        (Self::GROUP, "group"),
+    ];
+
+    /// Sets the bits of `other`.
+    pub fn insert(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Names in answers, best first.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(bit, _)| self.0 & bit.0 != 0).map(|(_, name)| name)
+    }
+}
+
 /// Shares of several services of one process group: by busy time, else tokens (uncached input + output), else requests,
 /// else in equal parts; the first measure that every service knows and that is not 0 for all. One service takes all.
 pub fn among_services(energy: u64, services: &[Activity]) -> Vec<u64> {
-    let measures: [fn(&Activity) -> Option<u128>; 3] = [
-        |service| service.weights.get(&CountKind::BusyNanos).copied(),
-        |service| {
-            let input = service.weights.get(&CountKind::InputTokens)?;
-            let cached = service.weights.get(&CountKind::CachedTokens).copied().unwrap_or(0);
-            let output = service.weights.get(&CountKind::OutputTokens)?;
-            Some(input.saturating_sub(cached).saturating_add(*output))
-        },
-        |service| service.weights.get(&CountKind::RequestsOk).copied(),
+    let (weights, _) = weights_among(services);
+    largest_remainder(energy, &weights).unwrap_or_default()
+}
+
+/// The weights of [`among_services`], and the measure that gives them.
+pub fn weights_among(services: &[Activity]) -> (Vec<u128>, Measures) {
+    let measures: [(fn(&Activity) -> Option<u128>, Measures); 3] = [
+        (|service| service.weights.get(&CountKind::BusyNanos).copied(), Measures::BUSY_TIME),
+        (
+            |service| {
+                let input = service.weights.get(&CountKind::InputTokens)?;
+                let cached = service.weights.get(&CountKind::CachedTokens).copied().unwrap_or(0);
+                let output = service.weights.get(&CountKind::OutputTokens)?;
+                Some(input.saturating_sub(cached).saturating_add(*output))
+            },
+            Measures::TOKENS,
+        ),
+        (|service| service.weights.get(&CountKind::RequestsOk).copied(), Measures::REQUESTS),
     ];
-    let by_measure = measures.iter().find_map(|measure| {
+    let by_measure = measures.into_iter().find_map(|(measure, name)| {
         let weights: Option<Vec<u128>> = services.iter().map(measure).collect();
-        weights.and_then(|weights| largest_remainder(energy, &weights))
+        weights.filter(|weights| weights.iter().any(|weight| *weight > 0)).map(|weights| (weights, name))
     });
-    by_measure.or_else(|| largest_remainder(energy, &alloc::vec![1; services.len()])).unwrap_or_default()
+    by_measure.unwrap_or_else(|| (alloc::vec![1; services.len()], Measures::EQUAL))
 }
 
 #[cfg(test)]
@@ -198,5 +245,14 @@ mod tests {
         assert_eq!(among_services(100, &[busy(3, 1), busy(1, 1)]), [75, 25]);
         assert_eq!(among_services(100, &[busy(0, 1), busy(0, 1)]), [50, 50]);
         assert_eq!(among_services(101, &[Activity::default(), Activity::default()]), [51, 50]);
+        let measure = |services: &[Activity]| weights_among(services).1;
+        let requests = |requests: u128| Activity { weights: [(CountKind::RequestsOk, requests)].into() };
+        assert_eq!(measure(&[busy(3, 1), busy(1, 1)]), Measures::BUSY_TIME);
+        assert_eq!(measure(&[busy(0, 1), busy(0, 1)]), Measures::TOKENS);
+        assert_eq!(measure(&[requests(1), requests(2)]), Measures::REQUESTS);
+        assert_eq!(measure(&[requests(0), requests(0)]), Measures::EQUAL);
+        let mut both = Measures::PROCESS;
+        both.insert(Measures::TOKENS);
+        assert_eq!(both.names().collect::<Vec<_>>(), ["process", "tokens"]);
     }
 }

@@ -3,6 +3,7 @@
 //! All quantities are integers that add: a cell of 300 s is the sum of its five of 60 s, and any window is the sum of
 //! its seconds.
 
+use crate::attribution::Measures;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -115,6 +116,8 @@ pub struct ServiceUse {
     pub cpu_nanos: u64,
     /// Energy in µJ of this service in the time in which its counts are known (for joint coverage).
     pub joint_microjoules: u64,
+    /// How its part of what several services use together was found, where it had to be.
+    pub measures: Measures,
 }
 
 /// What is known of a node's input, over the time in which a wall meter was there.
@@ -363,5 +366,6 @@ impl ServiceUse {
         self.reserved_device_nanos = self.reserved_device_nanos.saturating_add(other.reserved_device_nanos);
         self.cpu_nanos = self.cpu_nanos.saturating_add(other.cpu_nanos);
         self.joint_microjoules = self.joint_microjoules.saturating_add(other.joint_microjoules);
+        self.measures.insert(other.measures);
     }
 }

@@ -9,7 +9,9 @@ mod wall;
 
 pub use wall::SURROUNDINGS_SECONDS;
 
-use crate::attribution::{Activity, among_services, base_and_dynamic, by_activity, by_reservation};
+use crate::attribution::{
+    Activity, Measures, among_services, base_and_dynamic, by_activity, by_reservation, weights_among,
+};
 use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
 use crate::share::portion;
 use crate::spread::{At, Grid, Held, Spread};
@@ -444,18 +446,23 @@ impl Holder<'_> {
             return;
         }
         let activities: Vec<Activity> = self.services.iter().map(|served| served.activity.clone()).collect();
+        let measure = if activities.len() > 1 { weights_among(&activities).1 } else { Measures::default() };
         let reserved = u64::try_from(self.reserved_millicore_nanos() / 1000).unwrap_or(u64::MAX);
         let (cpu, reserved) = (among_services(self.cpu_nanos, &activities), among_services(reserved, &activities));
         for ((served, cpu), reserved) in self.services.iter().zip(cpu).zip(reserved) {
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);
             mine.reserved_core_nanos = mine.reserved_core_nanos.saturating_add(reserved);
+            mine.measures.insert(measure);
             if !served.is_own {
                 continue;
             }
             mine.resident_nanos = mine.resident_nanos.saturating_add(self.resident_nanos);
             mine.counted_nanos = mine.counted_nanos.saturating_add(served.counted.min(self.nanos));
             mine.executing_nanos = mine.executing_nanos.saturating_add(served.moving.min(self.nanos));
+            if self.workload.part_of.is_some() {
+                mine.measures.insert(Measures::PROCESS);
+            }
         }
     }
 }

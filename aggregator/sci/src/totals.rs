@@ -3,6 +3,7 @@
 use crate::allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, SlotCosts, VersionCost, allocate};
 use crate::cell::{Cell, Flags, SourceKey};
 use crate::operational::{CompensatedSum, facility, operational};
+use crate::phase::Phases;
 use crate::uncertainty::{Deviations, LIFESPAN};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -131,6 +132,8 @@ pub struct VersionTotals {
     pub flags: Flags,
     /// Scopes at which idle was allocated in its slots.
     pub scopes: BTreeSet<IdleScope>,
+    /// What reading prompts and generating took.
+    pub phases: Phases,
 }
 
 /// One node over the window.
@@ -221,6 +224,8 @@ impl Totals {
             totals.embodied_unallocated_g.add(costs.embodied_unallocated_g.get(index).copied().unwrap_or(0.0));
             if let Some(ledger) = costs.ledgers.get(index) {
                 totals.ledger.workloads = totals.ledger.workloads.saturating_add(ledger.workloads);
+                totals.ledger.unattributed_inference =
+                    totals.ledger.unattributed_inference.saturating_add(ledger.unattributed_inference);
                 totals.ledger.system = totals.ledger.system.saturating_add(ledger.system);
                 totals.ledger.unallocated_idle = totals.ledger.unallocated_idle.saturating_add(ledger.unallocated_idle);
                 totals.ledger.unattributed = totals.ledger.unattributed.saturating_add(ledger.unattributed);
@@ -248,6 +253,7 @@ impl VersionTotals {
         joint: f64,
     ) -> SlotTerm {
         self.cost.merge(cost);
+        self.phases.add(cost);
         if node.simulated {
             self.simulated.merge(cost);
         }

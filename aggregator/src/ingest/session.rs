@@ -4,7 +4,9 @@ use super::commit::{Opening, Refusal, Reject, Reply, Request};
 use super::pressure::Watch;
 use super::{Counter, Counters, Gone, Intake, Queue};
 use crate::clock::Clock;
-use crate::peer::{Caller, Ending};
+use crate::directory::Directories;
+use crate::peer::{Caller, Ending, Peer, Role};
+use crate::poller::Pollers;
 use joulebook_proto::SCHEMA_VERSION;
 use joulebook_proto::convert::{
     ConvertError, decode_batch, hello_to_inventory, payload_hash, reject_reason_to_wire, series_from_wire,
@@ -14,7 +16,8 @@ use joulebook_proto::telemetry::stream_request::Message as Up;
 use joulebook_proto::telemetry::stream_response::Message as Down;
 use joulebook_proto::telemetry::telemetry_service_server::{TelemetryService, TelemetryServiceServer};
 use joulebook_proto::telemetry::{
-    Ack, Credit, Dictionary, Hello, HelloReply, Record, Rejection, StreamMark, StreamRequest, StreamResponse,
+    Ack, Credit, Dictionary, Hello, HelloReply, NodeDirectory, Record, Rejection, StreamMark, StreamRequest,
+    StreamResponse,
 };
 use joulebook_units::{Batch, BootId, BootNanos, InvalidId, NodeName, StreamId, UnixNanos};
 use std::collections::BTreeMap;
@@ -51,12 +54,28 @@ pub struct Telemetry {
     shutdown: watch::Receiver<bool>,
     sessions: Arc<AtomicU64>,
     counters: Arc<Counters>,
+    pollers: Arc<Pollers>,
+    directories: watch::Receiver<Arc<Directories>>,
 }
 
 impl Telemetry {
     pub(super) fn new(queue: Queue, intake: &Intake, clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> Self {
         let (cluster, counters) = (intake.cluster(), intake.counters());
-        Self { queue, cluster, clock, shutdown, sessions: Arc::new(AtomicU64::new(1)), counters }
+        let (sessions, pollers) = (Arc::new(AtomicU64::new(1)), Arc::default());
+        let directories = watch::channel(Arc::default()).1;
+        Self { queue, cluster, clock, shutdown, sessions, counters, pollers, directories }
+    }
+
+    /// The same with pollers, which may speak for nodes from outside.
+    #[must_use]
+    pub fn with_pollers(self, pollers: Pollers) -> Self {
+        Self { pollers: Arc::new(pollers), ..self }
+    }
+
+    /// The same, and tells each agent what runs on its node.
+    #[must_use]
+    pub fn telling(self, directories: watch::Receiver<Arc<Directories>>) -> Self {
+        Self { directories, ..self }
     }
 
     /// The service with its limits.
@@ -73,13 +92,13 @@ impl TelemetryService for Telemetry {
         &self,
         request: tonic::Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let (node, ending) = (Caller::of(&request)?.node().cloned(), Ending::of(&request)?);
+        let (peer, ending) = (Caller::of(&request)?.0.clone(), Ending::of(&request)?);
         let (out, responses) = mpsc::channel(WINDOW as usize);
         let (counter, replies) = Counter::new(REQUESTS as usize);
         let session = Session {
             number: self.sessions.fetch_add(1, Ordering::Relaxed),
             telemetry: self.clone(),
-            node,
+            peer,
             counter,
             pressure: self.queue.pressure.watch(),
             out,
@@ -95,8 +114,8 @@ impl TelemetryService for Telemetry {
 struct Session {
     number: u64,
     telemetry: Telemetry,
-    /// Whose agent the certificate names; none on plaintext.
-    node: Option<NodeName>,
+    /// Whom the certificate names; nobody is known on plaintext.
+    peer: Option<Arc<Peer>>,
     counter: Counter,
     pressure: Watch,
     out: mpsc::Sender<Result<StreamResponse, Status>>,
@@ -135,7 +154,15 @@ impl Session {
         let Some(Up::Hello(hello)) = first.and_then(|request| request.message) else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
-        self.open(&hello, &mut replies).await?;
+        let node = self.open(&hello, &mut replies).await?;
+        let mut directories = self.telemetry.directories.clone();
+        let mut told = None;
+        // A poller has nothing to do with what runs there.
+        let mut listens = hello.poller.is_none();
+        if listens {
+            let all = directories.borrow_and_update().clone();
+            self.tell(&node, &all, &mut told).await?;
+        }
 
         let (mut shutdown, queue) = (self.telemetry.shutdown.clone(), self.telemetry.queue.clone());
         let (mut stopping, mut ended, mut batch) = (*shutdown.borrow_and_update(), false, Vec::new());
@@ -167,21 +194,39 @@ impl Session {
                 changed = shutdown.changed(), if !stopping => stopping = changed.is_err() || *shutdown.borrow(),
                 changed = ending.changed(), if !over => over = changed.is_err() || *ending.borrow(),
                 () = self.pressure.changed() => self.grant().await?,
+                changed = directories.changed(), if listens => {
+                    listens = changed.is_ok();
+                    let all = directories.borrow_and_update().clone();
+                    self.tell(&node, &all, &mut told).await?;
+                }
             }
         }
     }
 
-    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::Receiver<Reply>) -> Result<(), Status> {
+    /// Tells the agent what runs on its node, if that is another than what it was told. A node that is named no more has
+    /// no pods.
+    async fn tell(&self, node: &NodeName, all: &Directories, told: &mut Option<NodeDirectory>) -> Result<(), Status> {
+        let gone = || {
+            let before = told.as_ref()?;
+            let revision = before.revision.saturating_add(1);
+            (!before.pods.is_empty() || !before.node_labels.is_empty())
+                .then(|| NodeDirectory { revision, ..NodeDirectory::default() })
+        };
+        let Some(now) = all.of(node).cloned().or_else(gone) else { return Ok(()) };
+        let same = |before: &NodeDirectory| before.pods == now.pods && before.node_labels == now.node_labels;
+        if told.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        *told = Some(now.clone());
+        self.down(Down::NodeDirectory(now)).await
+    }
+
+    /// Opens the session and gives the node that it is about.
+    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::Receiver<Reply>) -> Result<NodeName, Status> {
         let received = self.telemetry.clock.unix();
         let opening = opening(hello, received)?;
-        if let Some(node) = self.node.as_ref().filter(|node| **node != opening.inventory.node) {
-            let (said, shown) = (opening.inventory.node.as_str(), node.as_str());
-            tracing::warn!(target: "audit", said, shown, "an agent named a node that is not its certificate's");
-            let text = format!(
-                "Hello.node is `{said}`, the certificate is that of `{shown}`: set the agent's node or show the node's certificate"
-            );
-            return Err(Status::permission_denied(text));
-        }
+        self.admit(&opening)?;
+        let subject = opening.inventory.node.clone();
         self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
         let (marks, held) = match self.wait(replies).await? {
             Reply::Opened(marks) => (marks, false),
@@ -216,7 +261,42 @@ impl Session {
             credit: Some(credit),
         }))
         .await?;
-        if held { Err(self.held()) } else { Ok(()) }
+        if held { Err(self.held()) } else { Ok(subject) }
+    }
+
+    /// Whether the peer may speak as it says for the node that it names.
+    fn admit(&self, opening: &Opening) -> Result<(), Status> {
+        let (node, poller) = (&opening.inventory.node, opening.poller.as_ref());
+        let text = match (self.peer.as_ref().map(|peer| peer.role()), poller) {
+            (None, None) => return Ok(()),
+            (Some(Role::Agent(own)), None) if own == node => return Ok(()),
+            (Some(Role::Agent(own)), None) => format!(
+                "Hello.node is `{node}`, the certificate is that of `{own}`: set the agent's node or show the node's certificate"
+            ),
+            (None, Some(poller)) if self.telemetry.pollers.may_speak(poller, node) => return Ok(()),
+            (Some(Role::Poller(own)), Some(poller))
+                if own == poller && self.telemetry.pollers.may_speak(poller, node) =>
+            {
+                return Ok(());
+            }
+            (Some(Role::Poller(own)), Some(poller)) if own != poller => {
+                format!("Hello.poller is `{poller}`, the certificate is that of the poller `{own}`")
+            }
+            (None | Some(Role::Poller(_)), Some(poller)) => format!(
+                "the poller `{poller}` may not speak for the node `{node}`: add it to nodes of its [[poller]] at the aggregator"
+            ),
+            (Some(Role::Poller(own)), None) => {
+                format!("the certificate is that of the poller `{own}`: Hello.poller must name it")
+            }
+            (Some(Role::Agent(_) | Role::Operator(_)), Some(_)) | (Some(Role::Operator(_)), None) => {
+                "the certificate is not a poller's, or not an agent's: show the one of who speaks".to_owned()
+            }
+        };
+        let shown = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
+        let poller = poller.map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(target: "audit", said = %node, poller, shown, "a peer spoke for a node that it may not speak for");
+        self.telemetry.counters.add("speakers_refused_total", 1);
+        Err(Status::permission_denied(text))
     }
 
     /// No record may be sent now, and when to ask again.
@@ -375,8 +455,10 @@ fn opening(hello: &Hello, received: UnixNanos) -> Result<Opening, Status> {
         return Err(Status::invalid_argument(format!("Hello.streams must hold 1 to {STREAMS}")));
     }
     let streams: Result<_, _> = hello.streams.iter().map(|open| StreamId::from_slice(&open.stream_id)).collect();
+    let poller = hello.poller.as_deref().map(str::parse).transpose().map_err(invalid)?;
     Ok(Opening {
         inventory: hello_to_inventory(hello).map_err(malformed)?,
+        poller,
         epoch: hello.session_epoch,
         boot: BootId::from_slice(&hello.boot_id).map_err(invalid)?,
         boot_time: BootNanos(hello.boot_time_nanos),

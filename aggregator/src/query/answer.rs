@@ -7,9 +7,10 @@ mod quality;
 mod simulation;
 
 use super::accelerator;
-use super::energy::{component_name, covered_share, method_name, methods};
+use super::energy::{covered_share, method_name, methods};
 use super::gather::{Member, site_name};
 use super::input::{is_estimated, platform_method, reconciliation};
+use super::name::{Names, describe, digest};
 use super::question::{Question, policy_name};
 use super::{Computed, QueryError, rfc3339, seconds};
 use crate::factor::Factors;
@@ -132,6 +133,7 @@ impl Context<'_> {
             hardware: origin::hardware(&parts, &mut missing),
             operating: Some(self.operating(&parts, &mut missing)),
             instruments: self.instruments(&parts, &mut missing),
+            phases: Some(figures::phases(&parts, &mut missing)),
             simulated: parts.simulation.any,
             simulated_share: missing.or_note(parts.simulation.share, "simulated_share", "the version used no energy"),
             ..SciAnswer::default()
@@ -174,7 +176,6 @@ impl Context<'_> {
         let pools: BTreeSet<String> =
             parts.members.iter().map(|member| super::gather::pool_name(&member.record)).collect();
         let source = services.iter().next().map_or("unresolved", |service| version_source(service.version_source));
-        missing.note("subject.serving_config", "serving configurations are not told apart yet");
         missing.note("subject.entity", "no consuming entity is declared");
         wire::Subject {
             model: missing.or_note(parts.version.model.clone(), "subject.model", "nothing names the model"),
@@ -189,7 +190,23 @@ impl Context<'_> {
                 "no fingerprint of the weights, or more than one, is known",
             ),
             version_source: source.to_owned(),
-            serving_config: None,
+            serving_config: missing.or_note(
+                digest(&parts.version.configuration),
+                "subject.serving_config",
+                "nothing of the servers' configuration is known",
+            ),
+            label: Names::of(self.computed.totals.versions.keys()).full(parts.version),
+            base: missing.or_note(
+                only(services.iter().filter_map(|service| service.serving.base.clone()).collect()),
+                "subject.base",
+                "no server says which weights it was told, or they differ",
+            ),
+            revision: missing.or_note(
+                only(services.iter().filter_map(|service| service.serving.revision.clone()).collect()),
+                "subject.revision",
+                "no revision of the weights is known, or they differ",
+            ),
+            apportioned_by: parts.totals.cost.used.measures.names().map(str::to_owned).collect(),
             entity: None,
             pools: pools.into_iter().collect(),
             engines: services
@@ -266,13 +283,20 @@ impl Context<'_> {
         }
         for member in &parts.members {
             let node = &member.record.inventory.node;
-            for state in &member.record.inventory.sources {
+            for state in member.record.sources() {
                 if let Some(reason) = &state.unavailable {
                     exclusions.push(format!("{node}: {} is not read: {reason}", state.source.id));
                 }
             }
             for model in accelerator::without_source(member) {
                 exclusions.push(format!("{node}: accelerator {model} is seen and not metered"));
+            }
+            let inference = self.computed.totals.nodes.get(node.as_str());
+            let inference = inference.map_or(0, |totals| totals.ledger.unattributed_inference);
+            if inference > 0 {
+                let joules = Microjoules(inference).to_joules().0;
+                exclusions
+                    .push(format!("{node}: {joules} J of inference that no counts and no service group attribute"));
             }
             let nobodys =
                 self.computed.totals.nodes.get(node.as_str()).map_or(0, |node| accelerator::unattributed(&node.cell));
@@ -302,7 +326,8 @@ impl Context<'_> {
     }
 }
 
-fn version_source(source: VersionSource) -> &'static str {
+/// Name of the origin of a version.
+pub fn version_source(source: VersionSource) -> &'static str {
     match source {
         VersionSource::Config => "config",
         VersionSource::Pushed => "pushed",

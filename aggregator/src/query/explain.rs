@@ -1,8 +1,7 @@
 //! One number, term by term, and the balance of every node that it touches.
 
-use super::energy::component_name;
 use super::input::{is_estimated, platform_method};
-use super::question::version_name;
+use super::name::Names;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
 use joulebook_sci::totals::NodeTotals;
@@ -23,7 +22,8 @@ pub fn explain(
     let mut terms = slot_terms(computed, version);
     terms.extend(sums(totals, &answer));
     let nodes = computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
-    let balances = nodes.map(|(name, node)| balance(name, node)).collect();
+    let names = Names::of(computed.totals.versions.keys());
+    let balances = nodes.map(|(name, node)| balance(name, node, &names)).collect();
     ExplainResponse { answer: Some(answer), terms, balances }
 }
 
@@ -129,11 +129,11 @@ fn sums(totals: &VersionTotals, answer: &SciAnswer) -> Vec<Term> {
 }
 
 /// Every joule of a node: input + overcount = Σ accounts.
-fn balance(name: &str, node: &NodeTotals) -> NodeBalance {
+fn balance(name: &str, node: &NodeTotals, names: &Names<'_>) -> NodeBalance {
     let mut accounts: BTreeMap<(String, String), AccountBalance> = BTreeMap::new();
     for (entry, energy) in &node.cell.entries {
         let (account, owner) = match &entry.account {
-            Account::Service(service) => ("model", version_name(&ModelVersion::of(service))),
+            Account::Service(service) => ("model", names.full(&ModelVersion::of(service))),
             Account::Workload(workload) => ("workload", format!("{} {}", workload.name, workload.id)),
             Account::System => ("system", String::new()),
             Account::PoolIdle => ("pool_idle", String::new()),
@@ -153,7 +153,7 @@ fn balance(name: &str, node: &NodeTotals) -> NodeBalance {
             ..AccountBalance::default()
         });
         balance.microjoules = balance.microjoules.saturating_add(*energy);
-        *balance.parts.entry(format!("{}_{purpose}", component_name(entry.component))).or_default() += energy;
+        *balance.parts.entry(format!("{}_{purpose}", entry.component.name())).or_default() += energy;
     }
     let booked: i128 = accounts.values().map(|account| i128::from(account.microjoules)).sum();
     let residual = i128::from(node.input()) + i128::from(node.cell.overcount_microjoules) - booked;

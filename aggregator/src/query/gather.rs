@@ -6,11 +6,13 @@ use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProve
 use crate::ledger::cell_from_rows;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
 use joulebook_sci::embodied::accrued;
+use joulebook_sci::group::regroup;
 use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
 use joulebook_sci::{Cell, Flags, NodeSlot, SiteFactors};
-use joulebook_units::{GramsCo2e, UnixNanos, Window};
+use joulebook_units::{GramsCo2e, Service, UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Rows are held this long: younger windows are answered to the second.
 pub const ROWS_HELD_SECONDS: i64 = 7 * 86_400;
@@ -188,6 +190,7 @@ impl<'a> Gathered<'a> {
                 embodied_g: grams.map_or(0.0, |grams| grams.0),
             });
         }
+        regroup(&mut slot.nodes);
         let measured = Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.measured_pue();
         for ((site, factors), origin) in slot.sites.iter().zip(&mut slot.factors).zip(&mut slot.pues) {
             if let Some(pue) = measured.get(site) {
@@ -197,6 +200,21 @@ impl<'a> Gathered<'a> {
             }
         }
         Ok(slot)
+    }
+
+    /// Whether a node ever told counts of a model of this name.
+    pub fn has_served(&self, node: &NodeRecord, model: &str) -> bool {
+        self.book.has_served(node.number, model)
+    }
+
+    /// The services of a name whose counts of a slot are known.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn counted(&self, node: &NodeRecord, slot: Window, model: &str) -> Result<Vec<Arc<Service>>, QueryError> {
+        let cell = self.cell(node, slot, self.dirty.get(&node.number))?;
+        let counted = cell.services.into_iter().filter(|(_, used)| used.counted_nanos > 0 || !used.counts.is_empty());
+        Ok(counted.map(|(service, _)| service).filter(|service| service.model.as_deref() == Some(model)).collect())
     }
 
     /// What is learned of a node's platform for an instant: from its settled cells of the same day (UTC) and, while too few

@@ -1,6 +1,7 @@
 //! A question, checked.
 
 use super::QueryError;
+use super::name::{self, Names};
 use crate::factor::Asked;
 use joulebook_proto::query as wire;
 use joulebook_sci::quantity::Kind;
@@ -19,6 +20,10 @@ pub struct Question {
     pub model: Option<String>,
     /// Version, if one is selected.
     pub version: Option<String>,
+    /// First characters of the fingerprint of the weights, if they are selected.
+    pub weights: Option<String>,
+    /// First characters of a serving configuration's digest, if one is selected.
+    pub serving_config: Option<String>,
     /// Functional unit; absent chooses per version.
     pub unit: Option<FunctionalUnit>,
     /// Boundary.
@@ -77,6 +82,8 @@ impl Question {
             window: nowhere.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?,
             model: selector.model,
             version: selector.version,
+            weights: selector.weights,
+            serving_config: selector.serving_config,
             unit: None,
             level: Level::Facility,
             policy: IdlePolicy::ReservedCapacityTime,
@@ -93,10 +100,14 @@ impl Question {
         let matches = |version: &ModelVersion| {
             self.model.as_ref().is_none_or(|model| version.model.as_ref() == Some(model))
                 && self.version.as_ref().is_none_or(|number| version.version.as_ref() == Some(number))
+                && starts(self.weights.as_ref(), version.weights.as_deref())
+                && starts(self.serving_config.as_ref(), name::digest(&version.configuration).as_deref())
         };
         let selected: Vec<_> = totals.versions.iter().filter(|(version, _)| matches(version)).collect();
-        if selected.is_empty() && self.model.is_some() {
-            let seen: Vec<String> = totals.versions.keys().map(version_name).collect();
+        let selects = self.model.is_some() || self.weights.is_some() || self.serving_config.is_some();
+        if selected.is_empty() && selects {
+            let names = Names::of(totals.versions.keys());
+            let seen: Vec<String> = totals.versions.keys().map(|version| names.full(version)).collect();
             let seen = if seen.is_empty() { "none was seen".to_owned() } else { format!("seen: {}", seen.join(", ")) };
             return Err(QueryError::NotFound(format!("no such model version in the window; {seen}")));
         }
@@ -110,12 +121,6 @@ impl Question {
             None => FunctionalUnit::Request,
         })
     }
-}
-
-/// `model@version` for people; what is not known is said so.
-pub fn version_name(version: &ModelVersion) -> String {
-    let known = |name: &Option<String>| name.clone().unwrap_or_else(|| "unresolved".to_owned());
-    format!("{}@{}", known(&version.model), known(&version.version))
 }
 
 /// Name of a policy in answers.
@@ -138,7 +143,15 @@ pub fn trust_name(trust: Trust) -> &'static str {
     }
 }
 
-fn window(window: Option<&wire::TimeWindow>) -> Result<Window, QueryError> {
+/// Whether a digest starts with what is asked for, with the kind before its colon or without.
+fn starts(asked: Option<&String>, digest: Option<&str>) -> bool {
+    let Some(asked) = asked else { return true };
+    let hex = digest.and_then(|digest| digest.rsplit(':').next());
+    [digest, hex].into_iter().flatten().any(|digest| digest.starts_with(asked.as_str()))
+}
+
+/// A window, checked.
+pub fn window(window: Option<&wire::TimeWindow>) -> Result<Window, QueryError> {
     let window = window.ok_or_else(|| QueryError::Invalid("the question has no window".to_owned()))?;
     let (start, end) = (UnixNanos(window.start_unix_nanos), UnixNanos(window.end_unix_nanos));
     let checked = Window::new(start, end).filter(|window| !window.is_empty());

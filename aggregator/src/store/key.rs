@@ -146,6 +146,8 @@ pub enum Meta {
     Entity(u32),
     /// 0x08, ordinal u32: last points before a loss, not yet bridged.
     Bridges(u32),
+    /// 0x09, number u32: what a poller is to a node.
+    Poller(u32),
 }
 
 impl Meta {
@@ -188,6 +190,10 @@ impl Meta {
                 key.push(8);
                 key.extend(ordinal.to_be_bytes());
             }
+            Self::Poller(number) => {
+                key.push(9);
+                key.extend(number.to_be_bytes());
+            }
         }
         key
     }
@@ -204,6 +210,7 @@ impl Meta {
             [6] => Self::Boot(fields.u32()?, BootId(fields.array()?)),
             [7] => Self::Entity(fields.u32()?),
             [8] => Self::Bridges(fields.u32()?),
+            [9] => Self::Poller(fields.u32()?),
             [tag] => return Err(damaged(&format!("unknown tag {tag}"))),
         };
         fields.end()?;
@@ -337,7 +344,7 @@ mod tests {
         assert!(GapKey::decode(&[0; 27]).is_err());
         assert!(decode_cell(&[]).is_err());
         assert!(Meta::decode(&[]).is_err());
-        assert!(Meta::decode(&[9, 0, 0, 0, 0]).is_err());
+        assert!(Meta::decode(&[10, 0, 0, 0, 0]).is_err());
         assert!(Meta::decode(&[1, 0]).is_err());
     }
 

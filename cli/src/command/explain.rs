@@ -13,13 +13,16 @@ pub(crate) async fn answer(
     arguments: &ExplainArguments,
     now: Timestamp,
 ) -> Result<String, Failure> {
+    if let Some(alias) = &arguments.alias {
+        return super::alias::answer(connection, arguments, alias, now).await;
+    }
     if arguments.level == LevelName::All {
         return Err(Failure::Usage("explain takes one level: accelerator, host, idle or facility".to_owned()));
     }
     let window = window(&arguments.period, now)?;
     let question = GetSciRequest {
         window: Some(window),
-        selector: Some(arguments.model.clone()),
+        selector: arguments.row.of(arguments.model.as_ref()),
         functional_unit: arguments.per.map_or(0, |per| per.wire().into()),
         level: arguments.level.wire().into(),
         idle_policy: arguments.idle.wire().into(),

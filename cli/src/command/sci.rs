@@ -23,7 +23,7 @@ pub(crate) async fn answer(
         .iter()
         .map(|level| GetSciRequest {
             window: Some(window),
-            selector: arguments.model.clone(),
+            selector: arguments.row.of(arguments.model.as_ref()),
             functional_unit: arguments.per.map_or(0, |per| per.wire().into()),
             level: (*level).into(),
             idle_policy: arguments.idle.wire().into(),

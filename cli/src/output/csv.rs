@@ -1,9 +1,44 @@
 //! CSV (RFC 4180): one header, one row an item, empty where a value is not known.
 
 use crate::failure::Failure;
-use joulebook_proto::query::{ExplainResponse, GetEnergyResponse, SciAnswer};
+use joulebook_proto::query::{ExplainResponse, GetAliasHistoryResponse, GetEnergyResponse, SciAnswer};
 use std::collections::BTreeSet;
 use std::fmt::Display;
+
+/// One row a stretch of time.
+pub(crate) fn epochs(history: &GetAliasHistoryResponse) -> Result<String, Failure> {
+    let header = [
+        "start_unix_nanos",
+        "end_unix_nanos",
+        "version",
+        "version_source",
+        "weights",
+        "base",
+        "revision",
+        "serving_config",
+        "serving_configuration",
+        "engine",
+        "target",
+        "node",
+    ];
+    let rows = history.epochs.iter().cloned().map(|epoch| {
+        vec![
+            epoch.start_unix_nanos.to_string(),
+            epoch.end_unix_nanos.to_string(),
+            cell(epoch.version),
+            epoch.version_source,
+            cell(epoch.weights),
+            cell(epoch.base),
+            cell(epoch.revision),
+            cell(epoch.serving_config),
+            cell(epoch.serving_configuration),
+            epoch.engine,
+            epoch.target,
+            epoch.node,
+        ]
+    });
+    write(header.map(str::to_owned).to_vec(), rows)
+}
 
 /// One row a model version and level.
 pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
@@ -46,6 +81,9 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
         "platform_bound_uj",
         "overcount_uj",
         "walls",
+        "model_version_digest",
+        "serving_config",
+        "apportioned_by",
     ];
     let rows = answers.iter().cloned().map(|answer| {
         let (subject, window) = (answer.subject.unwrap_or_default(), answer.window.unwrap_or_default());
@@ -92,6 +130,9 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
             input.platform_bound_uj.to_string(),
             input.overcount_uj.to_string(),
             input.walls.join(" "),
+            cell(subject.model_version_digest),
+            cell(subject.serving_config),
+            subject.apportioned_by.join(" "),
         ]
     });
     write(header.map(str::to_owned).to_vec(), rows)

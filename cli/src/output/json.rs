@@ -52,6 +52,7 @@ fn complete(mut answer: SciAnswer) -> Result<Value, Failure> {
     answer.tokens.get_or_insert_default();
     answer.operating.get_or_insert_default();
     answer.delivered.get_or_insert_default();
+    answer.phases.get_or_insert_default();
     let null_reason = answer.sci.as_ref().and_then(|sci| sci.null_reason.clone());
     let mut value = serde_json::to_value(&answer).map_err(unprintable)?;
     let mut nulls = Vec::new();

@@ -2,11 +2,13 @@
 
 mod balance;
 mod care;
+mod epochs;
 mod factors;
 mod rows;
 
 pub(crate) use balance::explanation;
 pub(crate) use care::{backups, status};
+pub(crate) use epochs::alias;
 pub(crate) use factors::factors;
 pub(crate) use rows::energy_rows;
 
@@ -207,9 +209,23 @@ fn input(input: &Reconciliation) -> String {
 
 fn next(answers: &[SciAnswer]) -> String {
     match answers.iter().find(|answer| answer.subject.as_ref().is_some_and(|s| s.model_version.is_some())) {
-        Some(answer) => format!("next: joulebook explain --model {}\n", version_name(answer)),
+        Some(answer) => format!("next: joulebook explain --model {}\n", selection(answer)),
         None => "next: joulebook energy --by workload\n".to_owned(),
     }
+}
+
+/// What selects an answer's row alone.
+fn selection(answer: &SciAnswer) -> String {
+    let subject = answer.subject.clone().unwrap_or_default();
+    let (model, version) = (subject.model.unwrap_or_default(), subject.model_version.unwrap_or_default());
+    let mut words = format!("{model}@{version}");
+    if subject.label.contains("[weights") || subject.label.contains(", weights") {
+        words += &subject.model_version_digest.map_or_else(String::new, |digest| format!(" --weights {digest}"));
+    }
+    if subject.label.contains("set-up") {
+        words += &subject.serving_config.map_or_else(String::new, |digest| format!(" --serving-config {digest}"));
+    }
+    words
 }
 
 /// How scores are shown: a mass per unit, or per 1,000 units where single ones would be tiny.

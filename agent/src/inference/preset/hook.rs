@@ -20,6 +20,12 @@ pub struct IdentityHooks {
     pub version: Hooks,
     /// The tokenizer's name.
     pub tokenizer: Hooks,
+    /// The engine's version.
+    pub engine_version: Hooks,
+    /// Quantisation of the weights.
+    pub quantisation: Hooks,
+    /// Most requests that it works on at once.
+    pub max_batch: Hooks,
     /// Path of the weights as the engine sees it.
     pub weights_path: Hooks,
     /// Format of the weights file that the process maps.

@@ -122,6 +122,8 @@ mod tests {
         let (identity, mapping) = (preset.identity, preset.mapping.expect("a mapping"));
         let hooks = [&identity.model, &identity.version, &identity.tokenizer, &identity.weights_path];
         assert_eq!(hooks.map(|hooks| hooks.0.len()), [1, 1, 2, 1]);
+        let set_up = [&identity.engine_version, &identity.quantisation, &identity.max_batch];
+        assert_eq!(set_up.map(|hooks| hooks.0.len()), [1, 1, 1]);
         assert!(identity.weights.is_some() && preset.version_process.is_some());
         assert_eq!(
             (mapping.only.len(), mapping.no_version.len(), mapping.adapters.len(), mapping.values.len()),

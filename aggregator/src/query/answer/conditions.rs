@@ -16,13 +16,11 @@ impl Context<'_> {
         let waiting = count(CountKind::WaitingNanos).and_then(|nanos| over(nanos, used.counted_nanos));
         let rate = count(CountKind::RequestsOk).filter(|_| length > 0.0).map(|ok| ok / length);
         let utilisation = (used.resident_nanos > 0).then(|| used.executing_nanos as f64 / used.resident_nanos as f64);
-        for (field, reason) in [
-            ("latency_target_s", "no latency target is declared"),
-            ("quantisation", "the serving configuration is not read yet"),
-            ("serving_configuration", "the serving configuration is not read yet"),
-        ] {
+        for (field, reason) in [("latency_target_s", "no latency target is declared")] {
             missing.note(&format!("operating.{field}"), reason);
         }
+        let set_up = &parts.version.configuration;
+        let untold = "no server tells it, and it is not configured";
         let mut quantile = |measure: Measure, share: f64, unit: f64, field: &str, unknown: &str| {
             let value = Distribution::of(&used.counts, measure).and_then(|buckets| buckets.quantile(share));
             missing.or_note(value.map(|value| value / unit), &format!("operating.{field}"), unknown)
@@ -46,6 +44,8 @@ impl Context<'_> {
             latency_p95_s,
             prompt_p50_tokens,
             prompt_p95_tokens,
+            quantisation: missing.or_note(set_up.quantisation.clone(), "operating.quantisation", untold),
+            serving_configuration: missing.or_note(describe(set_up), "operating.serving_configuration", untold),
             ..wire::Operating::default()
         }
     }

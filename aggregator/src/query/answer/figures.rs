@@ -1,6 +1,7 @@
 //! Energy, carbon and score of an answer.
 
 use super::*;
+use joulebook_sci::phase::PhaseMethod;
 use joulebook_sci::uncertainty::Deviations;
 
 impl Context<'_> {
@@ -196,5 +197,38 @@ pub(super) fn tokens(parts: &Parts<'_>, missing: &mut Missing) -> wire::Tokens {
         cached: count(CountKind::CachedTokens, "tokens.cached"),
         output: count(CountKind::OutputTokens, "tokens.output"),
         reasoning: count(CountKind::ReasoningTokens, "tokens.reasoning"),
+    }
+}
+
+pub(super) fn phases(parts: &Parts<'_>, missing: &mut Missing) -> wire::Phases {
+    let costs = match parts.totals.phases.costs() {
+        Ok(costs) => costs,
+        Err(reason) => {
+            for field in [
+                "prefill_j_per_token",
+                "prefill_low",
+                "prefill_high",
+                "decode_j_per_token",
+                "decode_low",
+                "decode_high",
+            ] {
+                missing.note(&format!("phases.{field}"), &reason.to_string());
+            }
+            return wire::Phases { method: "none".to_owned(), ..wire::Phases::default() };
+        }
+    };
+    wire::Phases {
+        prefill_j_per_token: Some(costs.prefill.joules),
+        prefill_low: Some(costs.prefill.low),
+        prefill_high: Some(costs.prefill.high),
+        decode_j_per_token: Some(costs.decode.joules),
+        decode_low: Some(costs.decode.low),
+        decode_high: Some(costs.decode.high),
+        method: match costs.method {
+            PhaseMethod::Measured => "measured",
+            PhaseMethod::Fitted => "fitted",
+        }
+        .to_owned(),
+        slots: costs.slots,
     }
 }

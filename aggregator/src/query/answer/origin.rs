@@ -145,7 +145,7 @@ impl Context<'_> {
         for (key, source) in parts.nodes.iter().flat_map(|node| &node.cell.sources) {
             *sums.entry(key).or_default() += source.microjoules;
         }
-        let states = || parts.members.iter().flat_map(|member| &member.record.inventory.sources);
+        let states = || parts.members.iter().flat_map(|member| member.record.sources());
         let mut instruments = Vec::new();
         for (index, (key, energy)) in sums.into_iter().enumerate() {
             let basis = states().find(|state| state.source.id == key.id).map(|state| state.source.basis.clone());
@@ -209,7 +209,7 @@ pub(super) fn hardware(parts: &Parts<'_>, missing: &mut Missing) -> Vec<wire::Ha
             _ => ("the driver's version was not read", "its memory was not read"),
         };
         list.push(wire::HardwareUse {
-            component: component_name(component).to_owned(),
+            component: component.name().to_owned(),
             model: missing.or_note(model.cloned(), &path("model"), "the hardware does not name itself"),
             count: Some(count),
             driver: missing.or_note(driver.cloned(), &path("driver"), no_driver),

@@ -4,8 +4,8 @@
 //! sources    n, then each: entity | µJ | covered ns | gap low µJ | gap high µJ
 //! entries    n, then each: account u8 [entity] | component u8 | purpose u8 | µJ
 //!            account: 0 service, 1 workload (both with entity), 2 system, 3 pool idle, 4 platform, 5 unattributed
-//! services   n, then each: entity | mask of known counts | counts in the contract's order | counted ns | resident ns |
-//!            executing ns | reserved core ns | reserved device ns | CPU ns | joint µJ
+//! services   n, then each: entity | mask of known counts, measures << 56 | counts in the contract's order | counted ns |
+//!            resident ns | executing ns | reserved core ns | reserved device ns | CPU ns | joint µJ
 //! workloads  n, then each: entity | CPU ns
 //! rest       overcount µJ | capacity core ns | expected ns | covered ns | flags
 //! input      only where a wall meter was there, and absent from old cells:
@@ -20,12 +20,16 @@ use super::descriptor::{
     Entity, read_component, read_count_kind, read_kind, write_component, write_count_kind, write_kind,
 };
 use super::{Damaged, Reader, Writer};
+use joulebook_sci::attribution::Measures;
 use joulebook_sci::{
     Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse,
 };
 use joulebook_units::{CountKind, Service, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Place of the lowest bit of the measures beside the mask of known counts.
+const MEASURES: u32 = 56;
 
 const PURPOSES: [Purpose; 5] =
     [Purpose::Dynamic, Purpose::Base, Purpose::DedicatedIdle, Purpose::PoolIdle, Purpose::Residual];
@@ -102,7 +106,7 @@ impl<'a> Later<'a> {
         writer.length(cell.consumption.len());
         for (of, used) in &cell.consumption {
             writer.number(u64::from(intern(Entity::Consumption(Arc::clone(of)))));
-            write_counts(writer, &used.counts);
+            write_counts(writer, &used.counts, Measures::default());
             writer.number(used.counted_nanos);
         }
     }
@@ -117,7 +121,7 @@ impl<'a> Later<'a> {
             let Some(Entity::Consumption(of)) = resolve(reader.small()?) else {
                 return Err(Damaged("unknown consumer"));
             };
-            let used = ConsumptionUse { counts: read_counts(reader)?, counted_nanos: reader.number()? };
+            let used = ConsumptionUse { counts: read_counts(reader)?.0, counted_nanos: reader.number()? };
             cell.consumption.insert(of, used);
         }
         Ok(())
@@ -153,7 +157,7 @@ fn write_account(writer: &mut Writer, account: &Account, intern: &mut dyn FnMut(
 }
 
 fn write_service_use(writer: &mut Writer, used: &ServiceUse) {
-    write_counts(writer, &used.counts);
+    write_counts(writer, &used.counts, used.measures);
     for number in [
         used.counted_nanos,
         used.resident_nanos,
@@ -167,14 +171,17 @@ fn write_service_use(writer: &mut Writer, used: &ServiceUse) {
     }
 }
 
-fn write_counts(writer: &mut Writer, counts: &BTreeMap<CountKind, u64>) {
+fn write_counts(writer: &mut Writer, counts: &BTreeMap<CountKind, u64>, measures: Measures) {
     let known = |(place, kind): (usize, &CountKind)| if counts.contains_key(kind) { 1u64 << place } else { 0 };
-    writer.number(CountKind::ALL.iter().enumerate().map(known).sum());
+    let measures = u64::from(measures.0) << MEASURES;
+    writer.number(CountKind::ALL.iter().enumerate().map(known).sum::<u64>() | measures);
     CountKind::ALL.iter().filter_map(|kind| counts.get(kind)).for_each(|count| writer.number(*count));
 }
 
-fn read_counts(reader: &mut Reader<'_>) -> Result<BTreeMap<CountKind, u64>, Damaged> {
-    let mask = reader.number()?;
+fn read_counts(reader: &mut Reader<'_>) -> Result<(BTreeMap<CountKind, u64>, Measures), Damaged> {
+    let first = reader.number()?;
+    let mask = first & ((1 << MEASURES) - 1);
+    let measures = Measures(u8::try_from(first >> MEASURES).map_err(|_| Damaged("unknown measure"))?);
     if mask >> CountKind::ALL.len() != 0 {
         return Err(Damaged("unknown kind of count"));
     }
@@ -184,7 +191,7 @@ fn read_counts(reader: &mut Reader<'_>) -> Result<BTreeMap<CountKind, u64>, Dama
             counts.insert(*kind, reader.number()?);
         }
     }
-    Ok(counts)
+    Ok((counts, measures))
 }
 
 /// Reads the bytes stored under `key`; `resolve` gives what a number names.
@@ -272,7 +279,7 @@ fn read_workload(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity
 }
 
 fn read_service_use(reader: &mut Reader<'_>) -> Result<ServiceUse, Damaged> {
-    let counts = read_counts(reader)?;
+    let (counts, measures) = read_counts(reader)?;
     Ok(ServiceUse {
         counts,
         counted_nanos: reader.number()?,
@@ -282,5 +289,6 @@ fn read_service_use(reader: &mut Reader<'_>) -> Result<ServiceUse, Damaged> {
         reserved_device_nanos: reader.number()?,
         cpu_nanos: reader.number()?,
         joint_microjoules: reader.number()?,
+        measures,
     })
 }

@@ -49,7 +49,7 @@ pub fn service(name: &str) -> Arc<Service> {
 }
 
 fn version(name: &str) -> (usize, ModelVersion) {
-    (0, ModelVersion { model: Some(name.to_owned()), version: None })
+    (0, ModelVersion { model: Some(name.to_owned()), ..ModelVersion::default() })
 }
 
 pub fn slot(cell: Cell, embodied_g: f64) -> NodeSlot {

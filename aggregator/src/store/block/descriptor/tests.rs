@@ -1,5 +1,6 @@
 use super::*;
 use crate::store::block::cell;
+use joulebook_sci::attribution::Measures;
 use joulebook_sci::{
     Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceUse, WorkloadUse,
 };
@@ -217,6 +218,7 @@ fn sample() -> Cell {
         reserved_device_nanos: 15,
         cpu_nanos: 16,
         joint_microjoules: 17,
+        measures: Measures::default(),
     };
     cell.services.insert(service, used);
     cell.workloads.insert(workload, WorkloadUse { cpu_nanos: 18 });
@@ -245,6 +247,9 @@ fn the_layout_of_cells_never_changes_and_damage_is_seen() {
         scaled_microjoules: 0,
     };
     is_laid_out(Cell { input, ..sample() }, &format!("{first} 01 03 14 151617"));
+    let mut shared = sample();
+    shared.services.values_mut().for_each(|used| used.measures = Measures(0x22));
+    is_laid_out(shared, &first.replace("8102 0a00", "818280808080808022 0a00"));
     let mut cell = sample();
     let counts = BTreeMap::from([(CountKind::OutputTokens, 24), (CountKind::StoredTokens, 25)]);
     cell.consumption.insert(Arc::new(consumption()), ConsumptionUse { counts, counted_nanos: 26 });

@@ -1,0 +1,179 @@
+//! The pods of this node, as the aggregator tells them (`NodeDirectory`): agents have no rights at the cluster's API.
+//!
+//! Whoever made a pod wrote its labels, and the aggregator passes them on as they are: they are cut, counted, and name
+//! nothing but versions, groups and pages of that pod.
+
+use joulebook_proto::telemetry::{NodeDirectory, Pod as WirePod};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Most pods of one node that are taken; the kubelet's own default limit is 110.
+const MOST_PODS: usize = 1024;
+/// Most labels, and most annotations, of one pod.
+const MOST_LABELS: usize = 256;
+/// Longest value of a label or annotation.
+const MOST_BYTES: usize = 1024;
+/// Hexadecimal digits of an image's digest in a version.
+const IMAGE_DIGITS: usize = 12;
+/// Labels and annotations that name a version, where the configuration does not say which do.
+pub const VERSION_LABELS: [&str; 4] =
+    ["joulebook.io/model-version", "app.kubernetes.io/version", "serving.knative.dev/revision", "modelVersion"];
+/// Labels that name the group of servers that a pod works in, each with what tells groups of one name apart.
+const GROUP_LABELS: [(&str, &str, Option<&str>); 3] = [
+    ("joulebook.io/service-group", "", None),
+    ("leaderworkerset.sigs.k8s.io/name", "lws", Some("leaderworkerset.sigs.k8s.io/group-index")),
+    ("ray.io/cluster", "ray", None),
+];
+
+/// What is known of this node from the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Directory {
+    pods: BTreeMap<String, Pod>,
+    /// Labels of the node.
+    pub node_labels: BTreeMap<String, String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Image digests by container id.
+    images: BTreeMap<String, String>,
+}
+
+impl Directory {
+    /// The directory that a message describes; what is too much is left out.
+    pub fn from_wire(wire: NodeDirectory) -> Self {
+        let pods = wire.pods.into_iter().take(MOST_PODS).map(|pod| (pod.pod_uid.clone(), Pod::from_wire(pod)));
+        Self { pods: pods.filter(|(uid, _)| !uid.is_empty()).collect(), node_labels: cut(wire.node_labels) }
+    }
+
+    /// The pod with this uid.
+    pub fn pod(&self, uid: &str) -> Option<&Pod> {
+        self.pods.get(uid)
+    }
+
+    /// Every pod, by uid.
+    pub fn pods(&self) -> impl Iterator<Item = (&String, &Pod)> {
+        self.pods.iter()
+    }
+}
+
+impl Pod {
+    fn from_wire(pod: WirePod) -> Self {
+        let images = pod.containers.into_iter().filter_map(|one| Some((one.container_id?, one.image_digest?)));
+        Self {
+            namespace: pod.namespace,
+            name: pod.name,
+            labels: cut(pod.labels),
+            annotations: cut(pod.annotations),
+            addresses: pod.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            images: images.collect(),
+        }
+    }
+
+    /// A label, else an annotation, of this name.
+    pub fn told(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).or_else(|| self.annotations.get(key)).map(|value| value.trim()).filter(|v| !v.is_empty())
+    }
+
+    /// The version that the first of these labels names.
+    pub fn version(&self, labels: &[String], is_version: impl Fn(&str) -> bool) -> Option<String> {
+        labels.iter().filter_map(|label| self.told(label)).find(|value| is_version(value)).map(str::to_owned)
+    }
+
+    /// The version that the image of a container stands for: `image:` and 12 hexadecimal digits.
+    pub fn image_version(&self, container: Option<&str>) -> Option<String> {
+        let digest = self.images.get(container?)?;
+        let hex = digest.rsplit(':').next()?;
+        let usable = hex.len() >= IMAGE_DIGITS && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        usable.then(|| format!("image:{}", hex.chars().take(IMAGE_DIGITS).collect::<String>()))
+    }
+
+    /// The service group that it works in: pods of one group on other nodes have the same labels.
+    pub fn group(&self) -> Option<String> {
+        let found = GROUP_LABELS.into_iter().find_map(|(label, kind, index)| {
+            let name = self.told(label)?;
+            let index = index.map_or(Some(""), |label| self.told(label))?;
+            Some((kind, name, index))
+        });
+        found.map(|(kind, name, index)| match (kind, index) {
+            ("", _) => name.to_owned(),
+            (kind, "") => format!("{kind}/{}/{name}", self.namespace),
+            (kind, index) => format!("{kind}/{}/{name}/{index}", self.namespace),
+        })
+    }
+}
+
+fn cut(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let usable = |(key, value): &(String, String)| {
+        key.len() <= MOST_BYTES && value.len() <= MOST_BYTES && !value.chars().any(char::is_control)
+    };
+    labels.into_iter().take(MOST_LABELS).filter(usable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use joulebook_proto::telemetry::PodContainer;
+
+    fn pod(labels: &[(&str, &str)]) -> WirePod {
+        WirePod {
+            pod_uid: "u".into(),
+            namespace: "chat".into(),
+            labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            addresses: vec!["10.0.0.7".into(), "not an address".into()],
+            containers: vec![PodContainer {
+                container_id: Some("c".repeat(64)),
+                image_digest: Some(format!("sha256:{}", "ab".repeat(32))),
+                ..PodContainer::default()
+            }],
+            ..WirePod::default()
+        }
+    }
+
+    fn read(labels: &[(&str, &str)]) -> Pod {
+        let directory = NodeDirectory { pods: vec![pod(labels), WirePod::default()], ..NodeDirectory::default() };
+        let directory = Directory::from_wire(directory);
+        assert_eq!(directory.pods().count(), 1, "one has no uid");
+        directory.pod("u").expect("known").clone()
+    }
+
+    #[test]
+    fn a_pods_version_is_that_of_the_first_label_that_names_one_and_its_image_stands_behind() {
+        let labels: Vec<String> = VERSION_LABELS.map(str::to_owned).to_vec();
+        let is_version = |word: &str| word != "latest";
+        let known = read(&[("app.kubernetes.io/version", "latest"), ("modelVersion", "7")]);
+        assert_eq!(known.version(&labels, is_version).as_deref(), Some("7"));
+        assert_eq!(known.image_version(Some(&"c".repeat(64))).as_deref(), Some("image:abababababab"));
+        assert_eq!((known.image_version(Some("other")), known.image_version(None)), (None, None));
+        assert_eq!(known.addresses.len(), 1);
+    }
+
+    #[test]
+    fn pods_that_serve_together_have_one_group_whatever_node_they_run_on() {
+        let lws = [("leaderworkerset.sigs.k8s.io/name", "llama"), ("leaderworkerset.sigs.k8s.io/group-index", "0")];
+        assert_eq!(read(&lws).group().as_deref(), Some("lws/chat/llama/0"));
+        assert_eq!(read(&lws[..1]).group(), None, "several groups of one set are not one");
+        assert_eq!(read(&[("ray.io/cluster", "r")]).group().as_deref(), Some("ray/chat/r"));
+        let own = [("ray.io/cluster", "r"), ("joulebook.io/service-group", "g")];
+        assert_eq!(read(&own).group().as_deref(), Some("g"));
+        assert_eq!(read(&[]).group(), None);
+    }
+
+    #[test]
+    fn hostile_labels_are_left_out() {
+        let long = "x".repeat(MOST_BYTES + 1);
+        let known = read(&[("modelVersion", &long), ("ray.io/cluster", "a\nb")]);
+        assert!(known.labels.is_empty());
+    }
+}
