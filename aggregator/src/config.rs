@@ -294,6 +294,7 @@ impl Config {
             ("backup_dir", self.backup_dir == other.backup_dir),
             ("node_directory", self.node_directory == other.node_directory),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
+            ("node_directory", self.node_directory == other.node_directory),
             ("poller", self.poller == other.poller),
             ("tls.certificate", tls.certificate == other_tls.certificate),
             ("tls.key", tls.key == other_tls.key),

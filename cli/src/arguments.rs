@@ -292,17 +292,6 @@ pub struct PeriodArguments {
     pub to: Option<String>,
 }
 
-/// Which factors.
-#[derive(Debug, Args)]
-pub struct FactorArguments {
-    /// Kind of carbon intensity [default: that of the site's first series, else of its tables]
-    #[arg(long, value_enum, value_name = "KIND")]
-    pub intensity: Option<KindName>,
-    /// Stored series as they were known at this time, written like --from [default: as they are known now]
-    #[arg(long, value_name = "TIME", value_parser = as_of)]
-    pub as_of: Option<i64>,
-}
-
 /// Which of several rows of one model version: weights that changed under its name, and set-ups, have rows of their own.
 #[derive(Debug, Default, Args)]
 pub struct RowArguments {
@@ -321,6 +310,17 @@ impl RowArguments {
         let selector = model.cloned().or_else(|| asked.then(ModelSelector::default))?;
         Some(ModelSelector { weights: self.weights.clone(), serving_config: self.serving_config.clone(), ..selector })
     }
+}
+
+/// Which factors.
+#[derive(Debug, Args)]
+pub struct FactorArguments {
+    /// Kind of carbon intensity [default: that of the site's first series, else of its tables]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub intensity: Option<KindName>,
+    /// Stored series as they were known at this time, written like --from [default: as they are known now]
+    #[arg(long, value_name = "TIME", value_parser = as_of)]
+    pub as_of: Option<i64>,
 }
 
 /// Arguments of `sci`.

@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{Config, Roots};
 use crate::hardware;
 use crate::inference::ProcessId;
-use joulebook_units::{Column, Hardware, NodeName, Placement, StreamId, VersionSource};
+use joulebook_units::{Column, NodeName, Placement, StreamId, VersionSource};
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
