@@ -4,8 +4,9 @@
 
 use super::walls::steps;
 use super::*;
+use joulebook_tests::wait::Moment;
 use joulebook_units::Batch;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Rows of 5 s of an hour.
 const HOUR: usize = 720;
@@ -43,10 +44,10 @@ fn an_hour(told: usize) -> Cost {
         asked: [Duration::ZERO; 2],
     };
     for record in 0..history.batches.len() {
-        let begin = Instant::now();
+        let begin = Moment::now();
         aggregator.send(0, &history, record);
         cost.storing += begin.elapsed();
-        let begin = Instant::now();
+        let begin = Moment::now();
         cost.settled += aggregator.pass(end(&history.batches[record]));
         cost.settling += begin.elapsed();
     }
@@ -55,7 +56,7 @@ fn an_hour(told: usize) -> Cost {
     let question = GetEnergyRequest { window: Some(window), by: EnergyBy::Node.into(), ..GetEnergyRequest::default() };
     let query = query(&aggregator);
     for asked in &mut cost.asked {
-        let begin = Instant::now();
+        let begin = Moment::now();
         let rows = query.energy(&question).expect("well-formed").rows;
         *asked = begin.elapsed();
         assert_eq!(rows.len(), 1);
