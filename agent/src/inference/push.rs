@@ -216,11 +216,11 @@ impl Task {
                     Event::Refused(refusal) => self.refused(&refusal),
                     Event::Report(delivery) => {
                         let Delivery { process, connected, report, answer } = *delivery;
-                        let (taken, sample) = self.take(process, connected, &report);
-                        if let Some(sample) = sample
-                            && samples.send(sample).await.is_err()
-                        {
-                            return;
+                        let (taken, told) = self.take(process, connected, &report);
+                        for sample in told {
+                            if samples.send(sample).await.is_err() {
+                                return;
+                            }
                         }
                         // Whoever asked may have gone.
                         let _ = answer.send(taken);
@@ -235,24 +235,25 @@ impl Task {
         process: ProcessId,
         connected: BootNanos,
         report: &Report,
-    ) -> (Result<Outcome, Refusal>, Option<CountSample>) {
+    ) -> (Result<Outcome, Refusal>, Vec<CountSample>) {
         let at = self.around.clock.boot();
         let started = process.started(self.around.ticks_per_second);
         let is_new = process.started_after(self.around.started, self.around.ticks_per_second);
         let zero = is_new.then_some(started);
         let alive = |process: ProcessId| ProcessId::read(&self.around.procfs, process.pid) == Some(process);
-        match self.ledger.take(process, report, ledger::Times { at, connected, zero }, alive) {
-            Ok((outcome, sample)) => {
+        let names = self.out.names.borrow().clone();
+        match self.ledger.take(process, report, ledger::Times { at, connected, zero }, names.as_ref(), alive) {
+            Ok((outcome, samples)) => {
                 // Published before its samples, so that the counts find their workload.
                 self.publish();
                 if outcome == Outcome::Reset {
                     self.refused(&Refusal { reason: "counter_reset", why: "a cumulative count fell".to_owned() });
                 }
-                (Ok(outcome), sample)
+                (Ok(outcome), samples)
             }
             Err(refusal) => {
                 self.refused(&refusal);
-                (Err(refusal), None)
+                (Err(refusal), Vec::new())
             }
         }
     }

@@ -291,7 +291,7 @@ impl<'a> Splitter<'a> {
 
     fn costs(&self, whole: &VersionCost) -> Vec<VersionCost> {
         let mut parts = vec![VersionCost::default(); self.weights.len()];
-        let fields: [(u64, fn(&mut VersionCost) -> &mut u64); 9] = [
+        let fields: [(u64, fn(&mut VersionCost) -> &mut u64); 10] = [
             (whole.accelerator_dynamic, |cost| &mut cost.accelerator_dynamic),
             (whole.accelerator_base, |cost| &mut cost.accelerator_base),
             (whole.host, |cost| &mut cost.host),
@@ -299,6 +299,7 @@ impl<'a> Splitter<'a> {
             (whole.platform, |cost| &mut cost.platform),
             (whole.dedicated_idle, |cost| &mut cost.dedicated_idle),
             (whole.pool_idle, |cost| &mut cost.pool_idle),
+            (whole.support, |cost| &mut cost.support),
             (whole.direct, |cost| &mut cost.direct),
             (whole.used.joint_microjoules, |cost| &mut cost.used.joint_microjoules),
         ];

@@ -281,13 +281,16 @@ impl Context<'_> {
         place(level >= Level::Idle && allocated, "pool idle");
         place(level >= Level::Facility, "facility overhead (PUE)");
         place(level >= Level::Facility, "embodied carbon of the nodes");
-        for name in [
-            "network between nodes and to users",
-            "end-user devices",
-            "support services (none declared)",
-            "training (extended boundary)",
-        ] {
+        for name in ["network between nodes and to users", "end-user devices", "training (extended boundary)"] {
             place(false, name);
+        }
+        let support = self.support(parts);
+        let roles = support.iter().cloned().collect::<Vec<_>>().join(", ");
+        let charged = level >= Level::Idle && parts.totals.cost.support > 0;
+        match (support.is_empty(), charged) {
+            (true, _) => exclusions.push("support services (none declared)".to_owned()),
+            (false, true) => inclusions.push(format!("support services: {roles}")),
+            (false, false) => exclusions.push(format!("support services, charged to no version here: {roles}")),
         }
         inclusions.extend(self.share.map(|share| share.rule.clone()));
         for member in &parts.members {

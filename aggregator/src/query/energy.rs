@@ -174,6 +174,7 @@ pub(super) fn version_row(
         ("platform", host(cost.platform)),
         ("dedicated_idle", idle(cost.dedicated_idle)),
         ("pool_idle", idle(cost.pool_idle)),
+        ("support", idle(cost.support)),
     ];
     let parts = parts.into_iter().map(|(name, energy)| (name.to_owned(), energy)).collect();
     let mut row = row(key, Amount::of_version(energy, simulated), parts, &columns.methods);
