@@ -118,7 +118,14 @@ pub async fn run_until(
     let (targets, procfs) = (config.target.clone(), config.roots.procfs.clone());
     let (pods, directory) = watch::channel(Arc::new(Directory::default()));
     let presets = config.presets()?;
-    let inference = inference::start_among(targets, &presets, procfs, Arc::clone(&clock), directory)?;
+    let inference = inference::start_among(
+        targets,
+        &presets,
+        procfs,
+        Arc::clone(&clock),
+        directory.clone(),
+        config.discovery.wanted(),
+    )?;
     let (spool, recovery) = Spool::open(&SpoolConfig {
         dir: config.spool.dir.clone(),
         max_bytes: config.spool.max_bytes,
@@ -139,7 +146,9 @@ pub async fn run_until(
         boot,
         batch_rows: config.sampling.batch_rows,
         sources,
-        workloads: Workloads::new(&config.roots, threads).every(config.sampling.workloads),
+        workloads: Workloads::new(&config.roots, threads)
+            .every(config.sampling.workloads)
+            .among(directory.clone(), config.member.clone()),
         package_idle,
         counts: inference.samples,
         groups: inference.groups,

@@ -26,6 +26,8 @@ pub const AGENT_READY: &str = "sampling every";
 pub struct Installation {
     folder: TempDir,
     address: String,
+    /// Further keys of the aggregator.
+    keys: String,
 }
 
 /// A server that an agent reads.
@@ -45,6 +47,8 @@ pub struct AgentSettings {
     pub sysfs: Option<PathBuf>,
     /// Inference servers.
     pub targets: Vec<Target>,
+    /// Further keys of the last of them, TOML.
+    pub keys: String,
     /// Whether acknowledged records stay in the spool, so that a test can read everything that was ever sent.
     pub keep_spool: bool,
 }
@@ -52,9 +56,15 @@ pub struct AgentSettings {
 impl Installation {
     /// A new folder with an aggregator that runs in it.
     pub fn start() -> Result<(Self, Program)> {
+        Self::start_with(|_| String::new())
+    }
+
+    /// The same with further keys of the aggregator's configuration, made for the folder.
+    pub fn start_with(keys: impl FnOnce(&Path) -> String) -> Result<(Self, Program)> {
         let folder = tempfile::tempdir().context("making a temporary folder")?;
         dev_certs::write(&folder.path().join("certs"), &[NODE.parse()?, "simulated".parse()?], SystemClock.unix())?;
-        let mut installation = Self { folder, address: "127.0.0.1:0".to_owned() };
+        let keys = keys(folder.path());
+        let mut installation = Self { folder, address: "127.0.0.1:0".to_owned(), keys };
         let aggregator = installation.start_aggregator()?;
         Ok((installation, aggregator))
     }
@@ -77,9 +87,10 @@ impl Installation {
     /// Starts the aggregator on the folder: the first time on a free port, afterwards on the same one.
     pub fn start_aggregator(&mut self) -> Result<Program> {
         let config = format!(
-            "listen = \"{}\"\ndata_dir = \"{}\"\n\n{ANY_DISK}\n[tls]\n{}client_ca = \"{}\"\n",
+            "listen = \"{}\"\ndata_dir = \"{}\"\n{}\n{ANY_DISK}\n[tls]\n{}client_ca = \"{}\"\n",
             self.address,
             self.folder().join("aggregator").display(),
+            self.keys,
             self.pair("server"),
             self.certificate("ca.crt").display(),
         );
@@ -108,6 +119,7 @@ impl Installation {
                 writeln!(config, "reserved_cores = {cores:?}")?;
             }
         }
+        config.push_str(&settings.keys);
         let path = self.folder().join("agent.toml");
         std::fs::write(&path, config)?;
         Ok(path)
