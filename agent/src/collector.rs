@@ -1,11 +1,10 @@
 //! The seam for energy sources: one file per source, one line in the list.
 
 use crate::config::{Config, Roots};
-use crate::hardware;
 use estimate::Estimate;
 use hwmon::Hwmon;
 use ipmi::Ipmi;
-use joulebook_units::{Accelerator, BootNanos, Component, Hardware, Method, Microjoules, SourceState};
+use joulebook_units::{Accelerator, BootNanos, Component, Method, Microjoules, SourceState};
 use nvml::Nvml;
 use rapl::Rapl;
 use redfish::Redfish;
@@ -13,6 +12,7 @@ use std::collections::BTreeSet;
 
 mod attribute;
 pub mod estimate;
+pub mod gaudi;
 pub mod guard;
 mod hold;
 pub mod hwmon;
@@ -104,7 +104,7 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `helper`, `stuck`, `late`; of a BMC also `type`, `stale`,
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `gaudi`, `helper`, `stuck`, `late`; of a BMC also `type`, `stale`,
     /// `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
     /// `busy`, `length`, `inactive`, `refused`, `group`.
     pub reason: &'static str,
@@ -134,8 +134,10 @@ pub trait Collector: Send {
 /// Every source of the node: the sensors, and the model for what they leave unmetered.
 pub struct Sources {
     sensors: Vec<Box<dyn Collector>>,
-    nvml: Option<Nvml>,
-    estimate: Estimate,
+    /// Accelerators behind libraries of their makers.
+    devices: Vec<Nvml>,
+    /// None where the sources are no whole node's.
+    estimate: Option<Estimate>,
     seen_only: Vec<SourceState>,
     /// Components that a sensor has metered: it bridges a time in which it cannot be read, so no model may fill it.
     sensed: BTreeSet<Component>,
@@ -144,7 +146,7 @@ pub struct Sources {
 
 impl Sources {
     /// The collectors of a configuration. A new one is one file and one line here.
-    pub fn new(config: &Config, roots: &Roots, hardware: &Hardware) -> Self {
+    pub fn new(config: &Config, roots: &Roots) -> Self {
         let mut sensors: Vec<Box<dyn Collector>> = Vec::new();
         if config.rapl.enabled {
             sensors.push(Box::new(Rapl::new(roots, &config.rapl)));
@@ -159,12 +161,32 @@ impl Sources {
             sensors.push(Box::new(Ipmi::new(&config.ipmi)));
         }
         // The collector of the devices says itself which of them it cannot read.
-        let seen_only = if config.nvml.enabled { Vec::new() } else { hardware::unread_sources(&hardware.accelerators) };
+        let mut seen_only = Vec::new();
+        let mut devices = Vec::new();
+        let makers = [(&nvml::NVIDIA, config.nvml.enabled, config.nvml.clone()), gaudi::configured(&config.gaudi)];
+        for (vendor, enabled, section) in makers {
+            match enabled {
+                true => devices.push(Nvml::of(vendor, roots, &section)),
+                false => seen_only.extend((vendor.seen)(roots)),
+            }
+        }
         Self {
             sensors,
-            nvml: config.nvml.enabled.then(|| Nvml::new(roots, &config.nvml)),
-            estimate: Estimate::new(roots, &config.estimate),
+            devices,
+            estimate: Some(Estimate::new(roots, &config.estimate)),
             seen_only,
+            sensed: BTreeSet::new(),
+            states: Vec::new(),
+        }
+    }
+
+    /// These collectors alone: meters of a node from outside, beside whose parts nothing is to be estimated.
+    pub fn of(sensors: Vec<Box<dyn Collector>>) -> Self {
+        Self {
+            sensors,
+            devices: Vec::new(),
+            estimate: None,
+            seen_only: Vec::new(),
             sensed: BTreeSet::new(),
             states: Vec::new(),
         }
@@ -183,9 +205,12 @@ impl Sources {
             let mut own = states.iter().filter(|state| state.source.component == component);
             self.sensed.contains(&component) || own.any(|state| readable(&state))
         };
-        self.estimate.want(!metered(Component::Cpu), !metered(Component::Dram));
-        states.extend(self.estimate.discover());
-        states.extend(self.nvml.as_mut().map(Nvml::discover).unwrap_or_default());
+        let (cpu, dram) = (!metered(Component::Cpu), !metered(Component::Dram));
+        if let Some(estimate) = &mut self.estimate {
+            estimate.want(cpu, dram);
+            states.extend(estimate.discover());
+        }
+        states.extend(self.devices.iter_mut().flat_map(Nvml::discover));
         states.extend(self.seen_only.iter().cloned());
         self.states = states;
         &self.states
@@ -205,49 +230,47 @@ impl Sources {
 
     /// The accelerators as their own library or their driver describes them; none where it could not be asked.
     pub fn accelerators(&self) -> Vec<Accelerator> {
-        let nvidia = self.nvml.as_ref().map(Nvml::accelerators).unwrap_or_default();
-        nvidia.into_iter().chain(self.sensors.iter().flat_map(|sensor| sensor.accelerators())).collect()
+        let devices = self.devices.iter().flat_map(Nvml::accelerators);
+        devices.chain(self.sensors.iter().flat_map(|sensor| sensor.accelerators())).collect()
     }
 
-    /// Why NVIDIA's library gives no device, where it gives none.
-    pub fn no_device(&self) -> Option<&str> {
-        self.nvml.as_ref().and_then(Nvml::why)
+    /// Why the library behind a collector gives no device, where it gives none.
+    pub fn no_device(&self, collector: &str) -> Option<&str> {
+        self.devices.iter().find(|devices| devices.vendor().collector == collector)?.why()
     }
 
     /// Says that the next reading is the last one: what is asked for elsewhere is waited for.
     pub fn read_last(&mut self) {
-        if let Some(nvml) = &mut self.nvml {
-            nvml.read_last();
-        }
+        self.devices.iter_mut().for_each(Nvml::read_last);
     }
 
     /// Use of the accelerators since the last call.
     pub fn device_use(&mut self) -> Vec<DeviceUse> {
-        self.nvml.as_mut().map(Nvml::device_use).unwrap_or_default()
+        self.devices.iter_mut().flat_map(Nvml::device_use).collect()
     }
 
     /// Power of a device with nothing resident, as configured or from a table.
     pub fn device_idle(&self, device: &str) -> Option<estimate::Idle> {
-        self.nvml.as_ref()?.stated_idle(device)
+        self.devices.iter().find(|devices| devices.has(device))?.stated_idle(device)
     }
 
-    /// Process id of the helper that holds the vendor's library, while it runs.
+    /// Process id of the first helper that holds a maker's library, while it runs.
     pub fn helper_pid(&self) -> Option<u32> {
-        self.nvml.as_ref().and_then(Nvml::helper_pid)
+        self.devices.iter().find_map(Nvml::helper_pid)
     }
 
     /// Idle power of the modelled sources.
     pub fn estimated_idle(&self) -> Vec<(&'static str, estimate::Idle)> {
-        self.estimate.idle()
+        self.estimate.as_ref().map(Estimate::idle).unwrap_or_default()
     }
 
     /// Reads every source once. If a source died or came to life, the sources are discovered again before the next
     /// reading, and the second value says so.
     pub fn read(&mut self, now: BootNanos) -> (Vec<Result<Reading, ReadFailure>>, bool) {
         // Asked first, so that the devices are read as near the row as the rest.
-        let devices = self.nvml.as_mut().map(|nvml| nvml.read(now)).unwrap_or_default();
+        let devices: Vec<_> = self.devices.iter_mut().flat_map(|devices| devices.read(now)).collect();
         let mut readings: Vec<_> = self.sensors.iter_mut().flat_map(|sensor| sensor.read(now)).collect();
-        readings.extend(self.estimate.read(now));
+        readings.extend(self.estimate.as_mut().map(|estimate| estimate.read(now)).unwrap_or_default());
         let unavailable =
             |id: &str| self.states.iter().any(|state| state.source.id == id && state.unavailable.is_some());
         for reading in &readings {
@@ -263,7 +286,7 @@ impl Sources {
             Ok(reading) => unavailable(&reading.source),
             Err(failure) => failure.reason == "dead",
         });
-        let changed = changed || self.nvml.as_ref().is_some_and(Nvml::has_changed);
+        let changed = changed || self.devices.iter().any(Nvml::has_changed);
         let changed = changed || self.sensors.iter().any(|sensor| sensor.has_changed());
         readings.extend(devices);
         if changed {
@@ -293,7 +316,7 @@ mod tests {
         write("sys/class/powercap/intel-rapl:0/energy_uj", "5\n");
         let at = |path: &str| root.path().join(path);
         let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
-        let mut sources = Sources::new(&Config::default(), &roots, &Hardware::default());
+        let mut sources = Sources::new(&Config::default(), &roots);
         let modelled = |states: &[SourceState]| states.iter().any(|state| state.source.id == "estimate/cpu");
         assert!(!modelled(sources.discover()));
         sources.read(BootNanos(1_000_000_000));
@@ -301,7 +324,7 @@ mod tests {
         fs::remove_file(at("sys/class/powercap/intel-rapl:0/energy_uj")).expect("removed");
         assert!(!modelled(sources.discover()));
         // A machine on which it could never be read is modelled.
-        let mut others = Sources::new(&Config::default(), &roots, &Hardware::default());
+        let mut others = Sources::new(&Config::default(), &roots);
         assert!(modelled(others.discover()));
     }
 }

@@ -16,11 +16,13 @@ mod bmc;
 mod error;
 mod meter;
 mod presets;
+mod subject;
 
 pub use bmc::{IpmiSection, RedfishSection};
 pub use error::ConfigError;
 pub use meter::MeterSection;
 pub use presets::read_file as read_preset;
+pub use subject::{Role, Subject, SubjectSection};
 
 /// The complete example that `--print-default-config` prints: every key with its default.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
@@ -32,8 +34,12 @@ const SPOOL_LEAST_BYTES: u64 = 32 << 20;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// What the agent is.
+    pub role: Role,
     /// Name of the node; the machine's host name if unset.
     pub node: Option<String>,
+    /// Name of the poller, in that role; the machine's host name if unset.
+    pub poller: Option<String>,
     /// Address of the aggregator, `https://host:port`; see [`Self::aggregator_url`] if unset.
     pub aggregator: Option<String>,
     /// Whether plaintext to a loopback aggregator is allowed.
@@ -56,6 +62,8 @@ pub struct Config {
     pub hwmon: HwmonSection,
     /// NVIDIA GPUs.
     pub nvml: NvmlSection,
+    /// Gaudi accelerators.
+    pub gaudi: GaudiSection,
     /// The node's BMC over the network.
     pub redfish: RedfishSection,
     /// The node's own BMC through the kernel.
@@ -74,6 +82,8 @@ pub struct Config {
     pub discovery: DiscoverySection,
     /// Control groups whose processes work for servers elsewhere.
     pub member: Vec<Member>,
+    /// Nodes of which a poller tells.
+    pub subject: Vec<SubjectSection>,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
 }
@@ -225,6 +235,27 @@ pub struct NvmlSection {
     pub limits: Limits,
 }
 
+/// Gaudi accelerators.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GaudiSection {
+    /// Whether to read them.
+    pub enabled: bool,
+    /// Habana's management library; `libhlml.so` of the system if unset.
+    pub library: Option<PathBuf>,
+    /// Idle power in watts of one accelerator with nothing resident.
+    pub idle_watts: Option<f64>,
+    /// The program that holds the library, if not the running one.
+    #[serde(skip)]
+    pub helper: Option<PathBuf>,
+    /// How long a row waits for the readings that it asked for.
+    #[serde(skip)]
+    pub patience: Duration,
+    /// When the helper process is given up and started again.
+    #[serde(skip)]
+    pub limits: Limits,
+}
+
 /// Estimates where no sensor is.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -278,6 +309,13 @@ impl Default for NvmlSection {
             patience: Duration::ZERO,
             limits: Limits::default(),
         }
+    }
+}
+
+impl Default for GaudiSection {
+    fn default() -> Self {
+        let (patience, limits) = (Duration::ZERO, Limits::default());
+        Self { enabled: true, library: None, idle_watts: None, helper: None, patience, limits }
     }
 }
 
@@ -381,7 +419,10 @@ impl Config {
 
     /// Refuses values that no run could use.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.node_name()?;
+        self.check_role()?;
+        if self.role == Role::Node {
+            self.node_name()?;
+        }
         self.check_aggregator()?;
         if self.spool.max_bytes < SPOOL_LEAST_BYTES {
             return Err(ConfigError::value("spool.max_bytes", "at least two segments, 33554432 bytes"));
@@ -413,6 +454,7 @@ impl Config {
             ("rapl.ceiling_watts", self.rapl.ceiling_watts),
             ("rapl.idle_watts", self.rapl.idle_watts),
             ("nvml.idle_watts", self.nvml.idle_watts),
+            ("gaudi.idle_watts", self.gaudi.idle_watts),
             ("estimate.tdp_watts", self.estimate.tdp_watts),
             ("estimate.idle_watts", self.estimate.idle_watts),
             ("estimate.dram_watts_per_gigabyte", self.estimate.dram_watts_per_gigabyte),
@@ -436,10 +478,7 @@ impl Config {
     pub fn node_name(&self) -> Result<NodeName, ConfigError> {
         let name = match &self.node {
             Some(name) => name.clone(),
-            None => nix::unistd::gethostname()
-                .ok()
-                .and_then(|name| name.into_string().ok())
-                .ok_or_else(|| ConfigError::value("node", "set: the host name could not be read"))?,
+            None => host_name().ok_or_else(|| ConfigError::value("node", "set: the host name could not be read"))?,
         };
         name.parse().map_err(|source| ConfigError::Node { source })
     }
@@ -480,6 +519,11 @@ impl Config {
             _ => Err(ConfigError::Scheme),
         }
     }
+}
+
+/// The machine's host name, if it can be read.
+fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
 }
 
 /// Whether a power of 0 makes no sense.

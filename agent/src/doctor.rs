@@ -8,9 +8,10 @@ mod text;
 
 use crate::clock::Clock;
 use crate::collector::{Reading, Sources, Value};
-use crate::config::{Config, Roots};
+use crate::config::{Config, Role, Roots};
 use crate::counter::{Step, Tracker};
 use crate::hardware;
+use crate::poller;
 use joulebook_units::{BootNanos, Component, Hardware, Method, Source, SourceState};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -104,10 +105,12 @@ struct Meter {
     why: Option<String>,
 }
 
-/// Looks at this node. `smi` is the program whose watts stand beside ours.
+/// Looks at this node, or at the meters of a poller's subjects. `smi` is the program whose watts stand beside ours.
 pub fn look(config: &Config, node: String, clock: &dyn Clock, look: Look, smi: &Path) -> Findings {
-    let hardware = hardware::discover(&config.roots);
-    let mut sources = Sources::new(config, &config.roots, &hardware);
+    let (hardware, mut sources) = match config.role {
+        Role::Node => (hardware::discover(&config.roots), Sources::new(config, &config.roots)),
+        Role::BmcPoller => (Hardware::default(), poller::meters(config)),
+    };
     sources.discover();
     let mut meters: BTreeMap<String, Meter> = BTreeMap::new();
     let (begin, pause) = (clock.boot(), look.time / look.readings.max(1));
@@ -150,7 +153,7 @@ pub fn look(config: &Config, node: String, clock: &dyn Clock, look: Look, smi: &
         node,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         measured_s,
-        absent: absent(config, &hardware, &sources),
+        absent: if config.role == Role::Node { absent(config, &hardware, &sources) } else { Vec::new() },
         sources: found,
         components_w: (!watts.is_empty()).then(|| watts.iter().sum()),
         nvidia_smi: smi_gpus,
@@ -200,7 +203,7 @@ fn finding(state: &SourceState, meter: Option<&Meter>, gpus: Option<&[smi::Gpu]>
     let silent = || (w.is_none()).then(|| "it moved in no reading: measure for longer with --seconds".to_owned());
     Finding {
         id: source.id.clone(),
-        component: component(source.component),
+        component: source.component.name(),
         method: method(source.method),
         contained_in: source.contained_in.clone(),
         w,
@@ -208,16 +211,6 @@ fn finding(state: &SourceState, meter: Option<&Meter>, gpus: Option<&[smi::Gpu]>
         basis: source.basis.clone(),
         why: state.unavailable.clone().or_else(|| meter.and_then(|meter| meter.why.clone())).or_else(silent),
         nvidia_smi_w: smi,
-    }
-}
-
-fn component(component: Component) -> &'static str {
-    match component {
-        Component::Cpu => "cpu",
-        Component::Dram => "dram",
-        Component::Accelerator => "accelerator",
-        Component::Wall => "wall",
-        Component::Other => "other",
     }
 }
 
@@ -246,7 +239,13 @@ fn absent(config: &Config, hardware: &Hardware, sources: &Sources) -> Vec<Absent
         add("nvml", off("nvml"), false);
     } else if !any("nvml") {
         let none = "no NVIDIA device is on the PCI bus, and no library is named with --nvml-lib";
-        add("nvml", sources.no_device().unwrap_or(none).to_owned(), config.nvml.library.is_some());
+        add("nvml", sources.no_device("nvml").unwrap_or(none).to_owned(), config.nvml.library.is_some());
+    }
+    if !config.gaudi.enabled {
+        add("gaudi", off("gaudi"), false);
+    } else if !any("gaudi") {
+        let none = "no Gaudi accelerator is on the PCI bus, and gaudi.library names no library";
+        add("gaudi", sources.no_device("gaudi").unwrap_or(none).to_owned(), config.gaudi.library.is_some());
     }
     if !states.iter().any(|state| state.source.component == Component::Wall) {
         add("wall", no_wall(&config.roots, is_guest), false);

@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 const NVIDIA_VENDOR: &str = "0x10de";
-/// PCI base class of display controllers.
+const HABANA_VENDOR: &str = "0x1da3";
+/// PCI base class of display controllers, and of processing accelerators.
 const DISPLAY_CLASS: &str = "0x03";
-/// Why a seen NVIDIA device gives no energy, where nothing better is known.
-const NO_COLLECTOR: &str = "NVIDIA device seen, and not read: nvml.enabled is false";
+const ACCELERATOR_CLASS: &str = "0x12";
 /// Highest power of one device that is known today is below this; nothing is read, so it bounds nothing.
 const DEVICE_CEILING: Milliwatts = Milliwatts(1_500_000);
 
@@ -73,7 +73,7 @@ pub fn discover(roots: &Roots) -> Hardware {
         cpu_model: cpu.model,
         memory_bytes: read_text(&roots.procfs.join("meminfo")).and_then(|text| memory(&text, "MemTotal")),
         disks: disks(&roots.sysfs),
-        accelerators: nvidia(roots),
+        accelerators: nvidia(roots).into_iter().chain(gaudi(roots)).collect(),
         guest: cpu.guest,
         kernel: read_text(&roots.procfs.join("sys/kernel/osrelease")).map(|text| text.trim().to_owned()),
     }
@@ -106,13 +106,9 @@ pub fn nvidia(roots: &Roots) -> Vec<Accelerator> {
         })
         .collect();
     if from_driver.is_empty() {
-        from_driver = entries(&roots.sysfs.join("bus/pci/devices"))
-            .into_iter()
-            .filter(|(_, path)| {
-                let read = |file: &str| read_text(&path.join(file)).unwrap_or_default();
-                read("vendor").trim() == NVIDIA_VENDOR && read("class").starts_with(DISPLAY_CLASS)
-            })
-            .map(|(address, _)| Accelerator {
+        let seen = on_pci(roots, NVIDIA_VENDOR, DISPLAY_CLASS).into_iter();
+        from_driver = seen
+            .map(|address| Accelerator {
                 device: None,
                 model: format!("NVIDIA PCI device {address}"),
                 driver: driver.clone(),
@@ -121,6 +117,29 @@ pub fn nvidia(roots: &Roots) -> Vec<Accelerator> {
             .collect();
     }
     from_driver
+}
+
+/// Gaudi accelerators, from the PCI bus.
+pub fn gaudi(roots: &Roots) -> Vec<Accelerator> {
+    let driver = read_text(&roots.sysfs.join("module/habanalabs/version")).map(|text| text.trim().to_owned());
+    let seen = on_pci(roots, HABANA_VENDOR, ACCELERATOR_CLASS).into_iter();
+    seen.map(|address| Accelerator {
+        device: None,
+        model: format!("Gaudi PCI device {address}"),
+        driver: driver.clone(),
+        memory_bytes: None,
+    })
+    .collect()
+}
+
+/// Addresses of the PCI devices of a vendor and a class.
+fn on_pci(roots: &Roots, vendor: &str, class: &str) -> Vec<String> {
+    let is_one = |path: &Path| {
+        let read = |file: &str| read_text(&path.join(file)).unwrap_or_default();
+        read("vendor").trim() == vendor && read("class").starts_with(class)
+    };
+    let devices = entries(&roots.sysfs.join("bus/pci/devices")).into_iter();
+    devices.filter(|(_, path)| is_one(path)).map(|(address, _)| address).collect()
 }
 
 /// "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  …" → the first word that looks like a version.
@@ -144,18 +163,19 @@ fn entries(folder: &Path) -> Vec<(String, std::path::PathBuf)> {
     found
 }
 
-/// Sources for devices that are seen but that nothing reads: they stand in every answer's exclusions.
-pub fn unread_sources(accelerators: &[Accelerator]) -> Vec<SourceState> {
+/// Sources for devices that are seen but that their collector does not read: they stand in every answer's exclusions.
+pub fn unread_sources(accelerators: &[Accelerator], collector: &str) -> Vec<SourceState> {
+    let maker = if collector == "nvml" { "nvidia" } else { collector };
     accelerators
         .iter()
         .enumerate()
         .map(|(index, accelerator)| SourceState {
             source: Source {
-                id: format!("nvidia/{}", accelerator.device.clone().unwrap_or_else(|| index.to_string())),
+                id: format!("{maker}/{}", accelerator.device.clone().unwrap_or_else(|| index.to_string())),
                 component: Component::Accelerator,
                 socket: None,
                 device: accelerator.device.clone(),
-                collector: "nvml".to_owned(),
+                collector: collector.to_owned(),
                 method: Method::Counter,
                 unit_nanojoules: None,
                 ceiling: DEVICE_CEILING,
@@ -164,7 +184,8 @@ pub fn unread_sources(accelerators: &[Accelerator]) -> Vec<SourceState> {
                 scope: None,
                 basis: accelerator.model.clone(),
             },
-            unavailable: Some(NO_COLLECTOR.to_owned()),
+            // Where its collector runs it says something better.
+            unavailable: Some(format!("{} is seen and not read: {collector}.enabled is false", accelerator.model)),
         })
         .collect()
 }
@@ -204,9 +225,13 @@ mod tests {
         assert_eq!((hardware.memory_bytes, hardware.guest), (Some(1024 * 1024), Some(true)));
         assert_eq!(hardware.kernel.as_deref(), Some("6.1.0"));
         assert_eq!(hardware.accelerators.len(), 1);
-        let unread = unread_sources(&hardware.accelerators);
+        let unread = unread_sources(&hardware.accelerators, "nvml");
         assert_eq!(unread[0].source.component, Component::Accelerator);
-        assert_eq!(unread[0].unavailable.as_deref(), Some(NO_COLLECTOR));
+        assert!(unread[0].unavailable.as_deref().is_some_and(|why| why.contains("nvml.enabled is false")));
+        write(root.path(), "sys/bus/pci/devices/0000:33:00.0/vendor", "0x1da3\n");
+        write(root.path(), "sys/bus/pci/devices/0000:33:00.0/class", "0x120000\n");
+        let unread = unread_sources(&gaudi(&roots), "gaudi");
+        assert_eq!((unread.len(), unread[0].source.id.as_str()), (1, "gaudi/0"));
     }
 
     #[test]

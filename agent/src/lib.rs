@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod exit;
 pub mod hardware;
 pub mod inference;
+pub mod poller;
 pub mod presets;
 pub mod process;
 pub mod reload;

@@ -2,8 +2,9 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_agent::clock::SystemClock;
+use joulebook_agent::collector::gaudi::serve::{HELPER as GAUDI_HELPER, serve as serve_gaudi};
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
-use joulebook_agent::config::{Config, EXAMPLE, Overrides};
+use joulebook_agent::config::{Config, EXAMPLE, Overrides, Role};
 use joulebook_agent::run::RunError;
 use joulebook_agent::{doctor, exit, presets, reload};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
@@ -120,13 +121,14 @@ enum Form {
 fn main() -> ExitCode {
     // The agent starts itself once more to hold the vendor's library, which may hang or crash.
     let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|first| first == HELPER) {
+    if let Some(first) = words.next().filter(|first| first == HELPER || first == GAUDI_HELPER) {
         let library = words.next().filter(|library| !library.is_empty()).map(PathBuf::from);
         let dcgm = words.next().and_then(|url| url.into_string().ok());
-        return match serve_nvml(library.as_deref(), dcgm.as_deref()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(exit::TEMPORARY),
+        let served = match first == HELPER {
+            true => serve_nvml(library.as_deref(), dcgm.as_deref()),
+            false => serve_gaudi(library.as_deref()),
         };
+        return if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(exit::TEMPORARY) };
     }
     let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -182,7 +184,10 @@ fn overrides(arguments: Arguments) -> Overrides {
 fn examine(config: &Config, arguments: &DoctorArguments) -> Result<ExitCode, RunError> {
     let time = Duration::from_secs(arguments.seconds);
     let look = doctor::Look { time, ..doctor::Look::default() };
-    let node = config.node_name()?.to_string();
+    let node = match config.role {
+        Role::Node => config.node_name()?.to_string(),
+        Role::BmcPoller => config.poller_name()?.to_string(),
+    };
     let findings = doctor::look(config, node, &SystemClock, look, &arguments.nvidia_smi);
     let text = match arguments.output {
         Form::Text => doctor::write(&findings),

@@ -82,6 +82,9 @@ pub async fn run_reloading(
 fn prove(now: &Config, new: Config) -> Result<Config, ReloadError> {
     let wrong = |error: ConfigError| ReloadError::Wrong(error.into());
     new.check().map_err(wrong)?;
+    if now.role != new.role {
+        return Err(ReloadError::Fixed("role"));
+    }
     if now.node_name().map_err(wrong)? != new.node_name().map_err(wrong)? {
         return Err(ReloadError::Fixed("node"));
     }

@@ -64,8 +64,8 @@ pub struct Parts {
     pub batch_rows: usize,
     /// The sources, already discovered.
     pub sources: Sources,
-    /// The workloads.
-    pub workloads: Workloads,
+    /// The workloads; none where what is read is another machine's.
+    pub workloads: Option<Workloads>,
     /// Idle power of one CPU package that is metered, as configured or from a table.
     pub package_idle: Option<(Milliwatts, IdleOrigin)>,
     /// Counts of inference servers.
@@ -197,9 +197,12 @@ impl Sampler {
         let groups = self.parts.groups.borrow_and_update().clone();
         if !used.is_empty() {
             let pids = used.iter().flat_map(|used| used.users.iter().map(|user| user.pid)).collect();
-            self.parts.workloads.name_device_users(pids);
+            if let Some(workloads) = &mut self.parts.workloads {
+                workloads.name_device_users(pids);
+            }
         }
-        let sample = self.parts.workloads.is_due(now).then(|| self.parts.workloads.sample(now, &groups));
+        let due = self.parts.workloads.as_mut().filter(|workloads| workloads.is_due(now));
+        let sample = due.map(|workloads| workloads.sample(now, &groups));
         if let Some(sample) = &sample {
             self.device_users.clone_from(&sample.device_users);
         }

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::spool::{MAX_LANES, SpoolError, SpoolHandle, StreamState};
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_proto::telemetry::NodeDirectory;
-use joulebook_units::{BootId, BootNanos, Inventory, RejectReason, UnixNanos};
+use joulebook_units::{BootId, BootNanos, Inventory, PollerName, RejectReason, UnixNanos};
 pub use network::{Connecting, Network, SystemNetwork};
 use session::{End, Session, WINDOW};
 use std::collections::BTreeMap;
@@ -104,6 +104,8 @@ pub struct UplinkCounters {
 /// The task that sends.
 pub struct Uplink {
     config: UplinkConfig,
+    /// The poller that speaks; none where it is the node's own agent.
+    poller: Option<PollerName>,
     spool: SpoolHandle,
     inventory: watch::Receiver<Inventory>,
     clock: Arc<dyn Clock>,
@@ -125,7 +127,13 @@ impl Uplink {
         let (counters, directory, wishes) =
             (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
         let network = Arc::new(SystemNetwork);
-        Self { config, spool, inventory, clock, network, counters, directory, wishes }
+        Self { config, poller: None, spool, inventory, clock, network, counters, directory, wishes }
+    }
+
+    /// The same for a poller, which speaks for the node from outside.
+    #[must_use]
+    pub fn of_poller(self, poller: PollerName) -> Self {
+        Self { poller: Some(poller), ..self }
     }
 
     /// The same over another network than the machine's.
@@ -261,7 +269,9 @@ impl Uplink {
             Err(error) => return error.into(),
         };
         let epoch = self.spool.session_epoch();
-        let hello = session::hello(&inventory.borrow_and_update(), &streams, epoch, &self.config, self.clock.as_ref());
+        let mut hello =
+            session::hello(&inventory.borrow_and_update(), &streams, epoch, &self.config, self.clock.as_ref());
+        hello.poller = self.poller.as_ref().map(ToString::to_string);
         let away = ended.map(|ended| self.clock.boot().since(ended));
         match Session::open(channel, hello, &streams, away, self).await {
             Ok(session) => session.run(inventory).await,

@@ -148,7 +148,7 @@ impl Machine {
         let unprivileged = self.unprivileged();
         let roots = self.roots();
         let hardware = hardware::discover(&roots);
-        let mut sources = Sources::new(&Config::default(), &roots, &hardware);
+        let mut sources = Sources::new(&Config::default(), &roots);
         let states = sources.discover().to_vec();
         states.iter().for_each(tell);
         let node: NodeName = "n".parse().expect("a name");
@@ -161,7 +161,7 @@ impl Machine {
             boot: BootId([7; 16]),
             batch_rows: 60,
             sources,
-            workloads: Workloads::new(&roots, 2),
+            workloads: Some(Workloads::new(&roots, 2)),
             package_idle: None,
             counts,
             groups,

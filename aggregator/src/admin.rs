@@ -1,21 +1,28 @@
 //! Administration: state, stored rows for audit, backups and looks at everything stored.
 
 mod care;
+mod factors;
 
+pub use factors::FeedState;
+
+use crate::clock::Clock;
+use crate::factor::Factors;
 use crate::ingest::Counters;
 use crate::ingest::commit::SKEW_NANOS;
 use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
-use crate::store::{Book, NodeRecord, Run, StoreError};
+use crate::store::{Book, NodeRecord, PollerRecord, Run, StoreError};
 use care::{Care, Steps};
 use joulebook_proto::admin::admin_service_server::AdminService;
 use joulebook_proto::admin::{
     BackupRequest, BackupResponse, DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse,
-    ListBackupsRequest, ListBackupsResponse, NodeStatus, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
+    ListBackupsRequest, ListBackupsResponse, ListFactorsRequest, ListFactorsResponse, NodeStatus, PollerStatus,
+    PushFactorsRequest, PushFactorsResponse, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
 };
-use joulebook_units::{CountKind, NodeName, Service, Subject, UnixNanos, Window};
+use joulebook_units::{CountKind, NodeName, Service, SourceState, Subject, UnixNanos, Window};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -31,6 +38,21 @@ pub struct Admin {
     counters: Arc<Counters>,
     periods: watch::Receiver<Periods>,
     care: Care,
+    series: Series,
+}
+
+/// Sources of factors by the name of their series: how each of them is.
+pub type FeedStates = Arc<Mutex<BTreeMap<String, FeedState>>>;
+
+/// What administration of factors needs.
+#[derive(Clone)]
+pub struct Series {
+    /// The configured series.
+    pub factors: watch::Receiver<Arc<Factors>>,
+    /// How their sources are.
+    pub states: FeedStates,
+    /// For revisions.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Admin {
@@ -42,8 +64,9 @@ impl Admin {
         counters: Arc<Counters>,
         periods: watch::Receiver<Periods>,
         backups: Option<PathBuf>,
+        series: Series,
     ) -> Self {
-        Self { book, counters, periods, care: Care::new(store, backups) }
+        Self { book, counters, periods, care: Care::new(store, backups), series }
     }
 }
 
@@ -69,6 +92,22 @@ impl AdminService for Admin {
         self.care.verify(request.into_inner().backup).map(Response::new)
     }
 
+    async fn push_factors(
+        &self,
+        request: Request<PushFactorsRequest>,
+    ) -> Result<Response<PushFactorsResponse>, Status> {
+        let (book, now) = (Arc::clone(&self.book), self.series.clock.unix());
+        let request = request.into_inner();
+        let pushed = tokio::task::spawn_blocking(move || factors::push(&book, &request, now)).await;
+        pushed.map_err(|_| Status::internal("recording failed; see the aggregator's log"))?.map(Response::new)
+    }
+
+    async fn list_factors(&self, _: Request<ListFactorsRequest>) -> Result<Response<ListFactorsResponse>, Status> {
+        let states = self.series.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let factors = Arc::clone(&self.series.factors.borrow());
+        Ok(Response::new(factors::list(&self.book, factors.feeds(), &states)))
+    }
+
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
         let status = self.book.status();
         let streams = |node: u32| {
@@ -78,6 +117,7 @@ impl AdminService for Admin {
                 acked_sequence: stream.acked,
                 lost_records: stream.lost_records,
                 rejected_samples: stream.rejected_values,
+                poller: stream.poller.as_ref().map(ToString::to_string).unwrap_or_default(),
             })
         };
         let mut nodes: Vec<NodeStatus> =
@@ -157,10 +197,6 @@ fn response(run: &Run) -> DumpResponse {
 }
 
 fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
-    let source = |state: &joulebook_units::SourceState| SourceStatus {
-        source_id: state.source.id.clone(),
-        unavailable_reason: state.unavailable.clone().unwrap_or_default(),
-    };
     NodeStatus {
         node: node.inventory.node.to_string(),
         site: node.inventory.placement.site.clone().unwrap_or_default(),
@@ -170,9 +206,27 @@ fn node_status(node: &NodeRecord, streams: Vec<StreamStatus>) -> NodeStatus {
         last_row_unix_nanos: node.last_row.map(|at| at.0),
         connected: node.connected,
         agent_version: node.inventory.agent_version.clone(),
-        sources: node.inventory.sources.iter().map(source).collect(),
+        sources: node.inventory.sources.iter().map(source_status).collect(),
         clock_skew_nanos: node.clock_skew_nanos,
         clock_skewed: node.clock_skew_nanos.unsigned_abs() > SKEW_NANOS,
+        pollers: node.pollers.iter().map(poller_status).collect(),
+    }
+}
+
+fn poller_status(poller: &PollerRecord) -> PollerStatus {
+    PollerStatus {
+        name: poller.name.to_string(),
+        connected: poller.connected,
+        agent_version: poller.inventory.agent_version.clone(),
+        clock_skew_nanos: poller.clock_skew_nanos,
+        sources: poller.inventory.sources.iter().map(source_status).collect(),
+    }
+}
+
+fn source_status(state: &SourceState) -> SourceStatus {
+    SourceStatus {
+        source_id: state.source.id.clone(),
+        unavailable_reason: state.unavailable.clone().unwrap_or_default(),
     }
 }
 

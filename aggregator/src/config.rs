@@ -1,6 +1,7 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
-use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
+use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, SiteConfig};
+use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
 use crate::store::space::Least;
@@ -40,8 +41,12 @@ pub struct Config {
     pub tls: TlsSection,
     /// `[connections]`: how many there may be.
     pub connections: ConnectionsSection,
+    /// `[[poller]]`: who may speak for nodes from outside.
+    pub poller: Vec<PollerSection>,
     /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
     pub site: BTreeMap<String, SiteConfig>,
+    /// `[[factor]]`: series of factors that change with time.
+    pub factor: Vec<FeedConfig>,
     /// `[embodied]`: what the hosts are made of.
     pub embodied: EmbodiedConfig,
     /// Who answers for the figures.
@@ -154,7 +159,9 @@ impl Default for Config {
             retention: RetentionSection::default(),
             tls: TlsSection::default(),
             connections: ConnectionsSection::default(),
+            poller: Vec::new(),
             site: BTreeMap::new(),
+            factor: Vec::new(),
             embodied: EmbodiedConfig::default(),
             accountable_contact: None,
             ghg_role: None,
@@ -203,6 +210,9 @@ pub enum ConfigError {
     /// Periods that would drop what is still needed.
     #[error("{0}")]
     Retention(&'static str),
+    /// A poller that cannot be.
+    #[error("[[poller]]: {0}")]
+    Poller(#[from] PollerError),
     /// A site or an embodied value that is not valid.
     #[error("configuration: {0}")]
     Factor(#[from] FactorError),
@@ -267,6 +277,7 @@ impl Config {
     pub fn factors(&self) -> FactorConfig {
         FactorConfig {
             site: self.site.clone(),
+            factor: self.factor.clone(),
             embodied: self.embodied.clone(),
             accountable_contact: self.accountable_contact.clone(),
             ghg_role: self.ghg_role,
@@ -283,6 +294,8 @@ impl Config {
             ("backup_dir", self.backup_dir == other.backup_dir),
             ("node_directory", self.node_directory == other.node_directory),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
+            ("node_directory", self.node_directory == other.node_directory),
+            ("poller", self.poller == other.poller),
             ("tls.certificate", tls.certificate == other_tls.certificate),
             ("tls.key", tls.key == other_tls.key),
             ("tls.client_ca", tls.client_ca == other_tls.client_ca),
@@ -304,10 +317,22 @@ impl Config {
         Ok(CredentialFiles::configured(files, tls.key_group_readable, self.insecure_loopback)?)
     }
 
+    /// The pollers and their nodes.
+    ///
+    /// # Errors
+    /// Names that are none, or one poller twice.
+    pub fn pollers(&self) -> Result<Pollers, ConfigError> {
+        Ok(Pollers::new(&self.poller)?)
+    }
+
     /// Bounds of what peers may take.
-    pub fn limits(&self) -> Limits {
+    ///
+    /// # Errors
+    /// As [`Self::pollers`].
+    pub fn limits(&self) -> Result<Limits, ConfigError> {
         let ConnectionsSection { total, per_identity, age, idle } = self.connections;
-        Limits { connections: total, per_identity, age, idle, ..Limits::default() }
+        let pollers = self.pollers()?;
+        Ok(Limits { connections: total, per_identity, pollers, age, idle, ..Limits::default() })
     }
 
     /// How much of the disk stays free.
@@ -333,6 +358,7 @@ impl Config {
         if !(0.0..=50.0).contains(&self.disk.min_free_percent) {
             return Err(ConfigError::MinFree(self.disk.min_free_percent));
         }
+        self.pollers()?;
         if let Some(refusal) = self.periods().refusal() {
             return Err(ConfigError::Retention(refusal));
         }

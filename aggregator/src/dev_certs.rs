@@ -1,7 +1,7 @@
 //! `dev-certs`: everything that mutual TLS on one machine needs, in one folder.
 
 use crate::certificate::{Authority, IssueError, Issued, Subject};
-use joulebook_units::{NodeName, UnixNanos};
+use joulebook_units::{NodeName, PollerName, UnixNanos};
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,17 +43,27 @@ pub fn agent_uri(node: &NodeName) -> String {
     format!("spiffe://{DOMAIN}/agent/node/{}", node.as_str())
 }
 
+/// URI of a poller.
+pub fn poller_uri(poller: &PollerName) -> String {
+    format!("spiffe://{DOMAIN}/bmc-poller/{}", poller.as_str())
+}
+
 /// URI of an operator.
 pub fn operator_uri(name: &str) -> String {
     format!("spiffe://{DOMAIN}/operator/{name}")
 }
 
-/// Writes `ca.crt`, and `.crt` and `.key` of `server` (localhost, 127.0.0.1, ::1), of `operator` and of each node. The CA's
-/// own key is not kept: whoever wants another certificate makes another folder. Returns the paths.
+/// Writes `ca.crt`, and `.crt` and `.key` of `server` (localhost, 127.0.0.1, ::1), of `operator`, of each node and of each poller. The CA's own
+/// key is not kept: whoever wants another certificate makes another folder. Returns the paths.
 ///
 /// # Errors
 /// A file that is there already (then nothing is written), or one that cannot be written.
-pub fn write(folder: &Path, nodes: &[NodeName], now: UnixNanos) -> Result<Vec<PathBuf>, DevCertsError> {
+pub fn write(
+    folder: &Path,
+    nodes: &[NodeName],
+    pollers: &[PollerName],
+    now: UnixNanos,
+) -> Result<Vec<PathBuf>, DevCertsError> {
     let begins = now.plus_seconds(-EARLIER_SECONDS);
     let authority = Authority::new("joulebook dev CA", begins, LIFE)?;
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -64,6 +74,10 @@ pub fn write(folder: &Path, nodes: &[NodeName], now: UnixNanos) -> Result<Vec<Pa
     subjects.extend(nodes.iter().map(|node| {
         let name = node.as_str();
         (format!("node-{name}"), Subject::client(name, agent_uri(node)))
+    }));
+    subjects.extend(pollers.iter().map(|poller| {
+        let name = poller.as_str();
+        (format!("poller-{name}"), Subject::client(name, poller_uri(poller)))
     }));
     let mut files = vec![(folder.join("ca.crt"), authority.certificate().to_owned())];
     for (name, subject) in subjects {

@@ -14,6 +14,7 @@ pub mod ingest;
 pub mod ledger;
 pub mod offline;
 pub mod peer;
+pub mod poller;
 pub mod query;
 pub mod reload;
 pub mod run;

@@ -8,7 +8,7 @@ use joulebook_aggregator::reload::Reload;
 use joulebook_aggregator::run::{RunError, run_reloading};
 use joulebook_aggregator::{exit, offline};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
-use joulebook_units::NodeName;
+use joulebook_units::{NodeName, PollerName};
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -60,13 +60,16 @@ struct Arguments {
 /// Something other than to serve.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make certificates of a new CA for one machine: server, operator and agents; nothing is overwritten
+    /// Make certificates of a new CA for one machine: server, operator, agents and pollers; nothing is overwritten
     DevCerts {
         /// Folder to write to; made if it is missing
         folder: PathBuf,
         /// Node that gets an agent's certificate; may be given several times [default: the host name]
         #[arg(long, value_name = "NAME")]
         node: Vec<NodeName>,
+        /// Poller that gets a certificate; may be given several times
+        #[arg(long, value_name = "NAME")]
+        poller: Vec<PollerName>,
     },
     /// Restore a backup to a missing or empty folder of a database; no aggregator may serve it
     Restore {
@@ -140,7 +143,7 @@ fn main() -> ExitCode {
 /// Does something other than to serve, and returns the exit code.
 fn apart(command: &Command) -> u8 {
     let done = match command {
-        Command::DevCerts { folder, node } => make_certificates(folder, node)
+        Command::DevCerts { folder, node, poller } => make_certificates(folder, node, poller)
             .map(|()| 0)
             .map_err(|error| (exit::dev_certs_code(&error), error.to_string())),
         Command::Restore { from, backup, place } => place.of_database().and_then(|data_dir| {
@@ -177,10 +180,10 @@ impl Place {
     }
 }
 
-fn make_certificates(folder: &Path, nodes: &[NodeName]) -> Result<(), DevCertsError> {
+fn make_certificates(folder: &Path, nodes: &[NodeName], pollers: &[PollerName]) -> Result<(), DevCertsError> {
     let host = || nix::unistd::gethostname().ok()?.into_string().ok()?.parse().ok();
     let nodes = if nodes.is_empty() { host().into_iter().collect() } else { nodes.to_vec() };
-    for path in dev_certs::write(folder, &nodes, SystemClock.unix())? {
+    for path in dev_certs::write(folder, &nodes, pollers, SystemClock.unix())? {
         // A closed pipe: whoever reads has read enough.
         let _ = writeln!(io::stdout(), "{}", path.display());
     }

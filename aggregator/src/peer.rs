@@ -2,9 +2,9 @@
 //!
 //! A certificate that chains to the CA is still refused unless it follows the rules of an X.509-SVID: exactly one URI
 //! among its names, no CA, no right to sign certificates, and the purpose `clientAuth`. The URI says who it is:
-//! `spiffe://TRUST-DOMAIN/agent/node/NODE` or `spiffe://TRUST-DOMAIN/operator/NAME`.
+//! `spiffe://TRUST-DOMAIN/agent/node/NODE`, `spiffe://TRUST-DOMAIN/bmc-poller/NAME` or `spiffe://TRUST-DOMAIN/operator/NAME`.
 
-use joulebook_units::NodeName;
+use joulebook_units::{NodeName, PollerName};
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ pub struct Peer {
 pub enum Role {
     /// The agent of a node: it may stream what it read there.
     Agent(NodeName),
+    /// It may stream what meters of nodes show from outside: of those nodes that the configuration gives it.
+    Poller(PollerName),
     /// A person or a program that asks.
     Operator(String),
 }
@@ -54,7 +56,9 @@ pub enum PeerError {
     #[error("the certificate has {0} URIs among its names where exactly one must be")]
     Uris(usize),
     /// The URI is none of ours.
-    #[error("the certificate's URI `{0}` is neither spiffe://DOMAIN/agent/node/NODE nor spiffe://DOMAIN/operator/NAME")]
+    #[error(
+        "the certificate's URI `{0}` is none of spiffe://DOMAIN/agent/node/NODE, /bmc-poller/NAME and /operator/NAME"
+    )]
     Uri(String),
 }
 
@@ -108,6 +112,7 @@ impl Peer {
         }
         let role = match path {
             ["agent", "node", node] => Role::Agent(node.parse().map_err(|_| refuse())?),
+            ["bmc-poller", name] => Role::Poller(name.parse().map_err(|_| refuse())?),
             ["operator", name] => Role::Operator((*name).to_owned()),
             _ => return Err(refuse()),
         };
@@ -139,14 +144,6 @@ impl Caller {
     pub fn of<T>(request: &Request<T>) -> Result<&Self, Status> {
         request.extensions().get().ok_or_else(|| Status::unauthenticated("the connection does not say who is there"))
     }
-
-    /// The node whose agent it is; none where nobody is known.
-    pub fn node(&self) -> Option<&NodeName> {
-        match self.0.as_ref().map(|peer| peer.role()) {
-            Some(Role::Agent(node)) => Some(node),
-            _ => None,
-        }
-    }
 }
 
 /// Turns true when the connection of a request is to end: what is under way is to be finished, and nothing to be begun.
@@ -167,10 +164,11 @@ impl Ending {
     }
 }
 
-/// Lets agents pass, for services that take telemetry.
+/// Lets agents and pollers pass, for services that take telemetry.
 #[allow(clippy::result_large_err, reason = "the signature of an interceptor")]
 pub fn agents_only(request: Request<()>) -> Result<Request<()>, Status> {
-    pass(request, "only an agent's certificate may stream telemetry", |role| matches!(role, Role::Agent(_)))
+    let may = |role: &Role| matches!(role, Role::Agent(_) | Role::Poller(_));
+    pass(request, "only the certificate of an agent or a poller may stream telemetry", may)
 }
 
 /// Lets operators pass, for services that answer.
@@ -195,9 +193,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uri_names_an_agent_or_an_operator() {
+    fn a_uri_names_an_agent_a_poller_or_an_operator() {
         let agent = Peer::parse("spiffe://example.org/agent/node/gpu-1.fra_2").expect("an agent");
         assert_eq!(agent.role(), &Role::Agent("gpu-1.fra_2".parse().expect("a name")));
+        let poller = Peer::parse("spiffe://td/bmc-poller/east-1").expect("a poller");
+        assert_eq!(poller.role(), &Role::Poller("east-1".parse().expect("a name")));
         let operator = Peer::parse("spiffe://td/operator/ann").expect("an operator");
         assert_eq!(operator.role(), &Role::Operator("ann".to_owned()));
         assert_eq!(operator.to_string(), "spiffe://td/operator/ann");
@@ -224,6 +224,8 @@ mod tests {
             "spiffe://td/agent/node",
             "spiffe://td/agent/node/a/b",
             "spiffe://td/agent/ann",
+            "spiffe://td/bmc-poller/",
+            "spiffe://td/bmc-poller/a/b",
             &long,
         ] {
             assert!(matches!(Peer::parse(uri), Err(PeerError::Uri(_))), "{uri}");

@@ -1,9 +1,10 @@
 //! The aggregator as a whole: opens the database, starts every task, stops them in order.
 
-use crate::admin::Admin;
+use crate::admin::{Admin, FeedStates, Series};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::directory::{self, Directories};
+use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::ledger::Ledger;
@@ -105,6 +106,7 @@ pub async fn run_reloading(
 
     let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
+    let telemetry = telemetry.with_pollers(config.pollers()?);
     let (told, directories) = watch::channel(Arc::new(all_pods));
     let telemetry = telemetry.telling(directories);
     if let Some(path) = config.node_directory.clone() {
@@ -126,12 +128,22 @@ pub async fn run_reloading(
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
     let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
+    let states = FeedStates::default();
+    let desk = Desk {
+        book: Arc::clone(&book),
+        clock: Arc::clone(&clock),
+        states: Arc::clone(&states),
+        counters: Arc::clone(&counters),
+        space: Arc::clone(&space),
+    };
+    tasks.spawn(until_stop(desk.run(factors.subscribe()), stopping.clone()));
+    let series = Series { factors: factors.subscribe(), states, clock: Arc::clone(&clock) };
     let (backups, kept) = (config.backup_dir.clone(), periods.subscribe());
-    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), kept, backups);
+    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), kept, backups, series);
     let (routes, health) = server::services(telemetry, admin, query).await?;
     tasks.spawn(watch_space(Arc::clone(&space), health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
-    let gate = Gate::new(transport, config.limits(), clock, Arc::clone(&counters));
+    let gate = Gate::new(transport, config.limits()?, clock, Arc::clone(&counters));
     let listens_at = config.listen;
     let live = Live { factors, periods, space };
     if let Some(reload) = reload {

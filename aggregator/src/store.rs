@@ -6,6 +6,7 @@
 pub mod block;
 pub mod book;
 pub(crate) mod catalog;
+pub mod factors;
 pub mod key;
 pub mod memory;
 pub mod retention;
@@ -14,8 +15,8 @@ pub mod schema;
 pub mod space;
 
 pub use book::{
-    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run, Status, StoredGap, StreamStatus,
-    WALL_SURROUNDINGS_SECONDS,
+    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Status, StoredGap,
+    StreamStatus, WALL_SURROUNDINGS_SECONDS,
 };
 
 use std::ops::{ControlFlow, Range};

@@ -49,6 +49,7 @@ impl Aggregator {
         for (index, history) in (0u8..).zip(histories) {
             let opening = Opening {
                 inventory: inventory(index),
+                poller: None,
                 epoch: 1,
                 boot: BootId([index; 16]),
                 boot_time: BootNanos(end),
@@ -92,6 +93,11 @@ impl Aggregator {
     /// Settles every marked cell; the clock is far past all of them.
     pub fn settle(&self) {
         self.try_settle().expect("the store does not fail");
+    }
+
+    /// Settles what is closed at an instant, as the ledger does every five seconds. Returns how many cells that were.
+    pub fn pass(&self, now: UnixNanos) -> usize {
+        self.ledger.pass(now).expect("the store does not fail")
     }
 
     /// The same where the store may fail.

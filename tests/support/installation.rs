@@ -28,6 +28,8 @@ pub struct Installation {
     address: String,
     /// Further keys of the aggregator.
     keys: String,
+    /// The aggregator's list of pollers.
+    pollers: String,
 }
 
 /// A server that an agent reads.
@@ -56,15 +58,32 @@ pub struct AgentSettings {
 impl Installation {
     /// A new folder with an aggregator that runs in it.
     pub fn start() -> Result<(Self, Program)> {
-        Self::start_with(|_| String::new())
+        Self::make(&[NODE, "simulated"], &[], |_| String::new())
     }
 
     /// The same with further keys of the aggregator's configuration, made for the folder.
     pub fn start_with(keys: impl FnOnce(&Path) -> String) -> Result<(Self, Program)> {
+        Self::make(&[NODE, "simulated"], &[], keys)
+    }
+
+    /// The same for these nodes, and for pollers with the nodes that each may speak for.
+    pub fn of(nodes: &[&str], pollers: &[(&str, &[&str])]) -> Result<(Self, Program)> {
+        Self::make(nodes, pollers, |_| String::new())
+    }
+
+    fn make(
+        nodes: &[&str],
+        pollers: &[(&str, &[&str])],
+        keys: impl FnOnce(&Path) -> String,
+    ) -> Result<(Self, Program)> {
         let folder = tempfile::tempdir().context("making a temporary folder")?;
-        dev_certs::write(&folder.path().join("certs"), &[NODE.parse()?, "simulated".parse()?], SystemClock.unix())?;
+        let names = nodes.iter().map(|node| node.parse()).collect::<Result<Vec<_>, _>>()?;
+        let outside = pollers.iter().map(|(poller, _)| poller.parse()).collect::<Result<Vec<_>, _>>()?;
+        dev_certs::write(&folder.path().join("certs"), &names, &outside, SystemClock.unix())?;
+        let list = |(poller, nodes): &(&str, &[&str])| format!("[[poller]]\nname = \"{poller}\"\nnodes = {nodes:?}\n");
+        let pollers = pollers.iter().map(list).collect();
         let keys = keys(folder.path());
-        let mut installation = Self { folder, address: "127.0.0.1:0".to_owned(), keys };
+        let mut installation = Self { folder, address: "127.0.0.1:0".to_owned(), keys, pollers };
         let aggregator = installation.start_aggregator()?;
         Ok((installation, aggregator))
     }
@@ -87,12 +106,13 @@ impl Installation {
     /// Starts the aggregator on the folder: the first time on a free port, afterwards on the same one.
     pub fn start_aggregator(&mut self) -> Result<Program> {
         let config = format!(
-            "listen = \"{}\"\ndata_dir = \"{}\"\n{}\n{ANY_DISK}\n[tls]\n{}client_ca = \"{}\"\n",
+            "listen = \"{}\"\ndata_dir = \"{}\"\n{}\n{ANY_DISK}\n[tls]\n{}client_ca = \"{}\"\n{}",
             self.address,
             self.folder().join("aggregator").display(),
             self.keys,
             self.pair("server"),
             self.certificate("ca.crt").display(),
+            self.pollers,
         );
         let path = self.folder().join("aggregator.toml");
         std::fs::write(&path, config)?;
@@ -125,12 +145,21 @@ impl Installation {
         Ok(path)
     }
 
-    /// The configuration keys of the connection of a node's agent: `under-test` or `simulated`.
+    /// The configuration keys of the connection of a node's agent: `under-test` or `simulated`, if no others were named.
     pub fn connection(&self, node: &str) -> String {
+        format!("node = \"{node}\"\n{}", self.connection_of(&format!("node-{node}")))
+    }
+
+    /// Those of a poller's, and its role.
+    pub fn poller_connection(&self, poller: &str) -> String {
+        format!("role = \"bmc-poller\"\npoller = \"{poller}\"\n{}", self.connection_of(&format!("poller-{poller}")))
+    }
+
+    fn connection_of(&self, pair: &str) -> String {
         format!(
-            "node = \"{node}\"\naggregator = \"https://{}\"\n\n[tls]\n{}ca = \"{}\"\n",
+            "aggregator = \"https://{}\"\n\n[tls]\n{}ca = \"{}\"\n",
             self.address,
-            self.pair(&format!("node-{node}")),
+            self.pair(pair),
             self.certificate("ca.crt").display(),
         )
     }

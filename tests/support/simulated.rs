@@ -116,7 +116,7 @@ impl Rig {
         let root = self.node.root();
         let roots = Roots { sysfs: root.join("sys"), procfs: root.join("proc"), cgroup: root.join("sys/fs/cgroup") };
         let hardware = hardware::discover(&roots);
-        let mut sources = Sources::new(&self.config, &roots, &hardware);
+        let mut sources = Sources::new(&self.config, &roots);
         let states = sources.discover().to_vec();
         let (agent_version, placement) = ("0".to_owned(), Placement::default());
         let inventory = Inventory { node: "n".parse()?, agent_version, sources: states, hardware, placement };
@@ -128,7 +128,7 @@ impl Rig {
             boot: BootId([7; 16]),
             batch_rows: 60,
             sources,
-            workloads: Workloads::new(&roots, 1),
+            workloads: Some(Workloads::new(&roots, 1)),
             package_idle: None,
             counts,
             groups,

@@ -1,5 +1,6 @@
 //! A simulated node as a process, with workloads that hold its GPUs, and an agent's configuration for it.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,13 +10,17 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::program::{Program, binary};
+use crate::tls::{Ca, fingerprint, replace, write};
 
 /// A node with a real clock.
 pub struct Simulator {
     _program: Program,
     root: PathBuf,
-    library: PathBuf,
+    /// NVIDIA's library, where it has such GPUs.
+    library: Option<PathBuf>,
     control: PathBuf,
+    /// Keys of a table `[redfish]` for its BMC; empty without one.
+    bmc: String,
 }
 
 /// A server on one GPU of the node, with a metric page of its own.
@@ -45,13 +50,41 @@ pub const MODEL: &str = "sim-chat";
 impl Simulator {
     /// A node of a profile of `tests/fixtures/profiles`, shown below a folder that is made for it.
     pub fn start(profile: &str, root: &Path) -> Result<Self> {
+        Self::launch(profile, root, Vec::new())
+    }
+
+    /// The same with a BMC on the network, whose certificate is to be pinned.
+    pub fn with_bmc(profile: &str, root: &Path) -> Result<Self> {
+        std::fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
+        let pair = Ca::new().server();
+        let files = write(root, "bmc", &pair, "");
+        let account = root.join("account.toml");
+        replace(&account, "user = \"power\"\npassword = \"power\"\n");
+        let mut arguments: Vec<OsString> = vec!["--redfish".into(), "127.0.0.1:0".into()];
+        arguments.extend(["--redfish-cert".into(), files.certificate.into(), "--redfish-key".into(), files.key.into()]);
+        let mut simulator = Self::launch(profile, root, arguments)?;
+        let (account, pin) = (account.display(), fingerprint(&pair));
+        write!(simulator.bmc, "credentials = \"{account}\"\nfingerprint = \"{pin}\"\ninterval = \"1s\"\n")?;
+        Ok(simulator)
+    }
+
+    fn launch(profile: &str, root: &Path, further: Vec<OsString>) -> Result<Self> {
         std::fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
         let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/profiles/{profile}.json"));
-        let arguments = ["--profile".into(), profile.into_os_string(), "--root".into(), root.as_os_str().to_owned()];
+        let mut arguments =
+            vec!["--profile".into(), profile.into_os_string(), "--root".into(), root.as_os_str().to_owned()];
+        arguments.extend(further);
         let program = Program::start(binary("hwsim")?, &arguments)?;
         let ready: Value = serde_json::from_str(&program.wait_for(r"^\{.*\}$")?)?;
         let path = |name: &str| ready[name].as_str().map(PathBuf::from).with_context(|| format!("{name} in {ready}"));
-        Ok(Self { root: root.to_owned(), library: path("nvml")?, control: path("ctl")?, _program: program })
+        let bmc = ready["redfish"].as_str().map_or_else(String::new, |url| format!("url = \"{url}\"\n"));
+        let library = ready["nvml"].as_str().map(PathBuf::from);
+        Ok(Self { root: root.to_owned(), library, control: path("ctl")?, bmc, _program: program })
+    }
+
+    /// The keys of a table `[redfish]` with which an agent asks its BMC each second.
+    pub fn bmc(&self) -> &str {
+        &self.bmc
     }
 
     /// What the simulator answers to a request of its control socket.
@@ -85,13 +118,15 @@ impl Simulator {
         let root = |name: &str| self.root.join(name);
         let mut config = format!(
             "{connection}\n[spool]\ndir = \"{}\"\n\n[roots]\nsysfs = \"{}\"\nprocfs = \"{}\"\ncgroup = \"{}\"\n\n\
-             [placement]\nsimulated = true\n\n[nvml]\nlibrary = \"{}\"\n",
+             [placement]\nsimulated = true\n",
             spool.display(),
             root("sys").display(),
             root("proc").display(),
             root("sys/fs/cgroup").display(),
-            self.library.display(),
         );
+        if let Some(library) = &self.library {
+            write!(config, "\n[nvml]\nlibrary = \"{}\"\n", library.display())?;
+        }
         for Server { port, version, .. } in servers {
             let page = format!("url = \"http://127.0.0.1:{port}/metrics\"\npreset = \"vllm\"");
             write!(config, "\n[[target]]\n{page}\nversion = \"{version}\"\ninterval = \"1s\"\n")?;

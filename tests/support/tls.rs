@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
 
+use joulebook_agent::collector::redfish::trust::Fingerprint;
 use joulebook_aggregator::certificate::{Authority, Issued, Subject};
 use joulebook_aggregator::clock::{Clock, SystemClock};
 use joulebook_aggregator::config::Config;
@@ -20,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -97,6 +100,12 @@ pub fn write(folder: &Path, name: &str, pair: &Issued, bundle: &str) -> Credenti
     replace(&files.certificate, &pair.certificate);
     replace(&files.ca, bundle);
     files
+}
+
+/// The fingerprint by which a pair's certificate is pinned.
+pub fn fingerprint(pair: &Issued) -> String {
+    let leaf = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM");
+    Fingerprint::of(&leaf).to_string()
 }
 
 /// Replaces a file by one that only its owner may read.

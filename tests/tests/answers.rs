@@ -16,6 +16,8 @@ use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+#[path = "answers/cost.rs"]
+mod cost;
 #[path = "answers/walls.rs"]
 mod walls;
 
@@ -43,6 +45,7 @@ fn question(window: TimeWindow, policy: IdlePolicy, level: Level) -> GetSciReque
         level: level.into(),
         idle_policy: policy.into(),
         trust: Trust::Unspecified.into(),
+        ..GetSciRequest::default()
     }
 }
 

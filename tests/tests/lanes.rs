@@ -153,7 +153,7 @@ impl Node {
         let at = |name: &str| self.folder.join(name);
         let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
         let hardware = hardware::discover(&roots);
-        let mut sources = Sources::new(&Config::default(), &roots, &hardware);
+        let mut sources = Sources::new(&Config::default(), &roots);
         let inventory = Inventory {
             node: "under-test".parse().unwrap(),
             agent_version: "0".to_owned(),
@@ -170,7 +170,7 @@ impl Node {
             boot,
             batch_rows: 5,
             sources,
-            workloads: Workloads::new(&roots, 1),
+            workloads: Some(Workloads::new(&roots, 1)),
             package_idle: None,
             counts,
             groups,

@@ -105,7 +105,7 @@ async fn energy_of_three_wraps_and_a_reset_is_the_truth_and_the_gap_is_declared(
     let mut zone = tree.zone("intel-rapl:0", "package-0", u32::MAX - 1_000_000).unwrap();
     let roots = Roots { sysfs: path("sys"), procfs: path("proc"), cgroup: path("cgroup") };
     let hardware = hardware::discover(&roots);
-    let mut sources = Sources::new(&Config::default(), &roots, &hardware);
+    let mut sources = Sources::new(&Config::default(), &roots);
     let states = sources.discover().to_vec();
     assert!(
         states.iter().any(|state| state.source.id.contains("package-0") && state.unavailable.is_none()),
@@ -127,7 +127,7 @@ async fn energy_of_three_wraps_and_a_reset_is_the_truth_and_the_gap_is_declared(
         boot,
         batch_rows: 5,
         sources,
-        workloads: Workloads::new(&roots, 1),
+        workloads: Some(Workloads::new(&roots, 1)),
         package_idle: None,
         counts: no_counts,
         groups: no_groups,

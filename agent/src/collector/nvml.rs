@@ -50,9 +50,31 @@ const OVERDUE: Duration = Duration::from_millis(500);
 /// Looking for NVIDIA's hardware where none was found takes place this often, in ns.
 const LOOK_NANOS: u64 = 60_000_000_000;
 
+/// A maker whose devices are read in this way, through its library in a process of its own.
+#[derive(Debug)]
+pub struct Vendor {
+    /// Name of the collector, with which the ids of its sources begin.
+    pub collector: &'static str,
+    /// The library, in words.
+    pub library: &'static str,
+    /// The first argument that makes a program the helper.
+    pub helper: &'static str,
+    /// What the system shows of the maker's hardware, as sources that are not read.
+    pub seen: fn(&Roots) -> Vec<SourceState>,
+}
+
+/// NVIDIA.
+pub static NVIDIA: Vendor = Vendor {
+    collector: "nvml",
+    library: "NVIDIA's library",
+    helper: serve::HELPER,
+    seen: |roots| hardware::unread_sources(&hardware::nvidia(roots), "nvml"),
+};
+
 /// The collector.
 #[derive(Debug)]
 pub struct Nvml {
+    vendor: &'static Vendor,
     helper: Helper,
     /// How long a reading waits for its own round.
     patience: Duration,
@@ -98,19 +120,26 @@ pub struct Nvml {
 impl Nvml {
     /// A collector of what the roots show; starts nothing yet.
     pub fn new(roots: &Roots, section: &NvmlSection) -> Self {
+        Self::of(&NVIDIA, roots, section)
+    }
+
+    /// The same of another maker.
+    pub fn of(vendor: &'static Vendor, roots: &Roots, section: &NvmlSection) -> Self {
         let program = section.helper.clone().or_else(|| std::env::current_exe().ok()).unwrap_or_default();
         let launch = Launch {
+            vendor,
             program,
             library: section.library.clone(),
             dcgm: section.dcgm_url.clone(),
             limits: section.limits,
         };
         Self {
+            vendor,
             helper: Helper::new(launch),
             patience: section.patience,
             limits: section.limits,
             idle: section.idle_watts.map(milliwatts),
-            seen: hardware::unread_sources(&hardware::nvidia(roots)),
+            seen: (vendor.seen)(roots),
             insist: section.library.is_some(),
             started: false,
             looked: None,
@@ -132,6 +161,11 @@ impl Nvml {
             row: BootNanos(0),
             changed: false,
         }
+    }
+
+    /// The maker.
+    pub fn vendor(&self) -> &'static Vendor {
+        self.vendor
     }
 
     /// Process id of the helper while it runs.
@@ -166,6 +200,11 @@ impl Nvml {
         self.gpus.values().map(|gpu| gpu.accelerator(self.driver.as_deref())).collect()
     }
 
+    /// Whether a device is one of these.
+    pub fn has(&self, device: &str) -> bool {
+        self.gpus.contains_key(device)
+    }
+
     /// Power of a GPU with nothing resident, as configured or from a table.
     pub fn stated_idle(&self, device: &str) -> Option<Idle> {
         let configured = self.idle.map(|power| (power, IdleOrigin::Configured));
@@ -196,13 +235,13 @@ impl Nvml {
             match event {
                 Event::Line(Line::Devices { driver, devices }) => {
                     self.driver = driver;
-                    self.why = devices.is_empty().then(|| "NVIDIA's library finds no GPU".to_owned());
+                    self.why = devices.is_empty().then(|| format!("{} finds no device", self.vendor.library));
                     self.listed = devices.iter().map(|facts| facts.uuid.clone()).collect();
                     for facts in devices {
                         let known = self.gpus.get_mut(&facts.uuid).map(|gpu| gpu.learn(&facts));
                         self.changed |= known.unwrap_or(true);
                         if known.is_none() {
-                            self.gpus.insert(facts.uuid.clone(), Gpu::new(facts));
+                            self.gpus.insert(facts.uuid.clone(), Gpu::new(facts, self.vendor.collector));
                         }
                     }
                 }
@@ -253,7 +292,7 @@ impl Nvml {
             self.skipped.insert(device, entry);
         }
         if !failed {
-            tracing::warn!(why, "NVIDIA's library is started again in a new process");
+            tracing::warn!(why, "{} is started again in a new process", self.vendor.library);
             self.why = Some(why.to_owned());
         }
         for gpu in self.gpus.values_mut() {
@@ -335,7 +374,7 @@ impl Collector for Nvml {
         }
         self.changed = false;
         if self.gpus.is_empty() {
-            let why = self.why.clone().unwrap_or_else(|| "NVIDIA's library has not answered yet".to_owned());
+            let why = self.why.clone().unwrap_or_else(|| format!("{} has not answered yet", self.vendor.library));
             return self
                 .seen
                 .iter()
@@ -352,7 +391,7 @@ impl Collector for Nvml {
         if self.seen.is_empty() && !self.insist && self.looked.is_none_or(|at| now.0.saturating_sub(at.0) >= LOOK_NANOS)
         {
             self.looked = Some(now);
-            self.seen = hardware::unread_sources(&hardware::nvidia(&self.roots));
+            self.seen = (self.vendor.seen)(&self.roots);
         }
         self.ensure();
         let events = self.helper.poll(Duration::ZERO);
@@ -364,7 +403,7 @@ impl Collector for Nvml {
         } else if self.helper.is_outstanding() && library::now() >= later(self.asked, OVERDUE) {
             self.overdue += 1;
             if self.overdue == OVERDUE_ROWS {
-                tracing::warn!("a call of NVIDIA's library has not returned; the other sources go on");
+                tracing::warn!("a call of {} has not returned; the other sources go on", self.vendor.library);
             }
         }
         self.tell_silent(&mut readings);
@@ -372,7 +411,7 @@ impl Collector for Nvml {
             self.failing_since = None;
             self.helper.restart();
             let time = humantime::format_duration(self.limits.all_fail);
-            self.give_up(format!("every call of NVIDIA's library has failed for {time}"));
+            self.give_up(format!("every call of {} has failed for {time}", self.vendor.library));
         }
         readings
     }

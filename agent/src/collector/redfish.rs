@@ -47,6 +47,8 @@ const ENCLOSURE: &str = "redfish/enclosure";
 #[derive(Debug)]
 pub struct Redfish {
     section: RedfishSection,
+    /// What stands before the names of its sources.
+    prefix: String,
     poll: Option<Poll>,
     hold: Hold,
     ceiling: Milliwatts,
@@ -65,6 +67,7 @@ impl Redfish {
         let ceiling = section.ceiling();
         Self {
             section: section.clone(),
+            prefix: String::new(),
             poll: None,
             hold: Hold::new(section.refresh().saturating_mul(HELD_REFRESHES), ceiling),
             ceiling,
@@ -74,6 +77,12 @@ impl Redfish {
             off: Some("the BMC has not answered yet".to_owned()),
             changed: false,
         }
+    }
+
+    /// The same with a name before those of its sources, where several may tell of one node or one of several.
+    #[must_use]
+    pub fn below(self, name: &impl std::fmt::Display) -> Self {
+        Self { prefix: format!("{name}/"), ..self }
     }
 
     fn start(&mut self) {
@@ -89,12 +98,16 @@ impl Redfish {
         }
     }
 
-    fn id(&self) -> &'static str {
-        if self.enclosure.is_some() { ENCLOSURE } else { WALL }
+    fn id(&self) -> String {
+        self.named(if self.enclosure.is_some() { ENCLOSURE } else { WALL })
     }
 
-    fn integral_id(&self) -> &'static str {
-        if self.counts { INTEGRAL } else { self.id() }
+    fn integral_id(&self) -> String {
+        if self.counts { self.named(INTEGRAL) } else { self.id() }
+    }
+
+    fn named(&self, source: &str) -> String {
+        format!("{}{source}", self.prefix)
     }
 
     /// From now on the power is that of an enclosure, or this node's again: each has a sum of its own.
@@ -118,7 +131,7 @@ impl Redfish {
                 if off {
                     self.turn_off(why.clone());
                 }
-                vec![Err(ReadFailure { source_id: self.id().to_owned(), reason, why })]
+                vec![Err(ReadFailure { source_id: self.id(), reason, why })]
             }
         }
     }
@@ -136,8 +149,8 @@ impl Redfish {
         let counter = counter.filter(|_| self.counts);
         let integral = self.integral_id();
         let held = self.hold.sample(at, shown.power).into_iter();
-        let mut readings: Vec<_> = held.map(|(at, value)| reading(integral, at, value)).collect();
-        readings.extend(counter.map(|raw| reading(WALL, at, Value::Total { raw })));
+        let mut readings: Vec<_> = held.map(|(at, value)| reading(&integral, at, value)).collect();
+        readings.extend(counter.map(|raw| reading(&self.named(WALL), at, Value::Total { raw })));
         readings
     }
 
@@ -165,7 +178,7 @@ impl Collector for Redfish {
             basis.push_str(", certificate not verified");
         }
         let wall = Source {
-            id: self.id().to_owned(),
+            id: self.id(),
             component: Component::Wall,
             socket: None,
             device: None,
@@ -184,9 +197,9 @@ impl Collector for Redfish {
             basis,
         };
         let integral = self.counts.then(|| Source {
-            id: INTEGRAL.to_owned(),
+            id: self.named(INTEGRAL),
             method: Method::IntegratedPower,
-            contained_in: Some(WALL.to_owned()),
+            contained_in: Some(self.named(WALL)),
             ..wall.clone()
         });
         let state = |source| SourceState { source, unavailable: self.off.clone() };
@@ -200,12 +213,12 @@ impl Collector for Redfish {
             readings.extend(taken);
         }
         if let Some((at, value)) = self.hold.tick(now) {
-            readings.push(reading(self.integral_id(), at, value));
+            readings.push(reading(&self.integral_id(), at, value));
             let why = format!(
                 "the BMC has shown no new value for {}: energy is unknown until it does",
                 humantime::format_duration(self.section.refresh().saturating_mul(HELD_REFRESHES))
             );
-            readings.push(Err(ReadFailure { source_id: self.id().to_owned(), reason: "stale", why: why.clone() }));
+            readings.push(Err(ReadFailure { source_id: self.id(), reason: "stale", why: why.clone() }));
             self.turn_off(why);
         }
         readings

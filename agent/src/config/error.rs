@@ -60,6 +60,12 @@ pub enum ConfigError {
         /// Why.
         source: joulebook_units::InvalidId,
     },
+    /// A poller's name that is none.
+    #[error("configuration key `poller`: {source}")]
+    Poller {
+        /// Why.
+        source: joulebook_units::InvalidId,
+    },
     /// Neither TLS nor plaintext, or both.
     #[error(transparent)]
     Security(#[from] SecurityUnclear),

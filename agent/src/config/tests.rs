@@ -24,7 +24,7 @@ fn every_commented_key_of_the_example_is_one() {
     let text: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(key) if key.starts_with("[[") || key.split_once(" = ").is_some_and(|(k, _)| !k.contains(' ')) => key,
+            Some(key) if key.starts_with('[') || key.split_once(" = ").is_some_and(|(k, _)| !k.contains(' ')) => key,
             _ => line,
         })
         .fold(String::new(), |text, line| text + line + "\n");

@@ -261,7 +261,7 @@ fn processes_of_engines_say_so_and_pods_and_members_say_whom_they_work_for() {
     let pod =
         format!("/kubepods.slice/kubepods-pod{}.slice/cri-containerd-{}.scope", uid.replace('-', "_"), "a".repeat(64));
     let unit = "/system.slice/worker.service";
-    machine.write("cgroup/cgroup.controllers", "cpu memory\n");
+    machine.write("cgroup/cpu.stat", "usage_usec 1000\n");
     for (pid, path) in [(10, pod.as_str()), (20, unit)] {
         machine.write(&format!("cgroup{path}/cpu.stat"), "usage_usec 5\n");
         let line = format!("{pid} (VLLM::Worker_TP) S 1 0 0 0 -1 0 0 0 0 0 1 0 0 0 20 0 1 0 5 0 2 0\n");

@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{Config, Roots};
 use crate::hardware;
 use crate::inference::ProcessId;
-use joulebook_units::{Column, Hardware, NodeName, Placement, StreamId, VersionSource};
+use joulebook_units::{Column, NodeName, Placement, StreamId, VersionSource};
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -67,7 +67,7 @@ impl Rig {
     fn sampler(&mut self, boot: u8, recovery: &Recovery) -> Sampler {
         let at = |path: &str| Path::new(self.root.path()).join(path);
         let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
-        let mut sources = Sources::new(&Config::default(), &roots, &Hardware::default());
+        let mut sources = Sources::new(&Config::default(), &roots);
         let states = sources.discover().to_vec();
         let node: NodeName = "n".parse().expect("a name");
         let inventory = Inventory {
@@ -84,7 +84,7 @@ impl Rig {
             boot: BootId([boot; 16]),
             batch_rows: 5,
             sources,
-            workloads: Workloads::new(&roots, 2),
+            workloads: Some(Workloads::new(&roots, 2)),
             package_idle: None,
             counts,
             groups: self.groups.subscribe(),
@@ -161,7 +161,7 @@ fn energy_may_be_read_more_often_than_workloads() {
     let mut sampler = rig.sampler(1, &empty());
     let at = |path: &str| rig.root.path().join(path);
     let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
-    sampler.parts.workloads = Workloads::new(&roots, 2).every(std::time::Duration::from_secs(1));
+    sampler.parts.workloads = Some(Workloads::new(&roots, 2).every(std::time::Duration::from_secs(1)));
     let mut flushes = Vec::new();
     for tenth in 0..=60 {
         rig.at(10 + tenth / 10);
@@ -270,11 +270,11 @@ fn a_series_that_comes_back_after_long_is_defined_again_and_workloads_that_ended
     // Workloads are not sampled for longer than they are remembered.
     let at = |path: &str| rig.root.path().join(path);
     let roots = Roots { sysfs: at("sys"), procfs: at("proc"), cgroup: at("cgroup") };
-    sampler.parts.workloads = Workloads::new(&roots, 2).every(std::time::Duration::from_secs(100_000));
+    sampler.parts.workloads = Some(Workloads::new(&roots, 2).every(std::time::Duration::from_secs(100_000)));
     let flushes = rows(&rig, &mut sampler, 15, 700);
     let later = flushes.last().expect("many");
     assert!(!later.local.baselines.iter().any(|baseline| baseline.series == series), "no record bears it any more");
-    sampler.parts.workloads = Workloads::new(&roots, 2);
+    sampler.parts.workloads = Some(Workloads::new(&roots, 2));
     let back = remainder(&rows(&rig, &mut sampler, 701, 705));
     assert!(back.iter().all(|again| *again > series) && !back.is_empty(), "{back:?}: a number has one meaning");
 }

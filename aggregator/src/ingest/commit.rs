@@ -10,12 +10,13 @@ use super::validate::{self, Judged, Known};
 use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
 use crate::store::block::row::{RowRecord, StampedValue};
 use crate::store::book::{CELL_SECONDS, Changes};
-use crate::store::catalog::Catalog;
+use crate::store::catalog::{Catalog, Speaker};
 use crate::store::key::{self, GapKey, Meta, RowKey};
 use crate::store::retention::ACCEPTED_SECONDS;
 use crate::store::{Book, Durability, StoreError, Table};
 use joulebook_units::{
-    Batch, BootId, BootNanos, EnergyGap, Inventory, RejectReason, StreamGap, StreamId, Subject, UnixNanos,
+    Batch, BootId, BootNanos, EnergyGap, Inventory, Layer, PollerName, RejectReason, StreamGap, StreamId, Subject,
+    UnixNanos,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -29,7 +30,7 @@ const ACTIVE_OF_NODE: usize = 2 * ACTIVE_SERIES;
 pub const ACTIVE_SECONDS: i64 = 600;
 /// Most descriptions a stream may hold in memory that no record has used yet.
 const UNUSED_SERIES: usize = 8_192;
-/// Most streams of a node that may still bring data.
+/// Most streams of an agent, or of a poller for one node, that may still bring data.
 const STREAMS: usize = 1_024;
 /// A clock that moves by more than this against ours is measured anew.
 const DRIFT_NANOS: u64 = 1_000_000_000;
@@ -43,8 +44,10 @@ const QUARANTINED: u64 = 1_000;
 /// What opens a session.
 #[derive(Debug, Clone)]
 pub struct Opening {
-    /// Who speaks.
+    /// The node that is spoken of.
     pub inventory: Inventory,
+    /// The poller that speaks; none where it is the node's own agent.
+    pub poller: Option<PollerName>,
     /// Counts the agent's starts; a higher one fences lower ones.
     pub epoch: u64,
     /// The boot the agent runs in.
@@ -89,6 +92,15 @@ pub enum Request {
     Close(u64),
 }
 
+/// Whether a poller may tell of it: the input of the node, or of the enclosure around it. What is inside, what other nodes
+/// have and who uses it is the agents'.
+fn is_seen_from_outside(subject: &Subject) -> bool {
+    match subject {
+        Subject::Energy(source) => matches!(source.layer(), Some(Layer::Node | Layer::Enclosure)),
+        _ => false,
+    }
+}
+
 /// Values of one record that are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reject {
@@ -103,13 +115,13 @@ pub struct Reject {
 /// Why a request is not carried out. Nothing is stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The stream is bound to another node.
-    #[error("stream {0} belongs to another node; initialise a new spool")]
+    /// The stream is bound to another node or speaker.
+    #[error("stream {0} belongs to another node, or to another one that speaks for it; initialise a new spool")]
     ForeignStream(StreamId),
     /// The stream was not opened in this session.
     #[error("stream {0} is not open in this session; announce it first")]
     ClosedStream(StreamId),
-    /// A session of a higher epoch is open, or a newer session of the node has taken over.
+    /// A session of a higher epoch is open, or a newer session of the same speaker has taken over.
     #[error("a newer session of this node is open")]
     Fenced,
     /// The number is not the next one.
@@ -154,7 +166,7 @@ pub enum Reply {
 
 #[derive(Debug)]
 struct Session {
-    node: u32,
+    speaker: Speaker,
     streams: HashSet<u32>,
 }
 
@@ -232,15 +244,14 @@ impl Intake {
     /// What is said to a request while nothing may be written.
     pub fn hold(&mut self, request: &Request) -> Reply {
         match request {
-            Request::Open(_, opening) => match self.book.marks(&opening.inventory.node, &opening.streams) {
-                Some(marks) => Reply::Held(marks),
-                None => {
-                    Reply::Refused(opening.streams.first().map_or(Refusal::Fenced, |id| Refusal::ForeignStream(*id)))
-                }
-            },
+            Request::Open(_, opening) => {
+                let marks = self.book.marks(&opening.inventory.node, opening.poller.as_ref(), &opening.streams);
+                let foreign = || opening.streams.first().map_or(Refusal::Fenced, |id| Refusal::ForeignStream(*id));
+                marks.map_or_else(|| Reply::Refused(foreign()), Reply::Held)
+            }
             Request::Close(session) => {
                 if let Some(closed) = self.sessions.remove(session) {
-                    self.book.end_session(closed.node, *session);
+                    self.book.end_session(closed.speaker, *session);
                 }
                 Reply::Done
             }
@@ -281,10 +292,10 @@ impl Group<'_> {
     }
 
     fn open(&mut self, session: u64, opening: Opening) -> Result<Reply, Refusal> {
-        let known = self.catalog.node(&opening.inventory.node);
-        if let Some(node) = known.and_then(|number| self.catalog.nodes.get(number as usize))
-            && node.session.is_some()
-            && node.fact.epoch > opening.epoch
+        let known = self.catalog.speaker(&opening.inventory.node, opening.poller.as_ref());
+        if let Some(speaker) = known
+            && self.catalog.session(speaker).is_some_and(|open| open.is_some())
+            && self.catalog.epoch(speaker) > opening.epoch
         {
             return Err(Refusal::Fenced);
         }
@@ -295,12 +306,15 @@ impl Group<'_> {
         self.flag_skew(opening.inventory.node.as_str(), skew);
         let boot_time = i64::try_from(opening.boot_time.0).unwrap_or(i64::MAX);
         let offset = opening.received.0.saturating_sub(boot_time);
-        let number = self.catalog.put_node(opening.inventory, opening.epoch, skew, &mut self.changes.writes);
-        if let Some(node) = self.catalog.nodes.get_mut(number as usize)
-            && let Some(older) = node.session.replace(session)
-        {
+        let (epoch, writes) = (opening.epoch, &mut self.changes.writes);
+        let speaker = match &opening.poller {
+            Some(poller) => self.catalog.put_poller(poller, opening.inventory, epoch, skew, writes),
+            None => Speaker { node: self.catalog.put_node(opening.inventory, epoch, skew, writes), poller: None },
+        };
+        if let Some(older) = self.catalog.session(speaker).and_then(|open| open.replace(session)) {
             self.intake.sessions.remove(&older);
         }
+        let number = speaker.node;
         let before = self.catalog.boots.get(&(number, opening.boot)).copied();
         if before.is_none_or(|before| before.abs_diff(offset) > DRIFT_NANOS) {
             if let Some(before) = before {
@@ -308,10 +322,10 @@ impl Group<'_> {
             }
             self.catalog.put_boot(number, opening.boot, offset, &mut self.changes.writes);
         }
-        let ordinals: Vec<u32> = opening.streams.iter().map(|stream| self.bind(number, *stream)).collect();
+        let ordinals: Vec<u32> = opening.streams.iter().map(|stream| self.bind(speaker, *stream)).collect();
         let mark = |(stream, ordinal): (&StreamId, &u32)| (*stream, self.acked(*ordinal));
         let marks = opening.streams.iter().zip(&ordinals).map(mark).collect();
-        self.intake.sessions.insert(session, Session { node: number, streams: ordinals.into_iter().collect() });
+        self.intake.sessions.insert(session, Session { speaker, streams: ordinals.into_iter().collect() });
         self.intake.counters.add("sessions_total", 1);
         Ok(Reply::Opened(marks))
     }
@@ -328,35 +342,35 @@ impl Group<'_> {
     }
 
     fn open_stream(&mut self, session: u64, stream: StreamId) -> Result<Reply, Refusal> {
-        let node = self.intake.sessions.get(&session).map(|open| open.node).ok_or(Refusal::Fenced)?;
-        self.may_open(Some(node), stream)?;
-        let ordinal = self.bind(node, stream);
+        let speaker = self.intake.sessions.get(&session).map(|open| open.speaker).ok_or(Refusal::Fenced)?;
+        self.may_open(Some(speaker), stream)?;
+        let ordinal = self.bind(speaker, stream);
         if let Some(open) = self.intake.sessions.get_mut(&session) {
             open.streams.insert(ordinal);
         }
         Ok(Reply::Ack { stream, sequence: self.acked(ordinal), rejects: Vec::new(), record: false })
     }
 
-    fn may_open(&self, node: Option<u32>, stream: StreamId) -> Result<(), Refusal> {
+    fn may_open(&self, speaker: Option<Speaker>, stream: StreamId) -> Result<(), Refusal> {
         match self.catalog.stream(stream).and_then(|ordinal| self.catalog.streams.get(ordinal as usize)) {
-            Some(bound) if Some(bound.node) == node => Ok(()),
+            Some(bound) if Some(Speaker::of(bound)) == speaker => Ok(()),
             Some(_) => Err(Refusal::ForeignStream(stream)),
-            None if self.streams_of_late(node) < STREAMS => Ok(()),
+            None if self.streams_of_late(speaker) < STREAMS => Ok(()),
             None => Err(Refusal::TooManyStreams),
         }
     }
 
-    /// Streams of a node that may still bring data: an agent begins one after each long outage, for years.
-    fn streams_of_late(&self, node: Option<u32>) -> usize {
+    /// Streams of a speaker that may still bring data: an agent begins one after each long outage, for years.
+    fn streams_of_late(&self, speaker: Option<Speaker>) -> usize {
         let oldest = self.now.plus_seconds(-ACCEPTED_SECONDS);
         let of_late = |last: Option<UnixNanos>| last.is_none_or(|last| last >= oldest);
-        self.catalog.streams.iter().filter(|one| Some(one.node) == node && of_late(one.last)).count()
+        self.catalog.streams.iter().filter(|one| Some(Speaker::of(one)) == speaker && of_late(one.last)).count()
     }
 
-    fn bind(&mut self, node: u32, stream: StreamId) -> u32 {
+    fn bind(&mut self, speaker: Speaker, stream: StreamId) -> u32 {
         let ordinal = match self.catalog.stream(stream) {
             Some(ordinal) => ordinal,
-            None => self.catalog.add_stream(stream, node, &mut self.changes.writes),
+            None => self.catalog.add_stream(stream, speaker, &mut self.changes.writes),
         };
         let fresh = self.acked(ordinal) == 0;
         self.intake.live.entry(ordinal).or_insert_with(|| Live { complete: fresh, ..Live::default() });
@@ -369,9 +383,7 @@ impl Group<'_> {
 
     fn close(&mut self, session: u64) {
         let Some(closed) = self.intake.sessions.remove(&session) else { return };
-        if let Some(node) = self.catalog.nodes.get_mut(closed.node as usize) {
-            node.session = node.session.filter(|open| *open != session);
-        }
+        self.catalog.end_session(closed.speaker, session);
     }
 
     /// Ordinal of a stream that the session may send for.
@@ -381,14 +393,19 @@ impl Group<'_> {
         if open.streams.contains(&ordinal) {
             return Ok(ordinal);
         }
-        let bound = self.catalog.streams.get(ordinal as usize).map(|one| one.node);
-        Err(if bound == Some(open.node) { Refusal::ClosedStream(stream) } else { Refusal::ForeignStream(stream) })
+        let bound = self.catalog.streams.get(ordinal as usize).map(Speaker::of);
+        Err(if bound == Some(open.speaker) { Refusal::ClosedStream(stream) } else { Refusal::ForeignStream(stream) })
     }
 
     fn define(&mut self, session: u64, stream: StreamId, series: Vec<(u32, Subject)>) -> Result<Reply, Refusal> {
         let ordinal = self.place(session, stream)?;
+        let outside = self.catalog.streams.get(ordinal as usize).is_some_and(|one| one.poller.is_some());
         let live = self.intake.live.entry(ordinal).or_default();
         for (number, subject) in series {
+            if outside && !is_seen_from_outside(&subject) {
+                self.intake.counters.add("poller_series_refused_total", 1);
+                continue;
+            }
             match self.catalog.subject(ordinal, number).or_else(|| live.defined.get(&number).cloned()) {
                 Some(known) if *known == subject => {
                     live.conflicting.remove(&number);

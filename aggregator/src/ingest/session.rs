@@ -5,7 +5,8 @@ use super::pressure::Watch;
 use super::{Counter, Counters, Gone, Intake, Queue};
 use crate::clock::Clock;
 use crate::directory::Directories;
-use crate::peer::{Caller, Ending};
+use crate::peer::{Caller, Ending, Peer, Role};
+use crate::poller::Pollers;
 use joulebook_proto::SCHEMA_VERSION;
 use joulebook_proto::convert::{
     ConvertError, decode_batch, hello_to_inventory, payload_hash, reject_reason_to_wire, series_from_wire,
@@ -53,14 +54,22 @@ pub struct Telemetry {
     shutdown: watch::Receiver<bool>,
     sessions: Arc<AtomicU64>,
     counters: Arc<Counters>,
+    pollers: Arc<Pollers>,
     directories: watch::Receiver<Arc<Directories>>,
 }
 
 impl Telemetry {
     pub(super) fn new(queue: Queue, intake: &Intake, clock: Arc<dyn Clock>, shutdown: watch::Receiver<bool>) -> Self {
         let (cluster, counters) = (intake.cluster(), intake.counters());
-        let (sessions, directories) = (Arc::new(AtomicU64::new(1)), watch::channel(Arc::default()).1);
-        Self { queue, cluster, clock, shutdown, sessions, counters, directories }
+        let (sessions, pollers) = (Arc::new(AtomicU64::new(1)), Arc::default());
+        let directories = watch::channel(Arc::default()).1;
+        Self { queue, cluster, clock, shutdown, sessions, counters, pollers, directories }
+    }
+
+    /// The same with pollers, which may speak for nodes from outside.
+    #[must_use]
+    pub fn with_pollers(self, pollers: Pollers) -> Self {
+        Self { pollers: Arc::new(pollers), ..self }
     }
 
     /// The same, and tells each agent what runs on its node.
@@ -83,13 +92,13 @@ impl TelemetryService for Telemetry {
         &self,
         request: tonic::Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let (node, ending) = (Caller::of(&request)?.node().cloned(), Ending::of(&request)?);
+        let (peer, ending) = (Caller::of(&request)?.0.clone(), Ending::of(&request)?);
         let (out, responses) = mpsc::channel(WINDOW as usize);
         let (counter, replies) = Counter::new(REQUESTS as usize);
         let session = Session {
             number: self.sessions.fetch_add(1, Ordering::Relaxed),
             telemetry: self.clone(),
-            node,
+            peer,
             counter,
             pressure: self.queue.pressure.watch(),
             out,
@@ -105,8 +114,8 @@ impl TelemetryService for Telemetry {
 struct Session {
     number: u64,
     telemetry: Telemetry,
-    /// Whose agent the certificate names; none on plaintext.
-    node: Option<NodeName>,
+    /// Whom the certificate names; nobody is known on plaintext.
+    peer: Option<Arc<Peer>>,
     counter: Counter,
     pressure: Watch,
     out: mpsc::Sender<Result<StreamResponse, Status>>,
@@ -148,9 +157,12 @@ impl Session {
         let node = self.open(&hello, &mut replies).await?;
         let mut directories = self.telemetry.directories.clone();
         let mut told = None;
-        let all = directories.borrow_and_update().clone();
-        self.tell(&node, &all, &mut told).await?;
-        let mut listens = true;
+        // A poller has nothing to do with what runs there.
+        let mut listens = hello.poller.is_none();
+        if listens {
+            let all = directories.borrow_and_update().clone();
+            self.tell(&node, &all, &mut told).await?;
+        }
 
         let (mut shutdown, queue) = (self.telemetry.shutdown.clone(), self.telemetry.queue.clone());
         let (mut stopping, mut ended, mut batch) = (*shutdown.borrow_and_update(), false, Vec::new());
@@ -213,15 +225,8 @@ impl Session {
     async fn open(&mut self, hello: &Hello, replies: &mut mpsc::Receiver<Reply>) -> Result<NodeName, Status> {
         let received = self.telemetry.clock.unix();
         let opening = opening(hello, received)?;
+        self.admit(&opening)?;
         let subject = opening.inventory.node.clone();
-        if let Some(node) = self.node.as_ref().filter(|node| **node != opening.inventory.node) {
-            let (said, shown) = (opening.inventory.node.as_str(), node.as_str());
-            tracing::warn!(target: "audit", said, shown, "an agent named a node that is not its certificate's");
-            let text = format!(
-                "Hello.node is `{said}`, the certificate is that of `{shown}`: set the agent's node or show the node's certificate"
-            );
-            return Err(Status::permission_denied(text));
-        }
         self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
         let (marks, held) = match self.wait(replies).await? {
             Reply::Opened(marks) => (marks, false),
@@ -257,6 +262,41 @@ impl Session {
         }))
         .await?;
         if held { Err(self.held()) } else { Ok(subject) }
+    }
+
+    /// Whether the peer may speak as it says for the node that it names.
+    fn admit(&self, opening: &Opening) -> Result<(), Status> {
+        let (node, poller) = (&opening.inventory.node, opening.poller.as_ref());
+        let text = match (self.peer.as_ref().map(|peer| peer.role()), poller) {
+            (None, None) => return Ok(()),
+            (Some(Role::Agent(own)), None) if own == node => return Ok(()),
+            (Some(Role::Agent(own)), None) => format!(
+                "Hello.node is `{node}`, the certificate is that of `{own}`: set the agent's node or show the node's certificate"
+            ),
+            (None, Some(poller)) if self.telemetry.pollers.may_speak(poller, node) => return Ok(()),
+            (Some(Role::Poller(own)), Some(poller))
+                if own == poller && self.telemetry.pollers.may_speak(poller, node) =>
+            {
+                return Ok(());
+            }
+            (Some(Role::Poller(own)), Some(poller)) if own != poller => {
+                format!("Hello.poller is `{poller}`, the certificate is that of the poller `{own}`")
+            }
+            (None | Some(Role::Poller(_)), Some(poller)) => format!(
+                "the poller `{poller}` may not speak for the node `{node}`: add it to nodes of its [[poller]] at the aggregator"
+            ),
+            (Some(Role::Poller(own)), None) => {
+                format!("the certificate is that of the poller `{own}`: Hello.poller must name it")
+            }
+            (Some(Role::Agent(_) | Role::Operator(_)), Some(_)) | (Some(Role::Operator(_)), None) => {
+                "the certificate is not a poller's, or not an agent's: show the one of who speaks".to_owned()
+            }
+        };
+        let shown = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
+        let poller = poller.map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(target: "audit", said = %node, poller, shown, "a peer spoke for a node that it may not speak for");
+        self.telemetry.counters.add("speakers_refused_total", 1);
+        Err(Status::permission_denied(text))
     }
 
     /// No record may be sent now, and when to ask again.
@@ -415,8 +455,10 @@ fn opening(hello: &Hello, received: UnixNanos) -> Result<Opening, Status> {
         return Err(Status::invalid_argument(format!("Hello.streams must hold 1 to {STREAMS}")));
     }
     let streams: Result<_, _> = hello.streams.iter().map(|open| StreamId::from_slice(&open.stream_id)).collect();
+    let poller = hello.poller.as_deref().map(str::parse).transpose().map_err(invalid)?;
     Ok(Opening {
         inventory: hello_to_inventory(hello).map_err(malformed)?,
+        poller,
         epoch: hello.session_epoch,
         boot: BootId::from_slice(&hello.boot_id).map_err(invalid)?,
         boot_time: BootNanos(hello.boot_time_nanos),

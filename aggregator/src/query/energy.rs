@@ -89,17 +89,6 @@ pub fn methods(cell: &Cell) -> BTreeSet<Method> {
     sources.map(|(key, _)| key.method).collect()
 }
 
-/// Name of a component.
-pub fn component_name(component: Component) -> &'static str {
-    match component {
-        Component::Cpu => "cpu",
-        Component::Dram => "dram",
-        Component::Accelerator => "accelerator",
-        Component::Wall => "wall",
-        Component::Other => "other",
-    }
-}
-
 /// A row's key.
 pub(super) fn key(parts: &[(&str, &str)]) -> Vec<KeyPart> {
     parts.iter().map(|(name, value)| KeyPart { name: (*name).to_owned(), value: (*value).to_owned() }).collect()
@@ -227,7 +216,7 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
             };
             let sum = sums.entry(key).or_default();
             sum.0 = sum.0.saturating_add(*energy);
-            *sum.1.entry(component_name(entry.component).to_owned()).or_default() += energy;
+            *sum.1.entry(entry.component.name().to_owned()).or_default() += energy;
         }
         for (workload, used) in &node.cell.workloads {
             let key = if workload.kind == WorkloadKind::Kernel {
@@ -271,7 +260,7 @@ fn by_source(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
     let mut rows = Vec::new();
     for (name, node) in nodes {
         for (source, used) in &node.cell.sources {
-            let component = component_name(source.component);
+            let component = source.component.name();
             let contained = if source.contained { "yes" } else { "" };
             let layer = source.layer().map_or("", Layer::name);
             let columns = [
@@ -292,11 +281,11 @@ fn by_component(nodes: &BTreeMap<String, NodeTotals>) -> Vec<EnergyRow> {
     let mut sums: BTreeMap<&str, (Amount, BTreeSet<Method>)> = BTreeMap::new();
     for node in nodes.values() {
         for source in node.cell.sources.keys().filter(|key| key.is_part()) {
-            sums.entry(component_name(source.component)).or_default().1.insert(source.method);
+            sums.entry(source.component.name()).or_default().1.insert(source.method);
         }
         // From the entries, which are scaled where the wall is trusted.
         for (entry, energy) in node.cell.entries.iter().filter(|(entry, _)| entry.account != Account::Platform) {
-            sums.entry(component_name(entry.component)).or_default().0.add(Amount::of_node(node, *energy));
+            sums.entry(entry.component.name()).or_default().0.add(Amount::of_node(node, *energy));
         }
         let sum = sums.entry("platform").or_default();
         sum.0.add(Amount::of_node(node, node.cell.platform_microjoules()));
@@ -316,7 +305,7 @@ fn platform_methods(cell: &Cell) -> BTreeSet<Method> {
 fn node_row(name: &str, node: &NodeTotals) -> EnergyRow {
     let mut parts: BTreeMap<String, u64> = BTreeMap::new();
     for (entry, energy) in &node.cell.entries {
-        let part = if entry.account == Account::Platform { "platform" } else { component_name(entry.component) };
+        let part = if entry.account == Account::Platform { "platform" } else { entry.component.name() };
         *parts.entry(part.to_owned()).or_default() += energy;
     }
     let amount = Amount::of_node(node, node.cell.total_microjoules());

@@ -1,12 +1,11 @@
 //! One number, term by term, and the balance of every node that it touches.
 
-use super::energy::component_name;
 use super::input::{is_estimated, platform_method};
 use super::name::Names;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, ModelVersion, Purpose, VersionTotals};
+use joulebook_sci::{Account, Cell, ModelVersion, Purpose, Rate, VersionTotals};
 use joulebook_units::Microjoules;
 use std::collections::BTreeMap;
 
@@ -51,13 +50,15 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
             energy.microjoules = Some(part.energy.0);
             terms.push(energy);
             terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
-            terms.push(term(
-                "I",
-                "intensity of the grid",
-                site.intensity.get(),
-                "gCO2e/kWh",
-                site.intensity_source.clone(),
-            ));
+            let mut intensity = term("I", "intensity of the grid", 0.0, "gCO2e/kWh", site.intensity_source.clone());
+            match site.intensity {
+                Rate::Known(value) => intensity.value = Some(value.get()),
+                Rate::Between(low, high) => {
+                    intensity.value = None;
+                    intensity.source = format!("missing: between {} and {}", low.get(), high.get());
+                }
+            }
+            terms.push(intensity);
             terms.push(term(
                 "O",
                 "E × U × I / 3.6e6 (U = 1 below facility level)",
@@ -152,7 +153,7 @@ fn balance(name: &str, node: &NodeTotals, names: &Names<'_>) -> NodeBalance {
             ..AccountBalance::default()
         });
         balance.microjoules = balance.microjoules.saturating_add(*energy);
-        *balance.parts.entry(format!("{}_{purpose}", component_name(entry.component))).or_default() += energy;
+        *balance.parts.entry(format!("{}_{purpose}", entry.component.name())).or_default() += energy;
     }
     let booked: i128 = accounts.values().map(|account| i128::from(account.microjoules)).sum();
     let residual = i128::from(node.input()) + i128::from(node.cell.overcount_microjoules) - booked;

@@ -9,7 +9,8 @@ use super::serve::{Times, serve};
 use super::tls::Tls;
 use crate::clock::Clock;
 use crate::ingest::Counters;
-use crate::peer::Peer;
+use crate::peer::{Peer, Role};
+use crate::poller::Pollers;
 use joulebook_proto::credentials::validity;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::BTreeMap;
@@ -35,8 +36,10 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Connections in all.
     pub connections: usize,
-    /// Connections of one identity.
+    /// Connections of one identity; a poller has one more for each of its nodes.
     pub per_identity: usize,
+    /// The pollers and their nodes.
+    pub pollers: Pollers,
     /// Handshakes at once.
     pub handshakes: usize,
     /// Handshakes at once with one address: its oldest gives way to its newest.
@@ -56,6 +59,7 @@ impl Default for Limits {
         Self {
             connections: 16_384,
             per_identity: 4,
+            pollers: Pollers::default(),
             handshakes: 256,
             handshakes_per_address: 64,
             handshake: Duration::from_secs(5),
@@ -233,7 +237,11 @@ impl Gate {
         let identity = peer.to_string();
         let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
         let open = identities.entry(identity.clone()).or_default();
-        if *open >= self.limits.per_identity {
+        let further = match peer.role() {
+            Role::Poller(name) => self.limits.pollers.nodes(name),
+            Role::Agent(_) | Role::Operator(_) => 0,
+        };
+        if *open >= self.limits.per_identity.saturating_add(further) {
             return Err(Refused::IdentityFull(Arc::clone(peer), *open));
         }
         *open += 1;

@@ -7,16 +7,20 @@
 use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
 use super::block::fact::{Fact, GapFact, LongFact, MarkFact};
-use super::block::row::{RowRecord, StampedValue};
-use super::catalog::Catalog;
+use super::block::row::RowRecord;
+use super::catalog::{Catalog, Speaker};
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
-use joulebook_units::{GapReason, Inventory, LossReason, Microjoules, NodeName, StreamId, Subject, UnixNanos, Window};
+use joulebook_units::{Microjoules, NodeName, PollerName, StreamId, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+mod shown;
+
+pub use shown::{LostRecords, NodeRecord, PollerRecord, Run, Status, StoredGap, StreamStatus};
 
 /// Length of a cell of the finest resolution in seconds: the grid of dirty marks.
 pub const CELL_SECONDS: i64 = 60;
@@ -56,105 +60,6 @@ impl Resolution {
             Self::Hour => Table::Hours,
         }
     }
-}
-
-/// A node that ever opened a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeRecord {
-    /// Its number in keys.
-    pub number: u32,
-    /// What its agent said last.
-    pub inventory: Inventory,
-    /// First row ever; coverage counts from here.
-    pub first_row: Option<UnixNanos>,
-    /// Last instant stored.
-    pub last_row: Option<UnixNanos>,
-    /// The node's wall clock − the aggregator's at the last meeting, in ns.
-    pub clock_skew_nanos: i64,
-    /// Whether a session is open.
-    pub connected: bool,
-    /// Highest session epoch.
-    pub session_epoch: u64,
-}
-
-/// An unbroken run of one series in one record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    /// What it measures, and in which unit.
-    pub subject: Arc<Subject>,
-    /// The stream.
-    pub stream: StreamId,
-    /// The record.
-    pub sequence: u64,
-    /// The points, ascending, at least one. If `continued`, the first one is the last point of the record before.
-    pub points: Vec<StampedValue>,
-    /// Whether the run goes on from before the record. For a cumulative series the runs of a stream then tile time:
-    /// the amount between two neighbouring points is counted in exactly one run.
-    pub continued: bool,
-}
-
-/// Energy of one source that is not known over a window, as the agent declared it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredGap {
-    /// The energy series.
-    pub subject: Arc<Subject>,
-    /// The stream.
-    pub stream: StreamId,
-    /// From the last known instant to the next one.
-    pub window: Window,
-    /// Why.
-    pub reason: GapReason,
-    /// Least energy that can have passed.
-    pub low: Microjoules,
-    /// Most energy that can have passed.
-    pub high: Microjoules,
-}
-
-/// Records that will never come. Cumulative series are bridged over it: no energy is lost, resolution is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostRecords {
-    /// The stream.
-    pub stream: StreamId,
-    /// When.
-    pub window: Window,
-    /// First lost record.
-    pub first_sequence: u64,
-    /// Last lost record.
-    pub last_sequence: u64,
-    /// Values in them.
-    pub samples: u64,
-    /// Why.
-    pub reason: LossReason,
-}
-
-/// State of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamStatus {
-    /// Its identity.
-    pub id: StreamId,
-    /// The node it is bound to.
-    pub node: u32,
-    /// High-water mark.
-    pub acked: u64,
-    /// Records declared lost.
-    pub lost_records: u64,
-    /// Values refused.
-    pub rejected_values: u64,
-}
-
-/// State of the database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// Its random identity.
-    pub cluster: [u8; 16],
-    /// Version of the schema.
-    pub schema_version: u32,
-    /// Nodes ever seen, by number.
-    pub nodes: Vec<NodeRecord>,
-    /// Streams ever opened.
-    pub streams: Vec<StreamStatus>,
-    /// Cells that wait to be worked out again.
-    pub dirty_cells: u64,
 }
 
 /// What a commit changes.
@@ -211,6 +116,16 @@ impl Book {
     /// Every node ever seen, by number.
     pub fn nodes(&self) -> Vec<NodeRecord> {
         let catalog = self.read();
+        let mut pollers: BTreeMap<u32, Vec<PollerRecord>> = BTreeMap::new();
+        for poller in &catalog.pollers {
+            pollers.entry(poller.node).or_default().push(PollerRecord {
+                name: poller.fact.name.clone(),
+                inventory: poller.fact.inventory.clone(),
+                clock_skew_nanos: poller.fact.skew_nanos,
+                connected: poller.session.is_some(),
+            });
+        }
+        pollers.values_mut().for_each(|pollers| pollers.sort_by(|a, b| a.name.cmp(&b.name)));
         catalog
             .nodes
             .iter()
@@ -225,6 +140,7 @@ impl Book {
                     clock_skew_nanos: node.fact.skew_nanos,
                     connected: node.session.is_some(),
                     session_epoch: node.fact.epoch,
+                    pollers: pollers.remove(&number).unwrap_or_default(),
                 }
             })
             .collect()
@@ -252,6 +168,7 @@ impl Book {
         let streams = catalog.streams.iter().map(|stream| StreamStatus {
             id: stream.id,
             node: stream.node,
+            poller: stream.poller.and_then(|number| Some(catalog.pollers.get(number as usize)?.fact.name.clone())),
             acked: stream.acked,
             lost_records: stream.lost,
             rejected_values: stream.rejected,
@@ -488,13 +405,20 @@ impl Book {
         Ok(done)
     }
 
-    /// High-water marks of streams of a node, in their order: those on the disk. `None` if one belongs to another node.
-    pub(crate) fn marks(&self, node: &NodeName, streams: &[StreamId]) -> Option<Vec<(StreamId, u64)>> {
+    /// High-water marks of streams of a node's agent or poller, in their order: those on the disk. `None` if one belongs to
+    /// another speaker.
+    pub(crate) fn marks(
+        &self,
+        node: &NodeName,
+        poller: Option<&PollerName>,
+        streams: &[StreamId],
+    ) -> Option<Vec<(StreamId, u64)>> {
         let catalog = self.read();
+        let speaker = catalog.speaker(node, poller);
         let mark = |id: &StreamId| {
             let known = catalog.stream(*id).and_then(|ordinal| catalog.streams.get(ordinal as usize));
             match known {
-                Some(stream) => (Some(stream.node) == catalog.node(node)).then_some((*id, stream.acked)),
+                Some(stream) => (Some(Speaker::of(stream)) == speaker).then_some((*id, stream.acked)),
                 None => Some((*id, 0)),
             }
         };
@@ -513,12 +437,9 @@ impl Book {
         Ok(())
     }
 
-    /// A session has ended, of whatever node.
-    pub(crate) fn end_session(&self, node: u32, session: u64) {
-        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(node) = catalog.nodes.get_mut(node as usize) {
-            node.session = node.session.filter(|open| *open != session);
-        }
+    /// A session has ended, of whichever speaker.
+    pub(crate) fn end_session(&self, speaker: Speaker, session: u64) {
+        self.catalog.write().unwrap_or_else(PoisonError::into_inner).end_session(speaker, session);
     }
 
     fn begin(&self) -> Result<MutexGuard<'_, Option<StoreError>>, StoreError> {

@@ -1,11 +1,12 @@
 //! The facts of the database, held in memory: nodes, streams, series, clocks, entities and dirty marks.
 
 use super::block::descriptor::Entity;
-use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, Schema, StreamFact};
+use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, PollerFact, Schema, StreamFact};
+use super::block::factor::SeriesFact;
 use super::book::{CELL_SURROUNDINGS_SECONDS, WALL_SURROUNDINGS_SECONDS};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
-use joulebook_units::{BootId, Inventory, Layer, NodeName, StreamId, Subject, UnixNanos};
+use joulebook_units::{BootId, Hardware, Inventory, Layer, NodeName, PollerName, StreamId, Subject, UnixNanos};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -19,15 +20,43 @@ pub(crate) struct Node {
     pub(crate) session: Option<u64>,
 }
 
+/// A poller that speaks for a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Poller {
+    /// Number of the node.
+    pub(crate) node: u32,
+    pub(crate) fact: PollerFact,
+    /// Number of the open session, if there is one.
+    pub(crate) session: Option<u64>,
+}
+
+/// Who speaks of a node: its own agent, or a poller. Each has its own session, epoch and streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Speaker {
+    /// Number of the node.
+    pub(crate) node: u32,
+    /// Number of the poller; none for the agent.
+    pub(crate) poller: Option<u32>,
+}
+
+impl Speaker {
+    /// Whom a stream belongs to.
+    pub(crate) fn of(stream: &StreamFact) -> Self {
+        Self { node: stream.node, poller: stream.poller }
+    }
+}
+
 /// Last points of series before a loss.
 pub(crate) type Bridges = BTreeMap<u32, (UnixNanos, u64)>;
 
-/// Everything but rows, gaps and cells. Nodes, streams and entities are numbered from 0 without holes.
+/// Everything but rows, gaps and cells. Nodes, pollers, streams and entities are numbered from 0 without holes.
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     pub(crate) cluster: [u8; 16],
     pub(crate) nodes: Vec<Node>,
     names: HashMap<NodeName, u32>,
+    pub(crate) pollers: Vec<Poller>,
+    poller_numbers: HashMap<(u32, PollerName), u32>,
     pub(crate) streams: Vec<StreamFact>,
     ids: HashMap<StreamId, u32>,
     pub(crate) series: HashMap<(u32, u32), Arc<Subject>>,
@@ -39,6 +68,8 @@ pub(crate) struct Catalog {
     pub(crate) generation: u64,
     entities: Vec<Entity>,
     numbers: BTreeMap<Entity, u32>,
+    /// Series of factors by name.
+    pub(crate) factors: BTreeMap<String, SeriesFact>,
 }
 
 impl Catalog {
@@ -75,6 +106,8 @@ impl Catalog {
             _ => Ok(()),
         };
         within(nodes.max(), self.nodes.len(), "nodes")?;
+        let pollers = self.streams.iter().filter_map(|stream| stream.poller);
+        within(pollers.max(), self.pollers.len(), "pollers")?;
         within(streams.max(), self.streams.len(), "streams")
     }
 
@@ -87,6 +120,13 @@ impl Catalog {
     }
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        if let Some(name) = key::decode_factor_series(key) {
+            self.factors.insert(name?, SeriesFact::decode(key, value)?);
+            return Ok(());
+        }
+        if key::is_factor_cells(key) {
+            return Ok(());
+        }
         match Meta::decode(key)? {
             Meta::Schema | Meta::Hash(..) => {}
             Meta::Node(number) => {
@@ -116,6 +156,14 @@ impl Catalog {
             Meta::Bridges(ordinal) => {
                 let bridges = BridgesFact::decode(key, value)?.0;
                 self.bridges.insert(ordinal, bridges.into_iter().map(|(series, at, v)| (series, (at, v))).collect());
+            }
+            Meta::Poller(number) => {
+                let fact = PollerFact::decode(key, value)?;
+                in_order(number, self.pollers.len(), "pollers")?;
+                // Nodes were read before: their keys come first.
+                let node = self.node(&fact.inventory.node).ok_or_else(|| missing(self.nodes.len(), "nodes"))?;
+                self.poller_numbers.insert((node, fact.name.clone()), number);
+                self.pollers.push(Poller { node, fact, session: None });
             }
         }
         Ok(())
@@ -183,6 +231,74 @@ impl Catalog {
         number
     }
 
+    /// Sets what a poller says of a node's meters; what the node's agent says of the node stays. A node that no agent has
+    /// spoken for yet is where its poller says it is.
+    pub(crate) fn put_poller(
+        &mut self,
+        name: &PollerName,
+        inventory: Inventory,
+        epoch: u64,
+        skew_nanos: i64,
+        writes: &mut Writes,
+    ) -> Speaker {
+        let known = self.node(&inventory.node);
+        let agent = known.filter(|number| self.nodes.get(*number as usize).is_some_and(|node| node.fact.epoch > 0));
+        let node = agent.unwrap_or_else(|| {
+            let (agent_version, hardware) = (String::new(), Hardware::default());
+            let bare = Inventory { agent_version, sources: Vec::new(), hardware, ..inventory.clone() };
+            self.put_node(bare, 0, 0, writes)
+        });
+        let fact = PollerFact { name: name.clone(), inventory, epoch, skew_nanos };
+        let number = match self.poller_numbers.get(&(node, name.clone())) {
+            Some(number) => *number,
+            None => {
+                let number = next(self.pollers.len());
+                self.poller_numbers.insert((node, name.clone()), number);
+                self.pollers.push(Poller { node, fact: fact.clone(), session: None });
+                number
+            }
+        };
+        let key = Meta::Poller(number).encode();
+        writes.put(Table::Meta, key.clone(), fact.encode(&key));
+        if let Some(poller) = self.pollers.get_mut(number as usize) {
+            poller.fact = fact;
+        }
+        Speaker { node, poller: Some(number) }
+    }
+
+    /// Who speaks of a node, by names; none if the node or its poller is not known.
+    pub(crate) fn speaker(&self, node: &NodeName, poller: Option<&PollerName>) -> Option<Speaker> {
+        let node = self.node(node)?;
+        let number = |poller: &PollerName| self.poller_numbers.get(&(node, poller.clone())).copied();
+        match poller {
+            None => Some(Speaker { node, poller: None }),
+            Some(poller) => number(poller).map(|number| Speaker { node, poller: Some(number) }),
+        }
+    }
+
+    /// Highest epoch of a speaker's sessions.
+    pub(crate) fn epoch(&self, speaker: Speaker) -> u64 {
+        match speaker.poller {
+            None => self.nodes.get(speaker.node as usize).map_or(0, |node| node.fact.epoch),
+            Some(number) => self.pollers.get(number as usize).map_or(0, |poller| poller.fact.epoch),
+        }
+    }
+
+    /// A speaker's open session, if there is one.
+    pub(crate) fn session(&mut self, speaker: Speaker) -> Option<&mut Option<u64>> {
+        match speaker.poller {
+            None => self.nodes.get_mut(speaker.node as usize).map(|node| &mut node.session),
+            Some(number) => self.pollers.get_mut(number as usize).map(|poller| &mut poller.session),
+        }
+    }
+
+    /// A session has ended: it is the speaker's no more.
+    pub(crate) fn end_session(&mut self, speaker: Speaker, session: u64) {
+        if let Some(open) = self.session(speaker) {
+            *open = open.filter(|open| *open != session);
+        }
+    }
+
     /// Writes a node's record.
     pub(crate) fn write_node(&self, number: u32, writes: &mut Writes) {
         if let Some(node) = self.nodes.get(number as usize) {
@@ -191,11 +307,12 @@ impl Catalog {
         }
     }
 
-    /// Binds a new stream to a node.
-    pub(crate) fn add_stream(&mut self, id: StreamId, node: u32, writes: &mut Writes) -> u32 {
+    /// Binds a new stream to a speaker.
+    pub(crate) fn add_stream(&mut self, id: StreamId, speaker: Speaker, writes: &mut Writes) -> u32 {
         let ordinal = next(self.streams.len());
         self.ids.insert(id, ordinal);
-        self.streams.push(StreamFact { id, node, acked: 0, lost: 0, rejected: 0, last: None, clock: None });
+        let Speaker { node, poller } = speaker;
+        self.streams.push(StreamFact { id, node, acked: 0, lost: 0, rejected: 0, last: None, clock: None, poller });
         self.write_stream(ordinal, writes);
         ordinal
     }
@@ -293,7 +410,7 @@ mod tests {
     use super::*;
     use crate::store::Durability;
     use crate::store::memory::MemoryStore;
-    use joulebook_units::{Hardware, Placement};
+    use joulebook_units::Placement;
 
     fn inventory(name: &str) -> Inventory {
         Inventory {
@@ -309,9 +426,12 @@ mod tests {
     fn without(key: Option<Vec<u8>>) -> Result<Option<Catalog>, StoreError> {
         let (store, mut writes) = (MemoryStore::new(), Writes::default());
         let mut catalog = Catalog::create([7; 16], &mut writes);
-        for (number, name) in ["a", "b"].into_iter().enumerate() {
-            let node = catalog.put_node(inventory(name), 1, 0, &mut writes);
-            catalog.add_stream(StreamId([number as u8; 16]), node, &mut writes);
+        for (number, node_name) in ["a", "b"].into_iter().enumerate() {
+            let node = catalog.put_node(inventory(node_name), 1, 0, &mut writes);
+            catalog.add_stream(StreamId([number as u8; 16]), Speaker { node, poller: None }, &mut writes);
+            let name = "outside".parse().expect("a name");
+            let poller = catalog.put_poller(&name, inventory(node_name), 1, 0, &mut writes);
+            catalog.add_stream(StreamId([9 + number as u8; 16]), poller, &mut writes);
             let key = key::cell(node, UnixNanos(0));
             writes.put(Table::Dirty, key, MarkFact(1).encode(&key));
         }
@@ -323,9 +443,28 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_where_its_poller_says_until_its_agent_speaks() {
+        let (mut writes, mut catalog) = (Writes::default(), Catalog::default());
+        let at = |site: &str| Inventory {
+            placement: Placement { site: Some(site.to_owned()), ..Placement::default() },
+            ..inventory("a")
+        };
+        let site = |catalog: &Catalog| catalog.nodes[0].fact.inventory.placement.site.clone();
+        let name: PollerName = "outside".parse().expect("a name");
+        for place in ["one", "two"] {
+            catalog.put_poller(&name, at(place), 1, 0, &mut writes);
+            assert_eq!(site(&catalog).as_deref(), Some(place));
+        }
+        catalog.put_node(at("three"), 1, 0, &mut writes);
+        catalog.put_poller(&name, at("four"), 2, 0, &mut writes);
+        assert_eq!(site(&catalog).as_deref(), Some("three"));
+        assert_eq!((catalog.nodes.len(), catalog.pollers.len()), (1, 1));
+    }
+
+    #[test]
     fn a_node_that_others_refer_to_and_that_is_gone_is_damage() {
         assert_eq!(without(None).expect("whole").expect("there").dirty.len(), 2);
-        for lost in [Meta::Node(0), Meta::Node(1), Meta::Stream(0)] {
+        for lost in [Meta::Node(0), Meta::Node(1), Meta::Stream(0), Meta::Poller(0), Meta::Poller(1)] {
             assert!(matches!(without(Some(lost.encode())), Err(StoreError::Damaged { .. })), "{lost:?}");
         }
     }

@@ -5,8 +5,10 @@ use crate::arguments::{By, Connection, EnergyArguments, Form, LevelName};
 use crate::client;
 use crate::failure::Failure;
 use crate::output::{csv, json, table};
+use crate::series;
 use jiff::Timestamp;
-use joulebook_proto::query::GetEnergyRequest;
+use joulebook_proto::query::{GetEnergyRequest, GetEnergyResponse, TimeWindow};
+use tonic::{Code, Response, Status};
 
 pub(crate) async fn answer(
     connection: &Connection,
@@ -21,7 +23,11 @@ pub(crate) async fn answer(
         return Err(Failure::Usage("--model and --per go with --by model only".to_owned()));
     }
     let window = window(&arguments.period, now)?;
-    let question = GetEnergyRequest {
+    let windows = match arguments.step {
+        Some(step) => series::windows(window, step)?,
+        None => vec![window],
+    };
+    let question = |window: TimeWindow| GetEnergyRequest {
         window: Some(window),
         selector: arguments.row.of(arguments.model.as_ref()),
         by: arguments.by.wire().into(),
@@ -30,9 +36,23 @@ pub(crate) async fn answer(
         functional_unit: arguments.per.map(|per| per.wire().into()),
         level: arguments.level.wire().into(),
     };
-    let asked = client::ask(connection, async |mut client| client.get_energy(question).await);
+    let asked = client::ask(connection, async |mut client| {
+        let mut answers: Vec<GetEnergyResponse> = Vec::with_capacity(windows.len());
+        for window in windows {
+            answers.push(match client.get_energy(question(window)).await {
+                Ok(answer) => answer.into_inner(),
+                // A part of a series may have nothing of what is asked for.
+                Err(status) if arguments.step.is_some() && status.code() == Code::NotFound => {
+                    GetEnergyResponse { window: Some(window), ..GetEnergyResponse::default() }
+                }
+                Err(status) => return Err(status),
+            });
+        }
+        Ok::<_, Status>(Response::new(answers))
+    });
     let answer = match asked.await {
-        Ok(answer) => answer,
+        Ok(mut answers) if arguments.step.is_none() => answers.pop().unwrap_or_default(),
+        Ok(answers) => series::joined(answers),
         Err(failure) => return Err(with_alternatives(failure, connection, window).await),
     };
     match arguments.output {

@@ -4,39 +4,52 @@ use super::{ConvertError, MAX_ID_BYTES, clean, identity, optional_clean, optiona
 use crate::telemetry::{self, CountKind as Wire};
 use joulebook_units::{Consumer, Consumption, CountKind};
 
-/// Kinds whose wire value is their place.
-const FIRST_KINDS: usize = 18;
+/// Kinds without a bound.
+const PLAIN: [(CountKind, Wire); 20] = [
+    (CountKind::RequestsOk, Wire::RequestsOk),
+    (CountKind::RequestsFailed, Wire::RequestsFailed),
+    (CountKind::RequestsAborted, Wire::RequestsAborted),
+    (CountKind::Items, Wire::Items),
+    (CountKind::InputTokens, Wire::InputTokens),
+    (CountKind::CachedTokens, Wire::CachedTokens),
+    (CountKind::OutputTokens, Wire::OutputTokens),
+    (CountKind::ReasoningTokens, Wire::ReasoningTokens),
+    (CountKind::BusyNanos, Wire::BusyNanos),
+    (CountKind::PrefillNanos, Wire::PrefillNanos),
+    (CountKind::DecodeNanos, Wire::DecodeNanos),
+    (CountKind::Images, Wire::Images),
+    (CountKind::AudioNanos, Wire::AudioNanos),
+    (CountKind::VideoNanos, Wire::VideoNanos),
+    (CountKind::Sessions, Wire::Sessions),
+    (CountKind::RunningNanos, Wire::RunningNanos),
+    (CountKind::WaitingNanos, Wire::WaitingNanos),
+    (CountKind::Workflows, Wire::Workflows),
+    (CountKind::StoredRequests, Wire::StoredRequests),
+    (CountKind::StoredTokens, Wire::StoredTokens),
+];
 
-/// The wire values of a kind and of its bound. Kinds without one are numbered in their own order, from 1; those that came
-/// after buckets have their own numbers.
+/// The wire values of a kind and of its bound.
 pub fn count_kind_to_wire(kind: CountKind) -> (i32, Option<u64>) {
     let bucket = |wire: Wire, bound: u64| (wire as i32, (bound != u64::MAX).then_some(bound));
     match kind {
         CountKind::LatencyWithin(nanos) => bucket(Wire::LatencyWithin, nanos),
         CountKind::PromptWithin(tokens) => bucket(Wire::PromptWithin, tokens),
-        CountKind::PrefillNanos => (Wire::PrefillNanos as i32, None),
-        CountKind::DecodeNanos => (Wire::DecodeNanos as i32, None),
         plain => {
-            let place = CountKind::ALL.iter().position(|one| *one == plain).and_then(|place| i32::try_from(place).ok());
-            (place.map_or(0, |place| place + 1), None)
+            let wire = PLAIN.iter().find(|(kind, _)| *kind == plain);
+            (wire.map_or(Wire::Unspecified, |(_, wire)| *wire) as i32, None)
         }
     }
 }
 
 /// A kind from the wire. Fails on a value this build does not know, and on a bound of a kind that has none.
 pub fn count_kind_from_wire(kind: i32, at_most: Option<u64>) -> Result<CountKind, ConvertError> {
-    let plain = |kind: i32| {
-        let place = usize::try_from(kind).ok()?.checked_sub(1)?;
-        CountKind::ALL.get(..FIRST_KINDS)?.get(place).copied()
-    };
     match (Wire::try_from(kind), at_most) {
         (Ok(Wire::LatencyWithin), bound) => Ok(CountKind::LatencyWithin(bound.unwrap_or(u64::MAX))),
         (Ok(Wire::PromptWithin), bound) => Ok(CountKind::PromptWithin(bound.unwrap_or(u64::MAX))),
         (_, Some(_)) => Err(refuse("Count.at_most", "only a bucket's")),
-        (Ok(Wire::PrefillNanos), None) => Ok(CountKind::PrefillNanos),
-        (Ok(Wire::DecodeNanos), None) => Ok(CountKind::DecodeNanos),
-        (_, None) => {
-            plain(kind).ok_or_else(|| refuse("Count.kind", "a value of the contract, not the unspecified one"))
+        (wire, None) => {
+            let plain = PLAIN.iter().find(|(_, plain)| wire == Ok(*plain)).map(|(kind, _)| *kind);
+            plain.ok_or_else(|| refuse("Count.kind", "a value of the contract, not the unspecified one"))
         }
     }
 }
@@ -82,10 +95,14 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_own_wire_value_and_only_buckets_have_bounds() {
-        (1..=18).for_each(|v| assert_eq!(count_kind_to_wire(count_kind_from_wire(v, None).expect("known")), (v, None)));
+        for kind in CountKind::ALL {
+            let (wire, bound) = count_kind_to_wire(kind);
+            assert_eq!((count_kind_from_wire(wire, None).expect("known"), bound), (kind, None));
+        }
         for (kind, wire, bound) in [
             (CountKind::RequestsOk, Wire::RequestsOk, None),
             (CountKind::BusyNanos, Wire::BusyNanos, None),
+            (CountKind::DecodeNanos, Wire::DecodeNanos, None),
             (CountKind::StoredTokens, Wire::StoredTokens, None),
             (CountKind::LatencyWithin(7), Wire::LatencyWithin, Some(7)),
             (CountKind::PromptWithin(u64::MAX), Wire::PromptWithin, None),

@@ -23,6 +23,10 @@ pub enum CountKind {
     ReasoningTokens,
     /// Time spent on inference in nanoseconds; may exceed wall time when requests run side by side.
     BusyNanos,
+    /// Of it, time spent on prompts in nanoseconds.
+    PrefillNanos,
+    /// Of it, time spent on generating in nanoseconds.
+    DecodeNanos,
     /// Images made or looked at.
     Images,
     /// Sound made or listened to, in nanoseconds of it.
@@ -41,10 +45,6 @@ pub enum CountKind {
     StoredRequests,
     /// Tokens of answers from a gateway's own cache (part of the input and output tokens).
     StoredTokens,
-    /// Of the busy time, what was spent on prompts in nanoseconds.
-    PrefillNanos,
-    /// Of the busy time, what was spent on generating in nanoseconds.
-    DecodeNanos,
     /// Requests that took at most so many nanoseconds from their arrival to their end; `u64::MAX` is all of them.
     LatencyWithin(u64),
     /// Requests whose prompt holds at most so many tokens; `u64::MAX` is all of them.
@@ -52,7 +52,7 @@ pub enum CountKind {
 }
 
 impl CountKind {
-    /// Every kind without a bound, in the order of the wire.
+    /// Every kind without a bound, in the order of the store.
     pub const ALL: [Self; 20] = [
         Self::RequestsOk,
         Self::RequestsFailed,
@@ -63,6 +63,8 @@ impl CountKind {
         Self::OutputTokens,
         Self::ReasoningTokens,
         Self::BusyNanos,
+        Self::PrefillNanos,
+        Self::DecodeNanos,
         Self::Images,
         Self::AudioNanos,
         Self::VideoNanos,
@@ -72,8 +74,6 @@ impl CountKind {
         Self::Workflows,
         Self::StoredRequests,
         Self::StoredTokens,
-        Self::PrefillNanos,
-        Self::DecodeNanos,
     ];
 
     /// Whether it is a bucket of a distribution: of one service there are as many as the engine has bounds.
@@ -84,16 +84,9 @@ impl CountKind {
     /// Whether its unit is the nanosecond.
     pub fn is_time(self) -> bool {
         use CountKind as K;
-        matches!(
-            self,
-            K::BusyNanos
-                | K::AudioNanos
-                | K::VideoNanos
-                | K::RunningNanos
-                | K::WaitingNanos
-                | K::PrefillNanos
-                | K::DecodeNanos
-        )
+        let of_work =
+            matches!(self, K::BusyNanos | K::PrefillNanos | K::DecodeNanos | K::RunningNanos | K::WaitingNanos);
+        of_work || matches!(self, K::AudioNanos | K::VideoNanos)
     }
 }
 

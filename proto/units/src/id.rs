@@ -22,32 +22,46 @@ impl InvalidId {
     }
 }
 
-/// Name of a node: 1 … 253 characters of a–z, A–Z, 0–9, `.`, `-` and `_` (a Kubernetes node name is one).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeName(String);
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $most:literal, $rule:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
 
-impl NodeName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for NodeName {
-    type Err = InvalidId;
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if (1..=253).contains(&text.len()) && text.bytes().all(allowed) {
-            return Ok(Self(text.to_string()));
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-        Err(InvalidId::new("node name", text, "1 to 253 of letters, digits, '.', '-' and '_'"))
-    }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+                if (1..=$most).contains(&text.len()) && text.bytes().all(allowed) {
+                    return Ok(Self(text.to_string()));
+                }
+                Err(InvalidId::new($kind, text, $rule))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl fmt::Display for NodeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+name! {
+    /// Name of a node: 1 … 253 characters of a–z, A–Z, 0–9, `.`, `-` and `_` (a Kubernetes node name is one).
+    NodeName, "node name", 253, "1 to 253 of letters, digits, '.', '-' and '_'"
+}
+
+name! {
+    /// Name of a poller, which reads meters of nodes from outside: 1 … 128 characters of those of a node's name.
+    PollerName, "poller name", 128, "1 to 128 of letters, digits, '.', '-' and '_'"
 }
 
 macro_rules! bytes16 {

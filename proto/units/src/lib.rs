@@ -18,7 +18,7 @@ pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
 pub use count::{Consumer, Consumption, CountKind};
-pub use id::{BootId, InvalidId, NodeName, StreamId};
+pub use id::{BootId, InvalidId, NodeName, PollerName, StreamId};
 pub use loss::{LossReason, LostSpan, RejectReason, StreamGap};
 pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState, Support};
 pub use quantity::{

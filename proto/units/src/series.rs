@@ -22,6 +22,19 @@ pub enum Component {
     Other,
 }
 
+impl Component {
+    /// Its name in answers and findings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Dram => "dram",
+            Self::Accelerator => "accelerator",
+            Self::Wall => "wall",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// How an energy value comes about. One total never mixes methods without saying so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {

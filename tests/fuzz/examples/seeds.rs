@@ -103,6 +103,7 @@ fn store() -> Seeds {
     let node =
         NodeFact { inventory: Plan::inventory(1).unwrap(), epoch: 1, first_row: Some(UnixNanos(1)), skew_nanos: -1 };
     let stream = StreamFact {
+        poller: None,
         id: STREAM,
         node: 1,
         acked: 7,

@@ -154,6 +154,7 @@ fn opening(input: &mut Unstructured<'_>) -> Result<Opening> {
             hardware: Hardware::default(),
             placement: Placement::default(),
         },
+        poller: if input.ratio(1, 4)? { Some("outside".parse().expect("a name")) } else { None },
         epoch: u64::from(input.int_in_range(0..=4u8)?),
         boot: BootId([input.int_in_range(4..=5u8)?; 16]),
         boot_time: BootNanos(if input.ratio(1, 8)? { input.arbitrary()? } else { 1_000_000_000_000 }),

@@ -54,6 +54,8 @@ pub enum Request {
     Bmc {
         /// What is wrong with it from now on; nothing if absent.
         fault: Option<redfish::fault::Fault>,
+        /// By how much its sensors are late from now on, in ms; as before if absent.
+        lag_ms: Option<u64>,
     },
     /// Changes the workload table.
     Workload {
@@ -100,9 +102,10 @@ pub fn answer(node: &mut Node, request: &Request) -> Result<Value> {
                 return Err(SimError::Request("the window ends before it begins".to_owned()));
             }
             let truth = node.truth(*from_ns, to_ns);
-            Ok(
-                json!({ "from_ns": from_ns, "to_ns": to_ns, "leaves_uj": whole(&truth.leaves), "zones_uj": whole(&truth.zones) }),
-            )
+            Ok(json!({
+                "from_ns": from_ns, "to_ns": to_ns, "leaves_uj": whole(&truth.leaves), "zones_uj": whole(&truth.zones),
+                "input_uw": node.input_uw(to_ns),
+            }))
         }
         Request::Set { leaf, w, ramp_ms } => {
             if !w.is_finite() || *w < 0.0 || *w > 1e9 {
@@ -114,7 +117,10 @@ pub fn answer(node: &mut Node, request: &Request) -> Result<Value> {
         Request::Step { ns } => node.step(*ns).map(|()| json!({ "now_ns": node.now_ns() })),
         Request::Fault(fault) => node.fault(fault).map(|()| json!({ "now_ns": node.now_ns() })),
         Request::Repair { kind, target } => node.repair(*kind, target).map(|()| json!({ "now_ns": node.now_ns() })),
-        Request::Bmc { fault } => {
+        Request::Bmc { fault, lag_ms } => {
+            if let Some(lag_ms) = lag_ms {
+                node.set_bmc_lag(lag_ms.saturating_mul(1_000_000));
+            }
             let bmc = node.bmc().ok_or_else(|| SimError::Request("there is no BMC".to_owned()))?;
             bmc.set_fault(fault.clone());
             Ok(json!({ "now_ns": node.now_ns() }))

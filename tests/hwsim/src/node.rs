@@ -80,6 +80,8 @@ pub struct Node {
     /// Power at the input in mW when it was last shown: what a BMC's sensors see.
     input_mw: Arc<AtomicU64>,
     bmc: Option<Arc<Bmc>>,
+    /// By how much its sensors are late.
+    bmc_lag_ns: u64,
     dcmi: Dcmi,
 }
 
@@ -135,6 +137,7 @@ impl Node {
             suspended_ns: 0,
             input_mw: Arc::default(),
             bmc: None,
+            bmc_lag_ns: 0,
             dcmi: Dcmi::new(root),
         };
         for plan in node.plans() {
@@ -301,23 +304,28 @@ impl Node {
                 gpu.module_mw = u32::try_from(module / 1_000).unwrap_or(0);
             }
         }
-        let input_mw = u64::try_from(self.input_uw() / 1_000).unwrap_or(0);
+        let seen = self.input_uw(now.saturating_sub(self.bmc_lag_ns));
+        let input_mw = u64::try_from(seen / 1_000).unwrap_or(0);
         self.input_mw.store(input_mw, Ordering::Relaxed);
         let refresh_s = self.profile.bmc.map_or(1, |bmc| bmc.refresh_s);
         self.dcmi.show(now, refresh_s.saturating_mul(1_000_000_000), input_mw)?;
         self.file.write(&self.state)
     }
 
-    /// Power of the whole node at its input in µW now: what its parts draw, and what its supplies lose at this load.
-    pub fn input_uw(&self) -> i64 {
-        let now = self.now_ns();
-        let parts: i64 = self.leaves.values().map(|leaf| leaf.power_uw(now)).sum();
+    /// Power of the whole node at its input in µW at an instant: what its parts draw, and what its supplies lose at this load.
+    pub fn input_uw(&self, t_ns: u64) -> i64 {
+        let parts: i64 = self.leaves.values().map(|leaf| leaf.power_uw(t_ns)).sum();
         let Some(efficiency) = self.profile.psu_efficiency else { return parts };
         let sum = |of: fn(&Levels) -> i64| self.levels.values().map(of).sum::<i64>();
         let (rest, work) = (sum(|levels| levels.idle.microwatts()), sum(|levels| levels.active.microwatts()));
         let load = if work > rest { (parts - rest) as f64 / (work - rest) as f64 } else { 0.0 };
         let efficiency = efficiency.idle + (efficiency.active - efficiency.idle) * load.clamp(0.0, 1.0);
         (parts as f64 / efficiency).round() as i64
+    }
+
+    /// From now on the BMC's sensors see what was drawn so long ago.
+    pub fn set_bmc_lag(&mut self, nanos: u64) {
+        self.bmc_lag_ns = nanos;
     }
 
     /// The power at the input in mW that was last shown, for a BMC to read.

@@ -5,7 +5,7 @@ use joulebook_proto::query::{EnergyRow, Reconciliation};
 use joulebook_tests::history::{DeviceStep, Step, WallStep};
 
 /// 100 s at most of the BMC's silence, after so many rows of 5 s; the parts draw more and more and then less again.
-fn steps(told: usize, silent: usize, factor: u64) -> Vec<Step> {
+pub fn steps(told: usize, silent: usize, factor: u64) -> Vec<Step> {
     let nothing =
         DeviceStep { microjoules: 0, integrated_microjoules: 0, busy_nanos: 0, held_bytes: 0, users: 0, listed: true };
     let step = |number: usize| {

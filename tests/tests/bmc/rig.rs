@@ -1,13 +1,13 @@
 //! A simulated BMC and the agent's collector that reads it, both in this process, over TLS on loopback.
 
 use joulebook_agent::collector::redfish::Redfish;
-use joulebook_agent::collector::redfish::trust::Fingerprint;
 use joulebook_agent::collector::{Collector, ReadFailure, Reading, Value};
 use joulebook_agent::config::RedfishSection;
 use joulebook_aggregator::certificate::Issued;
 use joulebook_hwsim::redfish::fault::Fault;
 use joulebook_hwsim::redfish::shape::Shape;
 use joulebook_hwsim::redfish::{Bmc, Options, Power};
+pub use joulebook_tests::tls::fingerprint;
 use joulebook_tests::tls::{Ca, replace};
 use joulebook_units::BootNanos;
 use nix::time::{ClockId, clock_gettime};
@@ -82,12 +82,6 @@ pub fn shows(pair: &Issued) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().expect("versions");
     Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).expect("a pair"))
-}
-
-/// The fingerprint of a pair's certificate.
-pub fn fingerprint(pair: &Issued) -> String {
-    let leaf = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM");
-    Fingerprint::of(&leaf).to_string()
 }
 
 /// The boot clock.

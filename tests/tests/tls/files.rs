@@ -231,12 +231,12 @@ async fn certificates_for_one_machine_are_made_once_and_work() {
     let folder = tempfile::tempdir().unwrap();
     let certs = folder.path().join("certs");
     let nodes = ["a".parse().unwrap(), "b".parse().unwrap()];
-    let written = dev_certs::write(&certs, &nodes, now()).unwrap();
+    let written = dev_certs::write(&certs, &nodes, &[], now()).unwrap();
     assert_eq!(written.len(), 9);
     for path in &written {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
     }
-    let again = dev_certs::write(&certs, &nodes, now()).expect_err("nothing is overwritten");
+    let again = dev_certs::write(&certs, &nodes, &[], now()).expect_err("nothing is overwritten");
     assert_eq!(exit::dev_certs_code(&again), 64);
     let text = |name: &str| fs::read_to_string(certs.join(name)).unwrap();
     let pair = |name: &str| Issued { certificate: text(&format!("{name}.crt")), key: text(&format!("{name}.key")) };

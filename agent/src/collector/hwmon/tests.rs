@@ -1,7 +1,7 @@
 use super::*;
 use crate::collector::Sources;
 use crate::config::Config;
-use joulebook_units::{Hardware, Microjoules};
+use joulebook_units::Microjoules;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -76,7 +76,7 @@ fn a_superchip_is_added_once_and_its_memory_is_not_modelled_beside_it() {
     let gpu = &of(&states, "hwmon/gpu_part_of_module/0").source;
     assert_eq!((gpu.method, gpu.contained_in.is_some()), (Method::Estimated, true), "never beside the library's GPU");
     tree.write("proc/stat", "cpu 1 0 0 1 0 0 0 0");
-    let mut sources = Sources::new(&Config::default(), &tree.roots(), &Hardware::default());
+    let mut sources = Sources::new(&Config::default(), &tree.roots());
     let modelled: Vec<_> = sources.discover().iter().filter(|one| one.source.collector == "estimate").collect();
     assert!(modelled.is_empty(), "{modelled:?}");
 }

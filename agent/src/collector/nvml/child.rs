@@ -4,9 +4,8 @@
 //! it. One thread passes the helper's lines on; it ends with the helper. There is at most one helper: one that cannot
 //! be killed (a call stuck in the kernel) is waited for before another is started.
 
-use super::library;
 use super::message::{Line, Request};
-use super::serve::HELPER;
+use super::{Vendor, library};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -21,7 +20,9 @@ const WAITING_LINES: usize = 256;
 /// How a helper is started.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// The program, which must call [`super::serve::serve`] when its first argument is [`HELPER`].
+    /// Whose library it holds.
+    pub vendor: &'static Vendor,
+    /// The program, which must serve the library when its first argument is [`Vendor::helper`].
     pub program: PathBuf,
     /// The vendor's library; its usual name if absent.
     pub library: Option<PathBuf>,
@@ -120,7 +121,12 @@ impl Helper {
         }
         let mut command = Command::new(&self.launch.program);
         let library = self.launch.library.clone().unwrap_or_default();
-        command.arg(HELPER).arg(library).args(&self.launch.dcgm).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg(self.launch.vendor.helper)
+            .arg(library)
+            .args(&self.launch.dcgm)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let started = command.spawn().and_then(|mut child| {
             let pipes = child.stdin.take().zip(child.stdout.take());
             let (stdin, stdout) = pipes.ok_or_else(|| std::io::Error::other("it has no pipes"))?;
@@ -148,7 +154,7 @@ impl Helper {
             }
             Err(error) => {
                 self.not_before = later(now, self.launch.limits.longest_pause);
-                Err(format!("starting the helper process for NVIDIA's library failed: {error}"))
+                Err(format!("starting the helper process for {} failed: {error}", self.launch.vendor.library))
             }
         }
     }
@@ -229,14 +235,15 @@ impl Helper {
 
     fn bury(&mut self, running: &Running, status: std::io::Result<std::process::ExitStatus>, now: u64) -> Event {
         let hung_on = running.on.clone().filter(|_| running.killed);
+        let library = self.launch.vendor.library;
         let why = match (running.killed, status) {
             (true, _) => {
                 let device = running.on.as_deref().unwrap_or("the library");
                 let limit = humantime::format_duration(self.launch.limits.hang);
                 format!("a call on {device} did not return within {limit}")
             }
-            (false, Ok(status)) => format!("the helper process for NVIDIA's library ended: {status}"),
-            (false, Err(error)) => format!("the helper process for NVIDIA's library ended: {error}"),
+            (false, Ok(status)) => format!("the helper process for {library} ended: {status}"),
+            (false, Err(error)) => format!("the helper process for {library} ended: {error}"),
         };
         if now.saturating_sub(running.since) >= HEALTHY_NANOS {
             self.pause = self.launch.limits.first_pause;

@@ -27,6 +27,8 @@ const NO_POWER: u32 = u32::MAX;
 /// A GPU.
 #[derive(Debug)]
 pub struct Gpu {
+    /// Name of the collector.
+    collector: &'static str,
     facts: Facts,
     /// Whether energy comes from the counter.
     counts: bool,
@@ -46,8 +48,9 @@ pub struct Gpu {
 
 impl Gpu {
     /// A GPU that was just found.
-    pub fn new(facts: Facts) -> Self {
+    pub fn new(facts: Facts, collector: &'static str) -> Self {
         Self {
+            collector,
             counts: facts.counts,
             facts,
             without: 0,
@@ -121,7 +124,7 @@ impl Gpu {
     }
 
     fn id(&self) -> String {
-        format!("nvml/{}", self.facts.uuid)
+        format!("{}/{}", self.collector, self.facts.uuid)
     }
 
     fn ceiling(&self) -> Milliwatts {
@@ -144,7 +147,7 @@ impl Gpu {
             component: Component::Accelerator,
             socket: None,
             device: Some(self.facts.uuid.clone()),
-            collector: "nvml".to_owned(),
+            collector: self.collector.to_owned(),
             method: if self.counts { Method::Counter } else { Method::IntegratedPower },
             unit_nanojoules: self.counts.then_some(1_000_000),
             ceiling: self.ceiling(),
@@ -256,7 +259,7 @@ impl Gpu {
             Fault::Lost => ("gpu_lost", "the GPU has fallen off the bus; it is looked for every 30 s".to_owned()),
             Fault::Permission => ("permission", "the driver does not let this user read it; run as root".to_owned()),
             Fault::NotSupported => ("not_supported", "it has no energy counter now".to_owned()),
-            Fault::Failed(why) => ("nvml", format!("the library says: {why}")),
+            Fault::Failed(why) => (self.collector, format!("the library says: {why}")),
         };
         self.failing = matches!(fault, Fault::Failed(_));
         if !matches!(fault, Fault::Lost | Fault::Permission) {

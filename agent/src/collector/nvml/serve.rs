@@ -41,9 +41,7 @@ enum End {
 /// # Errors
 /// Of stdin and stdout.
 pub fn serve(library: Option<&Path>, dcgm: Option<&str>) -> io::Result<()> {
-    // An agent that was killed cannot close anything while a call hangs.
-    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    confine();
     let mut requests = io::stdin().lock().lines();
     let mut out = io::stdout().lock();
     // The configuration was checked: a page that cannot be had is no reason to read no energy.
@@ -61,7 +59,15 @@ pub fn serve(library: Option<&Path>, dcgm: Option<&str>) -> io::Result<()> {
     }
 }
 
-fn say(out: &mut impl Write, line: &Line) -> io::Result<()> {
+/// The helper ends with its agent, and leaves nothing behind if it crashes.
+pub(in crate::collector) fn confine() {
+    // An agent that was killed cannot close anything while a call hangs.
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+}
+
+/// Says a line to the agent.
+pub(in crate::collector) fn say(out: &mut impl Write, line: &Line) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     out.write_all(&text)?;

@@ -1,5 +1,6 @@
 mod clocks;
 mod disk;
+mod pollers;
 mod streams;
 
 use super::*;
@@ -55,6 +56,8 @@ struct Rig {
     now: u64,
     session: u64,
     counters: Arc<Counters>,
+    /// The poller that speaks; none for the node's agent.
+    poller: Option<String>,
 }
 
 impl Rig {
@@ -62,7 +65,7 @@ impl Rig {
         let book = Arc::new(Book::open(Arc::clone(&store)).expect("book"));
         let counters = Arc::new(Counters::default());
         let intake = Intake::new(Arc::clone(&book), Arc::clone(&counters));
-        Self { store, intake, book, now: 1_000, session: 0, counters }
+        Self { store, intake, book, now: 1_000, session: 0, counters, poller: None }
     }
 
     fn open() -> Self {
@@ -97,6 +100,7 @@ impl Rig {
         let received = self.clock();
         let opening = Opening {
             inventory: inventory(node),
+            poller: self.poller.as_deref().map(|name| name.parse().expect("a name")),
             epoch,
             boot: BOOT,
             boot_time: BootNanos(self.now * SECOND),
@@ -334,7 +338,8 @@ fn a_new_measure_of_the_clock_never_moves_a_stream_backwards() {
     let boot_time = BootNanos(rig.now * SECOND);
     let received = rig.clock().plus_seconds(-30);
     let (inventory, streams) = (inventory("gpu-1"), vec![STREAM]);
-    let opening = Opening { inventory, epoch: 1, boot: BOOT, boot_time, wall: received, received, streams };
+    let opening =
+        Opening { inventory, poller: None, epoch: 1, boot: BOOT, boot_time, wall: received, received, streams };
     rig.session += 1;
     assert!(matches!(rig.apply(Request::Open(rig.session, Box::new(opening))), Reply::Opened(_)));
     assert_eq!(rig.record(2, steady(906..911, 1..2)), acked(2));

@@ -4,7 +4,8 @@
 //! schema   version u32 | cluster 16 bytes
 //! node     inventory | session epoch | first row: option signed | skew ns signed | later inventory (absent in old records)
 //! stream   id 16 bytes | node | high-water mark | lost records | refused values | last instant: option signed |
-//!          clock: option (boot 16 bytes, offset signed)
+//!          clock: option (boot 16 bytes, offset signed) | poller (absent in the streams of agents)
+//! poller   name | inventory | session epoch | skew ns signed | later inventory
 //! hash     sequence | 16 bytes
 //! boot     offset ns signed
 //! bridges  n, then each: series | instant signed | value
@@ -19,7 +20,7 @@ use super::descriptor::{
 };
 use super::{Damaged, Reader, Writer};
 use crate::store::StoreError;
-use joulebook_units::{BootId, GapReason, Inventory, LossReason, StreamId, UnixNanos};
+use joulebook_units::{BootId, GapReason, Inventory, LossReason, PollerName, StreamId, UnixNanos};
 
 /// A value that is stored as a whole under one key.
 pub trait Fact: Sized {
@@ -88,6 +89,21 @@ pub struct StreamFact {
     pub last: Option<UnixNanos>,
     /// Boot of the last record and where its clock lies on ours in ns.
     pub clock: Option<(BootId, i64)>,
+    /// Number of the poller that it belongs to; none for the node's own agent.
+    pub poller: Option<u32>,
+}
+
+/// A poller that speaks for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollerFact {
+    /// Its name.
+    pub name: PollerName,
+    /// What it said of the node last: its meters.
+    pub inventory: Inventory,
+    /// Highest session epoch.
+    pub epoch: u64,
+    /// Its wall clock − ours at the last meeting, in ns.
+    pub skew_nanos: i64,
 }
 
 /// Hash of a recent record's payload.
@@ -197,6 +213,9 @@ impl Fact for StreamFact {
             writer.raw(&boot.0);
             writer.signed(offset);
         });
+        if let Some(poller) = self.poller {
+            writer.number(u64::from(poller));
+        }
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(Self {
@@ -207,7 +226,29 @@ impl Fact for StreamFact {
             rejected: reader.number()?,
             last: reader.option(|reader| reader.signed().map(UnixNanos))?,
             clock: reader.option(|reader| Ok((BootId(reader.raw()?), reader.signed()?)))?,
+            poller: if reader.end().is_ok() { None } else { Some(reader.small()?) },
         })
+    }
+}
+
+impl Fact for PollerFact {
+    const NAME: &'static str = "the record of a poller";
+    fn write(&self, writer: &mut Writer) {
+        writer.text(self.name.as_str());
+        write_inventory(writer, &self.inventory);
+        writer.number(self.epoch);
+        writer.signed(self.skew_nanos);
+        write_later_inventory(writer, &self.inventory);
+    }
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut poller = Self {
+            name: reader.text()?.parse().map_err(|_| Damaged("not a poller's name"))?,
+            inventory: read_inventory(reader)?,
+            epoch: reader.number()?,
+            skew_nanos: reader.signed()?,
+        };
+        read_later_inventory(reader, &mut poller.inventory)?;
+        Ok(poller)
     }
 }
 

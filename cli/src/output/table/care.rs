@@ -2,7 +2,7 @@
 
 use super::sheet;
 use jiff::Timestamp;
-use joulebook_proto::admin::{BackupInfo, GetStatusResponse, NodeStatus};
+use joulebook_proto::admin::{BackupInfo, GetStatusResponse, NodeStatus, PollerStatus};
 
 /// Who the aggregator is, one row a node, and its counters.
 pub(crate) fn status(status: &GetStatusResponse) -> String {
@@ -10,7 +10,7 @@ pub(crate) fn status(status: &GetStatusResponse) -> String {
         "aggregator {} · database {} · schema {} · {} cells to settle\n",
         status.version, status.cluster_id, status.schema_version, status.dirty_cells
     );
-    let header = ["node", "connected", "last row", "acked", "lost records", "refused values"];
+    let header = ["node", "connected", "last row", "acked", "lost records", "refused values", "pollers"];
     let mut nodes = sheet(header.map(str::to_owned).to_vec());
     for node in &status.nodes {
         let sum = |of: fn(&joulebook_proto::admin::StreamStatus) -> u64| node.streams.iter().map(of).sum::<u64>();
@@ -21,6 +21,7 @@ pub(crate) fn status(status: &GetStatusResponse) -> String {
             sum(|stream| stream.acked_sequence).to_string(),
             sum(|stream| stream.lost_records).to_string(),
             sum(|stream| stream.rejected_samples).to_string(),
+            pollers(node),
         ]);
     }
     text += &format!("{nodes}\n");
@@ -30,6 +31,15 @@ pub(crate) fn status(status: &GetStatusResponse) -> String {
         text += &format!("{name} {count}\n");
     }
     text
+}
+
+/// Names of the pollers of a node, and of those that are not connected that they are not.
+fn pollers(node: &NodeStatus) -> String {
+    let name = |poller: &PollerStatus| match poller.connected {
+        true => poller.name.clone(),
+        false => format!("{} (not connected)", poller.name),
+    };
+    node.pollers.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn last_row(node: &NodeStatus) -> String {
@@ -53,7 +63,7 @@ pub(crate) fn backups(backups: &[BackupInfo]) -> String {
     format!("{table}\n")
 }
 
-fn instant(nanos: i64) -> String {
+pub(super) fn instant(nanos: i64) -> String {
     let at = Timestamp::from_nanosecond(nanos.into());
     at.map_or_else(|_| format!("{nanos} ns"), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }

@@ -70,7 +70,11 @@ fn b85_after_a_commit_that_met_a_full_disk_marks_are_those_on_the_disk() {
     let mut intake = rig.intake.anew().expect("what is on the disk can be read");
     assert_eq!(intake.hold(&request), Reply::Held(Vec::new()));
     let opening = rig.book.nodes()[0].inventory.clone();
-    let marks = rig.book.marks(&opening.node, &[STREAM, StreamId([9; 16])]);
+    let marks = rig.book.marks(&opening.node, None, &[STREAM, StreamId([9; 16])]);
     assert_eq!(marks, Some(vec![(STREAM, 1), (StreamId([9; 16]), 0)]));
-    assert_eq!(rig.book.marks(&"another".parse().expect("a name"), &[STREAM]), None, "the stream is another node's");
+    assert_eq!(
+        rig.book.marks(&"another".parse().expect("a name"), None, &[STREAM]),
+        None,
+        "the stream is another node's"
+    );
 }
