@@ -231,7 +231,7 @@ fn accelerators_are_used_for_the_part_of_their_time_in_which_counts_move() {
 
 #[test]
 fn support_is_charged_to_the_versions_of_its_pool_by_the_policys_weights_and_stays_where_nobody_is() {
-    let declared = |workload: Option<&str>, pool: &str| joulebook_units::Support {
+    let declared = |workload: Option<&str>, pool: &str| Support {
         role: "router".to_string(),
         workload: workload.map(str::to_string),
         pool: Some(pool.to_string()),
