@@ -34,6 +34,8 @@ pub struct Question {
     pub trust: Trust,
     /// Which intensities, and as of when.
     pub factors: Asked,
+    /// Whether the extended boundary is asked for too.
+    pub extended: bool,
 }
 
 impl Question {
@@ -50,6 +52,7 @@ impl Question {
                 kind: intensity_kind(request.intensity_kind)?,
                 as_of: request.as_of_unix_nanos.map(UnixNanos),
             },
+            extended: request.extended,
             ..Self::selecting(selector)?
         })
     }
@@ -89,6 +92,7 @@ impl Question {
             policy: IdlePolicy::ReservedCapacityTime,
             trust: Trust::Components,
             factors: Asked::default(),
+            extended: false,
         })
     }
 
