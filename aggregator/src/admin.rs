@@ -2,6 +2,7 @@
 
 mod care;
 mod factors;
+mod training;
 
 pub use factors::FeedState;
 
@@ -16,8 +17,9 @@ use care::{Care, Steps};
 use joulebook_proto::admin::admin_service_server::AdminService;
 use joulebook_proto::admin::{
     BackupRequest, BackupResponse, DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse,
-    ListBackupsRequest, ListBackupsResponse, ListFactorsRequest, ListFactorsResponse, NodeStatus, PollerStatus,
-    PushFactorsRequest, PushFactorsResponse, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
+    ListBackupsRequest, ListBackupsResponse, ListFactorsRequest, ListFactorsResponse, ListTrainingRequest,
+    ListTrainingResponse, NodeStatus, PollerStatus, PushFactorsRequest, PushFactorsResponse, RecordTrainingRequest,
+    RecordTrainingResponse, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
 };
 use joulebook_units::{CountKind, NodeName, Service, SourceState, Subject, UnixNanos, Window};
 use std::collections::BTreeMap;
@@ -106,6 +108,24 @@ impl AdminService for Admin {
         let states = self.series.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let factors = Arc::clone(&self.series.factors.borrow());
         Ok(Response::new(factors::list(&self.book, factors.feeds(), &states)))
+    }
+
+    async fn record_training(
+        &self,
+        request: Request<RecordTrainingRequest>,
+    ) -> Result<Response<RecordTrainingResponse>, Status> {
+        let (book, now) = (Arc::clone(&self.book), self.series.clock.unix());
+        let recorded = tokio::task::spawn_blocking(move || training::record(&book, request.into_inner(), now)).await;
+        recorded.map_err(|_| Status::internal("recording failed; see the aggregator's log"))?.map(Response::new)
+    }
+
+    async fn list_training(
+        &self,
+        request: Request<ListTrainingRequest>,
+    ) -> Result<Response<ListTrainingResponse>, Status> {
+        let (book, now) = (Arc::clone(&self.book), self.series.clock.unix());
+        let listed = tokio::task::spawn_blocking(move || training::list(&book, request.get_ref(), now)).await;
+        listed.map_err(|_| Status::internal("listing failed; see the aggregator's log"))?.map(Response::new)
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {

@@ -20,3 +20,4 @@ pub mod reload;
 pub mod run;
 pub mod server;
 pub mod store;
+pub mod training;

@@ -13,6 +13,7 @@ pub mod retention;
 pub mod rocks;
 pub mod schema;
 pub mod space;
+pub mod training;
 
 pub use book::{
     Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Status, StoredGap,

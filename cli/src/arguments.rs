@@ -79,14 +79,99 @@ pub enum Command {
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
+    /// Two scores side by side; refused where they differ in more than what is compared
+    Compare(CompareArguments),
     /// Series of carbon intensity, PUE and water: what there is, and pushing more
     #[command(subcommand)]
     Factors(FactorsCommand),
+    /// Training of model versions: what is disclosed of it, and the ledgers it is amortised by
+    #[command(subcommand)]
+    Training(TrainingCommand),
     /// What this machine can measure, what it cannot and why: the agent's look at its own sensors
     Doctor(DoctorArguments),
     /// Care of the aggregator: its state, stored rows, backups, and a look at everything stored
     #[command(subcommand)]
     Admin(AdminCommand),
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    /// When.
+    #[command(flatten)]
+    pub period: PeriodArguments,
+    /// Functional unit [default: total tokens where they are known, else requests]
+    #[arg(long, value_enum)]
+    pub per: Option<Per>,
+    /// Boundary of the scores: accelerator, host, idle or facility
+    #[arg(long, value_enum, default_value_t = LevelName::Facility)]
+    pub level: LevelName,
+    /// How pool idle is charged
+    #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
+    pub idle: Idle,
+    /// How the comparison is printed
+    #[arg(short, long, value_enum, default_value_t = AdminForm::Table)]
+    pub output: AdminForm,
+    /// The first
+    #[arg(value_name = "NAME@VERSION", value_parser = selector)]
+    pub first: ModelSelector,
+    /// The second
+    #[arg(value_name = "NAME@VERSION", value_parser = selector)]
+    pub second: ModelSelector,
+}
+
+/// Training of model versions. It is in an answer only where `sci --extended` asks for it.
+#[derive(Debug, Subcommand)]
+pub enum TrainingCommand {
+    /// Disclose the training of a version, or correct an error in a disclosure (JSON, cli/schema/training.schema.json)
+    Set {
+        /// The document
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// The pools and their ledgers
+    List(FormArguments),
+    /// One pool: its ledger, what is and what is not disclosed, and everything that happened to it
+    Show {
+        /// The pool
+        pool: String,
+        /// How it is printed.
+        #[command(flatten)]
+        form: FormArguments,
+    },
+    /// Expect the version to serve other units from now on
+    Revise {
+        /// The pool
+        pool: String,
+        /// N
+        #[arg(long)]
+        units: f64,
+        /// On what evidence
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a version: it is charged no more, what remains is booked by its policy
+    Retire {
+        /// The pool
+        pool: String,
+        /// Pool that takes over what remains
+        #[arg(long, value_name = "POOL")]
+        successor: Option<String>,
+        /// Why
+        #[arg(long)]
+        reason: String,
+    },
+    /// Print the disclosure of a pool as `import` reads it
+    Export {
+        /// The pool
+        pool: String,
+    },
+    /// Disclose what another Joulebook exported
+    Import {
+        /// The document
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// Series of factors.
@@ -321,6 +406,9 @@ pub struct FactorArguments {
     /// Stored series as they were known at this time, written like --from [default: as they are known now]
     #[arg(long, value_name = "TIME", value_parser = as_of)]
     pub as_of: Option<i64>,
+    /// Also the extended boundary: disclosed training, amortised over the units served, beside the score
+    #[arg(long)]
+    pub extended: bool,
 }
 
 /// Arguments of `sci`.

@@ -2,11 +2,13 @@
 
 pub(crate) mod admin;
 pub(crate) mod alias;
+pub(crate) mod compare;
 pub(crate) mod doctor;
 pub(crate) mod energy;
 pub(crate) mod explain;
 pub(crate) mod factors;
 pub(crate) mod sci;
+pub(crate) mod training;
 
 use crate::arguments::{Connection, PeriodArguments};
 use crate::client;

@@ -98,6 +98,47 @@ impl AdminService for Fake {
         Ok(Response::new(ListFactorsResponse { series: vec![row] }))
     }
 
+    /// Takes documents of the pool `tiny`, and every other event of it.
+    async fn record_training(
+        &self,
+        request: Request<RecordTrainingRequest>,
+    ) -> Result<Response<RecordTrainingResponse>, Status> {
+        let pool = match request.into_inner().event {
+            Some(record_training_request::Event::Document(text)) => {
+                let document: Value = serde_json::from_str(&text).map_err(|_| Status::invalid_argument("no JSON"))?;
+                document["pool"].as_str().unwrap_or_default().to_owned()
+            }
+            Some(record_training_request::Event::Revise(revise)) if (revise.units - 2e12).abs() < 1.0 => revise.pool,
+            Some(record_training_request::Event::Retire(retire)) if retire.successor.is_none() => retire.pool,
+            _ => String::new(),
+        };
+        match pool.as_str() {
+            "tiny" => Ok(Response::new(RecordTrainingResponse { pool, revision_unix_nanos: 86_400_000_000_000 })),
+            _ => Err(Status::not_found(format!("there is no pool `{pool}`"))),
+        }
+    }
+
+    async fn list_training(
+        &self,
+        request: Request<ListTrainingRequest>,
+    ) -> Result<Response<ListTrainingResponse>, Status> {
+        if request.into_inner().pool.is_some_and(|pool| pool != "tiny") {
+            return Err(Status::not_found("there is no pool of that name"));
+        }
+        let document = r#"{"pool":"tiny","model":"m","version":"1","document":"https://example.org/card"}"#.to_owned();
+        let event = r#"{"revise":{"units":2e12,"reason":"use"}}"#.to_owned();
+        let pool = TrainingPool {
+            pool: "tiny".into(),
+            document,
+            events: vec![TrainingEvent { unix_nanos: 86_400_000_000_000, event }],
+            training_g: 600.0,
+            allocated_g: 60.0,
+            remaining_g: 540.0,
+            ..TrainingPool::default()
+        };
+        Ok(Response::new(ListTrainingResponse { pools: vec![pool] }))
+    }
+
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
         let progress = verify_response::Step::Progress(Progress { done_bytes: 1, total_bytes: 2 });
         let first = Ok(VerifyResponse { step: Some(progress) });
@@ -214,4 +255,35 @@ async fn a_source_that_fails_says_so_in_the_list() {
     let (code, out, _) = ask("factors list").await;
     assert_eq!(code, 0);
     assert!(out.contains("grid: the source refuses: quota; asked again 1970-01-02 00:00:00Z"), "{out}");
+}
+
+#[tokio::test]
+async fn training_is_told_shown_with_what_is_not_disclosed_and_exported_as_it_is_imported() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("tiny.json");
+    let (code, exported, _) = ask("training export tiny").await;
+    assert_eq!(code, 0);
+    std::fs::write(&path, &exported).expect("write");
+    for words in [
+        format!("training set {}", path.display()),
+        format!("training import {}", path.display()),
+        "training revise tiny --units 2e12 --reason use".to_owned(),
+        "training retire tiny --reason replaced".to_owned(),
+    ] {
+        let (code, out, err) = ask(&words).await;
+        assert_eq!((code, out.as_str()), (0, "pool tiny recorded at 1970-01-02 00:00:00Z\n"), "{words}: {err}");
+    }
+    let (_, out, _) = ask("training show tiny").await;
+    for line in [
+        "T 600 g = allocated 60 + written off 0 + remaining 540",
+        "document: https://example.org/card",
+        "cooling: not disclosed",
+        "1970-01-02 00:00:00Z revise",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    assert!(ask("training list").await.1.contains("m@1"));
+    assert_eq!(ask("training show other").await.0, 1);
+    assert_eq!(ask("training set /nowhere/a.json").await.0, 64);
+    assert_eq!(ask("training revise tiny --units 5").await.0, 64, "a revision has a reason");
 }

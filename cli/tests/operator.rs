@@ -78,6 +78,16 @@ impl QueryService for Fake {
             Some("missing") => Err(Status::not_found("no model `missing` in the window")),
             Some("old") => Err(Status::out_of_range("the window lies before retention")),
             Some("slow") => std::future::pending().await,
+            // Versions of one model that may be compared, and one that may not.
+            Some(name @ ("half" | "marginal")) => {
+                let mut answer = filled(request.level);
+                answer.sci = Some(Sci { value: Some(5e-5), low: Some(4e-5), high: Some(6e-5), ..Sci::default() });
+                if name == "marginal" {
+                    answer.intensity = Some(Intensity { kind: "marginal_short_run".into(), ..Intensity::default() });
+                }
+                Ok(Response::new(GetSciResponse { answers: vec![answer] }))
+            }
+            Some("single") => Ok(Response::new(GetSciResponse { answers: vec![filled(request.level)] })),
             _ => Ok(Response::new(GetSciResponse { answers: vec![filled(request.level), minimal(request.level)] })),
         }
     }
@@ -395,9 +405,18 @@ async fn help_is_what_the_golden_file_says() {
         "sci ",
         "energy ",
         "explain ",
+        "compare ",
         "factors ",
         "factors list ",
         "factors push ",
+        "training ",
+        "training set ",
+        "training list ",
+        "training show ",
+        "training revise ",
+        "training retire ",
+        "training export ",
+        "training import ",
         "doctor ",
         "admin ",
         "admin status ",
@@ -419,4 +438,23 @@ async fn help_is_what_the_golden_file_says() {
         std::fs::read_to_string(path).expect("the golden file"),
         "rewrite with JOULEBOOK_REWRITE_GOLDENS=1"
     );
+}
+
+#[tokio::test]
+async fn two_scores_are_compared_if_they_may_be_and_else_the_difference_is_named() {
+    let url = aggregator().await;
+    let (code, out, err) = tool(&url, "compare single@v1 half@v1").await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("chat@v1 is 2 × chat@v1\n") && !out.contains("overlap"), "{out}");
+    let (code, out, err) = tool(&url, "compare single@v1 marginal@v1").await;
+    assert_eq!((code, out.as_str()), (64, ""));
+    assert!(
+        err.contains("not comparable") && err.contains("kind of intensity") && err.contains("marginal_short_run"),
+        "{err}"
+    );
+    let (code, _, err) = tool(&url, "compare single@v1 chat").await;
+    assert!(code == 64 && err.contains("several rows"), "{err}");
+    let (_, out, _) = tool(&url, "compare single@v1 half@v1 -o json").await;
+    let value: Value = serde_json::from_str(&out).expect("json");
+    assert_eq!(value["within_intervals"], false);
 }

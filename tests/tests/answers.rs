@@ -20,6 +20,8 @@ use tokio::sync::watch;
 mod cost;
 #[path = "answers/factors.rs"]
 mod factors;
+#[path = "answers/training.rs"]
+mod training;
 #[path = "answers/walls.rs"]
 mod walls;
 

@@ -10,6 +10,7 @@ pub mod allocate;
 pub mod attribution;
 pub mod boundary;
 pub mod cell;
+pub mod compare;
 pub mod consumer;
 pub mod dedicated;
 pub mod distribution;

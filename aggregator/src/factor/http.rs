@@ -145,12 +145,15 @@ impl Fetcher {
     async fn ask(&self, ask: &Ask, url: &Uri, host: &str, tls: bool, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
         let failed = |source| FetchError::Connect { host: host.to_owned(), source };
         let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
         if !tls {
+            let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
             return exchange(stream, ask, url, host, now).await;
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(std::io::Error::other(error)))?;
-        let stream = TlsConnector::from(self.trust()?).connect(name, stream).await.map_err(failed)?;
+        // Nobody is connected to before it is known whom to trust.
+        let trust = self.trust()?;
+        let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
+        let stream = TlsConnector::from(trust).connect(name, stream).await.map_err(failed)?;
         exchange(stream, ask, url, host, now).await
     }
 

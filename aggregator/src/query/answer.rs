@@ -1,6 +1,7 @@
 //! One answer: totals of a model version with everything they stand on. Each field is filled or says why it is not.
 
 mod conditions;
+mod extended;
 mod figures;
 mod origin;
 mod quality;
@@ -122,11 +123,7 @@ impl Context<'_> {
             embodied: Some(self.embodied(&parts, &mut missing)),
             carbon: Some(self.carbon(&parts, &mut missing)),
             sci: Some(self.sci(&parts, &mut missing)),
-            extended: Some(wire::Extended {
-                available: false,
-                failed_gates: vec!["G1_disclosure".to_owned()],
-                label: "extended_training_amortised".to_owned(),
-            }),
+            extended: Some(self.extended(&parts, &mut missing)?),
             conformance: Some(self.conformance(&parts, world, &quality)),
             quality: Some(quality),
             conservation: Some(figures::conservation(&parts)),
@@ -161,7 +158,7 @@ impl Context<'_> {
     fn answer_id(&self, parts: &Parts<'_>, records: u64) -> String {
         let window = self.computed.gathered.window;
         let question = format!(
-            "{SCHEMA_VERSION}\n{:?}\n{window:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{records}\n{}\n{:?}\n{:?}",
+            "{SCHEMA_VERSION}\n{:?}\n{window:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{records}\n{}\n{:?}\n{:?}\n{:?}",
             parts.version,
             parts.unit,
             self.question.level,
@@ -171,6 +168,7 @@ impl Context<'_> {
             self.factors.revision(),
             self.revision(parts),
             self.share.map(|share| &share.entity),
+            self.question.extended.then(|| self.book.training().map(|events| events.len())),
         );
         blake3::hash(question.as_bytes()).to_hex().as_str().chars().take(32).collect()
     }

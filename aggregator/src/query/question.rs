@@ -37,6 +37,8 @@ pub struct Question {
     pub factors: Asked,
     /// What versions are broken down by; absent: not at all.
     pub entity: Option<Entity>,
+    /// Whether the extended boundary is asked for too.
+    pub extended: bool,
 }
 
 impl Question {
@@ -54,6 +56,7 @@ impl Question {
                 as_of: request.as_of_unix_nanos.map(UnixNanos),
             },
             entity: entity(request.by)?,
+            extended: request.extended,
             ..Self::selecting(selector)?
         })
     }
@@ -94,6 +97,7 @@ impl Question {
             trust: Trust::Components,
             factors: Asked::default(),
             entity: None,
+            extended: false,
         })
     }
 

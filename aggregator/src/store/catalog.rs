@@ -124,7 +124,7 @@ impl Catalog {
             self.factors.insert(name?, SeriesFact::decode(key, value)?);
             return Ok(());
         }
-        if key::is_factor_cells(key) {
+        if key::is_read_later(key) {
             return Ok(());
         }
         match Meta::decode(key)? {

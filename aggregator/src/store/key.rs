@@ -12,6 +12,7 @@
 //! | quarantine | stream ordinal u32, sequence u64, received instant | 20 |
 //! | meta | one tag byte, then per tag as in [`Meta`] | |
 //! | meta, series of factors | 0x20, name | 2 … 129 |
+//! | meta, events of training | 0x22, length of the pool u8, pool, revision instant | 11 … |
 //! | meta, cells of factors | 0x21, length of the name u8, name, 0 or 1 (long cells), first start instant, revision instant | 19 … |
 //!
 //! Invariants: a layout never changes (a new one is a new table or tag); decoding refuses any other length or tag;
@@ -25,6 +26,8 @@ const SIGN: u64 = 1 << 63;
 const FACTOR_SERIES: u8 = 0x20;
 /// Tag of cells of factors.
 const FACTOR_CELLS: u8 = 0x21;
+/// Tag of events of training.
+const TRAINING: u8 = 0x22;
 
 /// Key of a row record, and of its entry in the index of long intervals (there `at` is the last instant).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,9 +234,46 @@ pub fn decode_factor_series(key: &[u8]) -> Option<Result<String, StoreError>> {
     Some(String::from_utf8(name.to_vec()).map_err(|_| damaged("a name that is not UTF-8")))
 }
 
-/// Whether a key is one of cells of factors: they are read when they are asked for.
-pub fn is_factor_cells(key: &[u8]) -> bool {
-    key.first() == Some(&FACTOR_CELLS)
+/// Whether a key is one of cells of factors or of training: they are read when they are asked for.
+pub fn is_read_later(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&FACTOR_CELLS | &TRAINING))
+}
+
+/// Key of an event of training.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainingKey {
+    /// The pool, at most 128 bytes.
+    pub pool: String,
+    /// When it was recorded.
+    pub revision: UnixNanos,
+}
+
+impl TrainingKey {
+    /// The bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut key = vec![TRAINING, u8::try_from(self.pool.len()).unwrap_or(u8::MAX)];
+        key.extend_from_slice(self.pool.as_bytes());
+        key.extend((self.revision.0.cast_unsigned() ^ SIGN).to_be_bytes());
+        key
+    }
+
+    /// Reads a key; anything else is damage.
+    pub fn decode(key: &[u8]) -> Result<Self, StoreError> {
+        let mut fields = Fields(key);
+        let [tag, length] = fields.array::<2>()?;
+        let split = fields.0.split_at_checked(usize::from(length)).filter(|_| tag == TRAINING);
+        let (pool, rest) = split.ok_or_else(|| damaged("no key of training"))?;
+        let pool = String::from_utf8(pool.to_vec()).map_err(|_| damaged("a name that is not UTF-8"))?;
+        let mut fields = Fields(rest);
+        let decoded = Self { pool, revision: fields.instant()? };
+        fields.end()?;
+        Ok(decoded)
+    }
+}
+
+/// First key of training, and the first after all of them.
+pub fn training_range() -> (Vec<u8>, Vec<u8>) {
+    (vec![TRAINING], vec![TRAINING + 1])
 }
 
 /// Key of cells of a series of factors.
@@ -371,7 +411,7 @@ mod tests {
         #[test]
         fn hostile_keys_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = (RowKey::decode(&bytes), GapKey::decode(&bytes), decode_cell(&bytes), Meta::decode(&bytes));
-            let _ = (FactorKey::decode(&bytes), decode_factor_series(&bytes));
+            let _ = (FactorKey::decode(&bytes), decode_factor_series(&bytes), TrainingKey::decode(&bytes));
         }
     }
 }

@@ -31,6 +31,7 @@ pub(crate) async fn answer(
             by: arguments.by.map_or(0, |by| by.wire().into()),
             intensity_kind: arguments.factors.intensity.map_or(0, |kind| kind.wire().into()),
             as_of_unix_nanos: arguments.factors.as_of,
+            extended: arguments.factors.extended,
         })
         .collect();
     let asked = client::ask(connection, async |mut client| {

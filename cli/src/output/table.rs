@@ -2,15 +2,19 @@
 
 mod balance;
 mod care;
+mod comparison;
 mod epochs;
 mod factors;
 mod rows;
+mod training;
 
 pub(crate) use balance::explanation;
-pub(crate) use care::{backups, status};
+pub(crate) use care::{backups, instant, status};
+pub(crate) use comparison::comparison;
 pub(crate) use epochs::alias;
 pub(crate) use factors::factors;
 pub(crate) use rows::energy_rows;
+pub(crate) use training::{pool, pools};
 
 use super::quantity::{self, UNKNOWN, energy_unit, mass_unit, number, percent, show};
 use super::simulated;
@@ -68,7 +72,7 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> String {
         ]);
     }
     let mut text = format!("{}{table}\n\n{}\n\n", title(answers), parts(answers));
-    answers.iter().for_each(|answer| text += &remarks(answer));
+    answers.iter().for_each(|answer| text += &(remarks(answer) + &training::extended(answer)));
     text + &next(answers)
 }
 

@@ -33,15 +33,15 @@ fn steps() -> Vec<Step> {
     (0..720).map(step).collect()
 }
 
-struct Fixture {
-    aggregator: Aggregator,
+pub(super) struct Fixture {
+    pub(super) aggregator: Aggregator,
     query: Query,
     /// Ten cells of 300 s inside the history.
-    window: Window,
+    pub(super) window: Window,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let history = history(0, &steps());
         let mut aggregator = Aggregator::new(std::slice::from_ref(&history));
         (0..history.batches.len()).for_each(|record| aggregator.send(0, &history, record));
@@ -59,7 +59,7 @@ impl Fixture {
         Window::new(start, start.plus_seconds(CELL_SECONDS)).expect("ordered")
     }
 
-    fn record(&self, name: &str, first: i64, values: &[f64], status: Status, now: i64) {
+    pub(super) fn record(&self, name: &str, first: i64, values: &[f64], status: Status, now: i64) {
         let toml = toml::from_str(CONFIGURATION).expect("syntax");
         let factors = Factors::new(&toml).expect("valid");
         let subject = &factors.feeds().iter().find(|feed| feed.name == name).expect("configured").subject;
@@ -67,12 +67,16 @@ impl Fixture {
         self.aggregator.book.record_factors(name, subject, &cells, UnixNanos(now)).expect("recorded");
     }
 
-    fn ask(&self, of: GetSciRequest) -> SciAnswer {
+    pub(super) fn ask_all(&self, of: GetSciRequest) -> Vec<SciAnswer> {
         let window = TimeWindow { start_unix_nanos: self.window.start().0, end_unix_nanos: self.window.end().0 };
         let asked = question(window, IdlePolicy::ReservedCapacityTime, Level::Facility);
         let asked =
             GetSciRequest { window: asked.window, level: asked.level, functional_unit: asked.functional_unit, ..of };
-        timeless(self.query.sci(&asked).expect("well-formed").answers.remove(0))
+        self.query.sci(&asked).expect("well-formed").answers.into_iter().map(timeless).collect()
+    }
+
+    fn ask(&self, of: GetSciRequest) -> SciAnswer {
+        self.ask_all(of).remove(0)
     }
 
     /// Operational grams and E × U × I of each cell, in order.

@@ -2,7 +2,7 @@ use super::*;
 use crate::cell::{EntryKey, ServiceUse};
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use joulebook_units::{CountKind, CpuTimeMethod, VersionSource, Workload, WorkloadKind};
+use joulebook_units::{CountKind, CpuTimeMethod, Support, VersionSource, Workload, WorkloadKind};
 use proptest::prelude::*;
 
 fn service(version: &str) -> Arc<Service> {

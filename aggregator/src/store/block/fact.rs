@@ -10,6 +10,7 @@
 //! boot     offset ns signed
 //! bridges  n, then each: series | instant signed | value
 //! mark     generation
+//! training JSON
 //! long     earliest instant signed | first row signed
 //! gap      0 | series | to signed | reason u8 | low µJ | high µJ          (declared by the agent)
 //!          1 | to signed | reason u8 | last sequence | values             (records lost)
@@ -122,6 +123,10 @@ pub struct BootFact(pub i64);
 /// Last points before a loss, by series, until each is joined to what comes after.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BridgesFact(pub Vec<(u32, UnixNanos, u64)>);
+
+/// An event of training, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainingFact(pub String);
 
 /// A dirty mark's generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,6 +265,16 @@ impl Fact for HashFact {
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(Self { sequence: reader.number()?, hash: reader.raw()? })
+    }
+}
+
+impl Fact for TrainingFact {
+    const NAME: &'static str = "an event of training";
+    fn write(&self, writer: &mut Writer) {
+        writer.text(&self.0);
+    }
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(Self(reader.text()?))
     }
 }
 

@@ -63,7 +63,8 @@ pub(crate) fn backups(backups: &[BackupInfo]) -> String {
     format!("{table}\n")
 }
 
-pub(super) fn instant(nanos: i64) -> String {
+/// An instant for reading.
+pub(crate) fn instant(nanos: i64) -> String {
     let at = Timestamp::from_nanosecond(nanos.into());
     at.map_or_else(|_| format!("{nanos} ns"), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }

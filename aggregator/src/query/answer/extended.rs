@@ -1,0 +1,126 @@
+//! The extended boundary: training, amortised over the units served. Gated, labelled, and never part of the score.
+
+use super::*;
+use crate::training::disclosure::word;
+use crate::training::{self, Disclosure, Family, Pool, Served, Share, TrainingError};
+use joulebook_sci::training::Gate;
+
+const LABEL: &str = "extended_training_amortised";
+const ASSUMED: &str = "extended_assumed";
+/// Fields that are absent where there is no figure.
+const FIGURES: [&str; 3] = ["sci", "training_g", "per_unit_g"];
+
+impl Context<'_> {
+    /// The block: empty unless it was asked for, without figures unless every gate is met.
+    pub(super) fn extended(&self, parts: &Parts<'_>, missing: &mut Missing) -> Result<wire::Extended, QueryError> {
+        let absent = |missing: &mut Missing, reason: &str| {
+            FIGURES.into_iter().for_each(|field| missing.note(&format!("extended.{field}"), reason));
+        };
+        let none = wire::Extended { label: LABEL.to_owned(), ..wire::Extended::default() };
+        if !self.question.extended {
+            absent(missing, "it was not asked for: training is never in a default answer");
+            return Ok(none);
+        }
+        let pools = training::pools(self.book, self.question.factors.as_of)?;
+        let family = Family::new(&pools, Served::new(self.book, self.generated_at));
+        let version = parts.version;
+        let found = match (&version.model, &version.version) {
+            (Some(model), Some(number)) => family.of(model, number, version.weights.as_deref()),
+            _ => Vec::new(),
+        };
+        let traced = version.model.is_some() && version.version.is_some();
+        let disclosed = match found.as_slice() {
+            [(name, disclosure)] => Some((*name, *disclosure)),
+            _ => None,
+        };
+        let consistent = match disclosed {
+            Some((name, _)) => family.consistent(name).map_err(failed)?,
+            None => true,
+        };
+        let proven = disclosed.is_some_and(|(_, disclosure)| !disclosure.assumed);
+        let gates = [(Gate::Disclosure, proven), (Gate::Consistency, consistent), (Gate::Traceability, traced)];
+        let failed_gates: Vec<Gate> = gates.into_iter().filter(|(_, met)| !met).map(|(gate, _)| gate).collect();
+        let names: Vec<String> = failed_gates.iter().map(|gate| gate.name().to_owned()).collect();
+        let mut block = wire::Extended { available: names.is_empty(), failed_gates: names, ..none };
+        if found.len() > 1 {
+            let pools: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
+            block.notes.push(format!("disclosures contradict each other: {}", pools.join(", ")));
+        }
+        let Some((name, disclosure)) = disclosed else {
+            absent(missing, "no training is disclosed for the version");
+            return Ok(block);
+        };
+        describe(&mut block, name, disclosure, pools.get(name));
+        // A guess is shown as one, behind its gate.
+        let guessed = disclosure.assumed && failed_gates == [Gate::Disclosure];
+        if guessed {
+            block.label = ASSUMED.to_owned();
+        }
+        if !block.available && !guessed {
+            absent(missing, "a gate is not met");
+            return Ok(block);
+        }
+        let share = family.share(name, self.computed.gathered.window).map_err(failed)?;
+        self.figures(&mut block, parts, disclosure, &share, missing);
+        Ok(block)
+    }
+
+    fn figures(
+        &self,
+        block: &mut wire::Extended,
+        parts: &Parts<'_>,
+        disclosure: &Disclosure,
+        share: &Share,
+        missing: &mut Missing,
+    ) {
+        let used = &parts.totals.cost.used;
+        let units = disclosure.functional_unit().count(used);
+        let training = units.map(|units| units * share.per_unit_g);
+        let unknown = "the engine does not tell the unit of the pool";
+        block.per_unit_g = Some(share.per_unit_g);
+        block.training_g = missing.or_note(training, "extended.training_g", unknown);
+        let asked = parts.unit.count(used).filter(|asked| *asked > 0.0);
+        let inference = self.sci(parts, &mut Missing::default()).value;
+        let with = inference.zip(training).zip(asked).map(|((sci, training), asked)| sci + training / asked);
+        block.sci = missing.or_note(with, "extended.sci", "the version has no score that training could be added to");
+        block.unit = format!("gCO2e/{}", parts.unit.name());
+        block.ledgers = share
+            .ledgers
+            .iter()
+            .map(|(name, weight, account)| wire::TrainingLedger {
+                pool_id: name.clone(),
+                weight: *weight,
+                training_g: account.training,
+                expected_units: account.units,
+                used_units: account.used,
+                allocated_g: account.allocated,
+                written_off_g: account.written_off,
+                remaining_g: account.remaining,
+                fully_amortised: account.fully_amortised,
+            })
+            .collect();
+        block.notes.extend(share.undisclosed.iter().map(|pool| format!("base_training=undisclosed: {pool}")));
+        if share.ledgers.iter().any(|(.., account)| account.fully_amortised) {
+            block.notes.push("fully_amortised".to_owned());
+        }
+        block.notes.push("double_report_risk: whoever reports T itself must not also sum this".to_owned());
+    }
+}
+
+fn describe(block: &mut wire::Extended, name: &str, disclosure: &Disclosure, pool: Option<&Pool>) {
+    block.pool_id = name.to_owned();
+    block.allocation_unit = disclosure.functional_unit().name().to_owned();
+    block.n_policy = word(&disclosure.n_policy);
+    block.lineage_policy = word(&disclosure.lineage_policy);
+    block.t_scope = word(&disclosure.scope);
+    block.t_source = disclosure.document.clone().unwrap_or_default();
+    block.remainder_policy = word(&disclosure.remainder);
+    block.revision = pool.and_then(Pool::revision).map(rfc3339).unwrap_or_default();
+}
+
+fn failed(error: TrainingError) -> QueryError {
+    match error {
+        TrainingError::Store(error) => QueryError::Store(error),
+        other => QueryError::Factor(other.to_string()),
+    }
+}
