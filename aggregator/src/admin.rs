@@ -1,7 +1,12 @@
 //! Administration: state, stored rows for audit, backups and looks at everything stored.
 
 mod care;
+mod factors;
 
+pub use factors::FeedState;
+
+use crate::clock::Clock;
+use crate::factor::Factors;
 use crate::ingest::Counters;
 use crate::ingest::commit::SKEW_NANOS;
 use crate::store::retention::{self, Periods};
@@ -11,12 +16,13 @@ use care::{Care, Steps};
 use joulebook_proto::admin::admin_service_server::AdminService;
 use joulebook_proto::admin::{
     BackupRequest, BackupResponse, DumpPoint, DumpRequest, DumpResponse, GetStatusRequest, GetStatusResponse,
-    ListBackupsRequest, ListBackupsResponse, NodeStatus, PollerStatus, SourceStatus, StreamStatus, VerifyRequest,
-    VerifyResponse,
+    ListBackupsRequest, ListBackupsResponse, ListFactorsRequest, ListFactorsResponse, NodeStatus, PollerStatus,
+    PushFactorsRequest, PushFactorsResponse, SourceStatus, StreamStatus, VerifyRequest, VerifyResponse,
 };
 use joulebook_units::{CountKind, NodeName, Service, SourceState, Subject, UnixNanos, Window};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -32,6 +38,21 @@ pub struct Admin {
     counters: Arc<Counters>,
     periods: watch::Receiver<Periods>,
     care: Care,
+    series: Series,
+}
+
+/// Sources of factors by the name of their series: how each of them is.
+pub type FeedStates = Arc<Mutex<BTreeMap<String, FeedState>>>;
+
+/// What administration of factors needs.
+#[derive(Clone)]
+pub struct Series {
+    /// The configured series.
+    pub factors: watch::Receiver<Arc<Factors>>,
+    /// How their sources are.
+    pub states: FeedStates,
+    /// For revisions.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Admin {
@@ -43,8 +64,9 @@ impl Admin {
         counters: Arc<Counters>,
         periods: watch::Receiver<Periods>,
         backups: Option<PathBuf>,
+        series: Series,
     ) -> Self {
-        Self { book, counters, periods, care: Care::new(store, backups) }
+        Self { book, counters, periods, care: Care::new(store, backups), series }
     }
 }
 
@@ -68,6 +90,22 @@ impl AdminService for Admin {
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
         self.care.verify(request.into_inner().backup).map(Response::new)
+    }
+
+    async fn push_factors(
+        &self,
+        request: Request<PushFactorsRequest>,
+    ) -> Result<Response<PushFactorsResponse>, Status> {
+        let (book, now) = (Arc::clone(&self.book), self.series.clock.unix());
+        let request = request.into_inner();
+        let pushed = tokio::task::spawn_blocking(move || factors::push(&book, &request, now)).await;
+        pushed.map_err(|_| Status::internal("recording failed; see the aggregator's log"))?.map(Response::new)
+    }
+
+    async fn list_factors(&self, _: Request<ListFactorsRequest>) -> Result<Response<ListFactorsResponse>, Status> {
+        let states = self.series.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let factors = Arc::clone(&self.series.factors.borrow());
+        Ok(Response::new(factors::list(&self.book, factors.feeds(), &states)))
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {

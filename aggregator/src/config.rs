@@ -1,6 +1,6 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
-use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, GhgRole, SiteConfig};
+use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, SiteConfig};
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
@@ -45,6 +45,8 @@ pub struct Config {
     pub poller: Vec<PollerSection>,
     /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
     pub site: BTreeMap<String, SiteConfig>,
+    /// `[[factor]]`: series of factors that change with time.
+    pub factor: Vec<FeedConfig>,
     /// `[embodied]`: what the hosts are made of.
     pub embodied: EmbodiedConfig,
     /// Who answers for the figures.
@@ -159,6 +161,7 @@ impl Default for Config {
             connections: ConnectionsSection::default(),
             poller: Vec::new(),
             site: BTreeMap::new(),
+            factor: Vec::new(),
             embodied: EmbodiedConfig::default(),
             accountable_contact: None,
             ghg_role: None,
@@ -274,6 +277,7 @@ impl Config {
     pub fn factors(&self) -> FactorConfig {
         FactorConfig {
             site: self.site.clone(),
+            factor: self.factor.clone(),
             embodied: self.embodied.clone(),
             accountable_contact: self.accountable_contact.clone(),
             ghg_role: self.ghg_role,
@@ -290,6 +294,7 @@ impl Config {
             ("backup_dir", self.backup_dir == other.backup_dir),
             ("node_directory", self.node_directory == other.node_directory),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
+            ("node_directory", self.node_directory == other.node_directory),
             ("poller", self.poller == other.poller),
             ("tls.certificate", tls.certificate == other_tls.certificate),
             ("tls.key", tls.key == other_tls.key),

@@ -1,18 +1,30 @@
 //! Factors: carbon intensity, PUE and embodied carbon as versioned series with source, kind and revision.
 //!
-//! The seam for providers is [`IntensitySource`]: one file each, one line in [`Factors::intensity`]. The chain goes from
-//! fine to coarse ([`Place::ALL`]) and records every step it took.
+//! What changes with time is a stored series ([`Feed`]), filled by a provider (one file each below `provider`) or pushed; what
+//! does not comes from an [`IntensitySource`]. The chain goes from fine to coarse and records every step it took.
 
+mod chain;
 mod config;
 mod embodied;
+mod feed;
 mod fixed;
+pub mod http;
+pub mod mapping;
+pub mod poll;
+pub mod provider;
 mod table;
 
+pub use chain::Asked;
 pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, SiteConfig};
 pub use embodied::EmbodiedFacts;
+pub use feed::{Feed, FeedConfig, ProviderName};
 
+use crate::store::{Book, StoreError};
+use chain::Stored;
+use joulebook_sci::Rate;
 use joulebook_sci::intensity::{Place, resolve as resolve_place};
-use joulebook_units::{GramsCo2ePerKwh, Hardware, Pue, Window};
+use joulebook_sci::quantity::{Basis, Kind, Quantity};
+use joulebook_units::{GramsCo2ePerKwh, Hardware, Pue, UnixNanos, Window};
 use std::collections::BTreeMap;
 use table::Tables;
 
@@ -73,8 +85,10 @@ pub enum FactorError {
 pub struct IntensityCell {
     /// When it holds.
     pub window: Window,
-    /// The value in g/kWh.
-    pub value: GramsCo2ePerKwh,
+    /// The value in g/kWh, or its bounds where it is missing.
+    pub value: Rate,
+    /// When it was recorded; none for what is no stored series.
+    pub revision: Option<UnixNanos>,
     /// Where it comes from.
     pub provenance: IntensityProvenance,
 }
@@ -82,24 +96,22 @@ pub struct IntensityCell {
 /// Origin of an intensity, in the words of the contract.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IntensityProvenance {
-    /// average_consumption or average_production.
-    pub kind: &'static str,
-    /// lifecycle or direct.
-    pub basis: &'static str,
-    /// measured, estimated or forecast.
+    /// What it says.
+    pub kind: Kind,
+    /// Which emissions it counts.
+    pub basis: Basis,
+    /// measured, estimated, forecast, held or missing.
     pub status: &'static str,
     /// Data set.
     pub source: String,
-    /// Country (alpha-3), cloud region, site of a fixed value, or WORLD.
+    /// Country (alpha-3), cloud region, zone of a series, site of a fixed value, or WORLD.
     pub zone: String,
-    /// year, world or fixed.
+    /// 5min, hour, day, month, year, world, fixed or none.
     pub granularity: &'static str,
     /// Year of the data, where the data set says.
     pub year: Option<u16>,
     /// Whether it is the world's mean: answers carry the flag `world_intensity`.
     pub world: bool,
-    /// Revision of all factors ([`Factors::revision`]).
-    pub revision: u64,
     /// Half-width of the 95 % interval as a share of the value.
     pub uncertainty: f64,
     /// Every step of the chain that led here, in order.
@@ -115,10 +127,12 @@ pub struct PueCell {
     pub value: Pue,
     /// Where it comes from.
     pub source: String,
-    /// annual or default.
+    /// hourly, daily, monthly, annual or default.
     pub granularity: &'static str,
     /// Half-width of the 95 % interval as a share of the value.
     pub uncertainty: f64,
+    /// When it was recorded; none for what is no stored series.
+    pub revision: Option<UnixNanos>,
 }
 
 /// A data set that factors come from.
@@ -147,7 +161,7 @@ pub struct Site {
 #[derive(Debug, Clone, PartialEq)]
 pub struct IntensityFact {
     value: GramsCo2ePerKwh,
-    kind: &'static str,
+    kind: Kind,
     source: String,
     zone: String,
     granularity: &'static str,
@@ -168,6 +182,7 @@ pub struct Factors {
     tables: Tables,
     sites: BTreeMap<String, Site>,
     default_site: Site,
+    feeds: Vec<Feed>,
     embodied: EmbodiedConfig,
     accountable_contact: Option<String>,
     ghg_role: Option<GhgRole>,
@@ -183,11 +198,13 @@ impl Factors {
             sites.insert(name.clone(), resolve(&tables, name, site)?);
         }
         embodied::check(&config.embodied)?;
+        let feeds = feeds(&config.factor)?;
         let nowhere = || resolve(&tables, DEFAULT_SITE, &SiteConfig::default());
         let default_site = sites.get(DEFAULT_SITE).cloned().map_or_else(nowhere, Ok)?;
         Ok(Self {
             sites,
             default_site,
+            feeds,
             embodied: config.embodied.clone(),
             accountable_contact: config.accountable_contact.clone(),
             ghg_role: config.ghg_role,
@@ -196,12 +213,39 @@ impl Factors {
         })
     }
 
-    /// Intensity of `site` over `at`: cells in order, without hole or overlap. Empty only for an empty window.
-    pub fn intensity(&self, site: Option<&str>, at: Window) -> Vec<IntensityCell> {
+    /// Intensity of `site` over `at`: cells in order, without hole or overlap; empty only for an empty window. Values of
+    /// stored series come out of `book`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn intensity(
+        &self,
+        site: Option<&str>,
+        at: Window,
+        asked: Asked,
+        book: &Book,
+    ) -> Result<Vec<IntensityCell>, StoreError> {
         if at.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let (site, mut steps) = self.site(site);
+        let (site, steps) = self.site(site);
+        let feeds = self.feeds_at(&site.name, Quantity::Intensity);
+        let kind = asked.kind.or_else(|| feeds.first().and_then(|feed| feed.subject.kind));
+        let of_kind: Vec<&Feed> = feeds.into_iter().filter(|feed| feed.subject.kind == kind).collect();
+        let stored = Stored { feeds: of_kind, book, as_of: asked.as_of };
+        // Without a series and without a wish the tables decide, and the last of them knows the world.
+        let kind_asked = kind.unwrap_or(Kind::AverageProduction);
+        chain::intensity(&stored, site, at, kind_asked, &steps, |steps| self.table(site, at, kind, steps))
+    }
+
+    /// What does not change with time has of a kind for `site`; the steps that led nowhere where it has nothing.
+    fn table(
+        &self,
+        site: &Site,
+        at: Window,
+        kind: Option<Kind>,
+        mut steps: Vec<String>,
+    ) -> Result<IntensityCell, Vec<String>> {
         let found = resolve_place(|place| {
             let (name, source): (&str, &dyn IntensitySource) = match place {
                 Place::Override => ("configured", &fixed::Configured),
@@ -210,6 +254,10 @@ impl Factors {
                 Place::World => ("world", &fixed::World),
             };
             match source.find(site) {
+                Ok(fact) if kind.is_some_and(|kind| kind != fact.kind) => {
+                    steps.push(format!("{name}: of another kind, {}", fact.kind.name()));
+                    None
+                }
                 Ok(fact) => {
                     steps.push(format!("{name}: {} g/kWh for {} from {}", fact.value.get(), fact.zone, fact.source));
                     Some(fact)
@@ -220,47 +268,49 @@ impl Factors {
                 }
             }
         });
-        let Some((_, fact)) = found else { return Vec::new() };
+        let Some((_, fact)) = found else { return Err(steps) };
         let provenance = IntensityProvenance {
             kind: fact.kind,
-            basis: "lifecycle",
+            basis: Basis::Lifecycle,
             status: "estimated",
             source: fact.source,
             zone: fact.zone,
             granularity: fact.granularity,
             year: fact.year,
             world: fact.world,
-            revision: self.revision,
             uncertainty: fact.uncertainty,
             steps,
         };
-        vec![IntensityCell { window: at, value: fact.value, provenance }]
+        Ok(IntensityCell { window: at, value: Rate::Known(fact.value), revision: None, provenance })
     }
 
-    /// PUE of `site` over `at`: cells in order, without hole or overlap. Empty only for an empty window.
-    pub fn pue(&self, site: Option<&str>, at: Window) -> Vec<PueCell> {
+    /// PUE of `site` over `at`: cells in order, without hole or overlap; empty only for an empty window.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn pue(
+        &self,
+        site: Option<&str>,
+        at: Window,
+        as_of: Option<UnixNanos>,
+        book: &Book,
+    ) -> Result<Vec<PueCell>, StoreError> {
         if at.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let (site, _) = self.site(site);
-        let cell = match (site.pue, Pue::new(DEFAULT_PUE)) {
-            (Some(value), _) => PueCell {
-                window: at,
-                value,
-                source: format!("configuration, site {}", site.name),
-                granularity: "annual",
-                uncertainty: ANNUAL_PUE_UNCERTAINTY,
-            },
-            (None, Ok(value)) => PueCell {
-                window: at,
-                value,
-                source: "Uptime Institute Global Survey 2024, mean".to_owned(),
-                granularity: "default",
-                uncertainty: DEFAULT_PUE_UNCERTAINTY,
-            },
-            (None, Err(_)) => return Vec::new(),
-        };
-        vec![cell]
+        let stored = Stored { feeds: self.feeds_at(&site.name, Quantity::Pue), book, as_of };
+        chain::pue(&stored, at, |window| site.annual_pue(window))
+    }
+
+    /// Every series, in the order of the configuration.
+    pub fn feeds(&self) -> &[Feed] {
+        &self.feeds
+    }
+
+    fn feeds_at(&self, site: &str, quantity: Quantity) -> Vec<&Feed> {
+        let holds = |feed: &&Feed| feed.subject.quantity == quantity && feed.sites.iter().any(|name| name == site);
+        self.feeds.iter().filter(holds).collect()
     }
 
     /// Embodied carbon of a whole host, or of a guest's share of its host, by part.
@@ -320,6 +370,32 @@ impl Factors {
             },
         }
     }
+}
+
+impl Site {
+    /// The PUE that holds all year: the configured one, else the mean of a survey.
+    fn annual_pue(&self, window: Window) -> Option<PueCell> {
+        let (value, source, granularity, uncertainty) = match self.pue {
+            Some(value) => (value, format!("configuration, site {}", self.name), "annual", ANNUAL_PUE_UNCERTAINTY),
+            None => {
+                let source = "Uptime Institute Global Survey 2024, mean".to_owned();
+                (Pue::new(DEFAULT_PUE).ok()?, source, "default", DEFAULT_PUE_UNCERTAINTY)
+            }
+        };
+        Some(PueCell { window, value, source, granularity, uncertainty, revision: None })
+    }
+}
+
+/// Every configured series; no two have one name.
+fn feeds(configured: &[FeedConfig]) -> Result<Vec<Feed>, FactorError> {
+    let feeds: Vec<Feed> = configured.iter().map(Feed::new).collect::<Result<_, _>>()?;
+    for (index, feed) in feeds.iter().enumerate() {
+        if feeds.iter().take(index).any(|other| other.name == feed.name) {
+            let rule = "another series has this name".to_owned();
+            return Err(FactorError::Contradiction { key: format!("factor.{}.name", feed.name), rule });
+        }
+    }
+    Ok(feeds)
 }
 
 fn resolve(tables: &Tables, name: &str, config: &SiteConfig) -> Result<Site, FactorError> {

@@ -17,7 +17,7 @@ mod name;
 mod question;
 
 use crate::clock::Clock;
-use crate::factor::Factors;
+use crate::factor::{Asked, Factors};
 use crate::store::{Book, StoreError};
 use gather::Gathered;
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
@@ -183,12 +183,13 @@ impl Query {
     pub fn alias_history(&self, request: &GetAliasHistoryRequest) -> Result<GetAliasHistoryResponse, QueryError> {
         let window = question::window(request.window.as_ref())?;
         let factors = Arc::clone(&self.factors.borrow());
-        alias::history(&Gathered::new(&self.book, &factors, window, self.clock.unix())?, &request.alias)
+        let gathered = Gathered::new(&self.book, &factors, window, Asked::default(), self.clock.unix())?;
+        alias::history(&gathered, &request.alias)
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
-        let factors = Arc::clone(&self.factors.borrow());
-        let gathered = Gathered::new(&self.book, &factors, question.window, self.clock.unix())?;
+        let (factors, now) = (Arc::clone(&self.factors.borrow()), self.clock.unix());
+        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, now)?;
         let mut totals = Totals::new(question.level, question.policy);
         let mut terms = Vec::new();
         let mut meters = BTreeMap::new();

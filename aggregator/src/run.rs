@@ -1,9 +1,10 @@
 //! The aggregator as a whole: opens the database, starts every task, stops them in order.
 
-use crate::admin::Admin;
+use crate::admin::{Admin, FeedStates, Series};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::directory::{self, Directories};
+use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::ledger::Ledger;
@@ -127,8 +128,18 @@ pub async fn run_reloading(
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
     let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
+    let states = FeedStates::default();
+    let desk = Desk {
+        book: Arc::clone(&book),
+        clock: Arc::clone(&clock),
+        states: Arc::clone(&states),
+        counters: Arc::clone(&counters),
+        space: Arc::clone(&space),
+    };
+    tasks.spawn(until_stop(desk.run(factors.subscribe()), stopping.clone()));
+    let series = Series { factors: factors.subscribe(), states, clock: Arc::clone(&clock) };
     let (backups, kept) = (config.backup_dir.clone(), periods.subscribe());
-    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), kept, backups);
+    let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), kept, backups, series);
     let (routes, health) = server::services(telemetry, admin, query).await?;
     tasks.spawn(watch_space(Arc::clone(&space), health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));

@@ -6,6 +6,7 @@
 pub mod block;
 pub mod book;
 pub(crate) mod catalog;
+pub mod factors;
 pub mod key;
 pub mod memory;
 pub mod retention;

@@ -1,8 +1,9 @@
 //! The command line. Its help is golden-tested (`tests/help.txt`).
 
+use crate::period;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_proto::query::{
-    EnergyBy, EntityKind, FunctionalUnit, IdlePolicy, Level, ModelSelector, TimeWindow, Trust,
+    EnergyBy, EntityKind, FunctionalUnit, IdlePolicy, IntensityKind, Level, ModelSelector, TimeWindow, Trust,
 };
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -78,11 +79,96 @@ pub enum Command {
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
+    /// Series of carbon intensity, PUE and water: what there is, and pushing more
+    #[command(subcommand)]
+    Factors(FactorsCommand),
     /// What this machine can measure, what it cannot and why: the agent's look at its own sensors
     Doctor(DoctorArguments),
     /// Care of the aggregator: its state, stored rows, backups, and a look at everything stored
     #[command(subcommand)]
     Admin(AdminCommand),
+}
+
+/// Series of factors.
+#[derive(Debug, Subcommand)]
+pub enum FactorsCommand {
+    /// The series, how far they reach, and why a source fails
+    List(FormArguments),
+    /// Add the cells of a CSV file (columns start, end, value and, if there is one, status) to a series
+    Push(PushArguments),
+}
+
+/// Arguments of `factors push`.
+#[derive(Debug, Args)]
+pub struct PushArguments {
+    /// Name of the series, as the aggregator's configuration names it in [[factor]]
+    #[arg(long, value_name = "NAME")]
+    pub series: String,
+    /// What the values are
+    #[arg(long, value_enum, default_value_t = QuantityName::Intensity)]
+    pub quantity: QuantityName,
+    /// What an intensity says
+    #[arg(long, value_enum, required_if_eq("quantity", "intensity"))]
+    pub kind: Option<KindName>,
+    /// Which emissions an intensity counts
+    #[arg(long, value_enum, required_if_eq("quantity", "intensity"))]
+    pub basis: Option<BasisName>,
+    /// Grid zone or site [default: the name of the series]
+    #[arg(long)]
+    pub zone: Option<String>,
+    /// Data set, for people
+    #[arg(long, default_value = "pushed")]
+    pub source: String,
+    /// How the outcome is printed.
+    #[command(flatten)]
+    pub form: FormArguments,
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Quantity of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuantityName {
+    /// Grid carbon intensity in g/kWh
+    Intensity,
+    /// Power usage effectiveness
+    Pue,
+    /// Water of the site in l/kWh of IT energy
+    WueSite,
+    /// Water of making the electricity in l/kWh
+    WueSource,
+}
+
+impl QuantityName {
+    /// The contract's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Intensity => "intensity",
+            Self::Pue => "pue",
+            Self::WueSite => "wue_site",
+            Self::WueSource => "wue_source",
+        }
+    }
+}
+
+/// Which emissions an intensity counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BasisName {
+    /// Over the life of plant and fuel
+    Lifecycle,
+    /// Of the plant alone
+    Direct,
+}
+
+impl BasisName {
+    /// The contract's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Lifecycle => "lifecycle",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// Arguments of `doctor`.
@@ -226,6 +312,17 @@ impl RowArguments {
     }
 }
 
+/// Which factors.
+#[derive(Debug, Args)]
+pub struct FactorArguments {
+    /// Kind of carbon intensity [default: that of the site's first series, else of its tables]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub intensity: Option<KindName>,
+    /// Stored series as they were known at this time, written like --from [default: as they are known now]
+    #[arg(long, value_name = "TIME", value_parser = as_of)]
+    pub as_of: Option<i64>,
+}
+
 /// Arguments of `sci`.
 #[derive(Debug, Args)]
 pub struct SciArguments {
@@ -253,6 +350,9 @@ pub struct SciArguments {
     /// Which side is believed where metered parts exceed the meter at a node's input
     #[arg(long, value_enum, default_value_t = Believed::Components)]
     pub trust: Believed,
+    /// Which factors.
+    #[command(flatten)]
+    pub factors: FactorArguments,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
@@ -323,6 +423,9 @@ pub struct ExplainArguments {
     /// Which side is believed where metered parts exceed the meter at a node's input
     #[arg(long, value_enum, default_value_t = Believed::Components)]
     pub trust: Believed,
+    /// Which factors.
+    #[command(flatten)]
+    pub factors: FactorArguments,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
@@ -362,6 +465,14 @@ words! {
     Idle => IdlePolicy {
         ReservedCapacityTime = ReservedCapacityTime, ActiveEnergy = ActiveEnergy, Requests = Requests,
         UsageTime = UsageTime, Equal = Equal, Unallocated = Unallocated,
+    }
+}
+words! {
+    /// What an intensity says: whose part of the grid's emissions is one's own (average), or what one's use changed
+    /// (marginal).
+    KindName => IntensityKind {
+        AverageConsumption = AverageConsumption, AverageProduction = AverageProduction,
+        MarginalShortRun = MarginalShortRun, MarginalLongRun = MarginalLongRun,
     }
 }
 words! {
@@ -408,6 +519,12 @@ pub fn wire_window(window: joulebook_units::Window) -> TimeWindow {
 fn duration(text: &str) -> Result<Duration, String> {
     let value = humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 10m or 24h"))?;
     if value.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(value) }
+}
+
+/// Nanoseconds since 1970 of a time.
+fn as_of(text: &str) -> Result<i64, String> {
+    let at = period::instant(text).map_err(|error| error.to_string())?;
+    i64::try_from(at.as_nanosecond()).map_err(|_| "it lies outside 1678 to 2262".to_owned())
 }
 
 /// `NAME` or `NAME@VERSION`; the version starts after the last `@`.

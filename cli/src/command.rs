@@ -5,6 +5,7 @@ pub(crate) mod alias;
 pub(crate) mod doctor;
 pub(crate) mod energy;
 pub(crate) mod explain;
+pub(crate) mod factors;
 pub(crate) mod sci;
 
 use crate::arguments::{Connection, PeriodArguments};

@@ -45,6 +45,7 @@ async fn answer(arguments: &Arguments, now: Timestamp, stdout: &mut dyn Write) -
         Command::Sci(sci) => command::sci::answer(&arguments.connection, sci, now).await,
         Command::Energy(energy) => command::energy::answer(&arguments.connection, energy, now).await,
         Command::Explain(explain) => command::explain::answer(&arguments.connection, explain, now).await,
+        Command::Factors(factors) => command::factors::answer(&arguments.connection, factors).await,
         Command::Doctor(doctor) => command::doctor::answer(doctor, stdout).await,
         Command::Admin(admin) => command::admin::answer(&arguments.connection, admin, now, stdout).await,
     }

@@ -46,7 +46,7 @@ pub fn window(
     Window::new(nanos(start)?, nanos(end)?).ok_or(InvalidPeriod::Empty(start, end))
 }
 
-/// An instant as it may be written.
+/// A time as it is written in `--from`, `--to` and `--as-of`.
 ///
 /// # Errors
 /// [`InvalidPeriod::Time`].

@@ -71,6 +71,33 @@ impl AdminService for Fake {
         Ok(Response::new(ListBackupsResponse { backups: vec![backup(1), backup(2)] }))
     }
 
+    /// Knows every cell but those of 1.5 already.
+    async fn push_factors(
+        &self,
+        request: Request<PushFactorsRequest>,
+    ) -> Result<Response<PushFactorsResponse>, Status> {
+        let request = request.into_inner();
+        let series = request.series.unwrap_or_default();
+        let words = [&series.name, &series.quantity, &series.kind, &series.basis, &series.zone, &series.source];
+        if words.map(String::as_str) != ["grid", "intensity", "average_consumption", "lifecycle", "FR", "pushed"] {
+            return Err(Status::failed_precondition(format!("another series: {words:?}")));
+        }
+        let fresh = request.cells.iter().filter(|cell| (cell.value - 1.5).abs() < 1e-9 && cell.status == "forecast");
+        let recorded = u64::try_from(fresh.count()).expect("few");
+        let unchanged = u64::try_from(request.cells.len()).expect("few") - recorded;
+        Ok(Response::new(PushFactorsResponse { recorded, unchanged, revision_unix_nanos: 7 }))
+    }
+
+    async fn list_factors(&self, _: Request<ListFactorsRequest>) -> Result<Response<ListFactorsResponse>, Status> {
+        let series = FactorSeries { name: "grid".into(), quantity: "intensity".into(), ..FactorSeries::default() };
+        let (first_unix_nanos, next_unix_nanos) = (Some(0), Some(86_400_000_000_000));
+        let failure = "the source refuses: quota".to_owned();
+        let series = Some(series);
+        let row =
+            FactorSeriesStatus { series, failure, first_unix_nanos, next_unix_nanos, ..FactorSeriesStatus::default() };
+        Ok(Response::new(ListFactorsResponse { series: vec![row] }))
+    }
+
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
         let progress = verify_response::Step::Progress(Progress { done_bytes: 1, total_bytes: 2 });
         let first = Ok(VerifyResponse { step: Some(progress) });
@@ -87,12 +114,16 @@ impl AdminService for Fake {
 }
 
 async fn tool(words: &str) -> (u8, String, String) {
+    ask(&format!("admin {words}")).await
+}
+
+async fn ask(words: &str) -> (u8, String, String) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
     let server = tonic::transport::Server::builder().add_service(AdminServiceServer::new(Fake));
     tokio::spawn(server.serve_with_incoming(incoming));
-    let words = ["joulebook", "--aggregator", &url, "admin"].into_iter().chain(words.split_whitespace());
+    let words = ["joulebook", "--aggregator", &url].into_iter().chain(words.split_whitespace());
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = joulebook::run(words.map(Into::into).collect(), &mut out, &mut err).await;
     (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
@@ -148,4 +179,39 @@ async fn stored_rows_are_printed_as_csv_over_the_whole_time_or_a_part() {
     assert!(out.contains(",86400000000000,7") && out.contains(",172800000000000,7"), "{out}");
     assert_eq!(tool("dump --node gpu-1 --to 1970-01-03").await.0, 64);
     assert_eq!(tool("dump --node other").await.0, 1);
+}
+
+#[tokio::test]
+async fn a_file_of_factors_is_pushed_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("grid.csv");
+    let words =
+        format!("factors push --series grid --kind average-consumption --basis lifecycle --zone FR {}", path.display());
+    let hour = |hour: u32, value: &str, status: &str| {
+        format!("2026-11-24T{hour:02}:00:00Z,2026-11-24T{:02}:00:00Z,{value},{status}\n", hour + 1)
+    };
+    let put = |rows: &[String]| {
+        std::fs::write(&path, format!("start,end,value,status\n{}", rows.concat())).expect("write");
+    };
+    put(&[hour(0, "1.5", "forecast"), hour(1, "2", "measured")]);
+    let (code, out, err) = ask(&words).await;
+    assert_eq!((code, out.as_str()), (0, "1 cells recorded, 1 known already\n"), "{err}");
+    for (row, why) in [(hour(2, "much", "measured"), "line 3: `much` is no number"), (hour(23, "1", ""), "T24:00:00Z")]
+    {
+        put(&[hour(0, "1.5", "forecast"), row]);
+        let (code, out, err) = ask(&words).await;
+        assert_eq!((code, out.as_str()), (64, ""), "{err}");
+        assert!(err.contains(why) && err.contains("nothing was sent"), "{err}");
+    }
+    std::fs::write(&path, "time,value\n").expect("write");
+    let (code, _, err) = ask(&words).await;
+    assert!(code == 64 && err.contains("no column `start`"), "{err}");
+    assert_eq!(ask("factors push --series grid grid.csv").await.0, 64, "an intensity has a kind");
+}
+
+#[tokio::test]
+async fn a_source_that_fails_says_so_in_the_list() {
+    let (code, out, _) = ask("factors list").await;
+    assert_eq!(code, 0);
+    assert!(out.contains("grid: the source refuses: quota; asked again 1970-01-02 00:00:00Z"), "{out}");
 }

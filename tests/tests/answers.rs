@@ -18,6 +18,8 @@ use tokio::sync::watch;
 
 #[path = "answers/cost.rs"]
 mod cost;
+#[path = "answers/factors.rs"]
+mod factors;
 #[path = "answers/walls.rs"]
 mod walls;
 
@@ -45,7 +47,7 @@ fn question(window: TimeWindow, policy: IdlePolicy, level: Level) -> GetSciReque
         level: level.into(),
         idle_policy: policy.into(),
         trust: Trust::Unspecified.into(),
-        by: 0,
+        ..GetSciRequest::default()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::allocate::{ModelVersion, VersionCost};
 use crate::cell::{ConsumptionUse, ServiceUse};
 use crate::operational::CompensatedSum;
 use crate::share::largest_remainder;
-use crate::totals::{Carbon, Totals, VersionTotals};
+use crate::totals::{Carbon, Totals, Unrated, VersionTotals};
 use crate::uncertainty::Deviations;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -257,6 +257,12 @@ fn portion(whole: &VersionTotals, cost: VersionCost, simulated: VersionCost, wei
         joint: scaled(whole.carbon.joint),
         gap_high: scaled(whole.carbon.gap_high),
         deviations,
+        rated: whole.carbon.rated.iter().map(|(origin, energy)| (*origin, scaled(*energy))).collect(),
+        unrated: Unrated {
+            energy_j: scaled(whole.carbon.unrated.energy_j),
+            low_g: scaled(whole.carbon.unrated.low_g),
+            high_g: scaled(whole.carbon.unrated.high_g),
+        },
     };
     VersionTotals { cost, simulated, facility_j: scaled(whole.facility_j), carbon, ..whole.clone() }
 }

@@ -21,8 +21,10 @@ pub mod join;
 pub mod operational;
 pub mod phase;
 pub mod power;
+pub mod quantity;
 pub mod reconcile;
 pub mod score;
+pub mod series;
 pub mod settle;
 pub mod share;
 pub mod spread;
@@ -36,4 +38,4 @@ pub use cell::{
 };
 pub use score::{FunctionalUnit, NoScore, score};
 pub use settle::{Gap, NodeSeries, Run, settle};
-pub use totals::{Level, SiteFactors, SlotTerm, Totals, VersionTotals};
+pub use totals::{Level, Rate, SiteFactors, SlotTerm, Totals, VersionTotals};

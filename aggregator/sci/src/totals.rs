@@ -49,11 +49,22 @@ impl Level {
     }
 }
 
+/// A grid carbon intensity, or how far it may reach where none is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rate {
+    /// It is known.
+    Known(GramsCo2ePerKwh),
+    /// It is missing: the least and the greatest that it may be. Its energy is in no sum of grams.
+    Between(GramsCo2ePerKwh, GramsCo2ePerKwh),
+}
+
 /// Factors that hold at a node's site during a whole slot.
 #[derive(Debug, Clone)]
 pub struct SiteFactors {
     /// Grid carbon intensity.
-    pub intensity: GramsCo2ePerKwh,
+    pub intensity: Rate,
+    /// Which of the question's origins of intensities it is.
+    pub intensity_origin: usize,
     /// Its 95 % half-width as a share of the value.
     pub intensity_half_width: f64,
     /// Its source of error.
@@ -83,6 +94,21 @@ pub struct Carbon {
     pub gap_high: CompensatedSum,
     /// Deviations by source of error, of the joint part.
     pub deviations: Deviations,
+    /// Energy in joules at the asked level by the origin of its intensity.
+    pub rated: BTreeMap<usize, CompensatedSum>,
+    /// Energy without an intensity.
+    pub unrated: Unrated,
+}
+
+/// Energy at a time for which no intensity is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unrated {
+    /// Energy in joules at the asked level.
+    pub energy_j: CompensatedSum,
+    /// Least grams that it may be.
+    pub low_g: CompensatedSum,
+    /// Most grams that it may be.
+    pub high_g: CompensatedSum,
 }
 
 /// One model version over the window.
@@ -237,7 +263,7 @@ impl VersionTotals {
         let whole = facility(Microjoules(cost.with_idle()).to_joules(), site.pue);
         self.facility_j.add(whole.0);
         let charged = if level == Level::Facility { whole } else { energy.to_joules() };
-        let grams = operational(charged, site.intensity).0;
+        let grams = self.carbon.rate(charged, site);
         let embodied = if level == Level::Facility { cost.embodied() } else { 0.0 };
         self.carbon.operational.add(grams);
         self.carbon.embodied.add(embodied);
@@ -272,6 +298,22 @@ impl VersionCost {
 }
 
 impl Carbon {
+    /// Grams of energy; where no intensity is known it is set aside and weighs nothing in the sums.
+    fn rate(&mut self, energy: Joules, site: &SiteFactors) -> f64 {
+        match site.intensity {
+            Rate::Known(intensity) => {
+                self.rated.entry(site.intensity_origin).or_default().add(energy.0);
+                operational(energy, intensity).0
+            }
+            Rate::Between(least, most) => {
+                self.unrated.energy_j.add(energy.0);
+                self.unrated.low_g.add(operational(energy, least).0);
+                self.unrated.high_g.add(operational(energy, most).0);
+                0.0
+            }
+        }
+    }
+
     /// Books the deviations of one term.
     #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     fn deviate(&mut self, node: &NodeSlot, site: &SiteFactors, level: Level, operational: f64, embodied: f64) {
@@ -317,7 +359,8 @@ impl Carbon {
         }
         let pue = if level == Level::Facility { site.pue.get() } else { 1.0 };
         let share = level.energy(cost) as f64 / total as f64 * pue;
-        let grams = |energy: u64| operational(Microjoules(energy).to_joules(), site.intensity).0 * share;
+        let (Rate::Known(intensity) | Rate::Between(_, intensity)) = site.intensity;
+        let grams = |energy: u64| operational(Microjoules(energy).to_joules(), intensity).0 * share;
         // None of the unknown energy is in the figure, so that only the upper end moves.
         self.gap_high.add(grams(high));
     }

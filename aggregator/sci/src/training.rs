@@ -1,6 +1,9 @@
 //! Training amortisation: a separate, gated, labelled block beside the score, from a ledger that conserves the training
 //! carbon T (methodology B). No figure of it is ever called SCI.
 
+pub mod ledger;
+pub mod lineage;
+
 use crate::operational::{facility, operational};
 use alloc::vec::Vec;
 use joulebook_units::{GramsCo2e, GramsCo2ePerKwh, Joules, Pue};

@@ -1,5 +1,6 @@
 //! The operator's part of the factors: where sites stand, what they measured themselves, what their hosts are made of.
 
+use super::feed::FeedConfig;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ pub struct FactorConfig {
     /// `[site.NAME]`: sites by the name that agents state. `default` holds for nodes without a site. Unset: no site, the
     /// world's intensity and the default PUE.
     pub site: BTreeMap<String, SiteConfig>,
+    /// `[[factor]]`: series of factors. Unset: none, what holds does not change with time.
+    pub factor: Vec<FeedConfig>,
     /// `[embodied]`: totals of the hosts' parts. Unset: the defaults.
     pub embodied: EmbodiedConfig,
     /// Who answers for the figures. Unset: answers say that nobody was named.

@@ -1,6 +1,7 @@
 //! Values that are not looked up: what the operator states for a site, and the world's mean when nothing else is known.
 
 use super::{IntensityFact, IntensitySource, Site};
+use joulebook_sci::quantity::Kind;
 use joulebook_units::GramsCo2ePerKwh;
 
 /// World mean intensity in g/kWh (International Energy Agency, 2019): the embedded table has no world row.
@@ -19,7 +20,7 @@ impl IntensitySource for Configured {
         let (value, source) = site.fixed.clone().ok_or("no fixed intensity configured")?;
         Ok(IntensityFact {
             value,
-            kind: "average_consumption",
+            kind: Kind::AverageConsumption,
             source,
             zone: site.region.clone().or_else(|| site.country.clone()).unwrap_or_else(|| site.name.clone()),
             granularity: "fixed",
@@ -38,7 +39,7 @@ impl IntensitySource for World {
     fn find(&self, _site: &Site) -> Result<IntensityFact, String> {
         Ok(IntensityFact {
             value: GramsCo2ePerKwh::new(WORLD_G_PER_KWH).map_err(|error| error.to_string())?,
-            kind: "average_production",
+            kind: Kind::AverageProduction,
             source: "International Energy Agency, world mean 475 g/kWh".to_owned(),
             zone: "WORLD".to_owned(),
             granularity: "world",

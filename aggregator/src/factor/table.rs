@@ -3,6 +3,7 @@
 //! Data and credit: `data/country.csv`, `data/region.csv`, made by `data/extract.py`; NOTICE carries the licences.
 
 use super::{FactorError, IntensityFact, IntensitySource, Site, nearest};
+use joulebook_sci::quantity::Kind;
 use joulebook_units::GramsCo2ePerKwh;
 use std::collections::BTreeMap;
 
@@ -92,7 +93,7 @@ impl IntensitySource for RegionTable<'_> {
         let value = value.ok_or_else(|| format!("no value for cloud region {name}"))?;
         Ok(IntensityFact {
             value,
-            kind: "average_consumption",
+            kind: Kind::AverageConsumption,
             source: "codecarbon 3.3.2 cloud/impact.csv (Google Cloud)".to_owned(),
             zone: name.to_owned(),
             granularity: "year",
@@ -113,7 +114,7 @@ impl IntensitySource for CountryTable<'_> {
         let country = self.0.countries.get(code).ok_or_else(|| format!("no value for country {code}"))?;
         Ok(IntensityFact {
             value: country.value,
-            kind: "average_production",
+            kind: Kind::AverageProduction,
             source: "Ember; Energy Institute; Our World in Data (CC BY 4.0), through codecarbon 3.3.2".to_owned(),
             zone: country.alpha3.clone(),
             granularity: "year",

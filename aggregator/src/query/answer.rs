@@ -100,13 +100,15 @@ impl Context<'_> {
             named,
         };
         let mut missing = Missing::default();
-        // Every record that is applied may change the answer, and nothing else that is stored does.
-        let revision = self.book.status().streams.iter().fold(0u64, |sum, stream| sum.saturating_add(stream.acked));
-        let world = self.intensities(&parts).iter().any(|cell| cell.provenance.world);
+        // Every record that is applied may change the answer, as may every revision of a factor; nothing else does.
+        let records = self.book.status().streams.iter().fold(0u64, |sum, stream| sum.saturating_add(stream.acked));
+        let revision =
+            self.book.factor_series().values().fold(records, |sum, series| sum.saturating_add(series.revisions));
+        let world = self.origins(&parts).iter().any(|(origin, _)| origin.world);
         let quality = self.quality(&parts, world, &mut missing);
         let mut answer = SciAnswer {
             schema_version: SCHEMA_VERSION.to_owned(),
-            answer_id: self.answer_id(version, parts.unit, revision),
+            answer_id: self.answer_id(&parts, records),
             revision,
             generated_at: rfc3339(self.generated_at),
             subject: Some(self.subject(&parts, &mut missing)),
@@ -156,14 +158,18 @@ impl Context<'_> {
         input
     }
 
-    fn answer_id(&self, version: &ModelVersion, unit: FunctionalUnit, revision: u64) -> String {
+    fn answer_id(&self, parts: &Parts<'_>, records: u64) -> String {
         let window = self.computed.gathered.window;
         let question = format!(
-            "{SCHEMA_VERSION}\n{version:?}\n{window:?}\n{unit:?}\n{:?}\n{:?}\n{:?}\n{revision}\n{}\n{:?}",
+            "{SCHEMA_VERSION}\n{:?}\n{window:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{records}\n{}\n{:?}\n{:?}",
+            parts.version,
+            parts.unit,
             self.question.level,
             self.question.policy,
             self.question.trust,
+            self.question.factors.kind,
             self.factors.revision(),
+            self.revision(parts),
             self.share.map(|share| &share.entity),
         );
         blake3::hash(question.as_bytes()).to_hex().as_str().chars().take(32).collect()

@@ -5,7 +5,7 @@ use super::name::Names;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, ModelVersion, Purpose, VersionTotals};
+use joulebook_sci::{Account, Cell, ModelVersion, Purpose, Rate, VersionTotals};
 use joulebook_units::Microjoules;
 use std::collections::BTreeMap;
 
@@ -50,13 +50,15 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
             energy.microjoules = Some(part.energy.0);
             terms.push(energy);
             terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
-            terms.push(term(
-                "I",
-                "intensity of the grid",
-                site.intensity.get(),
-                "gCO2e/kWh",
-                site.intensity_source.clone(),
-            ));
+            let mut intensity = term("I", "intensity of the grid", 0.0, "gCO2e/kWh", site.intensity_source.clone());
+            match site.intensity {
+                Rate::Known(value) => intensity.value = Some(value.get()),
+                Rate::Between(low, high) => {
+                    intensity.value = None;
+                    intensity.source = format!("missing: between {} and {}", low.get(), high.get());
+                }
+            }
+            terms.push(intensity);
             terms.push(term(
                 "O",
                 "E × U × I / 3.6e6 (U = 1 below facility level)",

@@ -2,7 +2,7 @@
 
 use super::QueryError;
 use super::layer::Nodes;
-use crate::factor::{EmbodiedFacts, Factors, IntensityCell, PueCell};
+use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProvenance, PueCell};
 use crate::ledger::cell_from_rows;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
 use joulebook_sci::embodied::accrued;
@@ -28,6 +28,8 @@ const DEFAULT_POOL: &str = "default";
 pub struct Site {
     /// Intensity, cell by cell, without hole.
     pub intensity: Vec<IntensityCell>,
+    /// The place of each cell's origin among [`Gathered::origins`].
+    origins: Vec<usize>,
     /// PUE, cell by cell, without hole.
     pub pue: Vec<PueCell>,
 }
@@ -68,6 +70,8 @@ pub struct Gathered<'a> {
     pub members: Vec<Member>,
     /// Factors by site name; nodes without a site have "".
     pub sites: BTreeMap<String, Site>,
+    /// Where the sites' intensities come from, each once.
+    pub origins: Vec<IntensityProvenance>,
     dirty: BTreeMap<u32, BTreeSet<UnixNanos>>,
     /// What was learned of a node's platform up to the end of a day, if anything.
     models: RefCell<BTreeMap<(u32, UnixNanos), Option<Model>>>,
@@ -79,7 +83,13 @@ impl<'a> Gathered<'a> {
     ///
     /// # Errors
     /// The store's; [`QueryError::Factor`] when a factor is missing.
-    pub fn new(book: &'a Book, factors: &Factors, asked: Window, now: UnixNanos) -> Result<Self, QueryError> {
+    pub fn new(
+        book: &'a Book,
+        factors: &Factors,
+        asked: Window,
+        which: Asked,
+        now: UnixNanos,
+    ) -> Result<Self, QueryError> {
         let age = now.nanos_since(asked.start());
         let older_than = |seconds: i64| age > u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000);
         let resolution_seconds = match () {
@@ -95,21 +105,33 @@ impl<'a> Gathered<'a> {
             resolution_seconds,
             members: vec![],
             sites: BTreeMap::new(),
+            origins: vec![],
             dirty: BTreeMap::new(),
             models: RefCell::default(),
             now,
         };
         for record in book.nodes() {
             let site = site_name(&record);
-            gathered.sites.entry(site.clone()).or_insert_with(|| {
+            if !gathered.sites.contains_key(&site) {
                 let name = (!site.is_empty()).then_some(site.as_str());
-                Site { intensity: factors.intensity(name, window), pue: factors.pue(name, window) }
-            });
+                let intensity = factors.intensity(name, window, which, book)?;
+                let pue = factors.pue(name, window, which.as_of, book)?;
+                let origins = intensity.iter().map(|cell| gathered.origin(&cell.provenance)).collect();
+                gathered.sites.insert(site, Site { intensity, origins, pue });
+            }
             gathered.dirty.insert(record.number, book.is_dirty(record.number, window));
             let embodied = factors.embodied(&record.inventory.hardware);
             gathered.members.push(Member { record, embodied });
         }
         Ok(gathered)
+    }
+
+    /// The place of an origin, which is noted if it is new.
+    fn origin(&mut self, of: &IntensityProvenance) -> usize {
+        self.origins.iter().position(|known| known == of).unwrap_or_else(|| {
+            self.origins.push(of.clone());
+            self.origins.len() - 1
+        })
     }
 
     /// The slots of the window: 300 s, cut at its edges and wherever a factor changes.
@@ -281,12 +303,16 @@ impl<'a> Gathered<'a> {
             QueryError::Factor(format!("no {what} covers the window at site `{name}`; set one in [site.{name}]"))
         };
         let site = self.sites.get(&name).ok_or_else(|| missing("factor"))?;
-        let holds = |cell: &Window| cell.start() <= window.start() && window.start() < cell.end();
-        let intensity = site.intensity.iter().find(|cell| holds(&cell.window)).ok_or_else(|| missing("intensity"))?;
-        let pue = site.pue.iter().find(|cell| holds(&cell.window)).ok_or_else(|| missing("PUE"))?;
+        // In order and without hole: the first that has not ended.
+        let at = site.intensity.partition_point(|cell| cell.window.end() <= window.start());
+        let intensity = site.intensity.get(at).ok_or_else(|| missing("intensity"))?;
+        let origin = site.origins.get(at).copied().ok_or_else(|| missing("intensity"))?;
+        let pue = site.pue.partition_point(|cell| cell.window.end() <= window.start());
+        let pue = site.pue.get(pue).ok_or_else(|| missing("PUE"))?;
         let provenance = &intensity.provenance;
         let factors = SiteFactors {
             intensity: intensity.value,
+            intensity_origin: origin,
             intensity_half_width: provenance.uncertainty,
             intensity_source: format!("intensity:{}:{}", provenance.source, provenance.zone),
             pue: pue.value,

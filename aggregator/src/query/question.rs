@@ -2,8 +2,10 @@
 
 use super::QueryError;
 use super::name::{self, Names};
+use crate::factor::Asked;
 use joulebook_proto::query as wire;
 use joulebook_sci::consumer::Entity;
+use joulebook_sci::quantity::Kind;
 use joulebook_sci::reconcile::Trust;
 use joulebook_sci::{FunctionalUnit, IdlePolicy, Level, ModelVersion, Totals, VersionTotals};
 use joulebook_units::{UnixNanos, Window};
@@ -31,6 +33,8 @@ pub struct Question {
     pub policy: IdlePolicy,
     /// Which side is believed where components exceed the wall.
     pub trust: Trust,
+    /// Which intensities, and as of when.
+    pub factors: Asked,
     /// What versions are broken down by; absent: not at all.
     pub entity: Option<Entity>,
 }
@@ -45,6 +49,10 @@ impl Question {
             level: level(request.level, Level::Facility)?,
             policy: policy(request.idle_policy)?,
             trust: trust(request.trust)?,
+            factors: Asked {
+                kind: intensity_kind(request.intensity_kind)?,
+                as_of: request.as_of_unix_nanos.map(UnixNanos),
+            },
             entity: entity(request.by)?,
             ..Self::selecting(selector)?
         })
@@ -84,6 +92,7 @@ impl Question {
             level: Level::Facility,
             policy: IdlePolicy::ReservedCapacityTime,
             trust: Trust::Components,
+            factors: Asked::default(),
             entity: None,
         })
     }
@@ -200,6 +209,17 @@ fn trust(value: i32) -> Result<Trust, QueryError> {
     Ok(match known(wire::Trust::try_from(value), "trust")? {
         wire::Trust::Unspecified | wire::Trust::Components => Trust::Components,
         wire::Trust::Wall => Trust::Wall,
+    })
+}
+
+fn intensity_kind(value: i32) -> Result<Option<Kind>, QueryError> {
+    use wire::IntensityKind as Wire;
+    Ok(match known(Wire::try_from(value), "kind of intensity")? {
+        Wire::Unspecified => None,
+        Wire::AverageConsumption => Some(Kind::AverageConsumption),
+        Wire::AverageProduction => Some(Kind::AverageProduction),
+        Wire::MarginalShortRun => Some(Kind::MarginalShortRun),
+        Wire::MarginalLongRun => Some(Kind::MarginalLongRun),
     })
 }
 

@@ -6,11 +6,12 @@
 //!
 //! Invariants: a version's layout never changes; decoding damaged bytes is an error and never a wrong number, reads
 //! to the last byte and never allocates more than the bytes can hold. Layouts: [`row`] (rows), [`cell`] (cells),
-//! [`descriptor`] (what series measure), [`fact`] (everything small).
+//! [`descriptor`] (what series measure), [`factor`] (series of factors), [`fact`] (everything small).
 
 pub mod cell;
 pub mod descriptor;
 pub mod fact;
+pub mod factor;
 pub mod row;
 
 use super::StoreError;

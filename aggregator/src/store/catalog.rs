@@ -2,6 +2,7 @@
 
 use super::block::descriptor::Entity;
 use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, PollerFact, Schema, StreamFact};
+use super::block::factor::SeriesFact;
 use super::book::{CELL_SURROUNDINGS_SECONDS, WALL_SURROUNDINGS_SECONDS};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
@@ -67,6 +68,8 @@ pub(crate) struct Catalog {
     pub(crate) generation: u64,
     entities: Vec<Entity>,
     numbers: BTreeMap<Entity, u32>,
+    /// Series of factors by name.
+    pub(crate) factors: BTreeMap<String, SeriesFact>,
 }
 
 impl Catalog {
@@ -117,6 +120,13 @@ impl Catalog {
     }
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        if let Some(name) = key::decode_factor_series(key) {
+            self.factors.insert(name?, SeriesFact::decode(key, value)?);
+            return Ok(());
+        }
+        if key::is_factor_cells(key) {
+            return Ok(());
+        }
         match Meta::decode(key)? {
             Meta::Schema | Meta::Hash(..) => {}
             Meta::Node(number) => {

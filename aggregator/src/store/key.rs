@@ -11,6 +11,8 @@
 //! | cells, settled, hours, dirty | node u32, start instant | 12 |
 //! | quarantine | stream ordinal u32, sequence u64, received instant | 20 |
 //! | meta | one tag byte, then per tag as in [`Meta`] | |
+//! | meta, series of factors | 0x20, name | 2 … 129 |
+//! | meta, cells of factors | 0x21, length of the name u8, name, 0 or 1 (long cells), first start instant, revision instant | 19 … |
 //!
 //! Invariants: a layout never changes (a new one is a new table or tag); decoding refuses any other length or tag;
 //! one row record per node and batch, never a key per value.
@@ -19,6 +21,10 @@ use super::StoreError;
 use joulebook_units::{BootId, StreamId, UnixNanos};
 
 const SIGN: u64 = 1 << 63;
+/// Tag of a series of factors in the table of facts.
+const FACTOR_SERIES: u8 = 0x20;
+/// Tag of cells of factors.
+const FACTOR_CELLS: u8 = 0x21;
 
 /// Key of a row record, and of its entry in the index of long intervals (there `at` is the last instant).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -212,6 +218,69 @@ impl Meta {
     }
 }
 
+/// Key of the record of a series of factors.
+pub fn factor_series(name: &str) -> Vec<u8> {
+    let mut key = vec![FACTOR_SERIES];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// The name in a key made by [`factor_series`]; `None` for other keys.
+pub fn decode_factor_series(key: &[u8]) -> Option<Result<String, StoreError>> {
+    let name = key.strip_prefix(&[FACTOR_SERIES])?;
+    Some(String::from_utf8(name.to_vec()).map_err(|_| damaged("a name that is not UTF-8")))
+}
+
+/// Whether a key is one of cells of factors: they are read when they are asked for.
+pub fn is_factor_cells(key: &[u8]) -> bool {
+    key.first() == Some(&FACTOR_CELLS)
+}
+
+/// Key of cells of a series of factors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FactorKey {
+    /// Name of the series, at most 128 bytes.
+    pub name: String,
+    /// Whether a cell is longer than what the other keys span together.
+    pub long: bool,
+    /// Start of the first cell.
+    pub start: UnixNanos,
+    /// When the cells were recorded.
+    pub revision: UnixNanos,
+}
+
+impl FactorKey {
+    /// The bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut key = Self::from(&self.name, self.long, self.start);
+        key.extend((self.revision.0.cast_unsigned() ^ SIGN).to_be_bytes());
+        key
+    }
+
+    /// First key of a series that begins at or after an instant.
+    pub fn from(name: &str, long: bool, start: UnixNanos) -> Vec<u8> {
+        let mut key = vec![FACTOR_CELLS, u8::try_from(name.len()).unwrap_or(u8::MAX)];
+        key.extend_from_slice(name.as_bytes());
+        key.push(u8::from(long));
+        key.extend((start.0.cast_unsigned() ^ SIGN).to_be_bytes());
+        key
+    }
+
+    /// Reads a key; anything else is damage.
+    pub fn decode(key: &[u8]) -> Result<Self, StoreError> {
+        let mut fields = Fields(key);
+        let [tag, length] = fields.array::<2>()?;
+        let split = fields.0.split_at_checked(usize::from(length)).filter(|_| tag == FACTOR_CELLS);
+        let (name, rest) = split.ok_or_else(|| damaged("no key of factors"))?;
+        let name = String::from_utf8(name.to_vec()).map_err(|_| damaged("a name that is not UTF-8"))?;
+        let mut fields = Fields(rest);
+        let long = fields.array::<1>()? == [1];
+        let decoded = Self { name, long, start: fields.instant()?, revision: fields.instant()? };
+        fields.end()?;
+        Ok(decoded)
+    }
+}
+
 /// Slot of the hash of a record: the last [`Meta::HASHES`] are kept.
 pub fn hash_slot(sequence: u64) -> u8 {
     u8::try_from(sequence % Meta::HASHES).unwrap_or(0)
@@ -293,11 +362,16 @@ mod tests {
             let whole = key(a).encode();
             prop_assert!(whole.as_slice() < node_end(a.0).as_slice());
             prop_assert!(whole.as_slice() >= cell(a.0, UnixNanos(i64::MIN)).as_slice());
+            let factor = |start, revision| FactorKey { name: "pue".into(), long: false, start, revision };
+            let (one, other) = (factor(UnixNanos(a.1), UnixNanos(b.1)), factor(UnixNanos(b.1), UnixNanos(a.1)));
+            prop_assert_eq!(one.encode().cmp(&other.encode()), (a.1, b.1).cmp(&(b.1, a.1)));
+            prop_assert_eq!(FactorKey::decode(&one.encode()).expect("own key"), one);
         }
 
         #[test]
         fn hostile_keys_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = (RowKey::decode(&bytes), GapKey::decode(&bytes), decode_cell(&bytes), Meta::decode(&bytes));
+            let _ = (FactorKey::decode(&bytes), decode_factor_series(&bytes));
         }
     }
 }

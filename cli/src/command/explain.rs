@@ -28,6 +28,8 @@ pub(crate) async fn answer(
         idle_policy: arguments.idle.wire().into(),
         trust: arguments.trust.wire().into(),
         by: 0,
+        intensity_kind: arguments.factors.intensity.map_or(0, |kind| kind.wire().into()),
+        as_of_unix_nanos: arguments.factors.as_of,
     };
     let question = ExplainRequest { question: Some(question) };
     let asked = client::ask(connection, async |mut client| client.explain(question).await);

@@ -3,11 +3,13 @@
 mod balance;
 mod care;
 mod epochs;
+mod factors;
 mod rows;
 
 pub(crate) use balance::explanation;
 pub(crate) use care::{backups, status};
 pub(crate) use epochs::alias;
+pub(crate) use factors::factors;
 pub(crate) use rows::energy_rows;
 
 use super::quantity::{self, UNKNOWN, energy_unit, mass_unit, number, percent, show};

@@ -20,7 +20,8 @@ fn service(version: &str) -> Arc<Service> {
 
 fn site() -> SiteFactors {
     SiteFactors {
-        intensity: GramsCo2ePerKwh::new(360.0).expect("an intensity"),
+        intensity: Rate::Known(GramsCo2ePerKwh::new(360.0).expect("an intensity")),
+        intensity_origin: 3,
         intensity_half_width: 0.3,
         intensity_source: "intensity:yearly".to_string(),
         pue: Pue::new(1.5).expect("a PUE"),
@@ -112,4 +113,20 @@ fn the_interval_holds_every_source_of_error_once() {
     let sensor: f64 =
         version.carbon.deviations.by_source().filter(|(n, _)| n.starts_with("sensor")).map(|(_, d)| d * d).sum();
     assert!((libm::sqrt(sensor) - 0.075 * 0.05).abs() < 1e-12);
+}
+
+#[test]
+fn energy_without_an_intensity_weighs_nothing_and_is_set_aside_with_its_bounds() {
+    let grams = |value| GramsCo2ePerKwh::new(value).expect("an intensity");
+    let unknown = SiteFactors { intensity: Rate::Between(grams(36.0), grams(720.0)), ..site() };
+    let mut totals = Totals::new(Level::Facility, IdlePolicy::ReservedCapacityTime);
+    totals.add(&[slot()], &[site()]);
+    totals.add(&[slot()], &[unknown]);
+    let carbon = &totals.versions.values().next().expect("a version").carbon;
+    let rated = carbon.rated.get(&3).copied().expect("an origin").get();
+    let unrated = &carbon.unrated;
+    assert!((rated - unrated.energy_j.get()).abs() < 1e-9, "the same energy twice: {rated}");
+    assert!((carbon.operational.get() - rated / 3.6e6 * 360.0).abs() < 1e-9, "only what is rated has grams");
+    assert!((unrated.low_g.get() * 20.0 - unrated.high_g.get()).abs() < 1e-9);
+    assert!((unrated.high_g.get() - 2.0 * carbon.operational.get()).abs() < 1e-9);
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use joulebook_sci::phase::PhaseMethod;
+use joulebook_sci::uncertainty::Deviations;
 
 impl Context<'_> {
     pub(super) fn energy(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Energy {
@@ -126,8 +127,18 @@ impl Context<'_> {
     pub(super) fn sci(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Sci {
         let carbon = &parts.totals.carbon;
         let units = parts.unit.count(&parts.totals.cost.used);
+        let unrated = &carbon.unrated;
         let scored = match self.no_level(parts) {
             Some(reason) => Err(reason.to_owned()),
+            None if unrated.energy_j.get() > 0.0 => Err(format!(
+                "for {} J of its energy the grid's intensity is missing: they make {} to {} g",
+                unrated.energy_j.get(),
+                unrated.low_g.get(),
+                unrated.high_g.get()
+            )),
+            None if self.mixes(parts) => {
+                Err("its sites have average and marginal intensities, which are not summed; choose a kind".to_owned())
+            }
             None => score(GramsCo2e(carbon.joint.get()), parts.unit, units).map_err(|reason| reason.to_string()),
         };
         let (low, high) = carbon.deviations.interval(carbon.joint.get(), 0.0, carbon.gap_high.get());
@@ -139,6 +150,7 @@ impl Context<'_> {
             low: ends.map(|(low, _)| low),
             high: ends.map(|(_, high)| high),
             uncertainty_profile: PROFILE.to_owned(),
+            errors: errors(&carbon.deviations),
         };
         match &mut sci {
             wire::Sci { null_reason: Some(reason), .. } => {
@@ -150,6 +162,20 @@ impl Context<'_> {
         }
         sci
     }
+}
+
+/// Sources of error, the largest first.
+fn errors(deviations: &Deviations) -> Vec<wire::ErrorSource> {
+    let whole = deviations.half_width().powi(2);
+    let share = |deviation: f64| if whole > 0.0 { deviation * deviation / whole } else { 0.0 };
+    let source = |(source, deviation): (&str, f64)| wire::ErrorSource {
+        source: source.to_owned(),
+        deviation_g: deviation,
+        share: share(deviation),
+    };
+    let mut errors: Vec<_> = deviations.by_source().map(source).collect();
+    errors.sort_by(|a, b| b.share.total_cmp(&a.share));
+    errors
 }
 
 /// The rules by which the nodes' embodied carbon is shared.

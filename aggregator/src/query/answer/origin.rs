@@ -1,10 +1,12 @@
 //! What an answer was made from: factors, sensors, hardware, conditions, declarations.
 
 use super::*;
+use crate::factor::IntensityProvenance;
+use joulebook_sci::quantity::Kind;
 
 impl Context<'_> {
     /// Intensity cells of the sites of the nodes concerned.
-    pub(super) fn intensities(&self, parts: &Parts<'_>) -> Vec<&crate::factor::IntensityCell> {
+    fn intensities(&self, parts: &Parts<'_>) -> Vec<&crate::factor::IntensityCell> {
         let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
         sites
             .iter()
@@ -13,34 +15,93 @@ impl Context<'_> {
             .collect()
     }
 
+    /// Where the intensities come from that rate the version's energy, each with its energy in joules; of a version without
+    /// energy those that would.
+    pub(super) fn origins(&self, parts: &Parts<'_>) -> Vec<(&IntensityProvenance, f64)> {
+        let origin = |place: usize| self.computed.gathered.origins.get(place);
+        let rated = parts.totals.carbon.rated.iter();
+        let used: Vec<_> = rated.filter_map(|(place, energy)| Some((origin(*place)?, energy.get()))).collect();
+        if !used.is_empty() || parts.totals.carbon.unrated.energy_j.get() > 0.0 {
+            return used;
+        }
+        let mut seen: Vec<(&IntensityProvenance, f64)> = Vec::new();
+        for cell in self.intensities(parts) {
+            if !seen.iter().any(|(known, _)| **known == cell.provenance) {
+                seen.push((&cell.provenance, 0.0));
+            }
+        }
+        seen
+    }
+
+    /// The newest recorded intensity or PUE of the window, if one comes out of a series.
+    pub(super) fn revision(&self, parts: &Parts<'_>) -> Option<UnixNanos> {
+        let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
+        let used = sites.iter().filter_map(|site| self.computed.gathered.sites.get(site));
+        used.flat_map(|site| {
+            site.intensity.iter().map(|cell| cell.revision).chain(site.pue.iter().map(|cell| cell.revision))
+        })
+        .flatten()
+        .max()
+    }
+
     pub(super) fn intensity(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Intensity {
-        let cells = self.intensities(parts);
-        let each = |part: fn(&crate::factor::IntensityProvenance) -> String| {
-            let values: BTreeSet<String> = cells.iter().map(|cell| part(&cell.provenance)).collect();
-            values.into_iter().collect::<Vec<_>>().join(" + ")
+        let mut origins = self.origins(parts);
+        origins.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let each = |part: fn(&IntensityProvenance) -> String| {
+            let values: BTreeSet<String> = origins.iter().map(|(origin, _)| part(origin)).collect();
+            if values.is_empty() { "none".to_owned() } else { values.into_iter().collect::<Vec<_>>().join(" + ") }
         };
         let carbon = GramsCo2e(parts.totals.carbon.operational.get());
-        let weighed = match self.question.level {
-            Level::Facility => Joules(parts.totals.facility_j.get()),
-            level => Microjoules(level.energy(&parts.totals.cost)).to_joules(),
+        let unrated = &parts.totals.carbon.unrated;
+        let rated: f64 = origins.iter().map(|(_, energy)| energy).sum();
+        let whole = rated + unrated.energy_j.get();
+        let part = |energy: f64| (whole > 0.0).then(|| energy / whole);
+        let year = origins.iter().filter_map(|(origin, _)| origin.year).max().map(u32::from);
+        let is_actual = |origin: &IntensityProvenance| {
+            ["5min", "hour"].contains(&origin.granularity) && ["measured", "estimated"].contains(&origin.status)
         };
-        let year = cells.iter().filter_map(|cell| cell.provenance.year).max().map(u32::from);
-        let actual = cells.iter().all(|cell| cell.provenance.granularity == "hour");
+        let actual: f64 = origins.iter().filter(|(origin, _)| is_actual(origin)).map(|(_, energy)| energy).sum();
+        let no_energy = "no energy was charged";
+        let uses = origins.iter().map(|(origin, energy)| wire::FactorUse {
+            source: origin.source.clone(),
+            zone: origin.zone.clone(),
+            status: origin.status.to_owned(),
+            granularity: origin.granularity.to_owned(),
+            basis: origin.basis.name().to_owned(),
+            energy_fraction: part(*energy).unwrap_or(0.0),
+            steps: origin.steps.clone(),
+        });
         wire::Intensity {
-            kind: each(|provenance| provenance.kind.to_string()),
-            basis: each(|provenance| provenance.basis.to_string()),
-            status: each(|provenance| provenance.status.to_string()),
-            source: each(|provenance| provenance.source.to_string()),
-            zone: each(|provenance| provenance.zone.to_string()),
-            granularity: each(|provenance| provenance.granularity.to_string()),
+            kind: self.kinds(parts).into_iter().map(Kind::name).collect::<Vec<_>>().join(" + "),
+            basis: each(|origin| origin.basis.name().to_owned()),
+            status: each(|origin| origin.status.to_owned()),
+            source: each(|origin| origin.source.clone()),
+            zone: each(|origin| origin.zone.clone()),
+            granularity: each(|origin| origin.granularity.to_owned()),
             effective_g_per_kwh: missing.or_note(
-                effective_intensity(carbon, weighed),
+                effective_intensity(carbon, Joules(rated)),
                 "intensity.effective_g_per_kwh",
-                "no energy was charged",
+                if whole > 0.0 { "the intensity is missing throughout" } else { no_energy },
             ),
-            actual_fraction: Some(if actual { 1.0 } else { 0.0 }),
+            actual_fraction: Some(part(actual).unwrap_or(0.0)),
             year: missing.or_note(year, "intensity.year", "the intensity is not of a year"),
+            uses: uses.collect(),
+            missing_fraction: missing.or_note(part(unrated.energy_j.get()), "intensity.missing_fraction", no_energy),
+            missing_low_g: unrated.low_g.get(),
+            missing_high_g: unrated.high_g.get(),
+            revision: self.revision(parts).map(rfc3339).unwrap_or_default(),
         }
+    }
+
+    /// The kinds of the answer's intensities.
+    pub(super) fn kinds(&self, parts: &Parts<'_>) -> BTreeSet<Kind> {
+        self.intensities(parts).iter().map(|cell| cell.provenance.kind).collect()
+    }
+
+    /// Whether some of the intensities are average and some marginal, which are never summed.
+    pub(super) fn mixes(&self, parts: &Parts<'_>) -> bool {
+        let kinds = self.kinds(parts);
+        kinds.iter().any(|kind| kind.is_marginal()) && !kinds.iter().all(|kind| kind.is_marginal())
     }
 
     pub(super) fn pue(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::PueUse {

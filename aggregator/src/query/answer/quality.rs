@@ -32,8 +32,17 @@ impl Context<'_> {
         if world {
             names.push("world_intensity".to_owned());
         }
-        if self.leaves_idle(parts) {
-            names.push("idle_excluded".to_owned());
+        let has = |status: &str| self.origins(parts).iter().any(|(origin, _)| origin.status == status);
+        let unrated = parts.totals.carbon.unrated.energy_j.get() > 0.0;
+        for (flag, is_set) in [
+            ("forecast_intensity", has("forecast")),
+            ("stale_intensity", has("held")),
+            ("intensity_missing", unrated),
+            ("idle_excluded", self.leaves_idle(parts)),
+        ] {
+            if is_set {
+                names.push(flag.to_owned());
+            }
         }
         if self.share.is_some_and(|share| share.exceeded) {
             names.push(crate::query::consumer::EXCEEDED.to_owned());
@@ -67,8 +76,20 @@ impl Context<'_> {
         if parts.simulation.any {
             reasons.push("sci_1_1: hardware is simulated, its energy was drawn by nobody".to_owned());
         }
+        if parts.totals.carbon.unrated.energy_j.get() > 0.0 {
+            reasons.push("sci_1_1: for a part of the energy no intensity of the kind is known".to_owned());
+        }
+        let kinds = self.kinds(parts);
+        if kinds.len() > 1 {
+            reasons.push("sci_1_1: its sites have intensities of different kinds; choose one".to_owned());
+        }
         let sci = reasons.is_empty();
-        reasons.push("iso_21031_2024: intensity is average, the standard's first edition asks for marginal".to_owned());
+        let marginal = kinds.iter().all(|kind| kind.is_marginal());
+        if !marginal {
+            reasons.push(
+                "iso_21031_2024: intensity is average, the standard's first edition asks for marginal".to_owned(),
+            );
+        }
         let consumer_unit = !matches!(parts.unit, FunctionalUnit::Item | FunctionalUnit::InferenceSecond);
         if !consumer_unit {
             reasons.push("sci_ai_consumer: the functional unit is not in the consumer's list".to_owned());
@@ -76,7 +97,12 @@ impl Context<'_> {
         if quality.quality == "low" {
             reasons.push("coverage is low: see quality".to_owned());
         }
-        wire::Conformance { sci_1_1: sci, iso_21031_2024: false, sci_ai_consumer: sci && consumer_unit, reasons }
+        wire::Conformance {
+            sci_1_1: sci,
+            iso_21031_2024: sci && marginal,
+            sci_ai_consumer: sci && consumer_unit,
+            reasons,
+        }
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn backups(backups: &[BackupInfo]) -> String {
     format!("{table}\n")
 }
 
-fn instant(nanos: i64) -> String {
+pub(super) fn instant(nanos: i64) -> String {
     let at = Timestamp::from_nanosecond(nanos.into());
     at.map_or_else(|_| format!("{nanos} ns"), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }

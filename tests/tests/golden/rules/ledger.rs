@@ -7,7 +7,7 @@ use joulebook_sci::allocate::{SlotCosts, allocate};
 use joulebook_sci::operational::{facility, operational};
 use joulebook_sci::reconcile::{Efficiency, PSU_EFFICIENCY, Trust, input_from_components, psu_loss, residual};
 use joulebook_sci::{
-    Account, Cell, EntryKey, IdlePolicy, Level, ModelVersion, NodeSlot, Purpose, ServiceUse, SiteFactors, Totals,
+    Account, Cell, EntryKey, IdlePolicy, Level, ModelVersion, NodeSlot, Purpose, Rate, ServiceUse, SiteFactors, Totals,
     VersionCost,
 };
 use joulebook_units::{Component, CountKind, GramsCo2e, Microjoules, Service, VersionSource};
@@ -190,7 +190,8 @@ pub fn node(inputs: &Inputs) -> Run<Outputs> {
     let (keys, total) = (names(&cell), Microjoules(cell.total_microjoules()).to_joules());
     let (pue, intensity) = (inputs.pue("pue")?, inputs.intensity("intensity")?);
     let factors = SiteFactors {
-        intensity,
+        intensity: Rate::Known(intensity),
+        intensity_origin: 0,
         intensity_half_width: 0.0,
         intensity_source: "intensity".to_owned(),
         pue,

@@ -1,0 +1,239 @@
+//! One question over HTTP or HTTPS: within limits of time and bytes, without redirects, and with secrets over TLS only.
+
+use super::provider::Ask;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::handshake;
+use hyper::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use joulebook_units::UnixNanos;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// Longest time for one answer, connecting included.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer in bytes.
+pub const MAX_BODY_BYTES: usize = 16 << 20;
+/// How much of a refusal is shown.
+const SHOWN_BYTES: usize = 200;
+/// Where systems keep the CA certificates that they trust.
+const SYSTEM_CA: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Not an address that can be asked.
+    #[error("`{0}` is no http:// or https:// address")]
+    Url(String),
+    /// A secret would go over the network in plain text.
+    #[error("{0} would get the secret in plain text: use https://")]
+    Insecure(String),
+    /// The CA certificates cannot be used.
+    #[error("the CA certificates {path} cannot be used: {why}")]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// No connection, or the certificate is not trusted.
+    #[error("connecting to {host} failed: {source}")]
+    Connect {
+        /// The host.
+        host: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It does not speak HTTP, or stopped in the middle.
+    #[error("{host} broke off: {source}")]
+    Http {
+        /// The host.
+        host: String,
+        /// Why.
+        source: hyper::Error,
+    },
+    /// The address or a header cannot stand in a request.
+    #[error("{host} cannot be asked: {source}")]
+    Request {
+        /// The host.
+        host: String,
+        /// Why.
+        source: hyper::http::Error,
+    },
+    /// Too slow.
+    #[error("{host} did not answer within {}", humantime::format_duration(*.limit))]
+    Timeout {
+        /// The host.
+        host: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// Too large.
+    #[error("{host} sent more than {MAX_BODY_BYTES} bytes")]
+    TooLarge {
+        /// The host.
+        host: String,
+    },
+    /// Not 200; redirects are not followed.
+    #[error("{host} answered {code}: {said}")]
+    Status {
+        /// The host.
+        host: String,
+        /// The status.
+        code: u16,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
+        /// The beginning of what it said.
+        said: String,
+    },
+}
+
+/// Asks.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    ca: Option<PathBuf>,
+    limit: Duration,
+}
+
+impl Fetcher {
+    /// One that trusts the certificates of `ca`, else those of the system.
+    pub fn new(ca: Option<PathBuf>) -> Self {
+        Self { ca, limit: TIMEOUT }
+    }
+
+    /// The same with another limit of time.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// The body of the answer to a question asked at `now`.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn get(&self, ask: &Ask, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
+        let url: Uri = ask.url.parse().map_err(|_| FetchError::Url(ask.url.clone()))?;
+        let (Some(scheme), Some(host)) = (url.scheme_str(), url.host()) else {
+            return Err(FetchError::Url(ask.url.clone()));
+        };
+        let tls = match scheme {
+            "https" => true,
+            "http" => false,
+            _ => return Err(FetchError::Url(ask.url.clone())),
+        };
+        let host = host.trim_matches(['[', ']']).to_owned();
+        if ask.secret && !tls && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
+            return Err(FetchError::Insecure(host));
+        }
+        let asked = self.ask(ask, &url, &host, tls, now);
+        let answered = tokio::time::timeout(self.limit, asked).await;
+        answered.unwrap_or(Err(FetchError::Timeout { host, limit: self.limit }))
+    }
+
+    async fn ask(&self, ask: &Ask, url: &Uri, host: &str, tls: bool, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
+        let failed = |source| FetchError::Connect { host: host.to_owned(), source };
+        let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
+        if !tls {
+            return exchange(stream, ask, url, host, now).await;
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(std::io::Error::other(error)))?;
+        let stream = TlsConnector::from(self.trust()?).connect(name, stream).await.map_err(failed)?;
+        exchange(stream, ask, url, host, now).await
+    }
+
+    /// Read anew each time, so that a renewed bundle is taken over.
+    fn trust(&self) -> Result<Arc<ClientConfig>, FetchError> {
+        let path = match &self.ca {
+            Some(path) => path.clone(),
+            None => PathBuf::from(SYSTEM_CA.into_iter().find(|path| Path::new(path).exists()).unwrap_or(SYSTEM_CA[0])),
+        };
+        let refused = |why: String| FetchError::Ca { path: path.clone(), why };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| refused(error.to_string()))? {
+            // A system's bundle holds some that this library does not take; the others stand.
+            let _ = roots.add(certificate.map_err(|error| refused(error.to_string()))?);
+        }
+        if roots.is_empty() {
+            return Err(refused("there is no certificate in it".to_owned()));
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| refused(error.to_string()))?;
+        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    }
+}
+
+async fn exchange<S>(stream: S, ask: &Ask, url: &Uri, host: &str, now: UnixNanos) -> Result<Vec<u8>, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let http = |source| FetchError::Http { host: host.to_owned(), source };
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http)?;
+    // Ends with the sender, and with it when this is dropped.
+    let mut driver = tokio::task::JoinSet::new();
+    driver.spawn(connection);
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let authority = url.authority().map_or(host, |authority| authority.as_str());
+    let mut request = Request::get(path)
+        .header(HOST, authority)
+        .header(ACCEPT, "*/*")
+        .header(USER_AGENT, concat!("joulebook-aggregator/", env!("CARGO_PKG_VERSION")));
+    for (name, value) in &ask.headers {
+        request = request.header(*name, value);
+    }
+    let request = request.body(Empty::<Bytes>::new());
+    let request = request.map_err(|source| FetchError::Request { host: host.to_owned(), source })?;
+    let response = sender.send_request(request).await.map_err(http)?;
+    let code = response.status().as_u16();
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|text| pause(text, now));
+    let (mut body, mut bytes) = (response.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(part) = frame.map_err(http)?.into_data() else { continue };
+        if bytes.len() + part.len() > MAX_BODY_BYTES {
+            return Err(FetchError::TooLarge { host: host.to_owned() });
+        }
+        bytes.extend_from_slice(&part);
+    }
+    if code == 200 {
+        return Ok(bytes);
+    }
+    let shown = bytes.get(..SHOWN_BYTES).unwrap_or(&bytes);
+    let said = String::from_utf8_lossy(shown).replace(|letter: char| letter.is_control(), " ");
+    Err(FetchError::Status { host: host.to_owned(), code, retry_after, said })
+}
+
+/// Retry-After: seconds, or a date.
+fn pause(text: &str, now: UnixNanos) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at: Timestamp = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+    let nanos = i64::try_from(at.as_nanosecond()).ok()?;
+    Some(Duration::from_nanos(UnixNanos(nanos).nanos_since(now)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        let now = UnixNanos::from_seconds(1_445_412_420);
+        assert_eq!(pause("120", now), Some(Duration::from_secs(120)));
+        assert_eq!(pause("Wed, 21 Oct 2015 07:28:00 GMT", now), Some(Duration::from_secs(60)));
+        assert_eq!(pause("soon", now), None);
+    }
+}

@@ -1,0 +1,273 @@
+//! From files and documents of any layout to cells: where time, value and status stand, in which unit and time zone.
+//!
+//! A value that cannot be one is refused with its line; where more than one in a hundred is, everything is. Two different
+//! values for one instant are refused always, as is a table that seems to be in another unit.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
+use joulebook_sci::quantity::Quantity;
+use joulebook_sci::series::{Conflict, Status, in_order};
+use joulebook_units::{UnixNanos, Window};
+use serde::Deserialize;
+
+/// Most refused values in a delivery that is used all the same, as a share.
+const MOST_REFUSED: f64 = 0.01;
+/// An intensity that is below this everywhere is one in kilograms.
+const KILOGRAMS_BELOW: f64 = 2.0;
+/// Length of the last cell of a table without ends, where the cell before does not say.
+const DEFAULT_CELL_SECONDS: i64 = 3600;
+/// A cell without an end reaches to the next one if that begins within this many hundredths of a usual cell: days of 25 h,
+/// months of 31 days among those of 28, and no hole.
+const MOST_USUAL_PERCENT: i64 = 115;
+
+/// `mapping` of `[[factor]]`: names of columns (csv) or pointers to fields of each element (json).
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mapping {
+    /// json: pointer to the list, for example /data. Unset: the document is the list.
+    pub items: Option<String>,
+    /// Start of the cell. Unset: start.
+    pub start: Option<String>,
+    /// End of the cell. Unset: each lasts until the next one begins.
+    pub end: Option<String>,
+    /// The value. Unset: value.
+    pub value: Option<String>,
+    /// Its status. Unset: all have `all_are`.
+    pub status: Option<String>,
+    /// Status of all values: measured, estimated or forecast. Unset: measured.
+    pub all_are: Option<String>,
+    /// Unit of the values: g/kWh, kg/kWh, kg/MWh or lb/MWh. Unset: that of the quantity.
+    pub unit: Option<String>,
+    /// Time zone of times that state none, for example Europe/Berlin. Unset: such times are refused.
+    pub time_zone: Option<String>,
+    /// csv: the byte between columns. Unset: a comma.
+    pub delimiter: Option<char>,
+}
+
+/// One value as it stands in a table or document.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RawCell {
+    /// Its line in the file, or its place in the list, from 1.
+    pub line: u64,
+    /// Start, as it is written.
+    pub start: String,
+    /// End, as it is written.
+    pub end: Option<String>,
+    /// Value, as it is written.
+    pub value: String,
+    /// Status, as it is written.
+    pub status: Option<String>,
+}
+
+/// Cells of a table or document.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Cells {
+    /// In order, without overlap.
+    pub cells: Vec<(Window, f64, Status)>,
+    /// Values that were refused, each with its line.
+    pub refused: Vec<String>,
+}
+
+/// Why a table or document is not used at all.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum MappingError {
+    /// There is no value in it.
+    #[error("there is no value in it")]
+    Empty,
+    /// A column or field that the mapping names is not there.
+    #[error("there is no `{name}`; it has {}", found.join(", "))]
+    Missing {
+        /// The column or field.
+        name: String,
+        /// What is there instead.
+        found: Vec<String>,
+    },
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Too many values are none.
+    #[error("{} of {of} values are refused, more than 1 in 100; the first: {}", refused.len(), refused.first().map_or("", String::as_str))]
+    Refused {
+        /// Each of them, with its line.
+        refused: Vec<String>,
+        /// Of how many.
+        of: usize,
+    },
+    /// Two values for one instant.
+    #[error(
+        "lines {first} and {second} have different values for one instant; if a clock was set back between them, give times with their offset"
+    )]
+    Conflict {
+        /// A line.
+        first: u64,
+        /// Another one.
+        second: u64,
+    },
+    /// All values are so small that the unit must be another.
+    #[error("every value is below 2 g/kWh, as if in kg/kWh; say mapping.unit")]
+    Kilograms,
+}
+
+impl Mapping {
+    /// Refuses words that nobody knows; says which key and why.
+    pub(super) fn check(&self, quantity: Quantity) -> Result<(), (&'static str, String)> {
+        self.factor(quantity).ok_or_else(|| ("unit", "write g/kWh, kg/kWh, kg/MWh or lb/MWh".to_owned()))?;
+        self.common_status().ok_or_else(|| ("all_are", "write measured, estimated or forecast".to_owned()))?;
+        self.zone().map_err(|why| ("time_zone", why))?;
+        match self.delimiter {
+            Some(delimiter) if !delimiter.is_ascii() => Err(("delimiter", "it must be one byte".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a value is multiplied by.
+    fn factor(&self, quantity: Quantity) -> Option<f64> {
+        match (self.unit.as_deref(), quantity) {
+            (None, _) => Some(1.0),
+            (Some("g/kWh" | "kg/MWh"), Quantity::Intensity) => Some(1.0),
+            (Some("kg/kWh"), Quantity::Intensity) => Some(1000.0),
+            // A pound is 453.59237 g.
+            (Some("lb/MWh"), Quantity::Intensity) => Some(0.453_592_37),
+            _ => None,
+        }
+    }
+
+    fn common_status(&self) -> Option<Status> {
+        self.all_are.as_deref().map_or(Some(Status::Measured), Status::of)
+    }
+
+    fn zone(&self) -> Result<Option<TimeZone>, String> {
+        let zone = self.time_zone.as_deref().map(TimeZone::get).transpose();
+        zone.map_err(|error| format!("{error}; write for example Europe/Berlin"))
+    }
+
+    /// Cells of raw ones, by every rule above.
+    ///
+    /// # Errors
+    /// See [`MappingError`].
+    pub fn cells(&self, raw: &[RawCell], quantity: Quantity) -> Result<Cells, MappingError> {
+        self.cells_each(raw, quantity, DEFAULT_CELL_SECONDS)
+    }
+
+    /// The same, where a single cell without an end is `seconds` long.
+    ///
+    /// # Errors
+    /// See [`MappingError`].
+    pub fn cells_each(&self, raw: &[RawCell], quantity: Quantity, seconds: i64) -> Result<Cells, MappingError> {
+        if raw.is_empty() {
+            return Err(MappingError::Empty);
+        }
+        let zone = self.zone().map_err(MappingError::Unreadable)?;
+        let factor = self.factor(quantity).unwrap_or(1.0);
+        let common = self.common_status().unwrap_or(Status::Measured);
+        let mut refused = Vec::new();
+        let mut read: Vec<(u64, Point)> = Vec::new();
+        for cell in raw {
+            match point(cell, quantity, factor, common, zone.as_ref()) {
+                Ok(point) => read.push((cell.line, point)),
+                Err(why) => refused.push(format!("line {}: {why}", cell.line)),
+            }
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+        let share = refused.len() as f64 / raw.len() as f64;
+        if share > MOST_REFUSED || read.is_empty() {
+            return Err(MappingError::Refused { refused, of: raw.len() });
+        }
+        let small = |(_, point): &(u64, Point)| point.value < KILOGRAMS_BELOW;
+        let nothing = read.iter().all(|(_, point)| point.value <= 0.0);
+        if quantity == Quantity::Intensity && self.unit.is_none() && read.iter().all(small) && !nothing {
+            return Err(MappingError::Kilograms);
+        }
+        let ended = with_ends(&mut read, seconds);
+        let plain: Vec<(Window, f64)> = ended.iter().map(|(window, value, _, _)| (*window, *value)).collect();
+        let line = |index: usize| ended.get(index).map_or(0, |cell| cell.3);
+        let order = in_order(&plain).map_err(|Conflict { first, second }| MappingError::Conflict {
+            first: line(first).min(line(second)),
+            second: line(first).max(line(second)),
+        })?;
+        let cell = |index: usize| ended.get(index).map(|(window, value, status, _)| (*window, *value, *status));
+        Ok(Cells { cells: order.into_iter().filter_map(cell).collect(), refused })
+    }
+}
+
+/// A value with its time.
+struct Point {
+    start: UnixNanos,
+    end: Option<UnixNanos>,
+    value: f64,
+    status: Status,
+}
+
+fn point(
+    raw: &RawCell,
+    quantity: Quantity,
+    factor: f64,
+    common: Status,
+    zone: Option<&TimeZone>,
+) -> Result<Point, String> {
+    let start = instant(&raw.start, zone)?;
+    let end = raw.end.as_deref().map(|text| instant(text, zone)).transpose()?;
+    if end.is_some_and(|end| end <= start) {
+        return Err(format!("it ends at {} and begins at {}", raw.end.as_deref().unwrap_or_default(), raw.start));
+    }
+    let value: f64 = raw.value.trim().parse().map_err(|_| format!("`{}` is no number", raw.value))?;
+    let value = quantity.check(value * factor).map_err(|error| error.to_string())?;
+    let status = match &raw.status {
+        Some(word) => Status::of(word).ok_or_else(|| format!("`{word}` is no status"))?,
+        None => common,
+    };
+    Ok(Point { start, end, value, status })
+}
+
+/// An instant: RFC 3339, seconds since 1970, or a local time of `zone`. A local time that a clock that was set forward
+/// skipped is none; one that it passed twice is the first of the two, so that two values for it are seen as a conflict.
+pub(super) fn instant(text: &str, zone: Option<&TimeZone>) -> Result<UnixNanos, String> {
+    let text = text.trim();
+    let nanos =
+        |at: Timestamp| i64::try_from(at.as_nanosecond()).map(UnixNanos).map_err(|_| format!("`{text}` is too far"));
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return nanos(at);
+    }
+    if let Ok(seconds) = text.parse::<i64>() {
+        return Ok(UnixNanos::from_seconds(seconds));
+    }
+    // As some services write it, without seconds.
+    if let Some(minutes) = text.strip_suffix('Z')
+        && let Ok(local) = minutes.parse::<DateTime>()
+    {
+        return local.to_zoned(TimeZone::UTC).map_err(|error| error.to_string()).and_then(|at| nanos(at.timestamp()));
+    }
+    let local: DateTime = text.parse().map_err(|_| format!("`{text}` is no time; write it as 2026-11-24T10:00:00Z"))?;
+    let zone = zone.ok_or_else(|| format!("`{text}` states no offset, and mapping.time_zone is not set"))?;
+    let placed = zone.to_ambiguous_zoned(local);
+    if matches!(placed.offset(), AmbiguousOffset::Gap { .. }) {
+        return Err(format!("`{text}` is no time there: the clock was set forward"));
+    }
+    placed.earlier().map_err(|error| error.to_string()).and_then(|at| nanos(at.timestamp()))
+}
+
+type Ended = (Window, f64, Status, u64);
+
+/// Cells with ends: a cell without one lasts until the next begins, but not over a hole: then it is as long as a usual one.
+fn with_ends(read: &mut [(u64, Point)], single_seconds: i64) -> Vec<Ended> {
+    read.sort_by_key(|(line, point)| (point.start, *line));
+    let starts: Vec<UnixNanos> = read.iter().map(|(_, point)| point.start).collect();
+    let mut steps: Vec<i64> =
+        starts.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).filter(|step| *step > 0).collect();
+    steps.sort_unstable();
+    let usual = steps.get(steps.len() / 2).copied().unwrap_or(single_seconds * UnixNanos::PER_SECOND);
+    let mut ended = Vec::with_capacity(read.len());
+    for (line, point) in read.iter() {
+        let next = starts.get(starts.partition_point(|start| *start <= point.start)).copied();
+        let reach = UnixNanos(point.start.0.saturating_add(usual));
+        let most = UnixNanos(point.start.0.saturating_add(usual / 100 * MOST_USUAL_PERCENT));
+        let until = next.filter(|next| *next <= most).unwrap_or(reach);
+        let window = Window::new(point.start, point.end.unwrap_or(until));
+        ended.extend(window.map(|window| (window, point.value, point.status, *line)));
+    }
+    ended
+}
+
+#[cfg(test)]
+mod tests;
