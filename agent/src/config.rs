@@ -2,8 +2,9 @@
 
 use crate::collector::nvml::child::Limits;
 use crate::collector::nvml::dcgm;
-use crate::inference::TargetConfig;
 use crate::inference::preset::{Preset, Presets};
+use crate::inference::{TargetConfig, Wanted};
+use crate::process::Member;
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_units::{Milliwatts, NodeName};
 use serde::Deserialize;
@@ -83,10 +84,41 @@ pub struct Config {
     pub preset_dir: Option<PathBuf>,
     /// Presets of engines that this build does not know.
     pub preset: Vec<Spanned<Preset>>,
+    /// Inference servers that nobody configured.
+    pub discovery: DiscoverySection,
+    /// Control groups whose processes work for servers elsewhere.
+    pub member: Vec<Member>,
     /// Nodes of which a poller tells.
     pub subject: Vec<SubjectSection>,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
+}
+
+/// Inference servers that nobody configured.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiscoverySection {
+    /// Whether processes of this machine are looked at.
+    pub processes: bool,
+    /// Whether pods of this node that ask for it are scraped.
+    pub pods: bool,
+    /// Time between two looks, 1 s to 1 h.
+    #[serde(with = "duration")]
+    pub interval: Duration,
+}
+
+impl Default for DiscoverySection {
+    fn default() -> Self {
+        Self { processes: false, pods: true, interval: Duration::from_secs(30) }
+    }
+}
+
+impl DiscoverySection {
+    /// What is looked for; nothing if neither is wanted.
+    pub fn wanted(&self) -> Option<Wanted> {
+        let wanted = Wanted { processes: self.processes, pods: self.pods, every: self.interval };
+        (self.processes || self.pods).then_some(wanted)
+    }
 }
 
 /// What the connection to the aggregator is secured with, PEM files.
@@ -423,6 +455,9 @@ impl Config {
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
             return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.discovery.interval) {
+            return Err(ConfigError::value("discovery.interval", "\"1s\" to \"1h\""));
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.workloads) {
             return Err(ConfigError::value("sampling.workloads", "\"100ms\" to \"60s\""));

@@ -3,6 +3,7 @@
 //! [`start`] runs one task per target. Presets, which say what is read from an engine's page, are data.
 
 pub mod annotation;
+pub mod discovery;
 pub mod distribution;
 pub mod exposition;
 pub mod fetch;
@@ -26,12 +27,15 @@ use crate::process::part::PartName;
 use joulebook_units::{BootNanos, Consumption, CountKind, Service};
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use discovery::Discovery;
 use preset::Presets;
 
+pub use discovery::Wanted;
 pub use gateway::Names;
 pub use push::{Desks, MeterDesk, PushError, PushSocket, SpanDesk};
 pub use socket::ProcessId;
@@ -122,10 +126,13 @@ impl Inference {
     }
 }
 
+/// A scrape out of turn, and who waits for it.
+type Demand = oneshot::Sender<()>;
+
 /// Asks for scrapes out of turn.
 #[derive(Debug, Clone)]
 pub struct Scraper {
-    demands: Vec<mpsc::Sender<oneshot::Sender<()>>>,
+    demands: watch::Receiver<Vec<mpsc::Sender<Demand>>>,
 }
 
 impl Scraper {
@@ -133,7 +140,8 @@ impl Scraper {
     /// failed). Someone must take the samples meanwhile, or more than 1,024 of them make it wait.
     pub async fn scrape_now(&self) {
         let mut answers = Vec::new();
-        for demand in &self.demands {
+        let demands = self.demands.borrow().clone();
+        for demand in &demands {
             let (done, answer) = oneshot::channel();
             if demand.send(done).await.is_ok() {
                 answers.push(answer);
@@ -144,6 +152,12 @@ impl Scraper {
             let _ = answer.await;
         }
     }
+}
+
+/// The address of a target that is named by one.
+fn configured_address(target: &Target) -> Option<(IpAddr, u16)> {
+    let ip = if target.host == "localhost" { Some(IpAddr::from([127, 0, 0, 1])) } else { target.host.parse().ok() };
+    ip.map(|ip: IpAddr| (ip.to_canonical(), target.port))
 }
 
 /// Targets as they would be read.
@@ -174,10 +188,10 @@ pub fn start(
     procfs: PathBuf,
     clock: Arc<dyn Clock>,
 ) -> Result<Inference, TargetError> {
-    start_among(targets, presets, procfs, clock, watch::channel(Arc::default()).1)
+    start_among(targets, presets, procfs, clock, watch::channel(Arc::default()).1, None)
 }
 
-/// The same among the pods of a directory.
+/// The same among the pods of a directory, and looks for servers that nobody configured.
 ///
 /// # Errors
 /// As [`start`].
@@ -187,6 +201,7 @@ pub fn start_among(
     procfs: PathBuf,
     clock: Arc<dyn Clock>,
     directory: watch::Receiver<Arc<Directory>>,
+    wanted: Option<Wanted>,
 ) -> Result<Inference, TargetError> {
     let targets = check(targets, presets)?;
     let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
@@ -207,6 +222,12 @@ pub fn start_among(
         tokio::spawn(scrape::Task::new(target, around.clone(), out.clone()).run(demands));
         demand
     };
-    let demands = targets.into_iter().map(start_one).collect();
-    Ok(Inference { samples, groups, failures, scraper: Scraper { demands }, names, around, out })
+    let configured = targets.iter().filter_map(configured_address).collect();
+    let fixed: Vec<_> = targets.into_iter().map(start_one).collect();
+    let (demands, asked) = watch::channel(fixed.clone());
+    if let Some(wanted) = wanted {
+        let (presets, around, out) = (presets.clone(), around.clone(), out.clone());
+        tokio::spawn(Discovery { wanted, presets, around, out, configured, demands, fixed }.run());
+    }
+    Ok(Inference { samples, groups, failures, scraper: Scraper { demands: asked }, names, around, out })
 }

@@ -10,6 +10,7 @@
 //! taken from the row's next increment.
 
 use crate::config::Roots;
+use crate::inference::discovery::engine_of_name;
 use cgroup::{Group, Kind, Watch};
 use joulebook_units::{BootNanos, CpuTimeMethod, Workload, WorkloadKind};
 use proc::Process;
@@ -25,12 +26,15 @@ mod meter;
 mod owner;
 pub mod part;
 pub mod proc;
+mod service;
 mod table;
 
 use id::{group_id, id_of_path, key_of, row_id};
 use membership::Membership;
 use meter::Meters;
 use part::{PartName, PartRule, Place, Trees};
+pub use service::Member;
+use service::Together;
 use table::{Found, Table};
 
 /// CPU time after which a process outside inference groups gets a row of its own.
@@ -121,6 +125,7 @@ pub struct Workloads {
     every: Duration,
     cgroups_refused: Vec<PathBuf>,
     meters: Meters,
+    together: Together,
 }
 
 #[derive(Debug, Clone)]
@@ -195,6 +200,7 @@ impl Workloads {
             every: Duration::ZERO,
             cgroups_refused: Vec::new(),
             meters: Meters::default(),
+            together: Together::default(),
         }
     }
 
@@ -232,6 +238,7 @@ impl Workloads {
         self.remember(groups, &used);
         let hosts = self.split_hosts(cgroups, &used);
         let (owners, trees) = self.owners(&used, &hosts);
+        let engines = Self::engines(used.values());
         let parts = self.parts(&trees, &hosts);
 
         // Takes from what is left of a group, or of the machine outside groups.
@@ -277,7 +284,8 @@ impl Workloads {
         let mut sample = WorkloadSample { busy_permille: self.busy(), ..WorkloadSample::default() };
         for (index, group) in cgroups.iter().enumerate() {
             let left = own.get(group.path.as_str()).map_or(0, |(_, left)| *left);
-            let workload = self.group_workload(group, &hosts);
+            let engine = engines.get(&group.path).copied();
+            let workload = self.together(self.group_workload(group, &hosts), Some(group), engine);
             let memory = watch.memory_bytes(index);
             // As CPU time: what has a row of its own is not the group's.
             let memory = memory.map(|all| all.saturating_sub(apart.get(group.path.as_str()).copied().unwrap_or(0)));
@@ -495,6 +503,7 @@ impl Workloads {
         Some(Workload {
             reserved_millicores: reserved,
             reservation_origin: reserved.map(|_| "config".to_owned()),
+            engine: engine_of_name(&one.process.comm).map(str::to_owned),
             ..Workload::bare(id, WorkloadKind::ProcessTree, name)
         })
     }

@@ -124,7 +124,14 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     let (targets, procfs) = (config.target.clone(), config.roots.procfs.clone());
     let (pods, directory) = watch::channel(Arc::new(Directory::default()));
     let presets = config.presets()?;
-    let inference = inference::start_among(targets, &presets, procfs, Arc::clone(&clock), directory)?;
+    let inference = inference::start_among(
+        targets,
+        &presets,
+        procfs,
+        Arc::clone(&clock),
+        directory.clone(),
+        config.discovery.wanted(),
+    )?;
     let (spool, recovery) = Spool::open(&spool_config(&config, &config.spool.dir, config.spool.max_bytes))?;
     inference.name_consumers(config.consumers.names(&config.spool.dir)?);
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
@@ -141,7 +148,11 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
         boot,
         batch_rows: config.sampling.batch_rows,
         sources,
-        workloads: Some(Workloads::new(&config.roots, threads).every(config.sampling.workloads)),
+        workloads: Some(
+            Workloads::new(&config.roots, threads)
+                .every(config.sampling.workloads)
+                .among(directory.clone(), config.member.clone()),
+        ),
         package_idle,
         counts: inference.samples,
         groups: inference.groups,

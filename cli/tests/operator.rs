@@ -317,7 +317,8 @@ async fn a_name_is_explained_by_what_it_stood_for_at_a_time() {
     assert!(out.contains("weights gguf-blake3:bb22 at http://t/ (llamacpp) on n1"), "{out}");
     let (_, out, _) = tool(&url, &(at("2025-11-26T09:00:00Z") + " -o json")).await;
     let answer: Value = serde_json::from_str(&out).expect("JSON");
-    assert_eq!(answer["at"]["epochs"].as_array().map(Vec::len), Some(0));
+    assert_eq!(answer["at"][0]["weights"], "gguf-blake3:bb22", "what was counted last before");
+    assert_eq!(answer["at"].as_array().map(Vec::len), Some(1));
     assert_eq!(answer["history"]["epochs"].as_array().map(Vec::len), Some(2));
     let (_, out, _) = tool(&url, "explain --alias chat --from 2025-11-25 --to 2025-11-26 -o csv").await;
     assert_eq!(out.lines().count(), 3, "{out}");

@@ -26,6 +26,8 @@ pub const AGENT_READY: &str = "sampling every";
 pub struct Installation {
     folder: TempDir,
     address: String,
+    /// Further keys of the aggregator.
+    keys: String,
     /// The aggregator's list of pollers.
     pollers: String,
 }
@@ -49,6 +51,8 @@ pub struct AgentSettings {
     pub targets: Vec<Target>,
     /// Further tables of the configuration.
     pub more: String,
+    /// Further keys of the last of them, TOML.
+    pub keys: String,
     /// Whether acknowledged records stay in the spool, so that a test can read everything that was ever sent.
     pub keep_spool: bool,
 }
@@ -56,18 +60,32 @@ pub struct AgentSettings {
 impl Installation {
     /// A new folder with an aggregator that runs in it.
     pub fn start() -> Result<(Self, Program)> {
-        Self::of(&[NODE, "simulated"], &[])
+        Self::make(&[NODE, "simulated"], &[], |_| String::new())
+    }
+
+    /// The same with further keys of the aggregator's configuration, made for the folder.
+    pub fn start_with(keys: impl FnOnce(&Path) -> String) -> Result<(Self, Program)> {
+        Self::make(&[NODE, "simulated"], &[], keys)
     }
 
     /// The same for these nodes, and for pollers with the nodes that each may speak for.
     pub fn of(nodes: &[&str], pollers: &[(&str, &[&str])]) -> Result<(Self, Program)> {
+        Self::make(nodes, pollers, |_| String::new())
+    }
+
+    fn make(
+        nodes: &[&str],
+        pollers: &[(&str, &[&str])],
+        keys: impl FnOnce(&Path) -> String,
+    ) -> Result<(Self, Program)> {
         let folder = tempfile::tempdir().context("making a temporary folder")?;
         let names = nodes.iter().map(|node| node.parse()).collect::<Result<Vec<_>, _>>()?;
         let outside = pollers.iter().map(|(poller, _)| poller.parse()).collect::<Result<Vec<_>, _>>()?;
         dev_certs::write(&folder.path().join("certs"), &names, &outside, SystemClock.unix())?;
         let list = |(poller, nodes): &(&str, &[&str])| format!("[[poller]]\nname = \"{poller}\"\nnodes = {nodes:?}\n");
         let pollers = pollers.iter().map(list).collect();
-        let mut installation = Self { folder, address: "127.0.0.1:0".to_owned(), pollers };
+        let keys = keys(folder.path());
+        let mut installation = Self { folder, address: "127.0.0.1:0".to_owned(), keys, pollers };
         let aggregator = installation.start_aggregator()?;
         Ok((installation, aggregator))
     }
@@ -90,9 +108,10 @@ impl Installation {
     /// Starts the aggregator on the folder: the first time on a free port, afterwards on the same one.
     pub fn start_aggregator(&mut self) -> Result<Program> {
         let config = format!(
-            "listen = \"{}\"\ndata_dir = \"{}\"\n\n{ANY_DISK}\n[tls]\n{}client_ca = \"{}\"\n{}",
+            "listen = \"{}\"\ndata_dir = \"{}\"\n{}\n{ANY_DISK}\n[tls]\n{}client_ca = \"{}\"\n{}",
             self.address,
             self.folder().join("aggregator").display(),
+            self.keys,
             self.pair("server"),
             self.certificate("ca.crt").display(),
             self.pollers,
@@ -123,6 +142,7 @@ impl Installation {
                 writeln!(config, "reserved_cores = {cores:?}")?;
             }
         }
+        config.push_str(&settings.keys);
         let path = self.folder().join("agent.toml");
         std::fs::write(&path, config)?;
         Ok(path)

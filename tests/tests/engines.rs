@@ -8,6 +8,10 @@
 )]
 #![allow(clippy::print_stdout, reason = "the shares that were measured belong to the result")]
 
+#[path = "engines/alias.rs"]
+mod alias;
+#[path = "engines/discovery.rs"]
+mod discovery;
 #[path = "engines/energy.rs"]
 mod energy;
 #[path = "engines/llamacpp.rs"]

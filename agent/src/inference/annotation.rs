@@ -22,15 +22,20 @@ pub struct AnnotationError {
     pub why: &'static str,
 }
 
-/// The page of the pod at this address; `None` if it does not want to be scraped.
+/// Where the page is, at the pod's own address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodPage {
+    /// Port.
+    pub port: u16,
+    /// Path and query; absent where the pod names none.
+    pub path: Option<String>,
+}
+
+/// The page of a pod; `None` if it does not want to be scraped.
 ///
 /// # Errors
 /// An annotation holds more or less than a port and an absolute path.
-pub fn target(
-    pod: IpAddr,
-    annotations: &BTreeMap<String, String>,
-    preset: &str,
-) -> Result<Option<TargetConfig>, AnnotationError> {
+pub fn page(annotations: &BTreeMap<String, String>) -> Result<Option<PodPage>, AnnotationError> {
     let told = |key: &str| annotations.get(&format!("{PREFIX}{key}")).map(String::as_str);
     let refuse = |key, why| {
         let value = told(key).unwrap_or_default().chars().take(64).collect();
@@ -50,7 +55,21 @@ pub fn target(
     if !path.is_empty() && (!is_path(path) || path.contains("://") || path.contains(['#', '\\'])) {
         return refuse("path", "it must be an absolute path, like /metrics");
     }
+    Ok(Some(PodPage { port, path: (!path.is_empty()).then(|| path.to_owned()) }))
+}
+
+/// The same as a target that is read with a preset.
+///
+/// # Errors
+/// As [`page`].
+pub fn target(
+    pod: IpAddr,
+    annotations: &BTreeMap<String, String>,
+    preset: &str,
+) -> Result<Option<TargetConfig>, AnnotationError> {
+    let Some(PodPage { port, path }) = page(annotations)? else { return Ok(None) };
     let host = if pod.is_ipv6() { format!("[{pod}]") } else { pod.to_string() };
+    let path = path.unwrap_or_default();
     Ok(Some(TargetConfig::new(format!("http://{host}:{port}{path}"), preset)))
 }
 

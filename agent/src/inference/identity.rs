@@ -185,9 +185,9 @@ pub async fn resolve(
     let (mut version, mut versions) = (None, BTreeMap::new());
     // What is configured wins anyway: then nobody needs to be asked.
     if target.version.is_none() {
-        version = asked.first(target, &hooks.version, None).await?.filter(is_version);
+        version = asked.first(target, &hooks.version, None).await?.filter(|word| is_version(word));
         for model in models.iter().take(MAX_MODELS) {
-            let told = asked.first(target, &hooks.version, Some(model)).await?.filter(is_version);
+            let told = asked.first(target, &hooks.version, Some(model)).await?.filter(|word| is_version(word));
             versions.extend(told.map(|version| (model.clone(), version)));
         }
     }
@@ -217,8 +217,8 @@ pub async fn resolve(
     Ok(served)
 }
 
-fn is_version(word: &String) -> bool {
-    !NO_VERSION.contains(&word.as_str())
+fn is_version(word: &str) -> bool {
+    !NO_VERSION.contains(&word)
 }
 
 /// What is known of the pod of a process.
@@ -229,7 +229,7 @@ fn pod(places: &Places, process: ProcessId, labels: &[String]) -> PodFacts {
         return PodFacts::default();
     };
     PodFacts {
-        version: pod.version(labels, |word| !NO_VERSION.contains(&word)),
+        version: pod.version(labels, is_version),
         image: pod.image_version(identity.container_id.as_deref()),
         group: pod.group(),
     }

@@ -4,6 +4,7 @@
 //! listener inside another network namespace is not in the table.
 
 use joulebook_units::BootNanos;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -120,11 +121,25 @@ fn listening_inode(procfs: &Path, address: SocketAddr) -> Result<u64, LookupErro
     any.ok_or_else(|| failure.unwrap_or(LookupError::NoListener(address)))
 }
 
+/// Every listening socket in the tables of a network namespace: those of a folder with `net/tcp` and `net/tcp6`.
+pub fn listening_sockets(folder: &Path) -> BTreeMap<u64, SocketAddr> {
+    let tables = ["net/tcp", "net/tcp6"].map(|table| fs::read_to_string(folder.join(table)).unwrap_or_default());
+    let lines = tables.iter().flat_map(|text| text.lines().skip(1));
+    lines.filter_map(socket).map(|(address, inode)| (inode, address)).collect()
+}
+
 /// Address and inode of a table's line if it is a listener at this port.
 fn listening(line: &str, port: u16) -> Option<(IpAddr, u64)> {
+    let (address, inode) = socket(line)?;
+    (address.port() == port).then(|| (address.ip(), inode))
+}
+
+/// Address and inode of a table's line if it is a listener.
+fn socket(line: &str) -> Option<(SocketAddr, u64)> {
     let mut fields = line.split_ascii_whitespace();
-    let (address, line_port) = fields.nth(1)?.split_once(':')?;
-    if u16::from_str_radix(line_port, 16).ok()? != port || fields.nth(1)? != "0A" {
+    let (address, port) = fields.nth(1)?.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    if fields.nth(1)? != "0A" {
         return None;
     }
     let inode = fields.nth(5)?.parse().ok()?;
@@ -142,7 +157,7 @@ fn listening(line: &str, port: u16) -> Option<(IpAddr, u64)> {
         }
         _ => return None,
     };
-    Some((ip, inode))
+    Some((SocketAddr::new(ip, port), inode))
 }
 
 fn owner(procfs: &Path, inode: u64) -> Result<ProcessId, LookupError> {

@@ -251,3 +251,34 @@ fn the_agent_itself_has_a_row_however_little_it_uses() {
     assert_eq!((row.workload.name.as_str(), row.memory_bytes.is_some()), ("p300", true));
     assert_eq!(total(&sample), 2 * TICK);
 }
+
+#[test]
+fn processes_of_engines_say_so_and_pods_and_members_say_whom_they_work_for() {
+    use crate::directory::Directory;
+    use joulebook_proto::telemetry::{NodeDirectory, Pod};
+    let machine = Machine::new();
+    let uid = "8c4b0b0f-1f7a-4b9a-9d2a-0a1b2c3d4e5f";
+    let pod =
+        format!("/kubepods.slice/kubepods-pod{}.slice/cri-containerd-{}.scope", uid.replace('-', "_"), "a".repeat(64));
+    let unit = "/system.slice/worker.service";
+    machine.write("cgroup/cpu.stat", "usage_usec 1000\n");
+    for (pid, path) in [(10, pod.as_str()), (20, unit)] {
+        machine.write(&format!("cgroup{path}/cpu.stat"), "usage_usec 5\n");
+        let line = format!("{pid} (VLLM::Worker_TP) S 1 0 0 0 -1 0 0 0 0 0 1 0 0 0 20 0 1 0 5 0 2 0\n");
+        machine.write(&format!("proc/{pid}/stat"), &line);
+        machine.write(&format!("proc/{pid}/cgroup"), &format!("0::{path}\n"));
+    }
+    let labels = [("ray.io/cluster".to_owned(), "r".to_owned())].into();
+    let wire = Pod { pod_uid: uid.to_owned(), namespace: "chat".to_owned(), labels, ..Pod::default() };
+    let directory = Directory::from_wire(NodeDirectory { pods: vec![wire], ..NodeDirectory::default() });
+    let (_told, directory) = tokio::sync::watch::channel(Arc::new(directory));
+    let member = Member { service_group: "g".to_owned(), cgroup: unit.to_owned() };
+    let mut workloads = machine.workloads().among(directory, vec![member]);
+    let sample = workloads.sample(at(1), &[]);
+    let known = |cgroup: &str| {
+        let row = sample.rows.iter().find(|row| row.workload.cgroup.as_deref() == Some(cgroup)).expect("a row");
+        (row.workload.group.as_deref(), row.workload.engine.as_deref())
+    };
+    assert_eq!(known(&pod), (Some("ray/chat/r"), Some("vllm")));
+    assert_eq!(known(unit), (Some("g"), Some("vllm")));
+}

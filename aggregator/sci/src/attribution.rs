@@ -158,9 +158,12 @@ pub fn among_services(energy: u64, services: &[Activity]) -> Vec<u64> {
     largest_remainder(energy, &weights).unwrap_or_default()
 }
 
+/// What a service weighs by one measure; `None` if that is not known.
+type Weight = fn(&Activity) -> Option<u128>;
+
 /// The weights of [`among_services`], and the measure that gives them.
 pub fn weights_among(services: &[Activity]) -> (Vec<u128>, Measures) {
-    let measures: [(fn(&Activity) -> Option<u128>, Measures); 3] = [
+    let measures: [(Weight, Measures); 3] = [
         (|service| service.weights.get(&CountKind::BusyNanos).copied(), Measures::BUSY_TIME),
         (
             |service| {

@@ -6,15 +6,13 @@
 //! the two apart says so instead of giving a number.
 
 use crate::allocate::VersionCost;
-use crate::share::largest_remainder;
+use crate::share::{largest_remainder, portion};
 use joulebook_units::{CountKind, Microjoules};
 
 /// Fewest slots of a fit.
 const LEAST_SLOTS: u64 = 8;
 /// With less of its variance left, a kind of tokens cannot be told from the other: their numbers rise and fall together.
 const LEAST_INDEPENDENT: f64 = 0.01;
-/// Least part of a slot's energy for which counts must be known.
-const WHOLE: f64 = 0.99;
 
 /// Joules per token with the 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,7 +90,7 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// Takes a slot in, if its tokens are known for all of its energy and some were.
+    /// Takes a slot in, if some tokens are known in it: with the part of its energy in the time in which they are.
     #[allow(clippy::cast_precision_loss, reason = "least squares are floating point")]
     pub fn add(&mut self, cost: &VersionCost) {
         let count = |kind: CountKind| cost.used.counts.get(&kind).copied();
@@ -100,10 +98,11 @@ impl Phases {
             return;
         };
         let prefill = input.saturating_sub(count(CountKind::CachedTokens).unwrap_or(0));
-        if prefill + decode == 0 || cost.joint_share().is_none_or(|share| share < WHOLE) {
+        if prefill + decode == 0 || cost.direct == 0 {
             return;
         }
-        let (p, d, e) = (prefill as f64, decode as f64, Microjoules(cost.active()).to_joules().0);
+        let energy = portion(cost.active(), cost.used.joint_microjoules, cost.direct);
+        let (p, d, e) = (prefill as f64, decode as f64, Microjoules(energy).to_joules().0);
         self.slots += 1;
         self.pp += p * p;
         self.pd += p * d;
@@ -114,7 +113,7 @@ impl Phases {
         let (Some(reading), Some(generating)) = (count(CountKind::PrefillNanos), count(CountKind::DecodeNanos)) else {
             return;
         };
-        let Some(parts) = largest_remainder(cost.active(), &[u128::from(reading), u128::from(generating)]) else {
+        let Some(parts) = largest_remainder(energy, &[u128::from(reading), u128::from(generating)]) else {
             return;
         };
         let [reading, generating] = *parts.as_slice() else { return };

@@ -1,7 +1,7 @@
 //! What a name stood for: the weights and set-ups behind a served name, from when to when.
 //!
-//! It is read from the cells, so it is known as long as they are held, and no counts have to be told twice. Within the time
-//! for which rows are held a question about an instant is answered to the second, else to the slot.
+//! It is read from the cells, so it is known as long as they are held, and no counts have to be told twice. While rows are
+//! held, starts and ends are known to the second, else to the slot.
 
 use super::gather::Gathered;
 use super::name::{describe, digest};
@@ -14,14 +14,15 @@ use std::sync::Arc;
 /// Stretches that are further apart are two, in seconds: a server that was gone for so long may have come back with
 /// anything.
 const APART_SECONDS: i64 = 3600;
+/// Slots that are looked at first, in seconds.
+const SLOT_SECONDS: i64 = 60;
 /// Most slots of one node that are looked at for one answer.
 const MOST_SLOTS: usize = 10_000;
 
 /// The epochs of a name in the window of `gathered`.
 pub fn history(gathered: &Gathered<'_>, alias: &str) -> Result<GetAliasHistoryResponse, QueryError> {
     let window = gathered.window;
-    let seconds = if window.nanos() <= 60_000_000_000 { 1 } else { 60 };
-    let seconds = seconds.max(gathered.resolution_seconds);
+    let seconds = SLOT_SECONDS.max(gathered.resolution_seconds);
     let mut epochs: Vec<AliasEpoch> = Vec::new();
     let mut seen = false;
     for member in gathered.members.iter().filter(|member| gathered.has_served(&member.record, alias)) {
@@ -32,33 +33,55 @@ pub fn history(gathered: &Gathered<'_>, alias: &str) -> Result<GetAliasHistoryRe
                 "the window has more than {MOST_SLOTS} slots of {seconds} s; ask for parts of it"
             )));
         }
-        let mut open: BTreeMap<Arc<Service>, Window> = BTreeMap::new();
-        for slot in slots {
-            let earlier = open.clone();
-            for service in gathered.counted(&member.record, slot, alias)? {
-                let before = earlier.get(&service).copied();
-                let joined = before.filter(|before| slot.start() <= before.end().plus_seconds(APART_SECONDS));
-                // Another one in between ends it: the name came back to what it stood for before.
-                let between = before.is_some_and(|before| {
-                    earlier.iter().any(|(other, span)| {
-                        *other != service && other.target == service.target && span.end() > before.end()
-                    })
-                });
-                let span = joined.filter(|_| !between).and_then(|before| Window::new(before.start(), slot.end()));
-                if span.is_none() {
-                    epochs.extend(before.map(|before| epoch(&service, before, member.record.inventory.node.as_str())));
-                }
-                open.insert(service, span.unwrap_or(slot));
-            }
-        }
         let node = member.record.inventory.node.as_str();
+        let mut open: BTreeMap<Arc<Service>, Window> = BTreeMap::new();
+        let mut before = Vec::new();
+        for slot in slots {
+            let now = gathered.counted(&member.record, slot, alias)?;
+            // Where something begins or ends, the rows say when, as long as they are held.
+            if now != before && gathered.resolution_seconds < seconds {
+                for part in slot.slots(gathered.resolution_seconds) {
+                    let services = gathered.counted(&member.record, part, alias)?;
+                    take(&mut open, services, part, |service, span| epochs.push(epoch(service, span, node)));
+                }
+            } else {
+                take(&mut open, now.clone(), slot, |service, span| epochs.push(epoch(service, span, node)));
+            }
+            before = now;
+        }
         epochs.extend(open.iter().map(|(service, span)| epoch(service, *span, node)));
     }
     if !seen {
         return Err(QueryError::NotFound(format!("no model was ever served as `{alias}`")));
     }
     epochs.sort_by(|a, b| (a.start_unix_nanos, &a.node, &a.target).cmp(&(b.start_unix_nanos, &b.node, &b.target)));
-    Ok(GetAliasHistoryResponse { epochs, resolution_seconds: u64::try_from(seconds).unwrap_or(1) })
+    let resolution_seconds = u64::try_from(gathered.resolution_seconds).unwrap_or(1);
+    Ok(GetAliasHistoryResponse { epochs, resolution_seconds })
+}
+
+/// Goes on with the stretches of the services that are known in a slot; what ends is given to `ended`.
+fn take(
+    open: &mut BTreeMap<Arc<Service>, Window>,
+    services: Vec<Arc<Service>>,
+    slot: Window,
+    mut ended: impl FnMut(&Service, Window),
+) {
+    let earlier = open.clone();
+    for service in services {
+        let before = earlier.get(&service).copied();
+        let joined = before.filter(|before| slot.start() <= before.end().plus_seconds(APART_SECONDS));
+        // Another one in between ends it: the name came back to what it stood for before.
+        let between = before.is_some_and(|before| {
+            earlier
+                .iter()
+                .any(|(other, span)| *other != service && other.target == service.target && span.end() > before.end())
+        });
+        let span = joined.filter(|_| !between).and_then(|before| Window::new(before.start(), slot.end()));
+        if let (None, Some(before)) = (span, before) {
+            ended(&service, before);
+        }
+        open.insert(service, span.unwrap_or(slot));
+    }
 }
 
 fn epoch(service: &Service, span: Window, node: &str) -> AliasEpoch {
@@ -75,5 +98,58 @@ fn epoch(service: &Service, span: Window, node: &str) -> AliasEpoch {
         engine: service.engine.clone(),
         target: service.target.clone(),
         node: node.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use joulebook_units::{Serving, UnixNanos, VersionSource};
+
+    fn service(weights: &str, target: &str) -> Arc<Service> {
+        Arc::new(Service {
+            model: Some("m".to_owned()),
+            version: None,
+            version_source: VersionSource::Unresolved,
+            fingerprint: Some(weights.to_owned()),
+            adapter: None,
+            engine: "e".to_owned(),
+            target: target.to_owned(),
+            workload: None,
+            tokenizer: None,
+            serving: Serving::default(),
+        })
+    }
+
+    /// Letters of the weights that are counted in each slot of a minute, at one target or at several.
+    fn epochs(slots: &[&[(&str, &str)]]) -> Vec<(String, i64, i64)> {
+        let (mut open, mut found) = (BTreeMap::new(), Vec::new());
+        let told = |service: &Service, span: Window| {
+            let minutes = |at: UnixNanos| at.0 / 60_000_000_000;
+            (service.fingerprint.clone().unwrap_or_default(), minutes(span.start()), minutes(span.end()))
+        };
+        for (place, services) in slots.iter().enumerate() {
+            let start = UnixNanos(i64::try_from(place).expect("few") * 60_000_000_000);
+            let slot = Window::new(start, start.plus_seconds(60)).expect("a window");
+            let services = services.iter().map(|(weights, target)| service(weights, target)).collect();
+            take(&mut open, services, slot, |service, span| found.push(told(service, span)));
+        }
+        found.extend(open.iter().map(|(service, span)| told(service, *span)));
+        found.sort_by_key(|(weights, start, _)| (*start, weights.clone()));
+        found
+    }
+
+    #[test]
+    fn a_name_that_comes_back_to_earlier_weights_has_three_epochs_and_one_that_pauses_has_one() {
+        let one = |weights: &str, start, end| (weights.to_owned(), start, end);
+        let (a, b) = (&[("a", "t")][..], &[("b", "t")][..]);
+        assert_eq!(epochs(&[a, a, b, b, a]), [one("a", 0, 2), one("b", 2, 4), one("a", 4, 5)]);
+        assert_eq!(epochs(&[a, &[], a]), [one("a", 0, 3)], "a server that was away for a minute");
+        let both = &[("a", "t"), ("b", "t")][..];
+        assert_eq!(epochs(&[both, both, a]), [one("a", 0, 3), one("b", 0, 2)], "two versions side by side");
+        let apart = &[("a", "t"), ("b", "u")][..];
+        assert_eq!(epochs(&[a, apart, apart]), [one("a", 0, 3), one("b", 1, 3)], "two targets");
+        let long: Vec<&[(&str, &str)]> = std::iter::once(a).chain(vec![&[][..]; 61]).chain([a]).collect();
+        assert_eq!(epochs(&long).len(), 2, "who knows what it was in between");
     }
 }

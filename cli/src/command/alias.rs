@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::output::{csv, json, table};
 use crate::period;
 use jiff::{SignedDuration, Timestamp};
-use joulebook_proto::query::{GetAliasHistoryRequest, GetAliasHistoryResponse, TimeWindow};
+use joulebook_proto::query::{AliasEpoch, GetAliasHistoryRequest, GetAliasHistoryResponse, TimeWindow};
 
 /// How much of the history is shown around an instant, in hours.
 const AROUND_HOURS: i64 = 24;
@@ -26,26 +26,32 @@ pub(crate) async fn answer(
             (around, Some(instant))
         }
     };
-    let ask = |window: TimeWindow| GetAliasHistoryRequest { alias: alias.to_owned(), window: Some(window) };
-    let (history, moment) = (ask(shown), at.map(ask));
-    let asked = client::ask(connection, async |mut client| {
-        let history = client.get_alias_history(history).await?.into_inner();
-        let moment = match moment {
-            Some(moment) => Some(client.get_alias_history(moment).await?.into_inner()),
-            None => None,
-        };
-        Ok(tonic::Response::new((history, moment)))
-    });
-    let (history, moment): (GetAliasHistoryResponse, Option<GetAliasHistoryResponse>) = asked.await?;
+    let question = GetAliasHistoryRequest { alias: alias.to_owned(), window: Some(shown) };
+    let asked = client::ask(connection, async |mut client| client.get_alias_history(question).await);
+    let history = asked.await?;
+    let moment = at.map(|at| standing(&history, at));
     match arguments.output {
-        Form::Table => Ok(table::alias(alias, arguments.at.as_deref(), moment.as_ref(), &history)),
+        Form::Table => Ok(table::alias(alias, arguments.at.as_deref(), moment.as_deref(), &history)),
         Form::Json => json::plain(&serde_json::json!({ "alias": alias, "at": moment, "history": history })),
         Form::Csv => csv::epochs(&history),
     }
 }
 
-/// The second of an instant, and the time around it up to now.
-fn around(at: &str, now: Timestamp) -> Result<(TimeWindow, TimeWindow), Failure> {
+/// What the name stood for at an instant: at each counting point what it came to stand for last. What was counted last
+/// before the instant is believed until something else is counted.
+fn standing(history: &GetAliasHistoryResponse, at: i64) -> Vec<AliasEpoch> {
+    let begun = || history.epochs.iter().filter(|epoch| epoch.start_unix_nanos <= at);
+    let same_point = |one: &AliasEpoch, other: &AliasEpoch| (&one.node, &one.target) == (&other.node, &other.target);
+    let is_last = |epoch: &&AliasEpoch| {
+        let over = epoch.end_unix_nanos <= at;
+        let latest = begun().filter(|other| same_point(other, epoch)).map(|other| other.start_unix_nanos).max();
+        !over || latest == Some(epoch.start_unix_nanos)
+    };
+    begun().filter(is_last).cloned().collect()
+}
+
+/// An instant, and the time around it up to now.
+fn around(at: &str, now: Timestamp) -> Result<(i64, TimeWindow), Failure> {
     let usage = |error: period::InvalidPeriod| Failure::Usage(error.to_string());
     let instant = period::instant(at).map_err(usage)?;
     let shifted = |by: SignedDuration| {
@@ -53,8 +59,8 @@ fn around(at: &str, now: Timestamp) -> Result<(TimeWindow, TimeWindow), Failure>
     };
     let hours = SignedDuration::from_hours;
     let cut = |from: &str, to: &str| period::window(None, Some(from), Some(to), now).map(wire_window).map_err(usage);
-    let second = cut(&instant.to_string(), &shifted(SignedDuration::from_secs(1))?)?;
+    let nanos = i64::try_from(instant.as_nanosecond()).map_err(|_| usage(period::InvalidPeriod::Range))?;
     let end = instant.checked_add(hours(AROUND_HOURS)).unwrap_or(now).min(now).max(instant);
     let end = end.checked_add(SignedDuration::from_secs(1)).unwrap_or(end);
-    Ok((second, cut(&shifted(-hours(AROUND_HOURS))?, &end.to_string())?))
+    Ok((nanos, cut(&shifted(-hours(AROUND_HOURS))?, &end.to_string())?))
 }

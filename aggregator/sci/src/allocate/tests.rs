@@ -2,7 +2,7 @@ use super::*;
 use crate::cell::{EntryKey, ServiceUse};
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use joulebook_units::{CountKind, CpuTimeMethod, VersionSource, Workload, WorkloadKind};
+use joulebook_units::{CountKind, CpuTimeMethod, Support, VersionSource, Workload, WorkloadKind};
 use proptest::prelude::*;
 
 fn service(version: &str) -> Arc<Service> {
@@ -231,7 +231,7 @@ fn accelerators_are_used_for_the_part_of_their_time_in_which_counts_move() {
 
 #[test]
 fn support_is_charged_to_the_versions_of_its_pool_by_the_policys_weights_and_stays_where_nobody_is() {
-    let declared = |workload: Option<&str>, pool: &str| joulebook_units::Support {
+    let declared = |workload: Option<&str>, pool: &str| Support {
         role: "router".to_string(),
         workload: workload.map(str::to_string),
         pool: Some(pool.to_string()),

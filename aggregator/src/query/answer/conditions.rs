@@ -16,9 +16,7 @@ impl Context<'_> {
         let waiting = count(CountKind::WaitingNanos).and_then(|nanos| over(nanos, used.counted_nanos));
         let rate = count(CountKind::RequestsOk).filter(|_| length > 0.0).map(|ok| ok / length);
         let utilisation = (used.resident_nanos > 0).then(|| used.executing_nanos as f64 / used.resident_nanos as f64);
-        for (field, reason) in [("latency_target_s", "no latency target is declared")] {
-            missing.note(&format!("operating.{field}"), reason);
-        }
+        missing.note("operating.latency_target_s", "no latency target is declared");
         let set_up = &parts.version.configuration;
         let untold = "no server tells it, and it is not configured";
         let mut quantile = |measure: Measure, share: f64, unit: f64, field: &str, unknown: &str| {

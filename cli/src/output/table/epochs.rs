@@ -12,16 +12,16 @@ const SHOWN: usize = 12;
 pub(crate) fn alias(
     name: &str,
     at: Option<&str>,
-    moment: Option<&GetAliasHistoryResponse>,
+    moment: Option<&[AliasEpoch]>,
     history: &GetAliasHistoryResponse,
 ) -> String {
     let mut text = String::new();
     if let (Some(at), Some(moment)) = (at, moment) {
-        for epoch in &moment.epochs {
+        for epoch in moment {
             text += &format!("at {at} {name} was {}\n", standing(epoch));
         }
-        if moment.epochs.is_empty() {
-            text += &format!("at {at} nothing was counted as {name}\n");
+        if moment.is_empty() {
+            text += &format!("at {at} nothing was counted as {name} within a day before\n");
         }
     }
     if history.epochs.is_empty() {
@@ -54,7 +54,15 @@ fn standing(epoch: &AliasEpoch) -> String {
         ("set up as", &epoch.serving_configuration),
     ];
     parts.extend(more.iter().filter_map(|(word, value)| value.as_ref().map(|value| format!("{word} {value}"))));
-    format!("{} at {} ({}) on {}", parts.join(", "), epoch.target, epoch.engine, epoch.node)
+    format!(
+        "{} at {} ({}) on {}, counted from {} to {}",
+        parts.join(", "),
+        epoch.target,
+        epoch.engine,
+        epoch.node,
+        instant(epoch.start_unix_nanos),
+        instant(epoch.end_unix_nanos)
+    )
 }
 
 fn known(value: Option<&str>) -> String {
