@@ -228,10 +228,14 @@ impl Factors {
         if at.is_empty() {
             return Ok(Vec::new());
         }
-        let (site, steps) = self.site(site);
+        let (site, mut steps) = self.site(site);
         let feeds = self.feeds_at(&site.name, Quantity::Intensity);
         let kind = asked.kind.or_else(|| feeds.first().and_then(|feed| feed.subject.kind));
-        let of_kind: Vec<&Feed> = feeds.into_iter().filter(|feed| feed.subject.kind == kind).collect();
+        let same_kind = feeds.into_iter().filter(|feed| feed.subject.kind == kind);
+        let (of_kind, other): (Vec<&Feed>, Vec<&Feed>) = same_kind.partition(|feed| Stored::fits(book, feed));
+        steps.extend(
+            other.iter().map(|feed| format!("series {}: what is stored under its name is of another kind", feed.name)),
+        );
         let stored = Stored { feeds: of_kind, book, as_of: asked.as_of };
         // Without a series and without a wish the tables decide, and the last of them knows the world.
         let kind_asked = kind.unwrap_or(Kind::AverageProduction);
@@ -299,7 +303,9 @@ impl Factors {
             return Ok(Vec::new());
         }
         let (site, _) = self.site(site);
-        let stored = Stored { feeds: self.feeds_at(&site.name, Quantity::Pue), book, as_of };
+        let mut feeds = self.feeds_at(&site.name, Quantity::Pue);
+        feeds.retain(|feed| Stored::fits(book, feed));
+        let stored = Stored { feeds, book, as_of };
         chain::pue(&stored, at, |window| site.annual_pue(window))
     }
 

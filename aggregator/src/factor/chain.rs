@@ -2,6 +2,7 @@
 //! of the same kind. Where the chain is empty the intensity is missing, with bounds: never 0.
 
 use super::{Feed, IntensityCell, IntensityProvenance, PueCell, Site};
+use crate::store::block::factor::SeriesSubject;
 use crate::store::{Book, StoreError};
 use joulebook_sci::Rate;
 use joulebook_sci::quantity::{Basis, Kind, Quantity};
@@ -47,6 +48,13 @@ struct Found<'a> {
 type Candidates<'a> = (Vec<(Window, (bool, Reverse<usize>))>, Vec<Found<'a>>);
 
 impl<'a> Stored<'a> {
+    /// Whether what is stored under a series' name is what its configuration says. Whoever pushes first decides what a series
+    /// is: values of another kind are none of this one.
+    pub(super) fn fits(book: &Book, feed: &Feed) -> bool {
+        let about = |subject: &SeriesSubject| (subject.quantity, subject.kind, subject.basis);
+        book.factor_subject(&feed.name).is_none_or(|stored| about(&stored) == about(&feed.subject))
+    }
+
     /// Every stored value that may hold in a window; with `hold` also those that hold on from before.
     fn candidates(&self, at: Window, hold: Option<Hold>) -> Result<Candidates<'a>, StoreError> {
         let (mut ranked, mut found) = (Vec::new(), Vec::new());

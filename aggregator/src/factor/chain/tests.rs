@@ -153,3 +153,14 @@ fn series_that_do_not_fit_are_refused_with_their_key() {
     let twice = "[[factor]]\nname = \"a\"\nprovider = \"neso\"\n[[factor]]\nname = \"a\"\nprovider = \"neso\"\n";
     assert!(refused(twice).contains("another series"));
 }
+
+#[test]
+fn what_is_stored_under_a_name_as_another_kind_is_no_value_of_this_one() {
+    let (factors, book) = fixture();
+    let margin = factors.feeds().iter().find(|feed| feed.name == "margin").expect("configured");
+    let cells = [(window(0, 1), 700.0, Status::Measured)];
+    book.record_factors("grid", &margin.subject, &cells, UnixNanos(1)).expect("pushed before anybody asked");
+    let found = factors.intensity(None, window(0, 1), Asked::default(), &book).expect("read");
+    assert!(matches!(found[0].value, Rate::Between(..)), "{found:?}");
+    assert!(found[0].provenance.steps.iter().any(|step| step.contains("grid") && step.contains("another kind")));
+}
