@@ -7,11 +7,12 @@ CARGO_TARGET_DIR ?= $(CACHE)/target
 JOULEBOOK_ENGINE ?= $(CACHE)/engines/llamacpp/bin/python
 JOULEBOOK_TRITON ?= $(CACHE)/engines/triton/bin/tritonserver
 JOULEBOOK_MLSERVER ?= $(CACHE)/engines/mlserver/bin/mlserver
+JOULEBOOK_LITELLM ?= $(CACHE)/engines/litellm/bin/litellm
 JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
 JOULEBOOK_BMC_CLIENT ?= $(CACHE)/engines/bmc/bin/python
 JOULEBOOK_CODECARBON ?= $(CACHE)/engines/codecarbon/bin/python
 JOULEBOOK_SCAPHANDRE ?= $(CACHE)/peers/scaphandre/usr/bin/scaphandre
-export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_SCAPHANDRE
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_LITELLM JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_SCAPHANDRE
 CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
@@ -23,7 +24,7 @@ export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
 export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
 
-.PHONY: help setup build demo test test-rigs crash network mutants mutants-rigs fuzz bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-engines test-rigs crash network mutants mutants-rigs fuzz bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +45,10 @@ demo: ## Grams per token of two model versions served on this machine, and of tw
 test: lint ## Runs every test that needs no privilege, and the linters before.
 	.ci/setup engine triton mlserver nvml bmc
 	.ci/test --workspace
+
+test-engines: ## Installs further inference servers and gateways and runs the tests against them.
+	.ci/setup libclang rocksdb engine litellm
+	.ci/test -p joulebook-tests --features engines --test servers -- --nocapture --test-threads=1
 
 test-rigs: ## Runs the tests that need root, and three mutants in turn; fails where it cannot run them.
 	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users and mounts file systems" >&2; exit 77; }
@@ -101,7 +106,7 @@ bench-peers: ## Installs what bench-agent compares with: node_exporter, scaphand
 lint: ## Format, clippy and the contract's linter; warnings are errors.
 	.ci/setup libclang rocksdb buf
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features joulebook-tests/rigs --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features joulebook-tests/rigs,joulebook-tests/engines --locked -- -D warnings
 	.ci/buf/lint
 
 clean-demo: ## Removes what interrupted or kept demos left in the temporary folder.

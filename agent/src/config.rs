@@ -13,12 +13,14 @@ use std::time::Duration;
 use toml::Spanned;
 
 mod bmc;
+mod consumers;
 mod error;
 mod meter;
 mod presets;
 mod subject;
 
 pub use bmc::{IpmiSection, RedfishSection};
+pub use consumers::{ConsumersSection, NameForm};
 pub use error::ConfigError;
 pub use meter::MeterSection;
 pub use presets::read_file as read_preset;
@@ -72,6 +74,10 @@ pub struct Config {
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
     pub push: PushSection,
+    /// How consumers are named.
+    pub consumers: ConsumersSection,
+    /// Workloads that are there for others.
+    pub support: Vec<SupportSection>,
     /// Meters of which programs of this machine tell.
     pub meter: Vec<MeterSection>,
     /// Folder of presets, each a file `*.toml`.
@@ -135,6 +141,8 @@ pub struct TlsSection {
 pub struct PushSection {
     /// Path of the unix socket; unset = nobody can tell.
     pub socket: Option<PathBuf>,
+    /// Users beside root and the agent's own who may measure spans.
+    pub measure_uids: Vec<u32>,
 }
 
 /// The disk queue.
@@ -189,6 +197,18 @@ pub struct PlacementSection {
     pub pool: Option<String>,
     /// Whether the hardware is simulated.
     pub simulated: bool,
+}
+
+/// Workloads that are there for a pool and serve no model themselves.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupportSection {
+    /// What it is.
+    pub role: String,
+    /// Id or name of the workload; whatever runs on the node, its idle capacity included, if unset.
+    pub workload: Option<String>,
+    /// The pool it is for; the node's own if unset.
+    pub pool: Option<String>,
 }
 
 /// CPU and DRAM counters.
@@ -444,6 +464,14 @@ impl Config {
         }
         if !(1..=joulebook_units::Batch::MAX_ROWS).contains(&self.sampling.batch_rows) {
             return Err(ConfigError::value("sampling.batch_rows", "1 to 64"));
+        }
+        let named = |text: &String| !text.trim().is_empty() && text.len() <= 256;
+        let support = &self.support;
+        if support.len() > 64 || !support.iter().all(|one| named(&one.role) && one.workload.iter().all(named)) {
+            return Err(ConfigError::value(
+                "support",
+                "at most 64 tables, each with a role and names of 1 to 256 bytes",
+            ));
         }
         self.redfish.check()?;
         self.ipmi.check()?;

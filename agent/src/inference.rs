@@ -4,8 +4,10 @@
 
 pub mod annotation;
 pub mod discovery;
+pub mod distribution;
 pub mod exposition;
 pub mod fetch;
+pub mod gateway;
 pub mod gguf;
 pub mod identity;
 pub mod mapping;
@@ -22,7 +24,7 @@ use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::process::InferenceGroup;
 use crate::process::part::PartName;
-use joulebook_units::{BootNanos, CountKind, Service};
+use joulebook_units::{BootNanos, Consumption, CountKind, Service};
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -34,7 +36,8 @@ use discovery::Discovery;
 use preset::Presets;
 
 pub use discovery::Wanted;
-pub use push::{MeterDesk, PushError, PushSocket};
+pub use gateway::Names;
+pub use push::{Desks, MeterDesk, PushError, PushSocket, SpanDesk};
 pub use socket::ProcessId;
 pub use target::{Target, TargetConfig, TargetError};
 
@@ -48,6 +51,8 @@ const TICKS_PER_SECOND: u64 = 100;
 pub struct CountSample {
     /// The service. Its `workload` is absent: who knows the processes fills it in.
     pub service: Service,
+    /// The consumer whose counts these are: then they are no service's, and `service` is where they were told.
+    pub of: Option<Consumption>,
     /// When the counts were read.
     pub at: BootNanos,
     /// Cumulative counts since this agent first saw the service; a kind that is absent is not known. Never falls:
@@ -88,25 +93,31 @@ pub struct Inference {
     /// Failures since the start.
     pub failures: watch::Receiver<BTreeMap<Failure, u64>>,
     scraper: Scraper,
+    names: watch::Sender<Option<Names>>,
     around: scrape::Surroundings,
     out: scrape::Outputs,
 }
 
 impl Inference {
+    /// Says how consumers are named. Until it is said no gateway is read, and reports for consumers are taken without them.
+    pub fn name_consumers(&self, names: Names) {
+        self.names.send_replace(Some(names));
+    }
+
     /// Takes reports at a unix socket too. The socket goes with the value that is given back.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub fn listen(&self, socket: &Path) -> Result<PushSocket, PushError> {
-        self.listen_beside(socket, None)
+        self.listen_beside(socket, Desks::default())
     }
 
-    /// The same, and takes what meters show.
+    /// The same, and takes what meters show, and measures spans.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn listen_beside(&self, socket: &Path, meters: Option<MeterDesk>) -> Result<PushSocket, PushError> {
-        push::listen(socket, self.around.clone(), self.out.clone(), meters)
+    pub fn listen_beside(&self, socket: &Path, desks: Desks) -> Result<PushSocket, PushError> {
+        push::listen(socket, self.around.clone(), self.out.clone(), desks)
     }
 
     /// A handle for scrapes on demand.
@@ -158,13 +169,6 @@ pub(crate) fn check(configured: Vec<TargetConfig>, presets: &Presets) -> Result<
     for (index, config) in configured.into_iter().enumerate() {
         targets.push(Target::new(index, config, presets)?);
     }
-    // Question: what becomes of a gateway's counts? They are shares of what engines do, and nothing takes shares up yet.
-    // Choice: say so at the start rather than read a page for nothing. What would change it: consumers in the contract.
-    if let Some((index, gateway)) = targets.iter().enumerate().find(|(_, target)| target.reader.is_gateway()) {
-        let why = "it is a gateway: who its requests were for is not delivered yet, and they are counted where they are \
-                   served; name the engines behind it";
-        return Err(TargetError::Key { index, key: "preset", value: gateway.preset.id.clone(), why });
-    }
     let mut urls = HashSet::new();
     if let Some((index, twice)) = targets.iter().enumerate().find(|(_, target)| !urls.insert(&target.name)) {
         let why = "another target has the same URL, so it would be counted twice; remove one";
@@ -206,7 +210,13 @@ pub fn start_among(
     let (sender, samples) = mpsc::channel(SAMPLES);
     let (groups_sender, groups) = watch::channel(Vec::new());
     let (failures_sender, failures) = watch::channel(BTreeMap::new());
-    let out = scrape::Outputs { samples: sender, groups: Arc::new(groups_sender), failures: Arc::new(failures_sender) };
+    let (names, told_names) = watch::channel(None);
+    let out = scrape::Outputs {
+        samples: sender,
+        groups: Arc::new(groups_sender),
+        failures: Arc::new(failures_sender),
+        names: told_names,
+    };
     let start_one = |target| {
         let (demand, demands) = mpsc::channel(1);
         tokio::spawn(scrape::Task::new(target, around.clone(), out.clone()).run(demands));
@@ -219,5 +229,5 @@ pub fn start_among(
         let (presets, around, out) = (presets.clone(), around.clone(), out.clone());
         tokio::spawn(Discovery { wanted, presets, around, out, configured, demands, fixed }.run());
     }
-    Ok(Inference { samples, groups, failures, scraper: Scraper { demands: asked }, around, out })
+    Ok(Inference { samples, groups, failures, scraper: Scraper { demands: asked }, names, around, out })
 }

@@ -6,9 +6,10 @@ use joulebook_agent::collector::gaudi::serve::{HELPER as GAUDI_HELPER, serve as 
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides, Role};
 use joulebook_agent::run::RunError;
-use joulebook_agent::{doctor, exit, presets, reload};
+use joulebook_agent::{doctor, exit, measure, presets, reload};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,6 +75,27 @@ enum Command {
     /// Presets say what is counted on an engine's metric page: look at them, or try one on a page.
     #[command(subcommand)]
     Presets(PresetsCommand),
+    /// Run a command and say what energy the node used meanwhile, by the running agent's sensors, at rest apart.
+    ///
+    /// The report goes to standard error. Ends as the command ends; 69 if no agent answers, 77 if it may not be asked.
+    Measure(MeasureArguments),
+}
+
+/// Arguments of `measure`.
+#[derive(Debug, Args)]
+struct MeasureArguments {
+    /// The agent's socket for reports [default: push.socket of the configuration].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Run it so often, one run after the other, and tell mean and standard deviation.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repeat: u32,
+    /// Form of the report.
+    #[arg(short, long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+    /// The command and its arguments, behind `--`.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
 }
 
 /// What to do with presets.
@@ -154,6 +176,9 @@ fn main() -> ExitCode {
         Some(Command::Presets(wish)) => {
             Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| tell_presets(&config, &wish))
         }
+        Some(Command::Measure(wish)) => {
+            Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| measure(&config, &wish))
+        }
         None => serve(file, overrides),
     };
     match ended {
@@ -209,6 +234,26 @@ fn tell_presets(config: &Config, wish: &PresetsCommand) -> ExitCode {
             // A closed pipe is the reader's choice, not a failure.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn measure(config: &Config, wish: &MeasureArguments) -> ExitCode {
+    let socket = wish.socket.as_deref().or(config.push.socket.as_deref());
+    match measure::measure(socket, wish.repeat, &wish.command) {
+        Ok(measured) => {
+            let text = match wish.output {
+                Form::Text => measure::write(&measured),
+                Form::Json => serde_json::to_string_pretty(&measured).unwrap_or_default() + "\n",
+            };
+            // A closed pipe is the reader's choice, not a failure.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            let code = measured.runs.last().map_or(0, |run| run.exit_code);
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
         }
         Err(error) => {
             tracing::error!("{}", chain(&error));

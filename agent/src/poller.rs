@@ -127,7 +127,9 @@ fn begin(
     };
     let sampler = Sampler::new(parts, &recovery);
     let uplink = Uplink::new(uplink.clone(), spool.clone(), inventory, Arc::clone(clock)).of_poller(name.clone());
-    Ok(Delivery { sampler, spool, uplink, tick, scraper: None })
+    // Nobody measures spans of other nodes: the channel has no other end.
+    let (_, spans) = mpsc::channel(1);
+    Ok(Delivery { sampler, spool, uplink, tick, scraper: None, spans })
 }
 
 /// Time between rows of a subject, and rows of a batch: a row for each value of the BMC and batches as long as configured,

@@ -6,7 +6,7 @@
 //! records that were not acknowledged are sent again.
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Role};
 use crate::inference;
 use crate::run::{Ending, RunError, run_until, security};
 use joulebook_proto::config_file::{ConfigFile, RELOAD_FAILURES, RELOADS};
@@ -87,6 +87,10 @@ fn prove(now: &Config, new: Config) -> Result<Config, ReloadError> {
     }
     if now.node_name().map_err(wrong)? != new.node_name().map_err(wrong)? {
         return Err(ReloadError::Fixed("node"));
+    }
+    // Its streams at the aggregator belong to the name.
+    if new.role == Role::BmcPoller && now.poller_name().map_err(wrong)? != new.poller_name().map_err(wrong)? {
+        return Err(ReloadError::Fixed("poller"));
     }
     // Records that were not delivered would stay behind.
     if now.spool.dir != new.spool.dir {

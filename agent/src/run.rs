@@ -3,10 +3,10 @@
 use crate::clock::Clock;
 use crate::collector::meter::{self, Meters, Told};
 use crate::collector::{Sources, estimate};
-use crate::config::{Config, ConfigError, Role, Roots};
+use crate::config::{Config, ConfigError, Role, Roots, SupportSection};
 use crate::directory::Directory;
 use crate::hardware;
-use crate::inference::{self, MeterDesk, PushError, TargetError};
+use crate::inference::{self, Desks, MeterDesk, PushError, SpanDesk, TargetError};
 use crate::poller;
 use crate::process::{Workloads, proc::read_text};
 use crate::sampler::{Parts, Sampler, tell};
@@ -15,17 +15,19 @@ use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
 use delivery::{Delivery, deliver};
 use joulebook_proto::credentials::CredentialError;
 use joulebook_proto::telemetry::NodeDirectory;
-use joulebook_units::{BootId, Hardware, Inventory, NodeName, Placement, SourceState};
+use joulebook_units::{BootId, Hardware, Inventory, NodeName, Placement, SourceState, Support};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 
 pub(crate) mod delivery;
 
 const SEGMENT_BYTES: u64 = 16 << 20;
+/// Edges of spans that may wait for their row.
+const WAITING_EDGES: usize = 64;
 
 /// Why an agent did not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +133,11 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
         config.discovery.wanted(),
     )?;
     let (spool, recovery) = Spool::open(&spool_config(&config, &config.spool.dir, config.spool.max_bytes))?;
+    inference.name_consumers(config.consumers.names(&config.spool.dir)?);
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
-    let _socket = config.push.socket.as_deref().map(|socket| inference.listen_beside(socket, meters)).transpose()?;
+    let (edges, spans) = mpsc::channel(WAITING_EDGES);
+    let desks = Desks { meters, spans: Some(SpanDesk::new(&config.push.measure_uids, edges)) };
+    let _socket = config.push.socket.as_deref().map(|socket| inference.listen_beside(socket, desks)).transpose()?;
     let threads = inventory.hardware.threads.unwrap_or(1);
     let package_idle = package_idle(&config, &inventory);
     tracing::info!(node = %inventory.node, stream = %recovery.stream, epoch = recovery.session_epoch, "agent starts");
@@ -157,7 +162,7 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     let uplink = UplinkConfig { endpoint: config.aggregator_url().to_owned(), security, boot };
     let uplink = Uplink::new(uplink, spool.clone(), told, clock);
     let pods = tokio::spawn(pass_on(uplink.node_directory(), pods));
-    let delivery = Delivery { sampler, spool, uplink, tick: config.sampling.tick, scraper: Some(scraper) };
+    let delivery = Delivery { sampler, spool, uplink, tick: config.sampling.tick, scraper: Some(scraper), spans };
     let delivered = deliver(delivery, ending).await;
     pods.abort();
     delivered?;
@@ -229,10 +234,14 @@ pub(crate) fn inventory(config: &Config, node: NodeName, sources: Vec<SourceStat
         site: config.placement.site.clone(),
         pool: config.placement.pool.clone(),
         simulated: config.placement.simulated,
-        support: Vec::new(),
+        support: config.support.iter().map(support).collect(),
     };
     let agent_version = env!("CARGO_PKG_VERSION").to_owned();
     Inventory { node, agent_version, sources, hardware: Hardware::default(), placement }
+}
+
+fn support(section: &SupportSection) -> Support {
+    Support { role: section.role.clone(), workload: section.workload.clone(), pool: section.pool.clone() }
 }
 
 /// Idle power of one metered package: configured, or the matching table row's.

@@ -16,8 +16,8 @@ use book::{Book, Page};
 use devices::{Devices, Quiet};
 use idle::IdlePower;
 use joulebook_units::{
-    Batch, BootId, BootNanos, Component, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory, Microjoules,
-    Milliwatts, Point, Service, Source, Subject, UnixNanos,
+    Batch, BootId, BootNanos, Component, Consumption, CountKind, EnergyGap, GapReason, IdleOrigin, Inventory,
+    Microjoules, Milliwatts, Point, Service, Source, Subject, UnixNanos,
 };
 use refusals::Refusals;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,6 +29,7 @@ mod count;
 pub mod devices;
 pub mod idle;
 mod refusals;
+mod snapshot;
 
 /// Held values are repeated after this many rows even if they did not change.
 const HELD_ROWS: u64 = 5;
@@ -88,7 +89,7 @@ pub struct Sampler {
     /// What is added to a workload's or service's own sum to make the stream's.
     bases: HashMap<u32, u64>,
     cpu_points: HashMap<String, (u32, Point)>,
-    count_points: HashMap<(Service, CountKind), (u32, Point)>,
+    count_points: HashMap<(Service, Option<Consumption>, CountKind), (u32, Point)>,
     held: HashMap<u32, (u64, u64)>,
     workload_ids: BTreeMap<String, String>,
     devices: Devices,
@@ -112,6 +113,8 @@ struct Meter {
     tracker: Option<Tracker>,
     value: u64,
     last: Option<BootNanos>,
+    /// Stretches in which its energy is unknown.
+    gaps: u64,
     idle: IdlePower,
     /// Power while something is resident and nothing runs.
     resident_idle: IdlePower,
@@ -338,6 +341,7 @@ impl Sampler {
             Step::Gap(gap) => {
                 let from = (gap.to < at).then_some(Point { at: gap.to, value: meter.value });
                 meter.value = meter.value.saturating_add(gap.after);
+                meter.gaps += 1;
                 let (low, high) = (gap.low, gap.high);
                 self.book.gap(EnergyGap { series, from: gap.from, to: gap.to, reason: gap.reason, low, high });
                 from
@@ -411,6 +415,7 @@ impl Sampler {
             tracker,
             value,
             last: None,
+            gaps: 0,
             // What is inside another source has no floor of its own.
             idle: IdlePower::new(stated.filter(|_| source.contained_in.is_none())),
             resident_idle: IdlePower::new(None),
@@ -445,6 +450,7 @@ impl Sampler {
         {
             tracker.lose();
             if let Some(gap) = tracker.declare_lost(now) {
+                meter.gaps += 1;
                 let series = meter.series;
                 let Unknown { from, to, reason, low, high, .. } = gap;
                 self.book.gap(EnergyGap { series, from, to, reason, low, high });

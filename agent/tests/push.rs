@@ -7,7 +7,7 @@ use joulebook_agent::collector::meter::{Meters, channel};
 use joulebook_agent::collector::{Collector, Value};
 use joulebook_agent::config::MeterSection;
 use joulebook_agent::inference::preset::Presets;
-use joulebook_agent::inference::{CountSample, Inference, MeterDesk, PushError, PushSocket, start};
+use joulebook_agent::inference::{CountSample, Desks, Inference, MeterDesk, Names, PushError, PushSocket, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
 use std::collections::BTreeMap;
 use std::fs;
@@ -257,7 +257,9 @@ async fn what_a_meter_shows_reaches_its_collector_and_no_other_user_may_tell() {
     let folder = tempfile::tempdir().expect("folder");
     let inference = start(Vec::new(), &Presets::default(), "/proc".into(), Arc::new(SystemClock)).expect("legal");
     let path = folder.path().join("push.sock");
-    let _socket = inference.listen_beside(&path, Some(MeterDesk::new(&sections, tell))).expect("a socket");
+    let _socket = inference
+        .listen_beside(&path, Desks { meters: Some(MeterDesk::new(&sections, tell)), spans: None })
+        .expect("a socket");
     let mut client = Client(BufReader::new(UnixStream::connect(&path).await.expect("connected")));
     for (line, ok) in [
         (r#"{"meter": "own", "seq": 1, "energy_microjoules": 5000000}"#, true),
@@ -277,4 +279,34 @@ async fn what_a_meter_shows_reaches_its_collector_and_no_other_user_may_tell() {
     let answer =
         client.says(r#"{"seq": 1, "cumulative": true, "model": "m", "requests": 1}"#).await.expect("an answer");
     assert_eq!(answer["ok"], true, "{answer}");
+}
+
+#[tokio::test]
+async fn a_report_for_a_consumer_and_a_workflow_counts_for_the_version_and_for_both() {
+    let mut rig = Rig::new(still());
+    rig.inference.name_consumers(Names::Hashed([3; 32]));
+    let hashed = Names::Hashed([3; 32]).of("consumer", "alice");
+    let mut client = rig.client().await;
+    for (seq, root) in [(1, "r1"), (2, "r1"), (3, "r2")] {
+        let line = format!(
+            r#"{{"seq":{seq},"cumulative":false,"model":"m","output_tokens":10,"consumer":"alice","workflow":"triage","root":"{root}"}}"#
+        );
+        assert_eq!(client.says(&line).await.expect("an answer")["ok"], true);
+    }
+    let samples: Vec<CountSample> = std::iter::from_fn(|| rig.inference.samples.try_recv().ok()).collect();
+    let last = |kind: Option<&str>| {
+        let of_kind = |sample: &&CountSample| sample.of.as_ref().map(|of| of.consumer.kind.as_str()) == kind;
+        let sample = samples.iter().rev().find(of_kind).expect("told");
+        let name = sample.of.as_ref().map(|of| of.consumer.name.clone());
+        let count = |kind| sample.counts.get(&kind).copied();
+        (name, count(CountKind::OutputTokens), count(CountKind::Workflows))
+    };
+    assert_eq!(last(None), (None, Some(30), Some(2)));
+    assert_eq!(last(Some("consumer")), (Some(hashed), Some(30), Some(2)));
+    assert_eq!(last(Some("workflow")), (Some("triage".to_owned()), Some(30), Some(2)));
+    let text = format!("{samples:?}");
+    assert!(!text.contains("alice") && !text.contains("r1"), "neither names nor roots leave the node: {text}");
+    let target = &samples[0].service.target;
+    let of = samples[1].of.as_ref().expect("a consumer");
+    assert_eq!((of.endpoint.as_ref(), &of.gateway), (Some(target), target), "the server is its own gateway");
 }

@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 #[path = "scrape/bad_inputs.rs"]
 mod bad_inputs;
+#[path = "scrape/gateways.rs"]
+mod gateways;
 #[path = "scrape/identity.rs"]
 mod identity;
 #[path = "scrape/services.rs"]

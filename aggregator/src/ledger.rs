@@ -78,9 +78,13 @@ impl Ledger {
     /// The store's.
     pub fn pass(&self, now: UnixNanos) -> Result<usize, StoreError> {
         let mut by_node: BTreeMap<u32, Vec<(UnixNanos, u64)>> = BTreeMap::new();
-        // Rows after the surroundings of a cell do not change it any more.
-        let beyond = |node: u32| self.book.surroundings(node) - CELL_SURROUNDINGS_SECONDS;
-        let closed = |node: u32| now.plus_seconds(-CLOSED_AFTER_SECONDS - Resolution::Minute.seconds() - beyond(node));
+        // Rows after the surroundings of a cell do not change it any more, and a row marks whole minutes: a cell that is
+        // settled a minute too early is settled again with each record until it is over.
+        let minute = Resolution::Minute.seconds();
+        let closed = |node: u32| {
+            let marked = now.plus_seconds(-CLOSED_AFTER_SECONDS - self.book.surroundings(node)).floor_to(minute);
+            marked.plus_seconds(-minute)
+        };
         let marks = self.book.dirty(usize::MAX).into_iter().filter(|(node, start, _)| *start <= closed(*node));
         for (node, start, generation) in marks.take(CELLS_PER_PASS) {
             by_node.entry(node).or_default().push((start, generation));

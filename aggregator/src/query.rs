@@ -7,6 +7,7 @@ mod accelerator;
 mod alias;
 mod amount;
 mod answer;
+mod consumer;
 mod energy;
 mod explain;
 mod gather;
@@ -24,6 +25,7 @@ use joulebook_proto::query::{
     ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
     GetEnergyResponse, GetSciRequest, GetSciResponse,
 };
+use joulebook_sci::consumer::Consumers;
 use joulebook_sci::{ModelVersion, SlotTerm, Totals};
 use joulebook_units::Window;
 use name::Names;
@@ -117,9 +119,19 @@ impl Query {
             factors: &computed.factors,
             book: &self.book,
             generated_at,
+            share: None,
         };
-        let answers =
-            selected.into_iter().map(|(version, totals)| context.answer(version, totals)).collect::<Result<_, _>>()?;
+        let Some(entity) = question.entity else {
+            let each = selected.into_iter().map(|(version, totals)| context.answer(version, totals));
+            return Ok(GetSciResponse { answers: each.collect::<Result<_, _>>()? });
+        };
+        let consumers = Consumers::new(&computed.totals, entity);
+        let mut answers = Vec::new();
+        for (version, totals) in selected {
+            for (part, share) in consumer::parts(&consumers, version, totals) {
+                answers.push(answer::Context { share: Some(&share), ..context }.answer(version, &part.totals)?);
+            }
+        }
         Ok(GetSciResponse { answers })
     }
 
@@ -158,6 +170,7 @@ impl Query {
             factors: &computed.factors,
             book: &self.book,
             generated_at,
+            share: None,
         };
         let answer = context.answer(version, totals)?;
         Ok(explain::explain(&computed, version, totals, answer))

@@ -3,7 +3,7 @@
 use crate::period;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_proto::query::{
-    EnergyBy, FunctionalUnit, IdlePolicy, IntensityKind, Level, ModelSelector, TimeWindow, Trust,
+    EnergyBy, EntityKind, FunctionalUnit, IdlePolicy, IntensityKind, Level, ModelSelector, TimeWindow, Trust,
 };
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ pub struct Connection {
 pub enum Command {
     /// Grams of CO2e per functional unit of each model version (SCI)
     Sci(SciArguments),
-    /// Energy by model, workload, process, container, pod, gpu, component, node, source or layer
+    /// Energy by model, consumer, workflow, workload, process, container, pod, gpu, component, node, source or layer
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
@@ -332,6 +332,9 @@ pub struct SciArguments {
     /// Only this model, or this version of it
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
     pub model: Option<ModelSelector>,
+    /// Break each version down by who asked, or by the workflow that it was asked for
+    #[arg(long, value_enum, value_name = "BY")]
+    pub by: Option<Entity>,
     /// Which of several rows of that name.
     #[command(flatten)]
     pub row: RowArguments,
@@ -361,7 +364,7 @@ pub struct EnergyArguments {
     /// When.
     #[command(flatten)]
     pub period: PeriodArguments,
-    /// Only this model, or this version of it (with --by model)
+    /// Only this model, or this version of it (with --by model, consumer or workflow)
     #[arg(long, value_name = "NAME[@VERSION]", value_parser = selector)]
     pub model: Option<ModelSelector>,
     /// Which of several rows of that name.
@@ -373,7 +376,7 @@ pub struct EnergyArguments {
     /// Rows for each so long part of the window, for example 5m: a series; 1000 parts at most
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub step: Option<Duration>,
-    /// Also joules per this functional unit (with --by model)
+    /// Also joules per this functional unit (with --by model, consumer or workflow)
     #[arg(long, value_enum)]
     pub per: Option<Per>,
     /// Boundary of model versions' energy: accelerator, host or idle
@@ -477,10 +480,15 @@ words! {
     Believed => Trust { Components = Components, Wall = Wall }
 }
 words! {
+    /// What versions are broken down by.
+    Entity => EntityKind { Consumer = Consumer, Workflow = Workflow }
+}
+words! {
     /// What rows of energy are about.
     By => EnergyBy {
         Model = Model, Workload = Workload, Process = Process, Container = Container, Pod = Pod, Gpu = Gpu,
         Component = Component, Node = Node, Source = Source, Layer = Layer,
+        Consumer = Consumer, Workflow = Workflow,
     }
 }
 

@@ -21,14 +21,15 @@ fn window(arguments: &PeriodArguments, now: Timestamp) -> Result<TimeWindow, Fai
         .map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// The name of an answer: its label, else `NAME@VERSION` with `unknown` for what is.
+/// The name of an answer: its label, else `NAME@VERSION` with `unknown` for what is, and the part that the answer is about.
 pub(crate) fn version_name(answer: &SciAnswer) -> String {
     let unknown = || "unknown".to_owned();
     let subject = answer.subject.clone().unwrap_or_default();
+    let part = subject.entity.map_or_else(String::new, |entity| format!(" for {entity}"));
     if !subject.label.is_empty() {
-        return subject.label;
+        return subject.label + &part;
     }
-    format!("{}@{}", subject.model.unwrap_or_else(unknown), subject.model_version.unwrap_or_else(unknown))
+    format!("{}@{}{part}", subject.model.unwrap_or_else(unknown), subject.model_version.unwrap_or_else(unknown))
 }
 
 /// Completes "no such model version" by those that the window does have.

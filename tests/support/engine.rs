@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::installation::Target;
 use crate::program::Program;
 
+pub mod litellm;
 pub mod mlserver;
 pub mod model_server;
 pub mod triton;
@@ -109,17 +110,20 @@ impl Engine {
             "max_tokens": tokens, "ignore_eos": true,
         });
         let answer = post(self.port, "/v1/chat/completions", &body)?;
-        let count = |pointer: &str| {
-            answer
-                .pointer(pointer)
-                .and_then(Value::as_u64)
-                .with_context(|| format!("the answer has no {pointer}: {answer}"))
-        };
-        sums.input += count("/usage/prompt_tokens")?;
-        sums.cached += count("/usage/prompt_tokens_details/cached_tokens")?;
-        sums.output += count("/usage/completion_tokens")?;
-        Ok(())
+        usage(&answer, sums)
     }
+}
+
+/// Adds what an answer says of its tokens.
+fn usage(answer: &Value, sums: &mut Usage) -> Result<()> {
+    let count = |pointer: &str| {
+        let count = answer.pointer(pointer).and_then(Value::as_u64);
+        count.with_context(|| format!("the answer has no {pointer}: {answer}"))
+    };
+    sums.input += count("/usage/prompt_tokens")?;
+    sums.cached += count("/usage/prompt_tokens_details/cached_tokens")?;
+    sums.output += count("/usage/completion_tokens")?;
+    Ok(())
 }
 
 /// Posts JSON and returns the JSON of the answer.
@@ -133,11 +137,20 @@ fn post(port: u16, path: &str, body: &Value) -> Result<Value> {
 
 /// Status and page of an answer.
 fn exchange(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, Vec<u8>)> {
+    request(port, method, path, "", body)
+}
+
+/// The same for a post with a key.
+fn authorised(port: u16, path: &str, key: &str, body: &str) -> Result<(u16, Vec<u8>)> {
+    request(port, "POST", path, &format!("Authorization: Bearer {key}\r\n"), body)
+}
+
+fn request(port: u16, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the answer is not chunked and ends with the connection.
     let head = format!(
-        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;

@@ -51,6 +51,8 @@ pub struct AgentSettings {
     pub targets: Vec<Target>,
     /// Further keys of the last of them, TOML.
     pub keys: String,
+    /// Further tables of the configuration.
+    pub more: String,
     /// Whether acknowledged records stay in the spool, so that a test can read everything that was ever sent.
     pub keep_spool: bool,
 }
@@ -133,6 +135,7 @@ impl Installation {
         if let Some(sysfs) = &settings.sysfs {
             write!(config, "\n[roots]\nsysfs = \"{}\"\n", sysfs.display())?;
         }
+        write!(config, "\n{}", settings.more)?;
         for Target { url, preset, reserved_cores } in &settings.targets {
             write!(config, "\n[[target]]\nurl = \"{url}\"\npreset = \"{preset}\"\ninterval = \"2s\"\n")?;
             if let Some(cores) = reserved_cores {

@@ -16,3 +16,4 @@ pub mod simulated;
 pub mod simulator;
 pub mod timestamp;
 pub mod tls;
+pub mod wait;

@@ -18,6 +18,8 @@ use tokio::sync::watch;
 
 #[path = "answers/cost.rs"]
 mod cost;
+#[path = "answers/factors.rs"]
+mod factors;
 #[path = "answers/walls.rs"]
 mod walls;
 

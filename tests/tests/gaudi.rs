@@ -9,12 +9,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_agent::collector::{ReadFailure, Reading, Sources, Value as Shown};
 use joulebook_agent::config::{Config, Roots};
 use joulebook_tests::program::binary;
+use joulebook_tests::wait::Moment;
 use joulebook_units::{Component, Method, SourceState};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -101,7 +102,7 @@ fn value(row: &[Result<Reading, ReadFailure>], id: &str) -> Option<Shown> {
 
 /// Rows until one is as wished.
 fn until(sources: &mut Sources, wished: impl Fn(&[Result<Reading, ReadFailure>]) -> bool) {
-    let begin = Instant::now();
+    let begin = Moment::now();
     loop {
         let row = row(sources);
         if wished(&row) {

@@ -17,6 +17,7 @@ use joulebook_tests::installation::{AGENT_READY, Installation};
 use joulebook_tests::program::{Program, binary};
 use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
+use joulebook_tests::wait::until;
 use serde_json::{Value, json};
 
 /// The nodes with agents, and a third one that the poller is not to speak for.
@@ -25,8 +26,6 @@ const FOREIGN: &str = "gpu-c";
 const POLLER: &str = "east";
 /// Time that is accounted.
 const MEASURED: Duration = Duration::from_secs(12);
-/// Longest time for anything that is waited for, on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(90);
 /// What a GH200 of the simulator draws from its parts at rest, and the part of the input that its supplies pass on.
 const PARTS_W: f64 = 272.0;
 const EFFICIENCY: f64 = 0.92;
@@ -115,15 +114,6 @@ fn start(config: &std::path::Path) -> Program {
         Program::start(binary("joulebook-agent").unwrap(), &["--config".as_ref(), config.as_os_str()]).unwrap();
     program.wait_for(AGENT_READY).unwrap();
     program
-}
-
-/// Waits until something is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begin = std::time::Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(300));
-    }
 }
 
 fn column<'a>(row: &'a Value, name: &str) -> &'a str {

@@ -15,18 +15,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use joulebook_tests::engine::free_ports;
 use joulebook_tests::installation::{AGENT_READY, Installation};
 use joulebook_tests::program::{Program, binary};
 use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
+use joulebook_tests::wait::{Moment, until};
 use serde_json::{Value, json};
 
 /// Time that is accounted.
 const MEASURED: Duration = Duration::from_secs(16);
-const PATIENCE: Duration = Duration::from_secs(90);
 /// A BMC shows whole watts of some 300.
 const CLOSE: f64 = 0.02;
 /// What the supplies of the simulated GH200 pass on at rest, and what the site draws for each joule at its nodes' inputs.
@@ -42,15 +42,6 @@ fn close(value: f64, expected: f64) -> bool {
 /// there some seconds before the parts are.
 fn roughly(value: f64, expected: f64) -> bool {
     (value / expected - 1.0).abs() < 0.05
-}
-
-/// Waits until something is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(300));
-    }
 }
 
 /// One node with its BMC, and a site's meter that a program tells.
@@ -181,7 +172,7 @@ fn platform_overcount_and_pue_are_those_of_the_simulated_truth() {
             .all(|id| rows.iter().any(|row| column(row, "source") == *id && number(row, "microjoules") > 0.0))
     });
     // All draws are constant: what counts is the power.
-    let (begin, before, clock) = (now().unwrap(), rig.truth(), Instant::now());
+    let (begin, before, clock) = (now().unwrap(), rig.truth(), Moment::now());
     std::thread::sleep(MEASURED);
     let (end, after, passed) = (now().unwrap(), rig.truth(), clock.elapsed().as_secs_f64());
     let window = ["--from", begin.as_str(), "--to", end.as_str()];
@@ -207,8 +198,8 @@ fn platform_overcount_and_pue_are_those_of_the_simulated_truth() {
     assert!(close(number(gpu, "microjoules"), drawn("gpu0")), "{gpu}: {}", drawn("gpu0"));
     let platform = number(wall, "microjoules") - content;
     assert!(platform > 0.3 * input, "{sources}");
-    if let Some(residual) = wall["layer_residual_microjoules"].as_f64() {
-        assert_eq!(residual, platform, "exactly");
+    if let Some(residual) = wall["layer_residual_microjoules"].as_i64() {
+        assert!((residual as f64 - platform).abs() < 0.5, "to the microjoule");
     }
     let explained =
         rig.installation.ask(&[&["explain", "--model", &format!("{MODEL}@1")], &window[..]].concat()).unwrap();
@@ -256,5 +247,5 @@ fn platform_overcount_and_pue_are_those_of_the_simulated_truth() {
         assert_eq!(one["answer"]["conservation"]["residual_uj"], 0, "{one}");
     }
     assert!(components["answer"]["quality"]["flags"].to_string().contains("overcount"), "{components}");
-    assert!(number(&wall["answer"]["conservation"], "overcount_uj") == 0.0, "scaled to the meter: {wall}");
+    assert_eq!(wall["answer"]["conservation"]["overcount_uj"], 0, "scaled to the meter: {wall}");
 }

@@ -30,6 +30,7 @@ fn every_commented_key_of_the_example_is_one() {
         .fold(String::new(), |text, line| text + line + "\n");
     let config = Config::parse(&text, Path::new("example")).expect("every key is known");
     assert_eq!(config.target.len(), 1);
+    assert!(config.target[0].consumer.is_some() && config.support.len() == 1);
     assert_eq!(config.placement.pool.as_deref(), Some("chat"));
     assert!(config.estimate.tdp_watts.is_some() && config.rapl.idle_watts.is_some());
 }

@@ -25,7 +25,10 @@ pub struct Mapping {
     pub only: BTreeMap<String, Filter>,
     /// For a gateway: labels that name who a request was for, the first that a series has. Such a page counts by consumer
     /// and opens no service: its requests are counted where they are served.
-    pub consumer: Option<Consumers>,
+    pub consumer: Option<FirstLabel>,
+    /// For a gateway: labels that name what a request was sent to.
+    #[serde(default)]
+    pub upstream: UpstreamLabels,
     /// Words in a version label that are no version, beside those that never are one.
     #[serde(default)]
     pub no_version: Vec<String>,
@@ -35,6 +38,26 @@ pub struct Mapping {
     /// Expression per field; a field without one is not known.
     #[serde(default)]
     pub values: BTreeMap<Field, Expression>,
+    /// Histograms whose buckets are kept: under which conditions it served.
+    #[serde(default)]
+    pub distributions: Distributions,
+}
+
+/// A histogram by its family's name; a unit or scale is that of its bounds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "RawExpression")]
+pub struct Histogram(pub Metric);
+
+/// Histograms by what they are of; of several the first that is on the page.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distributions {
+    /// Time of a request from its arrival to its end.
+    #[serde(default)]
+    pub latency: Vec<Histogram>,
+    /// Tokens of a prompt.
+    #[serde(default)]
+    pub prompt_tokens: Vec<Histogram>,
 }
 
 /// Labels that name the service.
@@ -69,25 +92,37 @@ impl LabelNames {
     }
 }
 
-/// One label that names consumers, or several of which the first that a series has does.
+/// Labels of a gateway's series that name what it asks.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamLabels {
+    /// The gateway's own name for it, which series share that name different parts of it.
+    pub deployment: Option<FirstLabel>,
+    /// Its address.
+    pub endpoint: Option<FirstLabel>,
+    /// The model that it is asked for.
+    pub model: Option<FirstLabel>,
+}
+
+/// One label, or several of which the first that says something does.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-pub enum Consumers {
+pub enum FirstLabel {
     /// One label.
     One(String),
     /// Several.
     First(Vec<String>),
 }
 
-impl Consumers {
-    /// The label that a sample has, and its value.
-    pub fn read<'a>(&'a self, sample: &'a Sample<'_>) -> Option<(&'a str, &'a str)> {
+impl FirstLabel {
+    /// The first label of a sample whose value says something, and the value.
+    pub fn read<'a>(&'a self, sample: &'a Sample<'_>, says: impl Fn(&str) -> bool) -> Option<(&'a str, &'a str)> {
         let names = match self {
             Self::One(name) => std::slice::from_ref(name),
             Self::First(names) => names,
         };
         let mut found = names.iter().map(|name| (name.as_str(), sample.label(name)));
-        found.find(|(_, value)| !value.is_empty())
+        found.find(|(_, value)| says(value))
     }
 }
 
@@ -127,11 +162,27 @@ pub enum Field {
     PrefillSeconds,
     /// Of it, time spent on generating, in the same unit.
     DecodeSeconds,
+    /// Images made or looked at.
+    Images,
+    /// Seconds of sound, in the same way as `busy_seconds`.
+    AudioSeconds,
+    /// Seconds of video, in the same way.
+    VideoSeconds,
+    /// Sessions of several requests.
+    Sessions,
+    /// Requests at work now: a gauge.
+    Running,
+    /// Requests that wait now: a gauge.
+    Waiting,
+    /// Of a gateway: requests that it answered from its own cache.
+    StoredRequests,
+    /// Of a gateway: tokens of answers from its own cache.
+    StoredTokens,
 }
 
 impl Field {
     /// Every field, in the order in which they are told.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 19] = [
         Self::RequestsOk,
         Self::RequestsFailed,
         Self::RequestsAborted,
@@ -143,6 +194,14 @@ impl Field {
         Self::BusySeconds,
         Self::PrefillSeconds,
         Self::DecodeSeconds,
+        Self::Images,
+        Self::AudioSeconds,
+        Self::VideoSeconds,
+        Self::Sessions,
+        Self::Running,
+        Self::Waiting,
+        Self::StoredRequests,
+        Self::StoredTokens,
     ];
 
     /// Its name in a mapping.
@@ -159,6 +218,14 @@ impl Field {
             Self::BusySeconds => "busy_seconds",
             Self::PrefillSeconds => "prefill_seconds",
             Self::DecodeSeconds => "decode_seconds",
+            Self::Images => "images",
+            Self::AudioSeconds => "audio_seconds",
+            Self::VideoSeconds => "video_seconds",
+            Self::Sessions => "sessions",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::StoredRequests => "stored_requests",
+            Self::StoredTokens => "stored_tokens",
         }
     }
 
@@ -176,12 +243,25 @@ impl Field {
             Self::BusySeconds => CountKind::BusyNanos,
             Self::PrefillSeconds => CountKind::PrefillNanos,
             Self::DecodeSeconds => CountKind::DecodeNanos,
+            Self::Images => CountKind::Images,
+            Self::AudioSeconds => CountKind::AudioNanos,
+            Self::VideoSeconds => CountKind::VideoNanos,
+            Self::Sessions => CountKind::Sessions,
+            Self::Running => CountKind::RunningNanos,
+            Self::Waiting => CountKind::WaitingNanos,
+            Self::StoredRequests => CountKind::StoredRequests,
+            Self::StoredTokens => CountKind::StoredTokens,
         }
     }
 
     /// Whether it is a time, in seconds on the page and nanoseconds here.
     pub fn is_time(self) -> bool {
-        self.kind().is_time()
+        self.kind().is_time() && !self.is_held()
+    }
+
+    /// Whether the page shows what holds now, whose integral over time is the count.
+    pub fn is_held(self) -> bool {
+        self.kind().is_held()
     }
 }
 
@@ -316,6 +396,16 @@ impl TryFrom<RawExpression> for Metric {
         match (scaled, Expression::try_from(raw)?) {
             (false, Expression::Metric(metric)) => Ok(metric),
             _ => Err("only `metric`, `type` and `where` go here"),
+        }
+    }
+}
+
+impl TryFrom<RawExpression> for Histogram {
+    type Error = &'static str;
+    fn try_from(raw: RawExpression) -> Result<Self, Self::Error> {
+        match Expression::try_from(raw)? {
+            Expression::Metric(metric) if metric.kind == MetricType::Histogram => Ok(Self(metric)),
+            _ => Err("a distribution is `metric` with type histogram"),
         }
     }
 }

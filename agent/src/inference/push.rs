@@ -1,4 +1,5 @@
-//! Counts that a server tells itself, over a unix stream socket: one JSON object a line, one answer a line.
+//! Counts that a server tells itself, over a unix stream socket: one JSON object a line, one answer a line. Meters and spans
+//! are told there too.
 //!
 //! Who tells is what the kernel says of the other end (SO_PEERPIDFD, before Linux 6.5 SO_PEERCRED), never what it claims.
 //! A report is `{"seq": 1, "cumulative": true, "model": "m", "model_version": "2", "requests": 5, …}`, see [`Report`]; the
@@ -25,12 +26,15 @@ mod ledger;
 mod meter;
 mod peer;
 mod report;
+mod span;
 
 pub use meter::MeterDesk;
 pub use report::Report;
+pub use span::SpanDesk;
 
 use ledger::{Ledger, Outcome};
 use report::Refusal;
+use span::Spans;
 
 /// Connections at a time.
 const MOST_CONNECTIONS: usize = 64;
@@ -40,10 +44,21 @@ const MOST_LINE_BYTES: u64 = 4096;
 const MOST_LINES_A_SECOND: u32 = 20;
 /// A connection that says nothing for so long is closed.
 const SILENCE: Duration = Duration::from_secs(600);
+/// A span is measured for so long at most.
+const LONGEST_SPAN: Duration = Duration::from_secs(7 * 86_400);
 /// From its first byte on, a line takes no longer: who sends byte by byte would hold one of the connections.
 const SLOWEST_LINE: Duration = Duration::from_secs(5);
 /// Name of this way in failures.
 const TARGET: &str = "push";
+
+/// What is told at the socket besides counts.
+#[derive(Debug, Clone, Default)]
+pub struct Desks {
+    /// What meters show.
+    pub meters: Option<MeterDesk>,
+    /// Energy between two instants.
+    pub spans: Option<SpanDesk>,
+}
 
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -126,18 +141,13 @@ pub fn check(path: &Path) -> Result<(), PushError> {
 }
 
 /// Makes the socket and takes reports on the current runtime until nobody takes the samples any more.
-pub(super) fn listen(
-    path: &Path,
-    around: Surroundings,
-    out: Outputs,
-    meters: Option<MeterDesk>,
-) -> Result<PushSocket, PushError> {
+pub(super) fn listen(path: &Path, around: Surroundings, out: Outputs, desks: Desks) -> Result<PushSocket, PushError> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(|source| PushError::of(path, source))?;
     let socket = PushSocket { path: path.to_owned() };
     // Whoever reaches the folder may tell: who it is says the kernel.
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).map_err(|source| PushError::of(path, source))?;
-    tokio::spawn(Task { ledger: Ledger::default(), around, out, meters, logged: BTreeMap::new() }.run(listener));
+    tokio::spawn(Task { ledger: Ledger::default(), around, out, desks, logged: BTreeMap::new() }.run(listener));
     Ok(socket)
 }
 
@@ -174,7 +184,7 @@ struct Task {
     ledger: Ledger,
     around: Surroundings,
     out: Outputs,
-    meters: Option<MeterDesk>,
+    desks: Desks,
     logged: BTreeMap<&'static str, BootNanos>,
 }
 
@@ -192,7 +202,7 @@ impl Task {
                         let connection = Connection {
                             around: self.around.clone(),
                             events: events.clone(),
-                            meters: self.meters.clone(),
+                            desks: self.desks.clone(),
                         };
                         connections.spawn(connection.serve(stream));
                     }
@@ -206,11 +216,11 @@ impl Task {
                     Event::Refused(refusal) => self.refused(&refusal),
                     Event::Report(delivery) => {
                         let Delivery { process, connected, report, answer } = *delivery;
-                        let (taken, sample) = self.take(process, connected, &report);
-                        if let Some(sample) = sample
-                            && samples.send(sample).await.is_err()
-                        {
-                            return;
+                        let (taken, told) = self.take(process, connected, &report);
+                        for sample in told {
+                            if samples.send(sample).await.is_err() {
+                                return;
+                            }
                         }
                         // Whoever asked may have gone.
                         let _ = answer.send(taken);
@@ -225,24 +235,25 @@ impl Task {
         process: ProcessId,
         connected: BootNanos,
         report: &Report,
-    ) -> (Result<Outcome, Refusal>, Option<CountSample>) {
+    ) -> (Result<Outcome, Refusal>, Vec<CountSample>) {
         let at = self.around.clock.boot();
         let started = process.started(self.around.ticks_per_second);
         let is_new = process.started_after(self.around.started, self.around.ticks_per_second);
         let zero = is_new.then_some(started);
         let alive = |process: ProcessId| ProcessId::read(&self.around.procfs, process.pid) == Some(process);
-        match self.ledger.take(process, report, ledger::Times { at, connected, zero }, alive) {
-            Ok((outcome, sample)) => {
+        let names = self.out.names.borrow().clone();
+        match self.ledger.take(process, report, ledger::Times { at, connected, zero }, names.as_ref(), alive) {
+            Ok((outcome, samples)) => {
                 // Published before its samples, so that the counts find their workload.
                 self.publish();
                 if outcome == Outcome::Reset {
                     self.refused(&Refusal { reason: "counter_reset", why: "a cumulative count fell".to_owned() });
                 }
-                (Ok(outcome), sample)
+                (Ok(outcome), samples)
             }
             Err(refusal) => {
                 self.refused(&refusal);
-                (Err(refusal), None)
+                (Err(refusal), Vec::new())
             }
         }
     }
@@ -287,7 +298,7 @@ impl Task {
 struct Connection {
     around: Surroundings,
     events: mpsc::Sender<Event>,
-    meters: Option<MeterDesk>,
+    desks: Desks,
 }
 
 impl Connection {
@@ -296,8 +307,10 @@ impl Connection {
         let (read, mut write) = stream.into_split();
         let mut lines = BufReader::new(read);
         let (mut second, mut of_second) = (connected, 0);
+        let mut spans = Spans::default();
         loop {
-            if !matches!(timeout(SILENCE, lines.fill_buf()).await, Ok(Ok(begun)) if !begun.is_empty()) {
+            let patience = if spans.are_open() { LONGEST_SPAN } else { SILENCE };
+            if !matches!(timeout(patience, lines.fill_buf()).await, Ok(Ok(begun)) if !begun.is_empty()) {
                 return;
             }
             let mut line = Vec::new();
@@ -317,7 +330,10 @@ impl Connection {
                 Err(Refusal::form("a line must end within 5 s and hold at most 4096 bytes"))
             } else if of_second > MOST_LINES_A_SECOND {
                 Err(Refusal { reason: "rate", why: "more than 20 reports in a second; add them up".to_owned() })
-            } else if let Some(meters) = self.meters.as_ref().filter(|_| meter::is_meter(&line)) {
+            } else if let Some(desk) = self.desks.spans.as_ref().filter(|_| span::is_span(&line)) {
+                let user = write.as_ref().peer_cred().ok().map(|credentials| credentials.uid());
+                spans.take(&line, user, desk).await.map(Some)
+            } else if let Some(meters) = self.desks.meters.as_ref().filter(|_| meter::is_meter(&line)) {
                 let user = write.as_ref().peer_cred().ok().map(|credentials| credentials.uid());
                 meters.take(&line, user, now).map(Some)
             } else {

@@ -1,9 +1,10 @@
 //! A mapping made ready for use: its metrics are numbered, so that sums can be kept per metric in a list.
 
+use super::distribution::Distributed;
 use super::exposition::{Page, Sample};
-use super::mapping::{Consumers, Expression, Field, Filter, Labels, Mapping, Metric};
+use super::mapping::{Expression, Field, Filter, FirstLabel, Labels, Mapping, Metric, UpstreamLabels};
 use super::preset::PresetError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Words in a version label that are no version.
 pub const NO_VERSION: [&str; 8] = ["", "None", "none", "default", "latest", "not available", "unknown", "-1"];
@@ -26,6 +27,19 @@ pub struct Consumer {
     pub key: String,
     /// Its value.
     pub value: String,
+    /// What they were sent to.
+    pub upstream: Upstream,
+}
+
+/// What a gateway sends requests to, as one series names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Upstream {
+    /// The gateway's own name for it. Where there is one, other series may tell the rest.
+    pub deployment: Option<String>,
+    /// Its address.
+    pub endpoint: Option<String>,
+    /// The model that it is asked for.
+    pub model: Option<String>,
 }
 
 /// What the page says about the version.
@@ -56,7 +70,9 @@ pub struct Reader {
     fields: Vec<(Field, Node)>,
     opened_by: Option<Field>,
     only: Vec<(String, Filter)>,
-    consumer: Option<Consumers>,
+    consumer: Option<FirstLabel>,
+    upstream: UpstreamLabels,
+    distributed: Distributed,
     no_version: Vec<String>,
     adapters: Vec<Metric>,
 }
@@ -67,13 +83,15 @@ impl Reader {
     /// # Errors
     /// The mapping counts nothing, or opens no service.
     pub fn new(mapping: Mapping) -> Result<Self, PresetError> {
-        let Mapping { labels, opened_by, adapters, consumer, no_version, .. } = mapping;
+        let Mapping { labels, opened_by, adapters, consumer, upstream, no_version, .. } = mapping;
+        let distributed = Distributed::new(mapping.distributions);
         if opened_by.is_some_and(|field| !mapping.values.contains_key(&field)) {
             return Err(PresetError::NeverOpened);
         }
         let only = mapping.only.into_iter().collect();
         let (metrics, fields) = (Vec::new(), Vec::new());
-        let mut reader = Self { labels, metrics, fields, opened_by, only, consumer, no_version, adapters };
+        let mut reader =
+            Self { labels, metrics, fields, opened_by, only, consumer, upstream, distributed, no_version, adapters };
         for (field, expression) in mapping.values {
             let node = reader.number(expression, field);
             reader.fields.push((field, node));
@@ -104,8 +122,8 @@ impl Reader {
         let consumer = match &self.consumer {
             None => None,
             Some(labels) => {
-                let (key, value) = labels.read(sample).filter(|(_, value)| !self.denies(value))?;
-                Some(Consumer { key: key.to_owned(), value: value.to_owned() })
+                let (key, value) = labels.read(sample, |value| !self.denies(value))?;
+                Some(Consumer { key: key.to_owned(), value: value.to_owned(), upstream: self.upstream(sample) })
             }
         };
         let version = match self.labels.version.as_ref().and_then(|names| names.read(sample)) {
@@ -115,6 +133,49 @@ impl Reader {
         };
         let model = self.labels.model.as_ref().and_then(|names| names.read(sample)).filter(|name| !name.is_empty());
         Some(PageIdentity { model, version, consumer })
+    }
+
+    /// What a sample of a gateway was sent to. Where it has a name of the gateway's own, that is all: what else different
+    /// series say of it is put together by [`Self::upstreams`].
+    fn upstream(&self, sample: &Sample<'_>) -> Upstream {
+        let all = self.whole_upstream(sample);
+        match all.deployment {
+            Some(_) => Upstream { endpoint: None, model: None, ..all },
+            None => all,
+        }
+    }
+
+    fn whole_upstream(&self, sample: &Sample<'_>) -> Upstream {
+        let read = |labels: &Option<FirstLabel>| {
+            let (_, value) = labels.as_ref()?.read(sample, |value| !self.denies(value))?;
+            Some(value.to_owned())
+        };
+        let UpstreamLabels { deployment, endpoint, model } = &self.upstream;
+        Upstream { deployment: read(deployment), endpoint: read(endpoint), model: read(model) }
+    }
+
+    /// What the page of a gateway says of upstreams that have a name, by that name: of each the first series that tells an
+    /// address, else the first that names a model.
+    pub fn upstreams(&self, page: &Page<'_>) -> BTreeMap<String, Upstream> {
+        let mut upstreams: BTreeMap<String, Upstream> = BTreeMap::new();
+        if self.upstream.deployment.is_none() {
+            return upstreams;
+        }
+        for told in page.samples().iter().map(|sample| self.whole_upstream(sample)) {
+            let Some(name) = told.deployment.clone() else { continue };
+            let known = upstreams.entry(name).or_insert_with(|| told.clone());
+            if known.endpoint.is_none() && told.endpoint.is_some() {
+                *known = told;
+            } else if known.model.is_none() {
+                known.model = told.model;
+            }
+        }
+        upstreams
+    }
+
+    /// Histograms whose buckets are kept.
+    pub fn distributed(&self) -> &Distributed {
+        &self.distributed
     }
 
     /// Models on the page whose version no label tells.
@@ -270,8 +331,33 @@ mod tests {
     fn a_gateways_series_belong_to_the_consumer_that_the_first_label_names() {
         let page = "a{team=\"t\",user=\"u\"} 1\na{team=\"\",user=\"u\"} 1\na{team=\"None\"} 1\na 1\n";
         let seen = read("consumer = [\"team\", \"user\"]", page);
-        let consumer = |key: &str, value: &str| Some(Consumer { key: key.into(), value: value.into() });
+        let consumer = |key: &str, value: &str| {
+            Some(Consumer { key: key.into(), value: value.into(), upstream: Upstream::default() })
+        };
         let consumers = seen.into_iter().map(|identity| identity.and_then(|identity| identity.consumer));
         assert_eq!(consumers.collect::<Vec<_>>(), [consumer("team", "t"), consumer("user", "u"), None, None]);
+    }
+
+    #[test]
+    fn what_a_gateway_asks_is_put_together_from_series_that_share_its_name() {
+        let mapping = "consumer = \"team\"\nupstream = { deployment = \"id\", endpoint = \"base\", model = [\"name\", \"model\"] }\n\
+            values.items = { metric = \"a\", type = \"counter\" }";
+        let reader = Reader::new(toml::from_str(mapping).expect("valid")).expect("counts");
+        let page = "a{team=\"t\",id=\"1\",model=\"m\"} 1\nb{id=\"1\",base=\"http://e:1\",name=\"n\"} 1\n\
+            a{team=\"t\",id=\"None\",model=\"x\"} 1\nb{id=\"2\",model=\"k\"} 1\n";
+        let page = Page::parse(page.as_bytes()).expect("legal");
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let upstream = |deployment, endpoint, model| Upstream {
+            deployment: text(deployment),
+            endpoint: text(endpoint),
+            model: text(model),
+        };
+        let seen: Vec<_> = page.samples().iter().filter_map(|sample| reader.identity(sample)?.consumer).collect();
+        assert_eq!(
+            seen.into_iter().map(|consumer| consumer.upstream).collect::<Vec<_>>(),
+            [upstream("1", "", ""), upstream("", "", "x")]
+        );
+        let all = [("1".to_owned(), upstream("1", "http://e:1", "n")), ("2".to_owned(), upstream("2", "", "k"))];
+        assert_eq!(reader.upstreams(&page), BTreeMap::from(all));
     }
 }

@@ -6,6 +6,7 @@
 
 use super::exposition::{MAX_BYTES, Page, PageError};
 use super::fetch::{Connection, FetchError};
+use super::gateway::{Gateway, Instants, Names};
 use super::identity::{self, Places, Served};
 use super::preset::Hook;
 use super::reader::{PageIdentity, PageVersion};
@@ -74,6 +75,8 @@ pub(super) struct Outputs {
     pub samples: mpsc::Sender<CountSample>,
     pub groups: Arc<watch::Sender<Vec<InferenceGroup>>>,
     pub failures: Arc<watch::Sender<BTreeMap<Failure, u64>>>,
+    /// How consumers are named; until it is known no gateway is read.
+    pub names: watch::Receiver<Option<Names>>,
 }
 
 /// What a task needs to know of the machine.
@@ -116,6 +119,7 @@ pub(super) struct Task {
     asked: BTreeSet<String>,
     identity_failures: u32,
     totals: BTreeMap<Service, BTreeMap<CountKind, u64>>,
+    gateway: Gateway,
     last: Option<BootNanos>,
     logged: BTreeMap<&'static str, BootNanos>,
 }
@@ -137,6 +141,7 @@ impl Task {
             asked: BTreeSet::new(),
             identity_failures: 0,
             totals: BTreeMap::new(),
+            gateway: Gateway::default(),
             last: None,
             logged: BTreeMap::new(),
         }
@@ -147,6 +152,11 @@ impl Task {
         let mut ticks = interval(self.target.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let samples = self.out.samples.clone();
+        // The names of a gateway's consumers must not leave the node before it is known how they are told.
+        let mut names = self.out.names.clone();
+        if self.target.reader.is_gateway() && names.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
         loop {
             let demand = tokio::select! {
                 () = samples.closed() => return,
@@ -245,7 +255,23 @@ impl Task {
             // The counts cannot be taken back now: if the engine does not answer, the next scrape asks again.
             let _ = self.resolve(process, false, &models).await;
         }
+        if self.target.reader.is_gateway() {
+            return Ok(self.consumptions(seen, at, zero, process));
+        }
         Ok(self.samples(seen, at, zero, process))
+    }
+
+    fn consumptions(
+        &mut self,
+        seen: Observation,
+        at: BootNanos,
+        zero: Option<BootNanos>,
+        process: Option<ProcessId>,
+    ) -> Vec<CountSample> {
+        let names = self.out.names.borrow().clone();
+        let Some(names) = names else { return Vec::new() };
+        let told = (seen.consumers, &seen.upstreams);
+        self.gateway.samples(&self.target, &names, told, Instants { at, zero }, process)
     }
 
     /// Models of the page that the engine must be asked for, one by one.
@@ -345,7 +371,9 @@ impl Task {
             add(total, &counts.added);
             let known = |kind: &CountKind| counts.added.contains_key(kind);
             let now = total.iter().filter(|(kind, _)| known(kind)).map(|(kind, count)| (*kind, *count)).collect();
-            CountSample { service, at, counts: now, origin, shown: counts.shown, process, part }
+            // What holds now is no sum that could be gone on with.
+            let shown = counts.shown.into_iter().filter(|(kind, _)| !kind.is_held()).collect();
+            CountSample { service, of: None, at, counts: now, origin, shown, process, part }
         });
         booked.collect()
     }

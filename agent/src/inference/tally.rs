@@ -5,9 +5,10 @@
 //!
 //! Sums are integers: counts as they are, seconds as 10⁻¹² of the page's unit.
 
+use super::distribution::MOST_SERVICES;
 use super::exposition::{Page, Sample};
 use super::mapping::Field;
-use super::reader::{Consumer, PageIdentity, Reader};
+use super::reader::{Consumer, PageIdentity, Reader, Upstream};
 use joulebook_units::{BootNanos, CountKind};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct Observation {
     pub services: Vec<(PageIdentity, Counts)>,
     /// Per consumer that a gateway's page names; such a page names no service.
     pub consumers: Vec<(Consumer, Counts)>,
+    /// What a gateway's page says of its upstreams, by the names that consumers have of them.
+    pub upstreams: BTreeMap<String, Upstream>,
     /// Whether adapters are counted in their base. Once told it holds for the epoch: engines name only those at work.
     pub adapters: bool,
     /// Whether a series fell, so that the engine restarted or reloaded a model.
@@ -70,6 +73,10 @@ struct Sums {
     metrics: Vec<u128>,
     /// Highest value given out per field.
     given: BTreeMap<Field, u128>,
+    /// Counted in buckets since the page before.
+    buckets: BTreeMap<CountKind, u64>,
+    /// What the page shows in buckets.
+    buckets_shown: BTreeMap<CountKind, u64>,
     /// Whether the service has opened; until then nothing is given out.
     open: bool,
 }
@@ -105,10 +112,15 @@ impl Tally {
         let mut out = Observation { adapters: self.adapters, ..Observation::default() };
         let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
         let told = self.reader.told(page);
+        let distributed = self.reader.distributed().told(page);
+        if self.reader.is_gateway() {
+            out.upstreams = self.reader.upstreams(page);
+        }
         let metrics = self.reader.metrics().len();
         for (index, (metric, _)) in self.reader.metrics().iter().enumerate().filter(|(index, _)| told[*index]) {
             by_name.entry(metric.name.as_str()).or_default().push(index);
         }
+        self.sums.values_mut().for_each(|sums| sums.buckets_shown.clear());
         let mut shown: BTreeMap<PageIdentity, Vec<u128>> = BTreeMap::new();
         let mut refused = HashSet::new();
         let read = |sample: &&Sample<'_>| by_name.contains_key(sample.name) && self.reader.takes(sample);
@@ -119,6 +131,12 @@ impl Tally {
             }
         }
         for sample in page.samples() {
+            if let Some(kind) = distributed.bucket(sample) {
+                if let Some(identity) = self.reader.identity(sample) {
+                    observe_bucket(&mut self.last, &mut self.sums, (sample, identity, kind), first, at);
+                }
+                continue;
+            }
             let Some(indices) = by_name.get(sample.name) else { continue };
             let Some(identity) = self.reader.identity(sample) else { continue };
             let now = shown.entry(identity.clone()).or_insert_with(|| vec![0; metrics]);
@@ -129,14 +147,14 @@ impl Tally {
                 continue;
             };
             let before = self.last.insert(key(sample), Last { value: Some(value), seen: at });
+            let held = indices.iter().all(|index| self.reader.metrics()[*index].1.is_held());
             let grown = match (before, first) {
-                (Some(Last { value: Some(before), .. }), _) if value < before => {
-                    out.reset = true;
-                    value
+                // What held since the page before, times the time that it held.
+                (Some(Last { value: Some(before), seen }), _) if held => {
+                    before.saturating_mul(at.since(seen).as_nanos())
                 }
-                (Some(Last { value: Some(before), .. }), _) => value - before,
-                (Some(Last { value: None, .. }), _) | (None, Some(FirstPage::IsBaseline)) => 0,
-                (None, Some(FirstPage::CountsFromZero) | None) => value,
+                _ if held => 0,
+                _ => grown_of(before, first, value, &mut out.reset),
             };
             let sums = self.sums.entry(identity).or_default();
             sums.metrics.resize(metrics, 0);
@@ -161,6 +179,8 @@ impl Tally {
                 counts.added.insert(field.kind(), u64::try_from(total.saturating_sub(*given)).unwrap_or(u64::MAX));
                 *given = total.max(*given);
             }
+            counts.added.append(&mut sums.buckets);
+            counts.shown.extend(sums.buckets_shown.iter().map(|(kind, count)| (*kind, *count)));
             for (field, value) in shown {
                 let value = value.and_then(|value| u64::try_from(rounded(field, value)).ok());
                 counts.shown.extend(value.map(|value| (field.kind(), value)));
@@ -172,6 +192,40 @@ impl Tally {
         }
         self.last.retain(|_, last| at.since(last.seen) <= FORGET_AFTER);
         out
+    }
+}
+
+/// Takes a bucket in. One that cannot be is left out without a word: it says under which conditions, not how much.
+fn observe_bucket(
+    last: &mut HashMap<SeriesKey, Last>,
+    sums: &mut HashMap<PageIdentity, Sums>,
+    (sample, identity, kind): (&Sample<'_>, PageIdentity, CountKind),
+    first: Option<FirstPage>,
+    at: BootNanos,
+) {
+    let Some(value) = quantity(sample.value, false) else { return };
+    if !sums.contains_key(&identity) && sums.len() >= MOST_SERVICES {
+        return;
+    }
+    let before = last.insert(key(sample), Last { value: Some(value), seen: at });
+    let grown = grown_of(before, first, value, &mut false);
+    let sums = sums.entry(identity).or_default();
+    for (sum, more) in [(&mut sums.buckets, grown), (&mut sums.buckets_shown, value)] {
+        let sum = sum.entry(kind).or_insert(0);
+        *sum = sum.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+    }
+}
+
+/// What a counter grew by.
+fn grown_of(before: Option<Last>, first: Option<FirstPage>, value: u128, reset: &mut bool) -> u128 {
+    match (before, first) {
+        (Some(Last { value: Some(before), .. }), _) if value < before => {
+            *reset = true;
+            value
+        }
+        (Some(Last { value: Some(before), .. }), _) => value - before,
+        (Some(Last { value: None, .. }), _) | (None, Some(FirstPage::IsBaseline)) => 0,
+        (None, Some(FirstPage::CountsFromZero) | None) => value,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The configuration of one inference server.
 
-use super::mapping::{Fixed, Mapping};
+use super::mapping::{FirstLabel, Fixed, Mapping};
 use super::preset::{Preset, PresetError, Presets};
 use super::reader::Reader;
 use crate::directory::VERSION_LABELS;
@@ -50,6 +50,8 @@ pub struct TargetConfig {
     /// Time between two scrapes, "1s" to "1h". Unset: "10s".
     #[serde(default, deserialize_with = "duration")]
     pub interval: Option<Duration>,
+    /// Of a gateway: labels that name its consumers, instead of the preset's; the first that says something does.
+    pub consumer: Option<FirstLabel>,
     /// What is counted: with preset `custom` only, and needed there.
     pub mapping: Option<Mapping>,
 }
@@ -71,6 +73,7 @@ impl TargetConfig {
             serving: ServingConfig::default(),
             reserved_cores: None,
             interval: None,
+            consumer: None,
             mapping: None,
         }
     }
@@ -210,6 +213,13 @@ impl Target {
             (None, None) => return refuse("preset", &config.preset, "it needs a `mapping` that says what is counted"),
             (Some(_), Some(_)) => return refuse("preset", &config.preset, "a `mapping` goes with preset custom only"),
         };
+        let mut mapping = mapping;
+        if config.consumer.is_some() {
+            if mapping.consumer.is_none() {
+                return refuse("consumer", &config.preset, "only a gateway's preset has consumers");
+            }
+            mapping.consumer = config.consumer;
+        }
         let fixed = mapping.fixed.clone();
         let reader = Reader::new(mapping).map_err(preset_error(key))?;
         let interval = config.interval.unwrap_or(DEFAULT_INTERVAL);

@@ -3,7 +3,7 @@
 use crate::inference::exposition::{MetricType, Page, Sample};
 use crate::inference::mapping::{Field, Fixed};
 use crate::inference::preset::Preset;
-use crate::inference::reader::{PageIdentity, PageVersion, Reader};
+use crate::inference::reader::{Consumer, PageIdentity, PageVersion, Reader, Upstream};
 use crate::inference::tally::{Counts, FirstPage, Tally};
 use joulebook_units::BootNanos;
 use std::collections::BTreeMap;
@@ -34,10 +34,7 @@ impl Trial {
         let seen = tally.observe(page, BootNanos(0));
         let services =
             seen.services.iter().map(|(identity, counts)| (service(preset, fixed, identity), counts.clone()));
-        let consumers = seen
-            .consumers
-            .iter()
-            .map(|(consumer, counts)| (format!("consumer {}={}", consumer.key, consumer.value), counts.clone()));
+        let consumers = seen.consumers.iter().map(|(of, counts)| (consumer(of, &seen.upstreams), counts.clone()));
         Self {
             preset: preset.id.clone(),
             series: page.samples().len(),
@@ -90,6 +87,16 @@ impl Display for Trial {
         }
         Ok(())
     }
+}
+
+/// The name of a consumer, and what it was sent to.
+fn consumer(of: &Consumer, upstreams: &BTreeMap<String, Upstream>) -> String {
+    let told = of.upstream.deployment.as_ref().and_then(|name| upstreams.get(name)).unwrap_or(&of.upstream);
+    let part = |name: &str, value: &Option<String>| {
+        value.as_ref().map_or_else(String::new, |value| format!(" {name}={value}"))
+    };
+    let upstream = part("endpoint", &told.endpoint) + &part("model", &told.model);
+    format!("consumer {}={}{upstream}", of.key, of.value)
 }
 
 /// The name of a service, and where its parts come from.

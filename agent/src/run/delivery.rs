@@ -3,16 +3,21 @@
 use super::{Ending, RunError};
 use crate::inference::Scraper;
 use crate::sampler::{Flush, Sampler};
+use crate::span;
 use crate::spool::{SpoolError, SpoolHandle};
 use crate::uplink::{Uplink, UplinkError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 /// Batches that may wait for the disk before rows wait too.
 const WAITING_BATCHES: usize = 16;
 /// Longest time for the last scrape.
 const LAST_SCRAPE: Duration = Duration::from_secs(6);
+/// Least time between two rows out of turn.
+const BETWEEN_EDGES: Duration = Duration::from_millis(50);
+/// Readings that are behind their row are there after this.
+const LATE: Duration = Duration::from_millis(100);
 /// How often a full disk is tried again when no batch comes.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
@@ -28,6 +33,8 @@ pub(crate) struct Delivery {
     pub(crate) tick: Duration,
     /// Scrapes once more before the last row; none where nothing is scraped.
     pub(crate) scraper: Option<Scraper>,
+    /// Asks for rows out of turn: the edges of spans.
+    pub(crate) spans: mpsc::Receiver<span::Request>,
 }
 
 /// Delivers until `ending` says how, then writes a last row, and sends what it can in 10 s if nothing takes its place.
@@ -35,7 +42,7 @@ pub(crate) struct Delivery {
 /// # Errors
 /// Of the spool or the uplink, for reasons that waiting does not cure.
 pub(crate) async fn deliver(delivery: Delivery, ending: impl Future<Output = Ending>) -> Result<(), RunError> {
-    let Delivery { sampler, spool, uplink, tick, scraper } = delivery;
+    let Delivery { sampler, spool, uplink, tick, scraper, spans } = delivery;
     let (stop, stopped) = watch::channel(false);
     let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
     let wishes = uplink.wishes_for_a_stream();
@@ -43,7 +50,7 @@ pub(crate) async fn deliver(delivery: Delivery, ending: impl Future<Output = End
     let mut writer = tokio::spawn(write(spool.clone(), to_write));
 
     let sampled = tokio::select! {
-        ending = sample(sampler, tick, scraper, (flushes, wishes), ending) => Ok(ending),
+        ending = sample(sampler, (tick, spans), scraper, (flushes, wishes), ending) => Ok(ending),
         ended = &mut uplink => Err(ended.map_err(RunError::Ended)?.err().map_or(RunError::Spool(SpoolError::Closed), RunError::Uplink)),
         ended = &mut writer => Err(ended.map_err(RunError::Ended)?.err().map_or(SpoolError::Closed, |error| error).into()),
     };
@@ -74,7 +81,7 @@ pub(crate) async fn deliver(delivery: Delivery, ending: impl Future<Output = End
 /// Rows at every tick until `ending`, then the last scrape and the last row.
 async fn sample(
     mut sampler: Sampler,
-    tick: Duration,
+    (tick, mut spans): (Duration, mpsc::Receiver<span::Request>),
     scraper: Option<Scraper>,
     (flushes, mut wishes): (mpsc::Sender<Flush>, watch::Receiver<u64>),
     ending: impl Future<Output = Ending>,
@@ -84,11 +91,22 @@ async fn sample(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ending = std::pin::pin!(ending);
     let mut ready = Some(tick);
+    let mut last_edge = None;
     let ending = loop {
+        let mut edges = Vec::new();
         tokio::select! {
             biased;
             ending = &mut ending => break ending,
             _ = ticks.tick() => {}
+            Some(edge) = spans.recv(), if ready.is_none() => {
+                // Rows out of turn cost like any others: those who ask at one time share one, and the next ones wait.
+                if let Some(last) = last_edge {
+                    sleep_until(last + BETWEEN_EDGES).await;
+                }
+                last_edge = Some(Instant::now());
+                edges.push(edge);
+                edges.extend(std::iter::from_fn(|| spans.try_recv().ok()));
+            }
         }
         // The uplink wishes for a new stream: what is old is delivered beside it. Its end is the agent's.
         let wished = wishes.has_changed().unwrap_or(false);
@@ -96,11 +114,17 @@ async fn sample(
             wishes.mark_unchanged();
             sampler.begin_stream()
         });
-        for flush in last_of_stream.flatten().into_iter().chain(sampler.tick()) {
-            if flushes.send(flush).await.is_err() {
-                // The writer has ended with an error, which the caller reports.
-                std::future::pending::<()>().await;
-            }
+        send(&flushes, last_of_stream.flatten().into_iter().chain(sampler.tick())).await;
+        let mut shown = sampler.snapshot();
+        if let Some(shown) = shown.as_mut().filter(|shown| !edges.is_empty() && shown.is_late()) {
+            // What was asked for with this row stands in the next one.
+            sleep(LATE).await;
+            send(&flushes, sampler.tick().into_iter()).await;
+            sampler.snapshot().into_iter().for_each(|next| shown.complete(next));
+        }
+        for edge in edges {
+            // Whoever asked may have gone; before the first row there is nothing to say.
+            let _ = shown.clone().map(|shown| edge.send(shown));
         }
         // Said once the first row exists: what starts from now on is seen from its start.
         if let Some(tick) = ready.take() {
@@ -120,6 +144,15 @@ async fn sample(
     ending
 }
 
+/// Hands rows to the writer; if it has ended with an error, its caller reports that.
+async fn send(flushes: &mpsc::Sender<Flush>, rows: impl Iterator<Item = Flush>) {
+    for flush in rows {
+        if flushes.send(flush).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Appends batches in order. While the disk is full they wait in the spool's memory, and the disk is tried again.
 async fn write(spool: SpoolHandle, mut flushes: mpsc::Receiver<Flush>) -> Result<(), SpoolError> {
     let mut waits = false;
@@ -134,7 +167,7 @@ async fn write(spool: SpoolHandle, mut flushes: mpsc::Receiver<Flush>) -> Result
                 }
                 None => return Ok(()),
             },
-            () = tokio::time::sleep(TRY_AGAIN), if waits => spool.write_waiting().await,
+            () = sleep(TRY_AGAIN), if waits => spool.write_waiting().await,
         };
         waits = match written {
             Ok(()) => {

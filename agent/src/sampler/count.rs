@@ -13,10 +13,13 @@ impl Sampler {
         let workload = service.workload.clone().or(part).or(whole);
         let epoch = sample.process.map_or(0, epoch_of);
         for (kind, counted) in sample.counts {
-            let described = Service { workload: workload.clone(), ..service.clone() };
-            let series = self.book.series(&Subject::Count(described, kind));
+            let subject = match &sample.of {
+                None => Subject::Count(Service { workload: workload.clone(), ..service.clone() }, kind),
+                Some(of) => Subject::Consumption(of.clone(), kind),
+            };
+            let series = self.book.series(&subject);
             let shown = sample.shown.get(&kind).copied();
-            let key = (service.clone(), kind);
+            let key = (service.clone(), sample.of.clone(), kind);
             let before = self.count_points.get(&key).copied();
             let point = if let Some(base) = self.bases.get(&series).copied() {
                 let point = Point { at: sample.at, value: base.saturating_add(counted) };

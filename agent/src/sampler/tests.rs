@@ -399,6 +399,7 @@ fn service() -> Service {
 
 fn counted(second: u64, counts: u64, shown: u64, origin: Option<u64>) -> CountSample {
     CountSample {
+        of: None,
         service: service(),
         at: BootNanos(second * SECOND - SECOND / 2),
         counts: BTreeMap::from([(CountKind::OutputTokens, counts)]),

@@ -57,7 +57,7 @@ fn output(sample: &CountSample) -> Option<u64> {
     sample.counts.get(&CountKind::OutputTokens).copied()
 }
 
-fn ok(headers: &str, body: &[u8]) -> Answer {
+pub(super) fn ok(headers: &str, body: &[u8]) -> Answer {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
     Answer::Bytes([head.as_bytes(), body].concat())
 }

@@ -145,14 +145,6 @@ async fn an_engine_whose_other_port_is_closed_is_counted_without_what_it_would_t
 }
 
 #[tokio::test]
-async fn a_gateway_is_refused_at_the_start_and_told_why() {
-    let config = toml::from_str::<TargetConfig>("url = \"http://127.0.0.1:1\"\npreset = \"litellm\"").expect("legal");
-    let clock = Arc::new(StepClock(AtomicU64::new(0)));
-    let error = start(vec![config], &presets(), "/proc".into(), clock).expect_err("refused").to_string();
-    assert!(error.contains("target[0].preset = `litellm`") && error.contains("gateway"), "{error}");
-}
-
-#[tokio::test]
 async fn an_answer_without_end_is_cut_and_the_next_rule_applies() {
     let (server, info, table) = (Server::default(), Server::default(), Table::new());
     let (port, management) = (server.start().await, info.start().await);

@@ -4,6 +4,7 @@
 //! input = Σ model versions + other workloads + system + unallocated idle + unattributed.
 
 mod capacity;
+mod support;
 
 use crate::cell::{Account, Cell, Purpose, ServiceUse};
 use crate::share::largest_remainder;
@@ -12,7 +13,8 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use capacity::Capacity;
-use joulebook_units::{Component, Service, ServingConfiguration};
+use joulebook_units::{Component, Service, ServingConfiguration, Support};
+use support::SupportEnergy;
 
 /// How pool idle is charged (methodology A.6, I3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +80,8 @@ pub struct NodeSlot {
     /// Whether its hardware is simulated. Its idle capacity is charged to versions on simulated nodes only, and theirs
     /// only is charged there.
     pub simulated: bool,
+    /// What of it is there for a pool and serves no model.
+    pub support: Vec<Support>,
     /// Its cell.
     pub cell: Cell,
     /// Embodied carbon that its devices accrue in the slot, in grams.
@@ -101,6 +105,8 @@ pub struct VersionCost {
     pub dedicated_idle: u64,
     /// Allocated pool idle, its platform share included.
     pub pool_idle: u64,
+    /// Share of the support services of the version's pools, its platform share included.
+    pub support: u64,
     /// Embodied carbon of the reservation, in grams.
     pub embodied_g: f64,
     /// Embodied carbon of allocated pool idle, in grams.
@@ -122,9 +128,10 @@ impl VersionCost {
         self.accelerator().saturating_add(self.host).saturating_add(self.platform)
     }
 
-    /// L2 in µJ: with dedicated and allocated pool idle.
+    /// L2 in µJ: with dedicated and allocated pool idle and support.
     pub fn with_idle(&self) -> u64 {
-        self.active().saturating_add(self.dedicated_idle).saturating_add(self.pool_idle)
+        let idle = self.dedicated_idle.saturating_add(self.pool_idle);
+        self.active().saturating_add(idle).saturating_add(self.support)
     }
 
     /// Embodied carbon in grams, that of allocated pool idle included.
@@ -225,23 +232,26 @@ pub fn allocate(nodes: &[NodeSlot], policy: IdlePolicy) -> SlotCosts {
         embodied_unallocated_g: vec![0.0; nodes.len()],
         ..SlotCosts::default()
     };
-    let idle: Vec<u64> = nodes.iter().enumerate().map(|(index, node)| book_direct(index, node, &mut costs)).collect();
+    let direct: Vec<(u64, SupportEnergy)> =
+        nodes.iter().enumerate().map(|(index, node)| book_direct(index, node, &mut costs)).collect();
     let idle_g: Vec<f64> =
         nodes.iter().enumerate().map(|(index, node)| book_embodied(index, node, &mut costs)).collect();
-    for (index, (idle, idle_g)) in idle.into_iter().zip(idle_g).enumerate() {
+    for (index, ((idle, support), idle_g)) in direct.into_iter().zip(idle_g).enumerate() {
         book_idle(index, nodes, idle, idle_g, policy, &mut costs);
+        support::book(index, nodes, support, policy, &mut costs);
     }
     costs
 }
 
-/// Books a node's own entries with their platform shares, and returns its pool idle in µJ.
-fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> u64 {
+/// Books a node's own entries with their platform shares, and returns its pool idle in µJ and what its support used.
+fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, SupportEnergy) {
     let components: Vec<_> = node.cell.entries.iter().filter(|(key, _)| key.account != Account::Platform).collect();
     let platform: u64 =
         node.cell.entries.iter().filter(|(key, _)| key.account == Account::Platform).map(|(_, e)| *e).sum();
     let weights: Vec<u128> = components.iter().map(|(_, energy)| u128::from(**energy)).collect();
     let shares = largest_remainder(platform, &weights).unwrap_or_else(|| vec![0; components.len()]);
     let mut idle: u64 = 0;
+    let mut support = SupportEnergy::new();
     let mut booked: u64 = 0;
     for ((key, energy), share) in components.iter().zip(shares) {
         let whole = energy.saturating_add(share);
@@ -270,9 +280,15 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> u64 {
             Account::Workload(workload) if workload.engine.is_some() => {
                 ledger.unattributed_inference = ledger.unattributed_inference.saturating_add(whole);
             }
-            Account::Workload(_) => ledger.workloads = ledger.workloads.saturating_add(whole),
+            Account::Workload(workload) => match support::pool_of(node, workload) {
+                Some(pool) => *support.entry(pool.into()).or_default() += whole,
+                None => ledger.workloads = ledger.workloads.saturating_add(whole),
+            },
             Account::System => ledger.system = ledger.system.saturating_add(whole),
-            Account::PoolIdle => idle = idle.saturating_add(whole),
+            Account::PoolIdle => match support::pool_of_whole(node) {
+                Some(pool) => *support.entry(pool.into()).or_default() += whole,
+                None => idle = idle.saturating_add(whole),
+            },
             Account::Unattributed | Account::Platform => {
                 ledger.unattributed = ledger.unattributed.saturating_add(whole)
             }
@@ -285,7 +301,7 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> u64 {
     for (service, used) in &node.cell.services {
         costs.versions.entry((index, ModelVersion::of(service))).or_default().used.merge(used);
     }
-    idle
+    (idle, support)
 }
 
 /// Books embodied carbon by reserved capacity and returns the grams of idle capacity. A node whose capacity is not known,

@@ -143,10 +143,10 @@ impl Consumers {
         left.retain(|kind, _| !kind.is_bucket());
         let mut uses: Vec<(Option<Consumer>, BTreeMap<CountKind, u64>)> = Vec::new();
         for (consumer, used) in named.into_iter().flatten() {
+            let stored = stored(&used.counts);
             for (kind, count) in &used.counts {
-                let stored = stored(*kind, &used.counts);
                 if let Some(left) = left.get_mut(kind) {
-                    *left = left.saturating_sub(count.saturating_sub(stored));
+                    *left = left.saturating_sub(count.saturating_sub(stored.get(kind).copied().unwrap_or(0)));
                 }
             }
             uses.push((Some(consumer.clone()), used.counts.clone()));
@@ -165,13 +165,18 @@ impl Consumers {
     }
 }
 
-/// Requests and tokens from a gateway's own cache among a count of this kind. Which tokens of them were the prompt's is not
-/// told, so they are only taken off the requests here; weights take all of them off.
-fn stored(kind: CountKind, counts: &BTreeMap<CountKind, u64>) -> u64 {
-    match kind {
-        CountKind::RequestsOk => counts.get(&CountKind::StoredRequests).copied().unwrap_or(0),
-        _ => 0,
-    }
+/// What of a consumer's counts came from the gateway's own cache, by kind. Which of its tokens were the prompt's is not
+/// told: they are taken off both kinds in proportion.
+fn stored(counts: &BTreeMap<CountKind, u64>) -> BTreeMap<CountKind, u64> {
+    let get = |kind| counts.get(&kind).copied();
+    let mut stored = BTreeMap::new();
+    stored.extend(get(CountKind::StoredRequests).map(|requests| (CountKind::RequestsOk, requests)));
+    let kinds = [CountKind::InputTokens, CountKind::OutputTokens];
+    let had = kinds.map(|kind| get(kind).unwrap_or(0));
+    let tokens = get(CountKind::StoredTokens).unwrap_or(0).min(had[0].saturating_add(had[1]));
+    let parts = largest_remainder(tokens, &had.map(u128::from)).unwrap_or_default();
+    stored.extend(kinds.into_iter().zip(parts));
+    stored
 }
 
 /// What of these counts made an engine work that tells `engine`; `None` if it is not known.
@@ -286,7 +291,7 @@ impl<'a> Splitter<'a> {
 
     fn costs(&self, whole: &VersionCost) -> Vec<VersionCost> {
         let mut parts = vec![VersionCost::default(); self.weights.len()];
-        let fields: [(u64, fn(&mut VersionCost) -> &mut u64); 9] = [
+        let fields: [(u64, fn(&mut VersionCost) -> &mut u64); 10] = [
             (whole.accelerator_dynamic, |cost| &mut cost.accelerator_dynamic),
             (whole.accelerator_base, |cost| &mut cost.accelerator_base),
             (whole.host, |cost| &mut cost.host),
@@ -294,6 +299,7 @@ impl<'a> Splitter<'a> {
             (whole.platform, |cost| &mut cost.platform),
             (whole.dedicated_idle, |cost| &mut cost.dedicated_idle),
             (whole.pool_idle, |cost| &mut cost.pool_idle),
+            (whole.support, |cost| &mut cost.support),
             (whole.direct, |cost| &mut cost.direct),
             (whole.used.joint_microjoules, |cost| &mut cost.used.joint_microjoules),
         ];

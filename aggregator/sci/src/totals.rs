@@ -285,6 +285,7 @@ impl VersionCost {
             (&mut self.platform, other.platform),
             (&mut self.dedicated_idle, other.dedicated_idle),
             (&mut self.pool_idle, other.pool_idle),
+            (&mut self.support, other.support),
             (&mut self.direct, other.direct),
         ];
         for (mine, other) in pairs {

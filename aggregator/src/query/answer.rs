@@ -7,6 +7,7 @@ mod quality;
 mod simulation;
 
 use super::accelerator;
+use super::consumer::Share;
 use super::energy::{covered_share, method_name, methods};
 use super::gather::{Member, site_name};
 use super::input::{is_estimated, platform_method, reconciliation};
@@ -30,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const SCHEMA_VERSION: &str = "joulebook-answer/1";
 
 /// What an answer is made from.
+#[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// Totals.
     pub computed: &'a Computed<'a>,
@@ -41,6 +43,8 @@ pub struct Context<'a> {
     pub book: &'a Book,
     /// When.
     pub generated_at: UnixNanos,
+    /// The part of the version that it is about; absent: all of it.
+    pub share: Option<&'a Share<'a>>,
 }
 
 /// Fields that are absent, and why.
@@ -89,7 +93,7 @@ impl Context<'_> {
             version,
             totals,
             members: self.computed.gathered.members.iter().filter(charged).collect(),
-            unit: self.question.unit_for(totals),
+            unit: self.question.unit_for(self.share.map_or(totals, |share| share.whole)),
             accelerator: accelerator::known(&self.computed.totals, totals),
             simulation: Simulation::of(&nodes, totals, self.question.level),
             nodes,
@@ -157,7 +161,7 @@ impl Context<'_> {
     fn answer_id(&self, parts: &Parts<'_>, records: u64) -> String {
         let window = self.computed.gathered.window;
         let question = format!(
-            "{SCHEMA_VERSION}\n{:?}\n{window:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{records}\n{}\n{:?}",
+            "{SCHEMA_VERSION}\n{:?}\n{window:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{records}\n{}\n{:?}\n{:?}",
             parts.version,
             parts.unit,
             self.question.level,
@@ -166,6 +170,7 @@ impl Context<'_> {
             self.question.factors.kind,
             self.factors.revision(),
             self.revision(parts),
+            self.share.map(|share| &share.entity),
         );
         blake3::hash(question.as_bytes()).to_hex().as_str().chars().take(32).collect()
     }
@@ -176,7 +181,6 @@ impl Context<'_> {
         let pools: BTreeSet<String> =
             parts.members.iter().map(|member| super::gather::pool_name(&member.record)).collect();
         let source = services.iter().next().map_or("unresolved", |service| version_source(service.version_source));
-        missing.note("subject.entity", "no consuming entity is declared");
         wire::Subject {
             model: missing.or_note(parts.version.model.clone(), "subject.model", "nothing names the model"),
             model_version: missing.or_note(
@@ -207,7 +211,11 @@ impl Context<'_> {
                 "no revision of the weights is known, or they differ",
             ),
             apportioned_by: parts.totals.cost.used.measures.names().map(str::to_owned).collect(),
-            entity: None,
+            entity: missing.or_note(
+                self.share.map(|share| share.entity.clone()),
+                "subject.entity",
+                "the question does not break the version down",
+            ),
             pools: pools.into_iter().collect(),
             engines: services
                 .iter()
@@ -273,14 +281,18 @@ impl Context<'_> {
         place(level >= Level::Idle && allocated, "pool idle");
         place(level >= Level::Facility, "facility overhead (PUE)");
         place(level >= Level::Facility, "embodied carbon of the nodes");
-        for name in [
-            "network between nodes and to users",
-            "end-user devices",
-            "support services (none declared)",
-            "training (extended boundary)",
-        ] {
+        for name in ["network between nodes and to users", "end-user devices", "training (extended boundary)"] {
             place(false, name);
         }
+        let support = self.support(parts);
+        let roles = support.iter().cloned().collect::<Vec<_>>().join(", ");
+        let charged = level >= Level::Idle && parts.totals.cost.support > 0;
+        match (support.is_empty(), charged) {
+            (true, _) => exclusions.push("support services (none declared)".to_owned()),
+            (false, true) => inclusions.push(format!("support services: {roles}")),
+            (false, false) => exclusions.push(format!("support services, charged to no version here: {roles}")),
+        }
+        inclusions.extend(self.share.map(|share| share.rule.clone()));
         for member in &parts.members {
             let node = &member.record.inventory.node;
             for state in member.record.sources() {

@@ -2,14 +2,16 @@
 
 use super::accelerator;
 use super::amount::Amount;
+use super::consumer;
 use super::gather::Gathered;
 use super::input::{is_estimated, reconciliation};
 use super::name::{Names, version_name};
 use super::question::Question;
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
+use joulebook_sci::consumer::Entity;
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, Ledger, Level, ModelVersion, score};
+use joulebook_sci::{Account, Cell, FunctionalUnit, Ledger, Level, ModelVersion, Totals, VersionTotals, score};
 use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,9 +33,8 @@ pub fn rows(
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
-        EnergyBy::Consumer | EnergyBy::Workflow => {
-            return Err(QueryError::Invalid("energy by consumer is not answered by this aggregator".to_owned()));
-        }
+        EnergyBy::Consumer => consumer::rows(computed, question, Entity::Consumer)?,
+        EnergyBy::Workflow => consumer::rows(computed, question, Entity::Workflow)?,
         EnergyBy::Layer => super::layer::rows(&computed.meters),
         EnergyBy::Node => nodes.iter().map(|(name, node)| node_row(name, node)).collect(),
     };
@@ -113,10 +114,23 @@ pub(super) fn row(
     }
 }
 
+/// What rows of one question share.
+pub(super) struct Columns {
+    /// Methods of all nodes.
+    pub(super) methods: BTreeSet<Method>,
+}
+
+impl Columns {
+    /// Of a window.
+    pub(super) fn of(totals: &Totals) -> Self {
+        Self { methods: totals.nodes.values().flat_map(|node| methods(&node.cell)).collect() }
+    }
+}
+
 /// Model versions at the asked level, then what is charged to none of them.
 fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRow>, QueryError> {
     let totals = &computed.totals;
-    let all: BTreeSet<Method> = totals.nodes.values().flat_map(|node| methods(&node.cell)).collect();
+    let columns = Columns::of(totals);
     let selected: BTreeSet<&ModelVersion> = question.select(totals)?.into_iter().map(|(version, _)| version).collect();
     let names = Names::of(totals.versions.keys());
     let mut rows = Vec::new();
@@ -129,34 +143,62 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
             continue;
         }
         outside.add(Amount::of_version(cost.with_idle() - energy, mine.simulated.with_idle() - simulated));
-        let idle = |part: u64| if question.level >= Level::Idle { part } else { 0 };
-        let host = |part: u64| if question.level >= Level::Host { part } else { 0 };
-        let parts = [
-            ("accelerator", cost.accelerator()),
-            ("cpu", host(cost.cpu)),
-            ("dram", host(cost.host - cost.cpu)),
-            ("platform", host(cost.platform)),
-            ("dedicated_idle", idle(cost.dedicated_idle)),
-            ("pool_idle", idle(cost.pool_idle)),
-        ];
-        let parts = parts.into_iter().map(|(name, energy)| (name.to_owned(), energy)).collect();
         let name = |part: &Option<String>| part.clone().unwrap_or_else(|| "unresolved".to_owned());
-        let columns = [("account", "model"), ("model", &name(&version.model)), ("version", &names.version(version))];
-        let mut row = row(key(&columns), Amount::of_version(energy, simulated), parts, &all);
-        row.simulated = totals.nodes.iter().any(|(name, node)| node.simulated && mine.nodes.contains(name));
-        row.cpu_seconds = Some(cpu_seconds(cost.used.cpu_nanos));
-        if question.unit.is_some() {
-            ratio(&mut row, question, mine, energy);
-        }
-        if question.level == Level::Accelerator
-            && let Err(reason) = accelerator::known(totals, mine)
-        {
-            row.microjoules = None;
-            row.joules_per_unit = None;
-            row.per_unit_null_reason = Some(reason.to_owned());
-        }
+        let parts = [("account", "model"), ("model", &name(&version.model)), ("version", &names.version(version))];
+        rows.push(version_row(computed, question, &columns, (key(&parts), mine, mine)));
+    }
+    for (name, amount) in left_over(totals, outside, others) {
+        let key = key(&[("account", name), ("model", ""), ("version", "")]);
+        let mut row = row(key, amount, BTreeMap::new(), &columns.methods);
+        row.per_unit_null_reason = question.unit.map(|_| "not a model version".to_owned());
         rows.push(row);
     }
+    Ok(rows)
+}
+
+/// The row of a part (or all) of a version.
+pub(super) fn version_row(
+    computed: &Computed<'_>,
+    question: &Question,
+    columns: &Columns,
+    (key, whole, mine): (Vec<KeyPart>, &VersionTotals, &VersionTotals),
+) -> EnergyRow {
+    let (totals, cost) = (&computed.totals, &mine.cost);
+    let (energy, simulated) = (question.level.energy(cost), question.level.energy(&mine.simulated));
+    let idle = |part: u64| if question.level >= Level::Idle { part } else { 0 };
+    let host = |part: u64| if question.level >= Level::Host { part } else { 0 };
+    let parts = [
+        ("accelerator", cost.accelerator()),
+        ("cpu", host(cost.cpu)),
+        ("dram", host(cost.host.saturating_sub(cost.cpu))),
+        ("platform", host(cost.platform)),
+        ("dedicated_idle", idle(cost.dedicated_idle)),
+        ("pool_idle", idle(cost.pool_idle)),
+        ("support", idle(cost.support)),
+    ];
+    let parts = parts.into_iter().map(|(name, energy)| (name.to_owned(), energy)).collect();
+    let mut row = row(key, Amount::of_version(energy, simulated), parts, &columns.methods);
+    row.simulated = totals.nodes.iter().any(|(name, node)| node.simulated && mine.nodes.contains(name));
+    row.cpu_seconds = Some(cpu_seconds(cost.used.cpu_nanos));
+    if question.unit.is_some() {
+        ratio(&mut row, question.unit_for(whole), mine, energy);
+    }
+    if question.level == Level::Accelerator
+        && let Err(reason) = accelerator::known(totals, mine)
+    {
+        row.microjoules = None;
+        row.joules_per_unit = None;
+        row.per_unit_null_reason = Some(reason.to_owned());
+    }
+    row
+}
+
+/// What is charged to no row of a version, by account.
+pub(super) fn left_over(
+    totals: &Totals,
+    outside: Amount,
+    others: Amount,
+) -> impl Iterator<Item = (&'static str, Amount)> {
     let left = |part: fn(&Ledger) -> u64| -> Amount {
         totals.nodes.values().map(|node| Amount::of_node(node, part(&node.ledger))).collect()
     };
@@ -169,17 +211,11 @@ fn by_model(computed: &Computed<'_>, question: &Question) -> Result<Vec<EnergyRo
         ("model versions outside the level", outside),
         ("other model versions", others),
     ];
-    for (name, amount) in rest.into_iter().filter(|(_, amount)| amount.microjoules > 0) {
-        let mut row = row(key(&[("account", name), ("model", ""), ("version", "")]), amount, BTreeMap::new(), &all);
-        row.per_unit_null_reason = question.unit.map(|_| "not a model version".to_owned());
-        rows.push(row);
-    }
-    Ok(rows)
+    rest.into_iter().filter(|(_, amount)| amount.microjoules > 0)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-fn ratio(row: &mut EnergyRow, question: &Question, totals: &joulebook_sci::VersionTotals, energy: u64) {
-    let unit = question.unit_for(totals);
+fn ratio(row: &mut EnergyRow, unit: FunctionalUnit, totals: &VersionTotals, energy: u64) {
     row.units = unit.count(&totals.cost.used);
     let joint = totals.cost.joint_share().unwrap_or(1.0);
     // The ratio's arithmetic is that of the score: joules in the place of grams.

@@ -186,6 +186,7 @@ impl<'a> Gathered<'a> {
                 node: member.record.inventory.node.to_string(),
                 pool: pool_name(&member.record),
                 simulated: member.record.inventory.placement.simulated,
+                support: member.record.inventory.placement.support.clone(),
                 cell,
                 embodied_g: grams.map_or(0.0, |grams| grams.0),
             });

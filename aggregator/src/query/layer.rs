@@ -172,7 +172,14 @@ mod tests {
             let used = SourceUse { microjoules: *microjoules, covered_nanos: seconds * SECOND, ..SourceUse::default() };
             cell.sources.insert(meter.clone(), used);
         }
-        NodeSlot { node: name.to_owned(), pool: String::new(), simulated: false, cell, embodied_g: 0.0 }
+        NodeSlot {
+            node: name.to_owned(),
+            pool: String::new(),
+            simulated: false,
+            support: Vec::new(),
+            cell,
+            embodied_g: 0.0,
+        }
     }
 
     fn shown(nodes: &[NodeSlot], sites: &[&str]) -> (Vec<EnergyRow>, Vec<(String, f64, String)>) {

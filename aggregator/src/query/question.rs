@@ -4,6 +4,7 @@ use super::QueryError;
 use super::name::{self, Names};
 use crate::factor::Asked;
 use joulebook_proto::query as wire;
+use joulebook_sci::consumer::Entity;
 use joulebook_sci::quantity::Kind;
 use joulebook_sci::reconcile::Trust;
 use joulebook_sci::{FunctionalUnit, IdlePolicy, Level, ModelVersion, Totals, VersionTotals};
@@ -34,6 +35,8 @@ pub struct Question {
     pub trust: Trust,
     /// Which intensities, and as of when.
     pub factors: Asked,
+    /// What versions are broken down by; absent: not at all.
+    pub entity: Option<Entity>,
 }
 
 impl Question {
@@ -50,6 +53,7 @@ impl Question {
                 kind: intensity_kind(request.intensity_kind)?,
                 as_of: request.as_of_unix_nanos.map(UnixNanos),
             },
+            entity: entity(request.by)?,
             ..Self::selecting(selector)?
         })
     }
@@ -89,6 +93,7 @@ impl Question {
             policy: IdlePolicy::ReservedCapacityTime,
             trust: Trust::Components,
             factors: Asked::default(),
+            entity: None,
         })
     }
 
@@ -215,6 +220,14 @@ fn intensity_kind(value: i32) -> Result<Option<Kind>, QueryError> {
         Wire::AverageProduction => Some(Kind::AverageProduction),
         Wire::MarginalShortRun => Some(Kind::MarginalShortRun),
         Wire::MarginalLongRun => Some(Kind::MarginalLongRun),
+    })
+}
+
+fn entity(value: i32) -> Result<Option<Entity>, QueryError> {
+    Ok(match known(wire::EntityKind::try_from(value), "breakdown")? {
+        wire::EntityKind::Unspecified => None,
+        wire::EntityKind::Consumer => Some(Entity::Consumer),
+        wire::EntityKind::Workflow => Some(Entity::Workflow),
     })
 }
 

@@ -19,8 +19,9 @@ pub(crate) async fn answer(
         let message = "energy has the levels accelerator, host and idle; ask `joulebook sci` for facility and all";
         return Err(Failure::Usage(message.to_owned()));
     }
-    if arguments.by != By::Model && (arguments.model.is_some() || arguments.per.is_some()) {
-        return Err(Failure::Usage("--model and --per go with --by model only".to_owned()));
+    let of_versions = matches!(arguments.by, By::Model | By::Consumer | By::Workflow);
+    if !of_versions && (arguments.model.is_some() || arguments.per.is_some()) {
+        return Err(Failure::Usage("--model and --per go with --by model, consumer or workflow only".to_owned()));
     }
     let window = window(&arguments.period, now)?;
     let windows = match arguments.step {

@@ -28,7 +28,7 @@ pub(crate) async fn answer(
             level: (*level).into(),
             idle_policy: arguments.idle.wire().into(),
             trust: arguments.trust.wire().into(),
-            by: 0,
+            by: arguments.by.map_or(0, |by| by.wire().into()),
             intensity_kind: arguments.factors.intensity.map_or(0, |kind| kind.wire().into()),
             as_of_unix_nanos: arguments.factors.as_of,
         })

@@ -84,6 +84,7 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
         "model_version_digest",
         "serving_config",
         "apportioned_by",
+        "entity",
     ];
     let rows = answers.iter().cloned().map(|answer| {
         let (subject, window) = (answer.subject.unwrap_or_default(), answer.window.unwrap_or_default());
@@ -133,6 +134,7 @@ pub(crate) fn scores(answers: &[SciAnswer]) -> Result<String, Failure> {
             cell(subject.model_version_digest),
             cell(subject.serving_config),
             subject.apportioned_by.join(" "),
+            cell(subject.entity),
         ]
     });
     write(header.map(str::to_owned).to_vec(), rows)

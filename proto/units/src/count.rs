@@ -81,6 +81,11 @@ impl CountKind {
         matches!(self, Self::LatencyWithin(_) | Self::PromptWithin(_))
     }
 
+    /// Whether it is the integral of what holds at an instant: at its source it is no sum.
+    pub fn is_held(self) -> bool {
+        matches!(self, Self::RunningNanos | Self::WaitingNanos)
+    }
+
     /// Whether its unit is the nanosecond.
     pub fn is_time(self) -> bool {
         use CountKind as K;

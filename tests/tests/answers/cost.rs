@@ -4,8 +4,9 @@
 
 use super::walls::steps;
 use super::*;
+use joulebook_tests::wait::Moment;
 use joulebook_units::Batch;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Rows of 5 s of an hour.
 const HOUR: usize = 720;
@@ -30,7 +31,10 @@ fn end(batch: &Batch) -> UnixNanos {
 }
 
 fn an_hour(told: usize) -> Cost {
-    let history = history(0, &steps(told, HOUR - told, 100));
+    let mut steps = steps(told, HOUR - told, 100);
+    // A record for each row: as often as an agent sends.
+    steps.iter_mut().for_each(|step| step.ends_batch = true);
+    let history = history(0, &steps);
     let mut aggregator = Aggregator::new(std::slice::from_ref(&history));
     let mut cost = Cost {
         settled: 0,
@@ -40,10 +44,10 @@ fn an_hour(told: usize) -> Cost {
         asked: [Duration::ZERO; 2],
     };
     for record in 0..history.batches.len() {
-        let begin = Instant::now();
+        let begin = Moment::now();
         aggregator.send(0, &history, record);
         cost.storing += begin.elapsed();
-        let begin = Instant::now();
+        let begin = Moment::now();
         cost.settled += aggregator.pass(end(&history.batches[record]));
         cost.settling += begin.elapsed();
     }
@@ -52,7 +56,7 @@ fn an_hour(told: usize) -> Cost {
     let question = GetEnergyRequest { window: Some(window), by: EnergyBy::Node.into(), ..GetEnergyRequest::default() };
     let query = query(&aggregator);
     for asked in &mut cost.asked {
-        let begin = Instant::now();
+        let begin = Moment::now();
         let rows = query.energy(&question).expect("well-formed").rows;
         *asked = begin.elapsed();
         assert_eq!(rows.len(), 1);

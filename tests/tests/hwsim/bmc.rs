@@ -7,10 +7,11 @@ use joulebook_agent::collector::redfish::Redfish;
 use joulebook_agent::collector::{Collector, Value};
 use joulebook_agent::config::{IpmiSection, RedfishSection};
 use joulebook_tests::simulator::Simulator;
+use joulebook_tests::wait::Moment;
 use serde_json::json;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Profiles with a BMC.
@@ -42,11 +43,14 @@ impl IpmiTransport for Shown {
     }
 }
 
+/// Source, collector, and what it gave: instants and energy.
+type Way = (&'static str, Box<dyn Collector>, Vec<(u64, u64)>);
+
 /// A node and both ways to its BMC.
 struct Rig {
     name: &'static str,
     node: Simulator,
-    ways: [(&'static str, Box<dyn Collector>, Vec<(u64, u64)>); 2],
+    ways: [Way; 2],
     /// Since when it draws so much, in ns on the boot clock and µW.
     draws: Vec<(u64, u64)>,
     refresh: u64,
@@ -76,7 +80,7 @@ impl Rig {
         let file = root.join("run/dcmi.val");
         let open: Open = Box::new(move || Ok(Box::new(Shown(file.clone())) as Box<dyn IpmiTransport>));
         let ipmi = Ipmi::with(&IpmiSection::default(), pace, open);
-        let ways: [(&'static str, Box<dyn Collector>, Vec<_>); 2] =
+        let ways: [Way; 2] =
             [("redfish/wall", Box::new(redfish), Vec::new()), ("ipmi/wall", Box::new(ipmi), Vec::new())];
         let refresh = u64::try_from(refresh.as_nanos()).unwrap();
         let mut rig = Self { name, node, ways, draws: Vec::new(), refresh, _folder: folder };
@@ -134,7 +138,7 @@ impl Rig {
 #[test]
 fn a_bmc_is_the_truth_within_its_bound_on_every_profile_and_both_ways_to_it() {
     let mut rigs: Vec<Rig> = PROFILES.map(Rig::new).into();
-    let begin = Instant::now();
+    let begin = Moment::now();
     let mut stepped = false;
     while begin.elapsed() < MEASURED {
         std::thread::sleep(Duration::from_millis(100));

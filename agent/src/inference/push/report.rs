@@ -48,8 +48,22 @@ pub struct Report {
     pub reasoning_tokens: Option<u64>,
     /// Time spent on inference in s.
     pub busy_seconds: Option<f64>,
-    /// Who the requests were for; accepted, and not used yet.
+    /// Images made or looked at.
+    pub images: Option<u64>,
+    /// Sound made or listened to, in s of it.
+    pub audio_seconds: Option<f64>,
+    /// Video made or looked at, in s of it.
+    pub video_seconds: Option<f64>,
+    /// Sessions of several requests.
+    pub sessions: Option<u64>,
+    /// Who the requests were for. The counts are then that consumer's alone: those of others are told in reports of their own,
+    /// and the model version has them all.
     pub consumer: Option<String>,
+    /// The workflow that the requests were a part of, in the same way.
+    pub workflow: Option<String>,
+    /// The root of the requests: what of the workflow started them, the same in every report of one run. It does not leave
+    /// the node; runs are counted.
+    pub root: Option<String>,
 }
 
 /// Why a report was not counted.
@@ -89,10 +103,19 @@ impl Report {
             return Err(Refusal::form("a line is one JSON object"));
         }
         let report: Self = serde_json::from_slice(line).map_err(|error| Refusal::form(error.to_string()))?;
-        let names = [Some(&report.model), report.model_version.as_ref(), report.consumer.as_ref()];
+        let (consumer, workflow, root) = (report.consumer.as_ref(), report.workflow.as_ref(), report.root.as_ref());
+        let names = [Some(&report.model), report.model_version.as_ref(), consumer, workflow, root];
         let bad = |name: &&String| name.len() > MOST_NAME_BYTES || name.chars().any(char::is_control);
         if report.model.trim().is_empty() || names.into_iter().flatten().any(|name| bad(&name)) {
             return Err(Refusal::value("a name holds 1 to 256 bytes and no control characters"));
+        }
+        if [consumer, workflow, root].into_iter().flatten().any(|name| name.trim().is_empty()) {
+            return Err(Refusal::value(
+                "`consumer`, `workflow` and `root` hold something; leave out what is not known",
+            ));
+        }
+        if report.root.is_some() && (report.workflow.is_none() || report.cumulative) {
+            return Err(Refusal::value("`root` goes with `workflow`, and with counts since the report before"));
         }
         if report.seq == 0 || report.seq > EXACT {
             return Err(Refusal::value("`seq` counts from 1"));
@@ -100,8 +123,9 @@ impl Report {
         if report.parents > MOST_PARENTS {
             return Err(Refusal::value("`parents` is 0 to 4"));
         }
-        if report.busy_seconds.is_some_and(|seconds| !(0.0..=1e9).contains(&seconds)) {
-            return Err(Refusal::value("`busy_seconds` is 0 to 1e9"));
+        let times = [report.busy_seconds, report.audio_seconds, report.video_seconds];
+        if times.into_iter().flatten().any(|seconds| !(0.0..=1e9).contains(&seconds)) {
+            return Err(Refusal::value("`busy_seconds`, `audio_seconds` and `video_seconds` are 0 to 1e9"));
         }
         let counts = report.counts();
         if counts.is_empty() {
@@ -122,6 +146,7 @@ impl Report {
     /// The counts that it holds.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: 0 to 10^18")]
     pub fn counts(&self) -> BTreeMap<CountKind, u64> {
+        let nanos = |seconds: Option<f64>| seconds.map(|seconds| (seconds * 1e9).round() as u64);
         let counts = [
             (CountKind::RequestsOk, self.requests),
             (CountKind::RequestsFailed, self.failed),
@@ -131,7 +156,11 @@ impl Report {
             (CountKind::CachedTokens, self.cached_tokens),
             (CountKind::OutputTokens, self.output_tokens),
             (CountKind::ReasoningTokens, self.reasoning_tokens),
-            (CountKind::BusyNanos, self.busy_seconds.map(|seconds| (seconds * 1e9).round() as u64)),
+            (CountKind::BusyNanos, nanos(self.busy_seconds)),
+            (CountKind::Images, self.images),
+            (CountKind::AudioNanos, nanos(self.audio_seconds)),
+            (CountKind::VideoNanos, nanos(self.video_seconds)),
+            (CountKind::Sessions, self.sessions),
         ];
         counts.into_iter().filter_map(|(kind, count)| Some((kind, count?))).collect()
     }
@@ -164,6 +193,9 @@ mod tests {
             (format!("{{{base},\"busy_seconds\":-1}}"), "value", "busy_seconds"),
             (format!("{{{base}}}"), "value", "no count"),
             (format!("{{{base},\"requests\":1,\"parents\":5}}"), "value", "parents"),
+            (format!("{{{base},\"requests\":1,\"workflow\":\"w\",\"root\":\"r\"}}"), "value", "root"),
+            (format!("{{{base},\"requests\":1,\"consumer\":\" \"}}"), "value", "consumer"),
+            (format!("{{{base},\"audio_seconds\":1e300}}"), "value", "audio_seconds"),
             (format!("{{{base},\"input_tokens\":1,\"cached_tokens\":2}}"), "value", "part of"),
             (format!("{{{base},\"output_tokens\":1,\"reasoning_tokens\":2}}"), "value", "part of"),
             ("{\"seq\":0,\"cumulative\":true,\"model\":\"m\",\"items\":1}".to_owned(), "value", "seq"),

@@ -60,7 +60,14 @@ fn node(pool: &str, versions: &[(&str, u64, u64)], idle: u64, platform: u64) -> 
         };
         cell.services.insert(service(version), used);
     }
-    NodeSlot { node: "n".to_string(), pool: pool.to_string(), simulated: false, cell, embodied_g: 12.0 }
+    NodeSlot {
+        node: "n".to_string(),
+        pool: pool.to_string(),
+        simulated: false,
+        support: Vec::new(),
+        cell,
+        embodied_g: 12.0,
+    }
 }
 
 const POLICIES: [IdlePolicy; 6] = [
@@ -220,4 +227,41 @@ fn accelerators_are_used_for_the_part_of_their_time_in_which_counts_move() {
     node.cell.services.insert(service("2"), used(100));
     let costs = allocate(&[node], IdlePolicy::UsageTime);
     assert_eq!(["1", "2"].map(|version| charged(&costs, 0, version).pool_idle), [60, 30]);
+}
+
+#[test]
+fn support_is_charged_to_the_versions_of_its_pool_by_the_policys_weights_and_stays_where_nobody_is() {
+    let declared = |workload: Option<&str>, pool: &str| joulebook_units::Support {
+        role: "router".to_string(),
+        workload: workload.map(str::to_string),
+        pool: Some(pool.to_string()),
+    };
+    let serving = node("chat", &[("1", 300, 500), ("2", 100, 1_500)], 0, 0);
+    let router = |support| {
+        let mut cell = Cell::default();
+        let account = Account::Workload(workload());
+        cell.add(EntryKey { account, component: Component::Cpu, purpose: Purpose::Dynamic }, 1_001);
+        let account = Account::PoolIdle;
+        cell.add(EntryKey { account, component: Component::Cpu, purpose: Purpose::PoolIdle }, 200);
+        let (node, pool) = ("r".to_string(), "infra".to_string());
+        NodeSlot { node, pool, simulated: false, support: alloc::vec![support], cell, embodied_g: 0.0 }
+    };
+    let version = |number: &str| ModelVersion::of(&service(number));
+    let policy = IdlePolicy::ReservedCapacityTime;
+    for (support, charged, left) in [
+        (declared(Some(&workload().id), "chat"), 1_001, 0),
+        (declared(None, "chat"), 1_201, 0),
+        (declared(Some("another"), "chat"), 0, 1_001),
+        (declared(Some(&workload().id), "nobody serves there"), 0, 1_001),
+    ] {
+        let costs = allocate(&[serving.clone(), router(support.clone())], policy);
+        let of = |number: &str| costs.versions.get(&(1, version(number))).map_or(0, |cost| cost.support);
+        assert_eq!((of("1") + of("2"), costs.ledgers[1].workloads), (charged, left), "{support:?}");
+        assert!(charged == 0 || of("2").abs_diff(3 * of("1")) <= 3, "three quarters are reserved by 2: {support:?}");
+        let booked: u64 =
+            costs.versions.iter().filter(|((index, _), _)| *index == 1).map(|(_, cost)| cost.with_idle()).sum();
+        assert_eq!(booked + costs.ledgers[1].total(), 1_201, "every microjoule is somewhere: {support:?}");
+        let costs = allocate(&[serving.clone(), router(support)], IdlePolicy::Unallocated);
+        assert!(costs.versions.values().all(|cost| cost.support == 0));
+    }
 }

@@ -183,7 +183,7 @@ fn workflows_and_consumers_are_two_views_of_the_same_energy() {
 proptest! {
     #[test]
     fn consumers_and_direct_are_the_version_to_the_microjoule(
-        parts in prop::collection::vec(0u64..1 << 50, 9),
+        parts in prop::collection::vec(0u64..1 << 50, 10),
         served in 0u64..1 << 40,
         asked in prop::collection::vec((0u64..1 << 38, 0u64..1 << 38), 0..6),
     ) {
@@ -197,6 +197,7 @@ proptest! {
             dedicated_idle: parts[5],
             pool_idle: parts[6],
             direct: parts[7],
+            support: parts[9],
             ..VersionCost::default()
         };
         let told: Vec<_> = asked.iter().enumerate().map(|(index, (input, output))| {
@@ -216,6 +217,7 @@ proptest! {
             (sum.dedicated_idle, whole.dedicated_idle),
             (sum.pool_idle, whole.pool_idle),
             (sum.direct, whole.direct),
+            (sum.support, whole.support),
         ] {
             prop_assert_eq!(mine, all);
         }

@@ -37,7 +37,14 @@ fn counted(requests: u64) -> ServiceUse {
 }
 
 fn node(name: &str) -> NodeSlot {
-    NodeSlot { node: name.to_string(), pool: "p".to_string(), simulated: false, cell: Cell::default(), embodied_g: 0.0 }
+    NodeSlot {
+        node: name.to_string(),
+        pool: "p".to_string(),
+        simulated: false,
+        support: Vec::new(),
+        cell: Cell::default(),
+        embodied_g: 0.0,
+    }
 }
 
 fn serving(name: &str, service: &Arc<Service>, used: ServiceUse, energy: u64) -> NodeSlot {

@@ -61,7 +61,14 @@ fn slot() -> NodeSlot {
     cell.flags.insert(Flags::PSU_ESTIMATED);
     // 40 J of 1,000.
     cell.input.bound_microjoules = 40_000_000;
-    NodeSlot { node: "n".to_string(), pool: "p".to_string(), simulated: false, cell, embodied_g: 2.0 }
+    NodeSlot {
+        node: "n".to_string(),
+        pool: "p".to_string(),
+        simulated: false,
+        support: Vec::new(),
+        cell,
+        embodied_g: 2.0,
+    }
 }
 
 fn total(level: Level) -> VersionTotals {

@@ -52,6 +52,8 @@ pub struct Booked {
     pub written_off: f64,
     /// Grams per unit; 0 where nothing is charged.
     pub per_unit: f64,
+    /// Its units.
+    pub units: f64,
 }
 
 /// A pool's ledger after its last stretch. Grams.
@@ -97,7 +99,7 @@ pub fn book(stretches: &[Stretch]) -> Option<Account> {
         written_off.add(one.written_off);
         used.add(stretch.units);
         before = Some((terms, rate));
-        booked.push(one);
+        booked.push(Booked { units: stretch.units, ..one });
     }
     let remaining = last.training.0 - allocated.get() - written_off.get();
     let through = match last.lifespan {
@@ -151,13 +153,13 @@ fn charge(terms: Terms, stretch: &Stretch, rate: f64, used: f64, left: f64) -> B
                 if terms.policy == UnitsPolicy::FrozenCap { f64::INFINITY } else { (terms.units - used).max(0.0) };
             let charged = (rate * stretch.units.min(open)).min(left);
             let per_unit = if stretch.units > 0.0 { charged / stretch.units } else { rate.min(left) };
-            Booked { charged, written_off: 0.0, per_unit }
+            Booked { charged, per_unit, ..Booked::default() }
         }
         Lifespan::Time(life) => {
             let share = (terms.training.0 * (stretch.nanos as f64 / life as f64)).min(left);
             match stretch.units > 0.0 {
-                true => Booked { charged: share, written_off: 0.0, per_unit: share / stretch.units },
-                false => Booked { charged: 0.0, written_off: share, per_unit: 0.0 },
+                true => Booked { charged: share, per_unit: share / stretch.units, ..Booked::default() },
+                false => Booked { written_off: share, ..Booked::default() },
             }
         }
     }

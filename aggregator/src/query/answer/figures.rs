@@ -31,9 +31,12 @@ impl Context<'_> {
             total_j: by_level_j.get(self.question.level.name()).copied(),
             method: method_name(&parts.nodes.iter().flat_map(|node| methods(&node.cell)).collect()),
             by_level_j: BTreeMap::new(),
-            support_j: None,
+            support_j: missing.or_note(
+                (!self.support(parts).is_empty()).then(|| joules(cost.support)),
+                "energy.support_j",
+                "no support service is declared for the version's pools",
+            ),
         };
-        missing.note("energy.support_j", "no support service is declared for the version's pools");
         if let Some(reason) = unknown {
             by_level_j.remove(Level::Accelerator.name());
             missing.note("energy.by_level_j.accelerator", reason);
@@ -43,6 +46,21 @@ impl Context<'_> {
             missing.note("energy.total_j", reason);
         }
         wire::Energy { by_level_j, total_j: energy.total_j.filter(|_| no_level.is_none()), ..energy }
+    }
+
+    /// Support services that are declared for the version's pools, by role.
+    pub(super) fn support(&self, parts: &Parts<'_>) -> BTreeSet<String> {
+        let pools: BTreeSet<String> =
+            parts.members.iter().map(|member| crate::query::gather::pool_name(&member.record)).collect();
+        let all = self.computed.gathered.members.iter().flat_map(|member| {
+            let pool = crate::query::gather::pool_name(&member.record);
+            let placement = &member.record.inventory.placement;
+            placement
+                .support
+                .iter()
+                .map(move |one| (one.role.clone(), one.pool.clone().unwrap_or_else(|| pool.clone())))
+        });
+        all.filter(|(_, pool)| pools.contains(pool)).map(|(role, _)| role).collect()
     }
 
     /// Why there is no figure at the asked level, where there is none.

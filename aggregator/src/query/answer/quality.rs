@@ -44,6 +44,9 @@ impl Context<'_> {
                 names.push(flag.to_owned());
             }
         }
+        if self.share.is_some_and(|share| share.exceeded) {
+            names.push(crate::query::consumer::EXCEEDED.to_owned());
+        }
         let low = [measured, joint].into_iter().flatten().any(joulebook_sci::join::is_low);
         wire::Quality {
             energy_measured_fraction: missing.or_note(

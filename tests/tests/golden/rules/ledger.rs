@@ -53,7 +53,14 @@ fn version(name: &str) -> (usize, ModelVersion) {
 }
 
 pub fn slot(cell: Cell, embodied_g: f64) -> NodeSlot {
-    NodeSlot { node: "node".to_owned(), pool: "pool".to_owned(), simulated: false, cell, embodied_g }
+    NodeSlot {
+        node: "node".to_owned(),
+        pool: "pool".to_owned(),
+        simulated: false,
+        support: Vec::new(),
+        cell,
+        embodied_g,
+    }
 }
 
 fn entry(account: Account, component: Component, purpose: Purpose) -> EntryKey {
