@@ -173,14 +173,11 @@ fn run(command: &[OsString]) -> Result<ExitStatus, MeasureError> {
 #[expect(clippy::cast_precision_loss, reason = "joules for reading")]
 fn means(runs: &[Run]) -> BTreeMap<String, Spread> {
     let joules = |energy: u64| energy as f64 / 1e6;
-    let quantities: [(&str, fn(&Report) -> Option<f64>); 1] = [("seconds", |used| Some(used.seconds))];
     let mut means: BTreeMap<String, Spread> = BTreeMap::new();
     let mut add = |name: String, values: Option<Vec<f64>>| {
         means.extend(values.and_then(|values| Spread::of(&values)).map(|spread| (name, spread)));
     };
-    for (name, quantity) in quantities {
-        add(name.to_owned(), runs.iter().map(|run| quantity(&run.used)).collect());
-    }
+    add("seconds".to_owned(), Some(runs.iter().map(|run| run.used.seconds).collect()));
     add("joules".to_owned(), runs.iter().map(|run| run.used.microjoules.map(joules)).collect());
     add("idle_joules".to_owned(), runs.iter().map(|run| run.used.idle_microjoules.map(joules)).collect());
     for id in runs.first().into_iter().flat_map(|run| run.used.sources.keys()) {

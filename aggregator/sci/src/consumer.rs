@@ -267,6 +267,9 @@ fn portion(whole: &VersionTotals, cost: VersionCost, simulated: VersionCost, wei
     VersionTotals { cost, simulated, facility_j: scaled(whole.facility_j), carbon, ..whole.clone() }
 }
 
+/// A quantity of a structure.
+type FieldOf<T> = fn(&mut T) -> &mut u64;
+
 /// Splits quantities by fixed weights.
 struct Splitter<'a> {
     weights: &'a [u128],
@@ -291,7 +294,7 @@ impl<'a> Splitter<'a> {
 
     fn costs(&self, whole: &VersionCost) -> Vec<VersionCost> {
         let mut parts = vec![VersionCost::default(); self.weights.len()];
-        let fields: [(u64, fn(&mut VersionCost) -> &mut u64); 10] = [
+        let fields: [(u64, FieldOf<VersionCost>); 10] = [
             (whole.accelerator_dynamic, |cost| &mut cost.accelerator_dynamic),
             (whole.accelerator_base, |cost| &mut cost.accelerator_base),
             (whole.host, |cost| &mut cost.host),
@@ -310,7 +313,7 @@ impl<'a> Splitter<'a> {
                 }
             });
         }
-        let times: [(u64, fn(&mut ServiceUse) -> &mut u64); 3] = [
+        let times: [(u64, FieldOf<ServiceUse>); 3] = [
             (whole.used.reserved_core_nanos, |used| &mut used.reserved_core_nanos),
             (whole.used.reserved_device_nanos, |used| &mut used.reserved_device_nanos),
             (whole.used.cpu_nanos, |used| &mut used.cpu_nanos),

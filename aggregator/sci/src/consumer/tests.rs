@@ -78,7 +78,7 @@ fn names(parts: &[Part]) -> Vec<(&str, u64, Option<u64>)> {
         .collect()
 }
 
-fn split<'a>(totals: &Totals, version: &Arc<Service>) -> Vec<Part> {
+fn split(totals: &Totals, version: &Arc<Service>) -> Vec<Part> {
     let version = ModelVersion::of(version);
     Consumers::new(totals, Entity::Consumer).split(&version, &totals.versions[&version])
 }
