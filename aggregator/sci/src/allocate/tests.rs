@@ -244,7 +244,7 @@ fn support_is_charged_to_the_versions_of_its_pool_by_the_policys_weights_and_sta
         let account = Account::PoolIdle;
         cell.add(EntryKey { account, component: Component::Cpu, purpose: Purpose::PoolIdle }, 200);
         let (node, pool) = ("r".to_string(), "infra".to_string());
-        NodeSlot { node, pool, simulated: false, support: alloc::vec![support], cell, embodied_g: 0.0 }
+        NodeSlot { node, pool, simulated: false, support: vec![support], cell, embodied_g: 0.0 }
     };
     let version = |number: &str| ModelVersion::of(&service(number));
     let policy = IdlePolicy::ReservedCapacityTime;
