@@ -1,5 +1,11 @@
 //! The command line. Its help is golden-tested (`tests/help.txt`).
 
+mod factors;
+mod training;
+
+pub use factors::{BasisName, FactorsCommand, PushArguments, QuantityName};
+pub use training::TrainingCommand;
+
 use crate::period;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use joulebook_proto::query::{
@@ -118,142 +124,6 @@ pub struct CompareArguments {
     /// The second
     #[arg(value_name = "NAME@VERSION", value_parser = selector)]
     pub second: ModelSelector,
-}
-
-/// Training of model versions. It is in an answer only where `sci --extended` asks for it.
-#[derive(Debug, Subcommand)]
-pub enum TrainingCommand {
-    /// Disclose the training of a version, or correct an error in a disclosure (JSON, cli/schema/training.schema.json)
-    Set {
-        /// The document
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-    /// The pools and their ledgers
-    List(FormArguments),
-    /// One pool: its ledger, what is and what is not disclosed, and everything that happened to it
-    Show {
-        /// The pool
-        pool: String,
-        /// How it is printed.
-        #[command(flatten)]
-        form: FormArguments,
-    },
-    /// Expect the version to serve other units from now on
-    Revise {
-        /// The pool
-        pool: String,
-        /// N
-        #[arg(long)]
-        units: f64,
-        /// On what evidence
-        #[arg(long)]
-        reason: String,
-    },
-    /// End a version: it is charged no more, what remains is booked by its policy
-    Retire {
-        /// The pool
-        pool: String,
-        /// Pool that takes over what remains
-        #[arg(long, value_name = "POOL")]
-        successor: Option<String>,
-        /// Why
-        #[arg(long)]
-        reason: String,
-    },
-    /// Print the disclosure of a pool as `import` reads it
-    Export {
-        /// The pool
-        pool: String,
-    },
-    /// Disclose what another Joulebook exported
-    Import {
-        /// The document
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-}
-
-/// Series of factors.
-#[derive(Debug, Subcommand)]
-pub enum FactorsCommand {
-    /// The series, how far they reach, and why a source fails
-    List(FormArguments),
-    /// Add the cells of a CSV file (columns start, end, value and, if there is one, status) to a series
-    Push(PushArguments),
-}
-
-/// Arguments of `factors push`.
-#[derive(Debug, Args)]
-pub struct PushArguments {
-    /// Name of the series, as the aggregator's configuration names it in [[factor]]
-    #[arg(long, value_name = "NAME")]
-    pub series: String,
-    /// What the values are
-    #[arg(long, value_enum, default_value_t = QuantityName::Intensity)]
-    pub quantity: QuantityName,
-    /// What an intensity says
-    #[arg(long, value_enum, required_if_eq("quantity", "intensity"))]
-    pub kind: Option<KindName>,
-    /// Which emissions an intensity counts
-    #[arg(long, value_enum, required_if_eq("quantity", "intensity"))]
-    pub basis: Option<BasisName>,
-    /// Grid zone or site [default: the name of the series]
-    #[arg(long)]
-    pub zone: Option<String>,
-    /// Data set, for people
-    #[arg(long, default_value = "pushed")]
-    pub source: String,
-    /// How the outcome is printed.
-    #[command(flatten)]
-    pub form: FormArguments,
-    /// The file
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-}
-
-/// Quantity of a series.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum QuantityName {
-    /// Grid carbon intensity in g/kWh
-    Intensity,
-    /// Power usage effectiveness
-    Pue,
-    /// Water of the site in l/kWh of IT energy
-    WueSite,
-    /// Water of making the electricity in l/kWh
-    WueSource,
-}
-
-impl QuantityName {
-    /// The contract's word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Intensity => "intensity",
-            Self::Pue => "pue",
-            Self::WueSite => "wue_site",
-            Self::WueSource => "wue_source",
-        }
-    }
-}
-
-/// Which emissions an intensity counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BasisName {
-    /// Over the life of plant and fuel
-    Lifecycle,
-    /// Of the plant alone
-    Direct,
-}
-
-impl BasisName {
-    /// The contract's word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Lifecycle => "lifecycle",
-            Self::Direct => "direct",
-        }
-    }
 }
 
 /// Arguments of `doctor`.
