@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::installation::Target;
 use crate::program::Program;
 
+pub mod kserve;
 pub mod litellm;
 pub mod mlserver;
 pub mod model_server;

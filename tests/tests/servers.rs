@@ -8,5 +8,7 @@
 )]
 #![allow(clippy::print_stdout, reason = "the shares that were measured belong to the result")]
 
+#[path = "servers/kserve.rs"]
+mod kserve;
 #[path = "servers/litellm.rs"]
 mod litellm;

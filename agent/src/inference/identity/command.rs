@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(commit(&format!("/hub/models--o--m/snapshots/{hash}/model.safetensors")), Some(hash));
         assert_eq!(commit("/hub/models--o--m/snapshots/main/x"), None);
         let digest = "ab".repeat(32);
-        assert_eq!(blob(&format!("/root/.ollama/models/blobs/sha256-{digest}")), Some(digest.as_str()));
+        assert_eq!(blob(&format!("/models/ollama/blobs/sha256-{digest}")), Some(digest.as_str()));
         assert_eq!(blob("/blobs/sha256-ab"), None);
     }
 }

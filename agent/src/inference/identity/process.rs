@@ -151,7 +151,6 @@ fn hub_folders(environment: &BTreeMap<String, String>) -> Vec<String> {
         of("HF_HOME", "/hub"),
         of("XDG_CACHE_HOME", "/huggingface/hub"),
         of("HOME", "/.cache/huggingface/hub"),
-        Some("/root/.cache/huggingface/hub".to_owned()),
     ];
     known.into_iter().flatten().filter(|folder| folder.starts_with('/') && !folder.contains("/../")).collect()
 }
@@ -215,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_revision_in_use_is_found_first_where_it_was_asked_for_and_last_in_the_cache() {
-        let home = "HF_HOME=/cache HOME=/root";
+        let home = "HF_HOME=/cache HOME=/home/u";
         let (hf, other) = (format!("hf:{COMMIT}"), format!("hf:{OTHER}"));
         let asked = format!("vllm serve org/chat --revision {OTHER}");
         assert_eq!(version(&asked, home, ""), known(OTHER, &other));
@@ -233,7 +232,7 @@ mod tests {
         );
         assert_eq!(version("vllm serve org/chat", home, ""), known(COMMIT, &hf), "the cache's main");
         let digest = "ab".repeat(32);
-        let blob = format!("ollama runner --model /root/.ollama/models/blobs/sha256-{digest}");
+        let blob = format!("ollama runner --model /models/ollama/blobs/sha256-{digest}");
         assert_eq!(version(&blob, home, ""), known("sha256:abababababab", &format!("sha256:{digest}")));
         assert_eq!(version("python app.py", home, ""), (None, None));
     }
