@@ -9,11 +9,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use joulebook_tests::installation::AGENT_READY;
 use joulebook_tests::program::{Program, binary};
 use joulebook_tests::simulator::Simulator;
+use joulebook_tests::wait::Moment;
 use serde_json::{Value, json};
 
 /// Power of each CPU package while the command works, and how long that lasts.
@@ -86,7 +87,7 @@ fn said(output: &Output) -> Value {
 }
 
 fn wait_for(path: &Path) {
-    let begun = Instant::now();
+    let begun = Moment::now();
     while !path.exists() {
         assert!(begun.elapsed() < PATIENCE, "{} never came", path.display());
         std::thread::sleep(Duration::from_millis(5));

@@ -376,7 +376,8 @@ mod tests {
             ..Served::default()
         };
         let page = PageIdentity { model: None, version: PageVersion::Untold, consumer: None };
-        let mut steps: Vec<(fn(&mut Served), &str, VersionSource)> = vec![
+        type Step = (fn(&mut Served), &'static str, VersionSource);
+        let mut steps: Vec<Step> = vec![
             (|_| (), "engine", VersionSource::EngineApi),
             (|served| served.version = None, "file", VersionSource::Process),
             (

@@ -9,9 +9,13 @@ use super::key::Meta;
 use super::{Durability, Store, StoreError, Table, Writes};
 
 /// Version that this program writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The steps that lead to [`VERSION`], one for each version before it, oldest first.
-pub const STEPS: &[Step] = &[];
+pub const STEPS: &[Step] = &[Step {
+    from: 1,
+    what: "factors, training, consumers, pollers and what is known of services may be recorded; nothing is rewritten",
+    apply: |_| Ok(()),
+}];
 
 /// What leads from a version to the next one.
 pub struct Step {

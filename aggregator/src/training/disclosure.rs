@@ -99,12 +99,17 @@ pub struct Disclosure {
 }
 
 macro_rules! names {
-    ($(#[$doc:meta])* $name:ident: $($(#[$item:meta])* $variant:ident),+ $(,)?) => {
+    ($(#[$doc:meta])* $name:ident: $first:ident $(, $variant:ident)*) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         #[allow(missing_docs, reason = "the words are those of the methodology, section B")]
-        pub enum $name { $($(#[$item])* $variant),+ }
+        pub enum $name {
+            // The first word is the methodology's default.
+            #[default]
+            $first,
+            $($variant),*
+        }
     };
 }
 
@@ -131,24 +136,6 @@ names! {
 names! {
     /// How a descendant carries what its ancestors cost.
     LineageName: PooledBasePlusIncrement, Restart
-}
-
-impl Default for UnitsPolicyName {
-    fn default() -> Self {
-        Self::FrozenCap
-    }
-}
-
-impl Default for RemainderName {
-    fn default() -> Self {
-        Self::ProviderLedger
-    }
-}
-
-impl Default for LineageName {
-    fn default() -> Self {
-        Self::PooledBasePlusIncrement
-    }
 }
 
 /// A parent.

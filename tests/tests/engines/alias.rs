@@ -1,11 +1,12 @@
 //! One name, other weights: llama.cpp comes back under the same alias with another file, while the configuration says that
 //! the version is the same.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use joulebook_tests::engine::{ALIAS, Engine, Usage, exposition, free_ports};
 use joulebook_tests::installation::{AgentSettings, Installation};
 use joulebook_tests::timestamp::now;
+use joulebook_tests::wait::Moment;
 use serde_json::Value;
 
 use crate::energy::alone;
@@ -81,7 +82,7 @@ fn same_alias_new_weights_is_another_version_and_the_alias_has_a_history() {
 
 /// Waits until the book holds what the client got from one server, and gives the fingerprint under which it does.
 fn wait_for(installation: &Installation, begin: &str, client: Usage) -> Value {
-    let deadline = Instant::now() + PATIENCE;
+    let asked = Moment::now();
     loop {
         let end = now().unwrap();
         // Before the first row there is no model.
@@ -93,7 +94,7 @@ fn wait_for(installation: &Installation, begin: &str, client: Usage) -> Value {
         if let Some(answer) = newest {
             return answer["subject"]["model_version_digest"].clone();
         }
-        assert!(Instant::now() < deadline, "{client:?} is not in the book: {scores}");
+        assert!(asked.elapsed() < PATIENCE, "{client:?} is not in the book: {scores}");
         std::thread::sleep(Duration::from_millis(500));
     }
 }
