@@ -155,6 +155,9 @@ mod tests {
     /// A database of version 1 with entries of one byte.
     fn old(store: Arc<dyn Store>) -> [u8; 16] {
         let cluster = Book::open(Arc::clone(&store)).expect("create").cluster();
+        let (key, mut writes) = (Meta::Schema.encode(), Writes::default());
+        writes.put(Table::Meta, key.clone(), Schema { version: 1, cluster }.encode(&key));
+        store.commit(writes, Durability::Synced).expect("older");
         grow(store.as_ref(), 1).expect("entries");
         cluster
     }
@@ -207,6 +210,15 @@ mod tests {
                 "as it was before the first step, after {dies_at} commits"
             );
         }
+    }
+
+    #[test]
+    fn b84_a_database_of_the_version_before_opens_after_its_steps() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let cluster = old(Arc::clone(&store));
+        assert_eq!(Book::open(Arc::clone(&store)).err(), Some(StoreError::Older { found: 1, known: VERSION }));
+        assert_eq!(bring_up_to_date(store.as_ref(), VERSION, STEPS, |_| Ok(())), Ok(Outcome::Migrated(1)));
+        assert_eq!(Book::open(store).expect("opens").cluster(), cluster);
     }
 
     #[test]

@@ -126,8 +126,9 @@ fn column_to_wire(column: &Column, rows: &[BootNanos]) -> Result<telemetry::Colu
     let mut deltas = Vec::with_capacity(points.len());
     let mut offsets = Vec::with_capacity(points.len());
     for (point, row) in points.iter().zip(&chosen) {
-        deltas.push(difference(point.value, value, "Column.deltas")?);
-        offsets.push(difference(point.at.0, rows[*row].0, "Column.offset_nanos")?);
+        // Modulo 2^64, as it is read: whether a value is one that can be, is judged value by value behind it.
+        deltas.push(point.value.wrapping_sub(value).cast_signed());
+        offsets.push(difference(point.at.0, rows[*row].0)?);
         value = point.value;
     }
     if offsets.iter().all(|offset| *offset == 0) {
@@ -173,9 +174,9 @@ fn assign_rows(points: &[Point], rows: &[BootNanos]) -> Vec<usize> {
     points.iter().enumerate().map(choose).collect()
 }
 
-/// `to − from` as the wire holds it.
-fn difference(to: u64, from: u64, field: &'static str) -> Result<i64, ConvertError> {
-    to.checked_signed_diff(from).ok_or_else(|| refuse(field, "less than 2^63 apart"))
+/// `to − from` of two instants as the wire holds it.
+fn difference(to: u64, from: u64) -> Result<i64, ConvertError> {
+    to.checked_signed_diff(from).ok_or_else(|| refuse("Column.offset_nanos", "less than 2^63 apart"))
 }
 
 fn column_from_wire(column: &telemetry::Column, rows: &[BootNanos]) -> Result<Column, ConvertError> {
