@@ -188,12 +188,12 @@ fn a_node_that_is_not_on_the_list_is_refused_and_a_bmc_that_hangs_stops_itself_a
     // One BMC answers after a minute from now on.
     site.nodes[1].ask(&json!({ "op": "bmc", "fault": { "slow": 60_000 } })).unwrap();
     poller.wait_for("has shown no new value for").unwrap();
-    let since = now().unwrap();
-    site.wait_for_walls(&[NODES[0]], &since);
     let told = |node: &Value| node["pollers"][0]["sources"][0]["unavailable_reason"].as_str().unwrap().to_owned();
     until("the aggregator hears that the meter is silent", || {
         site.status()["nodes"].as_array().unwrap().iter().any(|node| node["node"] == NODES[1] && !told(node).is_empty())
     });
+    let since = now().unwrap();
+    site.wait_for_walls(&[NODES[0]], &since);
     let silent = site.walls(&["--from", &since]);
     assert!(!silent.iter().any(|row| column(row, "node") == NODES[1] && joules(row) > 0.0), "{silent:?}");
 

@@ -114,9 +114,9 @@ fn versions_of_triton_are_counted_exactly_and_each_has_the_energy_of_its_own_pro
     println!(
         "energy {by_energy:.4?}, CPU time {by_time:.4?} of {times:.0?} ticks ({own} of the server), busy {by_busy:.4}"
     );
-    // A row's CPU time is cut to clock ticks and to seconds: half a percent each of what version 2 uses.
+    // CPU time is cut to clock ticks and to seconds, for the rows and for what is held against them: some ticks of 1,500.
     for (energy, time) in by_energy.iter().zip(by_time) {
-        assert!((energy / time - 1.0).abs() < 0.03, "energy {by_energy:.4?}, CPU time {by_time:.4?}");
+        assert!((energy - time).abs() < 0.01, "energy {by_energy:.4?}, CPU time {by_time:.4?}");
     }
     // Busy time, the next best measure, would have given version 2 far more than its process used.
     let by_process = one / (one + two);
