@@ -110,6 +110,11 @@ pub enum MappingError {
 }
 
 impl Mapping {
+    /// What a source's own documentation says of its values: their unit, whatever their size.
+    pub(super) fn in_unit(unit: &str) -> Self {
+        Self { unit: Some(unit.to_owned()), ..Self::default() }
+    }
+
     /// Refuses words that nobody knows; says which key and why.
     pub(super) fn check(&self, quantity: Quantity) -> Result<(), (&'static str, String)> {
         self.factor(quantity).ok_or_else(|| ("unit", "write g/kWh, kg/kWh, kg/MWh or lb/MWh".to_owned()))?;

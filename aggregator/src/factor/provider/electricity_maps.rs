@@ -70,7 +70,7 @@ impl Provider for ElectricityMaps {
             return Ok(Vec::new());
         }
         // Grams, by its documentation: a small value is a clean grid's.
-        let grams = Mapping { unit: Some("g/kWh".to_owned()), ..Mapping::default() };
+        let grams = Mapping::in_unit("g/kWh");
         Ok(grams.cells(&raw, Quantity::Intensity)?.cells)
     }
 }

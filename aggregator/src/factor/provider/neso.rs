@@ -71,7 +71,7 @@ impl Provider for Neso {
         if raw.is_empty() {
             return Ok(Vec::new());
         }
-        let grams = Mapping { unit: Some("g/kWh".to_owned()), ..Mapping::default() };
+        let grams = Mapping::in_unit("g/kWh");
         Ok(grams.cells(&raw, Quantity::Intensity)?.cells)
     }
 }

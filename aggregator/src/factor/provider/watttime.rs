@@ -80,7 +80,7 @@ impl Provider for WattTime {
         if raw.is_empty() {
             return Ok(Vec::new());
         }
-        let pounds = Mapping { unit: Some("lb/MWh".to_owned()), ..Mapping::default() };
+        let pounds = Mapping::in_unit("lb/MWh");
         Ok(pounds.cells_each(&raw, Quantity::Intensity, PERIOD_SECONDS)?.cells)
     }
 }
