@@ -83,7 +83,12 @@ fn b86_an_agent_whose_sync_fails_ends_with_74_and_its_energy_stays_whole() {
         let (before, mut sound) =
             (read_all(&spool).map_or(0, |records| records.len()), agent(root, &Environment::new()));
         flow(Box::new(|| read_all(&spool).is_ok_and(|records| records.len() >= before + MORE)));
-        assert_eq!(sound.stop().unwrap().code(), Some(0), "{}", sound.said());
+        // A clean stop waits ten seconds for the aggregator that is not there: the last one does, the others are killed.
+        if Some(number) == numbers.last() {
+            assert_eq!(sound.stop().unwrap().code(), Some(0), "{}", sound.said());
+        } else {
+            sound.kill().unwrap();
+        }
     }
     let (opened, recovery) = Spool::open(&SpoolConfig::new(spool.clone())).unwrap();
     let counters = opened.counters();
