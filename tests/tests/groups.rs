@@ -133,7 +133,7 @@ fn a_group_over_two_nodes_has_the_energy_of_all_its_servers_and_the_requests_of_
 
     let rows = ask(&["energy", "--by", "gpu"]);
     let gpus = gpus(&rows);
-    let explained = ask(&["explain"]);
+    let explained = ask(&["explain", "--model", &format!("{MODEL}@1")]);
     let accounts = accelerators(&explained);
     for (version, of) in [("1", [("east", 0), ("west", 0)]), ("2", [("east", 1), ("west", 1)])] {
         for (node, gpu) in of {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use joulebook_tests::engine::free_ports;
 use joulebook_tests::installation::{AGENT_READY, Installation};
 use joulebook_tests::program::{Program, binary};
-use joulebook_tests::simulator::{Server, Simulator};
+use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn what_support_services_use_is_charged_to_the_versions_of_their_pool_and_named(
         assert!(inclusions.contains("support services: router, vector store"), "{answer}");
         assert!(!answer["boundary"]["exclusions"].to_string().contains("support"), "{answer}");
     }
-    for balance in ask(&["explain"])["balances"].as_array().unwrap() {
+    for balance in ask(&["explain", "--model", &format!("{MODEL}@1")])["balances"].as_array().unwrap() {
         assert_eq!(balance["residual_microjoules"], 0, "{balance}");
     }
     // Without an idle policy nobody is charged, and the answer says so.
