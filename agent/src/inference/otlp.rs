@@ -248,8 +248,12 @@ impl Task {
         let times = Times { at, wall, connected, watching: around.started, zero: self.way.zero(process) };
         let taken = self.book.take(process, export, times, |process| self.way.alive(process))?;
         self.way.publish(self.book.processes());
+        let mut by_reason: BTreeMap<&'static str, (&Refusal, u64)> = BTreeMap::new();
         for refusal in &taken.refused {
-            self.way.refused(refusal, 1);
+            by_reason.entry(refusal.reason).or_insert((refusal, 0)).1 += 1;
+        }
+        for (refusal, times) in by_reason.into_values() {
+            self.way.refused(refusal, times);
         }
         if taken.resets > 0 {
             let why = "a cumulative series began again".to_owned();

@@ -6,6 +6,7 @@
 use super::super::told::Refusal;
 use super::names::{Instrument, Known, Part, Parts, VERSION, nanos_per};
 use super::wire::{Malformed, Value, fields};
+use bytes::BufMut;
 use joulebook_units::CountKind;
 
 /// Data points of one request, whatever they are of.
@@ -117,7 +118,9 @@ fn text(value: &[u8]) -> Result<Option<&str>, Refusal> {
 
 /// A part of what is hashed, told from its neighbours by its length.
 fn part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
-    hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    let mut length = [0; 8];
+    (&mut length[..]).put_u64_le(bytes.len() as u64);
+    hasher.update(&length).update(bytes);
 }
 
 fn key(hasher: &blake3::Hasher) -> Key {
