@@ -175,7 +175,7 @@ mod tests {
         let found = Service { workload: Some("pod:1".to_owned()), tokenizer: Some("k".to_owned()), ..(*first).clone() };
         let other = Service { fingerprint: Some("b".to_owned()), ..found.clone() };
         assert_eq!(distinct(vec![first.clone(), Arc::new(found.clone())]), std::slice::from_ref(&first));
-        assert_eq!(distinct(vec![Arc::new(found)]), [first.clone()]);
+        assert_eq!(distinct(vec![Arc::new(found)]), std::slice::from_ref(&first));
         assert_eq!(distinct(vec![first, Arc::new(other)]).len(), 2, "other weights are told");
     }
 }
