@@ -196,7 +196,7 @@ fn open(config: &Config) -> Result<(Arc<RocksStore>, Arc<Book>), StoreError> {
         store.keep_before_migration(version)
     })?;
     let book = Book::open(Arc::clone(&store) as Arc<dyn Store>)?;
-    Ok((store, Arc::new(book)))
+    Ok((store, Arc::new(book.weighing(config.apportioning.output_weight()))))
 }
 
 /// Looks at the disk, tells whether telemetry is taken, and logs each change.

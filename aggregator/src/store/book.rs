@@ -11,6 +11,7 @@ use super::catalog::{Catalog, Speaker};
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
+use joulebook_sci::attribution::OutputWeight;
 use joulebook_units::{Microjoules, NodeName, PollerName, StreamId, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -74,6 +75,7 @@ pub struct Book {
     store: Arc<dyn Store>,
     commit: Mutex<Option<StoreError>>,
     catalog: RwLock<Catalog>,
+    output_weight: OutputWeight,
 }
 
 impl fmt::Debug for Book {
@@ -99,7 +101,19 @@ impl Book {
                 catalog
             }
         };
-        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog) })
+        let output_weight = OutputWeight::default();
+        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog), output_weight })
+    }
+
+    /// The same, where a generated token weighs this when cells are worked out.
+    #[must_use]
+    pub fn weighing(self, output_weight: OutputWeight) -> Self {
+        Self { output_weight, ..self }
+    }
+
+    /// What a generated token weighs where energy is shared by tokens.
+    pub fn output_weight(&self) -> OutputWeight {
+        self.output_weight
     }
 
     /// The tables, for retention and tests.
