@@ -11,7 +11,6 @@ use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
 use crate::store::block::row::{RowRecord, StampedValue};
 use crate::store::book::{CELL_SECONDS, Changes};
 use crate::store::catalog::{Catalog, Speaker};
-use crate::store::hours::HOUR_SECONDS;
 use crate::store::key::{self, GapKey, Meta, RowKey};
 use crate::store::retention::ACCEPTED_SECONDS;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, Durability, StoreError, Table};

@@ -15,6 +15,8 @@ pub(crate) struct Hours(HashMap<u32, Known>);
 struct Known {
     /// Begin of the latest hour with a row.
     latest: UnixNanos,
+    /// The latest row.
+    last: UnixNanos,
     /// How often rows came to an hour that was over, or a new hour began.
     version: u64,
 }
@@ -25,7 +27,7 @@ pub(crate) struct Noted {
     /// Whether what was worked out may no longer stand, once they can be read.
     pub(crate) changes: bool,
     /// The readings that are seen otherwise: from the begin of the hour after the first that was over to the end of the one
-    /// after the last.
+    /// after the last, as far as there are any.
     pub(crate) after: Option<Window>,
 }
 
@@ -33,12 +35,12 @@ impl Hours {
     /// Notes that a node has rows from `first` to `last`.
     pub(crate) fn note(&mut self, node: u32, first: UnixNanos, last: UnixNanos) -> Noted {
         let (from, to) = (first.floor_to(HOUR_SECONDS), last.floor_to(HOUR_SECONDS));
-        let known = self.0.entry(node).or_insert(Known { latest: to, version: 0 });
+        let known = self.0.entry(node).or_insert(Known { latest: to, last, version: 0 });
         let late = to.min(known.latest.plus_seconds(-HOUR_SECONDS));
         let begins = to > known.latest;
-        known.latest = known.latest.max(to);
-        let after = Window::new(from.plus_seconds(HOUR_SECONDS), late.plus_seconds(2 * HOUR_SECONDS));
-        let after = after.filter(|_| from <= late);
+        (known.latest, known.last) = (known.latest.max(to), known.last.max(last));
+        let end = late.plus_seconds(2 * HOUR_SECONDS).min(known.last);
+        let after = Window::new(from.plus_seconds(HOUR_SECONDS), end).filter(|_| from <= late);
         Noted { changes: begins || after.is_some(), after }
     }
 
@@ -69,9 +71,9 @@ mod tests {
         assert_eq!(hours.note(1, at(3598), at(3601)), Noted { changes: true, ..plain }, "a new hour");
         assert_eq!(hours.note(1, at(3602), at(3607)), plain);
         let window = |from, to| Window::new(at(from), at(to));
-        assert_eq!(hours.note(1, at(3590), at(3605)), Noted { changes: true, after: window(3600, 7200) });
+        assert_eq!(hours.note(1, at(3590), at(3605)), Noted { changes: true, after: window(3600, 3607) });
         hours.note(1, at(9 * 3600), at(9 * 3600));
-        assert_eq!(hours.note(1, at(3700), at(8 * 3600 + 9)), Noted { changes: true, after: window(7200, 10 * 3600) });
+        assert_eq!(hours.note(1, at(3700), at(8 * 3600 + 9)), Noted { changes: true, after: window(7200, 9 * 3600) });
         assert_eq!(hours.note(1, at(-1), at(-1)), Noted { changes: true, after: window(0, 3600) });
         assert_eq!(hours.of(1), Some((0, at(9 * 3600))));
         hours.change(1);

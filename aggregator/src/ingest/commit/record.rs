@@ -258,9 +258,7 @@ impl Group<'_> {
         // How late a meter at the input is read in an hour stands on the rows of the hour before.
         let has_wall = self.catalog.surroundings(number) != CELL_SURROUNDINGS_SECONDS;
         if let (true, Some(after)) = (has_wall, noted.after) {
-            let last =
-                self.catalog.hours.of(number).map_or(after.end(), |(_, latest)| latest.plus_seconds(HOUR_SECONDS));
-            self.mark(number, after.start(), after.end().min(last));
+            self.mark(number, after.start(), after.end());
         }
     }
 
