@@ -1,6 +1,7 @@
 //! How a sampler is: what stands on the page of metrics.
 
 use super::Sampler;
+use crate::collector::guard::says_stuck;
 use joulebook_units::{BootNanos, Component, Microjoules, Milliwatts, SourceState, UnixNanos};
 use std::collections::BTreeMap;
 
@@ -66,15 +67,10 @@ impl Sampler {
         let source = |state: &SourceState| {
             let meter = self.meters.get(&state.source.id);
             let last = meter.and_then(|meter| meter.last);
-            SourceStatus {
-                state: state.clone(),
-                last,
-                gaps: meter.map_or(0, |meter| meter.gaps),
-                stuck: self
-                    .refusals
-                    .stuck_since(&state.source.id)
-                    .is_some_and(|since| last.is_none_or(|at| at <= since)),
-            }
+            let at_a_reading = self.refusals.stuck_since(&state.source.id);
+            let stuck = at_a_reading.is_some_and(|since| last.is_none_or(|at| at <= since))
+                || state.unavailable.as_deref().is_some_and(says_stuck);
+            SourceStatus { state: state.clone(), last, gaps: meter.map_or(0, |meter| meter.gaps), stuck }
         };
         Status {
             rows: self.rows,
