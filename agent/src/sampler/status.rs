@@ -52,6 +52,23 @@ pub struct CpuEnergy {
     pub busy_nanos: u64,
 }
 
+/// Time of the CPUs' threads at work.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    nanos: u64,
+    until: Option<BootNanos>,
+}
+
+impl Busy {
+    /// Adds what a share, in thousandths, of so many threads is since the sample before.
+    pub(super) fn add(&mut self, now: BootNanos, permille: Option<u64>, threads: Option<u32>) {
+        if let (Some(since), Some(permille)) = (self.until.replace(now), permille) {
+            let nanos = now.0.saturating_sub(since.0).saturating_mul(u64::from(threads.unwrap_or(1)));
+            self.nanos = self.nanos.saturating_add(nanos / 1000 * permille);
+        }
+    }
+}
+
 impl CpuEnergy {
     /// What was drawn above rest since an earlier state; `None` where it is not known what rest is.
     pub fn above_rest_since(&self, earlier: &Self) -> Option<Microjoules> {
@@ -90,6 +107,6 @@ impl Sampler {
         let energy = meters.iter().fold(0u64, |sum, meter| sum.saturating_add(meter.value));
         let idle: Option<u64> = meters.iter().map(|meter| meter.idle.get().map(|(idle, _)| idle.0)).sum();
         let at = self.last_row.filter(|_| !meters.is_empty())?;
-        Some(CpuEnergy { at, energy: Microjoules(energy), idle: idle.map(Milliwatts), busy_nanos: self.busy_nanos })
+        Some(CpuEnergy { at, energy: Microjoules(energy), idle: idle.map(Milliwatts), busy_nanos: self.busy.nanos })
     }
 }
