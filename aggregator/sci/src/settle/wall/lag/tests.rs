@@ -116,6 +116,8 @@ fn a_meter_whose_lag_is_known_leaves_less_on_the_wrong_side() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
     /// Rows come in any order and in records of any length, and more of them than the hour's.
     #[test]
     fn the_same_rows_give_the_same_lag(cuts in prop::collection::vec(1usize..400, 1..40), turn in 0usize..100) {
