@@ -20,6 +20,7 @@ use joulebook_units::{
     Microjoules, Milliwatts, Point, Service, Source, Subject, UnixNanos,
 };
 use refusals::Refusals;
+use status::Busy;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -30,6 +31,7 @@ pub mod devices;
 pub mod idle;
 mod refusals;
 mod snapshot;
+pub mod status;
 
 /// Held values are repeated after this many rows even if they did not change.
 const HELD_ROWS: u64 = 5;
@@ -97,6 +99,7 @@ pub struct Sampler {
     device_users: BTreeMap<i32, String>,
     part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
+    busy: Busy,
     refusals: Refusals,
     turns: BTreeMap<(String, &'static str), u64>,
     /// Whether the next batch begins a new stream.
@@ -156,6 +159,7 @@ impl Sampler {
             device_users: BTreeMap::new(),
             part_ids: BTreeMap::new(),
             busy_permille: None,
+            busy: Busy::default(),
             refusals: Refusals::default(),
             turns: BTreeMap::new(),
             begins_stream: false,
@@ -497,6 +501,7 @@ impl Sampler {
             self.refusals.add("process", "cgroup_parse", now, Some(&why));
         }
         self.busy_permille = sample.busy_permille.or(self.busy_permille);
+        self.busy.add(now, sample.busy_permille, self.parts.inventory.borrow().hardware.threads);
         self.workload_ids = sample.groups;
         self.part_ids = sample.parts;
         self.samples += 1;

@@ -1,8 +1,11 @@
 //! Keeps the book: turns rows into cells, cell by cell, whenever rows under a cell change.
 //!
 //! A cell is always recomputed from rows and overwritten, never added to: late rows and replays cannot distort it. What a
-//! cell depends on lies within one minute around it, seven where a meter stands at the node's input, which is why a change
-//! marks its neighbours dirty as well.
+//! cell depends on lies within one minute around it, nine where a meter stands at the node's input, which is why a change
+//! marks its neighbours dirty as well. How late such a meter is stands on the hour of the clock before its readings: what
+//! comes late to an hour marks the next one.
+
+mod lag;
 
 use crate::clock::Clock;
 use crate::store::space::Space;
@@ -10,6 +13,7 @@ use crate::store::{
     Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run as StoredRun, StoreError, StoredGap,
 };
 use joulebook_sci::attribution::OutputWeight;
+use joulebook_sci::settle::lag::Lags;
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -180,6 +184,7 @@ struct Rows {
     runs: Vec<StoredRun>,
     gaps: Vec<StoredGap>,
     lost: Vec<LostRecords>,
+    lags: Lags,
     surroundings: i64,
     output_weight: OutputWeight,
 }
@@ -198,10 +203,15 @@ impl Rows {
         let (surroundings, output_weight) = (book.surroundings(node.number), book.output_weight());
         let (Some(input), Some(near)) = (around(window, surroundings), around(window, CELL_SURROUNDINGS_SECONDS))
         else {
-            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], surroundings, output_weight });
+            let lags = Lags::default();
+            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], lags, surroundings, output_weight });
         };
         let (gaps, lost) = book.gaps(node.number, near)?;
-        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, surroundings, output_weight })
+        let lags = match surroundings == CELL_SURROUNDINGS_SECONDS {
+            true => Lags::default(),
+            false => lag::lags(book, node.number, input)?,
+        };
+        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, lags, surroundings, output_weight })
     }
 
     /// The cell of a part of one minute.
@@ -251,6 +261,7 @@ impl Rows {
                 true => Vec::new(),
                 false => touching(input, |subject| matches!(subject, Subject::Energy(_))),
             },
+            lags: self.lags.clone(),
             gaps: gaps.filter_map(gap).collect(),
             output_weight: self.output_weight,
             lost: lost.filter(|lost| lost.start() < near.end() && lost.end() > near.start()).collect(),

@@ -24,6 +24,8 @@ mod factors;
 mod idle;
 #[path = "answers/impacts.rs"]
 mod impacts;
+#[path = "answers/lag.rs"]
+mod lag;
 #[path = "answers/training.rs"]
 mod training;
 #[path = "answers/walls.rs"]

@@ -18,6 +18,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+mod lags;
 mod records;
 mod shown;
 
@@ -68,6 +69,8 @@ pub(crate) struct Changes {
     pub(crate) writes: Writes,
     /// Cells of 60 s (node, start) whose rows change.
     pub(crate) marks: BTreeSet<(u32, UnixNanos)>,
+    /// Nodes of which rows came to an hour that was over, or began a new one.
+    pub(crate) hours: BTreeSet<u32>,
 }
 
 /// The database.
@@ -76,6 +79,7 @@ pub struct Book {
     commit: Mutex<Option<StoreError>>,
     catalog: RwLock<Catalog>,
     output_weight: OutputWeight,
+    lags: lags::Remembered,
 }
 
 impl fmt::Debug for Book {
@@ -102,7 +106,13 @@ impl Book {
             }
         };
         let output_weight = OutputWeight::default();
-        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog), output_weight })
+        Ok(Self {
+            store,
+            commit: Mutex::new(None),
+            catalog: RwLock::new(catalog),
+            lags: lags::Remembered::default(),
+            output_weight,
+        })
     }
 
     /// The same, where a generated token weighs this when cells are worked out.
@@ -359,6 +369,7 @@ impl Book {
         self.finish(&mut latch, changes.writes, durability)?;
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         catalog.dirty.extend(changes.marks.into_iter().map(|mark| (mark, generation)));
+        changes.hours.into_iter().for_each(|node| catalog.hours.change(node));
         Ok(done)
     }
 
@@ -391,6 +402,7 @@ impl Book {
             reason: "it is gone".to_owned(),
         })?;
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        self.lags.clear();
         Ok(())
     }
 

@@ -17,7 +17,7 @@ pub const STEPS: &[Step] = &[
         what: "factors, training, consumers, pollers and what is known of services may be recorded; nothing is rewritten",
         apply: |_| Ok(()),
     },
-    Step { from: 2, what: "hours of rows may be sealed; nothing is rewritten now", apply: |_| Ok(()) },
+    Step { from: 2, what: "hours of rows may be sealed, lags recorded; nothing is rewritten now", apply: |_| Ok(()) },
 ];
 
 /// What leads from a version to the next one.
