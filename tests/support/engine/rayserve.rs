@@ -50,7 +50,7 @@ impl RayServe {
         command.args([ports.http.to_string(), ports.metrics.to_string()]).arg(folder.join("ray"));
         command.env("RAY_USAGE_STATS_ENABLED", "0").env("PYTHONDONTWRITEBYTECODE", "1");
         let program = Program::spawn(command)?;
-        program.wait_for("both versions are served")?;
+        wait_until(&program, "serving both versions", || program.said().contains("both versions are served"))?;
         Ok(Self { program, ports })
     }
 
