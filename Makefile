@@ -28,9 +28,9 @@ RIG_TESTS := $(addprefix --test ,rigs kills falls power full_disk failed_sync di
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
-export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
+export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE
 
-.PHONY: help setup build demo test test-engines test-rigs crash network mutants mutants-rigs fuzz bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-engines test-rigs crash network mutants mutants-rigs fuzz bench bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -102,11 +102,15 @@ fuzz: ## Runs the fuzz targets under libFuzzer. [FUZZ_SECONDS=60 each] [FUZZ_TAR
 	.ci/setup libclang rocksdb
 	.ci/fuzz $(FUZZ_TARGETS)
 
+bench: ## What a sample costs to take in and to keep, beside VictoriaMetrics and the floor, 15 minutes. [BENCH_NODES=32] [BENCH_SECONDS=3600] [BENCH_LIVE_SECONDS=60] [BENCH_SEED=1] [BENCH_NOISE=1] [BENCH_ROUNDS=1]
+	@$(MAKE) --no-print-directory build
+	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench store
+
 bench-agent: ## What a cycle of the agent costs beside the floor and other agents, 25 minutes. [BENCH_ROUNDS=3] [BENCH_CYCLES=10] [BENCH_PROCESSES=30,300,3000]
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench agent
 
-bench-peers: ## Installs what bench-agent compares with: node_exporter, scaphandre, and strace.
+bench-peers: ## Installs what the benches compare with: VictoriaMetrics, node_exporter, scaphandre, and strace.
 	.ci/setup peers
 
 lint: ## Format, clippy and the contract's linter; warnings are errors.

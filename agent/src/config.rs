@@ -16,6 +16,7 @@ mod bmc;
 mod consumers;
 mod error;
 mod meter;
+mod otlp;
 mod presets;
 mod subject;
 
@@ -23,6 +24,7 @@ pub use bmc::{IpmiSection, RedfishSection};
 pub use consumers::{ConsumersSection, NameForm};
 pub use error::ConfigError;
 pub use meter::MeterSection;
+pub use otlp::OtlpSection;
 pub use presets::read_file as read_preset;
 pub use subject::{Role, Subject, SubjectSection};
 
@@ -74,6 +76,8 @@ pub struct Config {
     pub estimate: EstimateSection,
     /// Counts that servers tell themselves.
     pub push: PushSection,
+    /// Counts that servers export as OpenTelemetry metrics.
+    pub otlp: OtlpSection,
     /// How consumers are named.
     pub consumers: ConsumersSection,
     /// Workloads that are there for others.
@@ -475,6 +479,7 @@ impl Config {
         }
         self.redfish.check()?;
         self.ipmi.check()?;
+        self.otlp.check()?;
         meter::check(&self.meter, self.push.socket.is_some())?;
         let powers = [
             ("redfish.ceiling_watts", self.redfish.ceiling_watts),

@@ -25,7 +25,7 @@ pub fn code(error: &RunError) -> u8 {
         RunError::Config(_) | RunError::Target(_) => CONFIGURATION,
         RunError::Tls(error) if error.is_permission() => PERMISSION,
         RunError::Tls(_) => CONFIGURATION,
-        RunError::Push(error) => error.exit_code(),
+        RunError::Listen(error) => error.exit_code(),
         RunError::Spool(error) => error.exit_code(),
         RunError::Uplink(error) => error.exit_code(),
         RunError::NoSource { .. } => PERMISSION,

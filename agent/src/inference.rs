@@ -10,7 +10,9 @@ pub mod fetch;
 pub mod gateway;
 pub mod gguf;
 pub mod identity;
+pub mod listening;
 pub mod mapping;
+pub mod otlp;
 pub mod preset;
 pub mod push;
 pub mod reader;
@@ -19,6 +21,7 @@ pub mod tally;
 pub mod target;
 
 mod scrape;
+mod told;
 
 use crate::clock::Clock;
 use crate::directory::Directory;
@@ -27,7 +30,7 @@ use crate::process::part::PartName;
 use joulebook_units::{BootNanos, Consumption, CountKind, Service};
 use nix::unistd::{SysconfVar, sysconf};
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,7 +40,8 @@ use preset::Presets;
 
 pub use discovery::Wanted;
 pub use gateway::Names;
-pub use push::{Desks, MeterDesk, PushError, PushSocket, SpanDesk};
+pub use listening::{ListenError, SocketFile};
+pub use push::{Desks, MeterDesk, SpanDesk};
 pub use socket::ProcessId;
 pub use target::{Target, TargetConfig, TargetError};
 
@@ -75,11 +79,12 @@ pub struct CountSample {
 /// `counter_reset` (what was counted between the last page and the reset).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
-    /// The target's URL as configured; `push` for reports.
+    /// The target's URL as configured; `push` for reports, `otlp` for exports.
     pub target: String,
     /// Reason from a fixed list: `connect`, `http`, `redirect`, `status`, `form`, `timeout`, `scrape_too_large`,
     /// `parse`, `signature`, `identity`, `process_changed`, `process_unknown`, `value`, `duplicate`,
-    /// `counter_reset`; of reports `form`, `value`, `peer`, `rate`, `limit`, `counter_reset`.
+    /// `counter_reset`; of reports and exports `form`, `value`, `duplicate`, `peer`, `rate`, `limit`, `timeout`,
+    /// `counter_reset`.
     pub reason: &'static str,
 }
 
@@ -108,7 +113,7 @@ impl Inference {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn listen(&self, socket: &Path) -> Result<PushSocket, PushError> {
+    pub fn listen(&self, socket: &Path) -> Result<SocketFile, ListenError> {
         self.listen_beside(socket, Desks::default())
     }
 
@@ -116,8 +121,24 @@ impl Inference {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn listen_beside(&self, socket: &Path, desks: Desks) -> Result<PushSocket, PushError> {
+    pub fn listen_beside(&self, socket: &Path, desks: Desks) -> Result<SocketFile, ListenError> {
         push::listen(socket, self.around.clone(), self.out.clone(), desks)
+    }
+
+    /// Takes OpenTelemetry metrics at a unix socket.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn receive_at(&self, socket: &Path) -> Result<otlp::Receiver, ListenError> {
+        otlp::listen_at(socket, self.around.clone(), self.out.clone())
+    }
+
+    /// The same at a port of loopback.
+    ///
+    /// # Errors
+    /// The port cannot be had.
+    pub async fn receive_on(&self, address: SocketAddr) -> Result<otlp::Receiver, ListenError> {
+        otlp::listen_on(address, self.around.clone(), self.out.clone()).await
     }
 
     /// A handle for scrapes on demand.

@@ -98,7 +98,10 @@ fn prove(now: &Config, new: Config) -> Result<Config, ReloadError> {
     }
     security(&new)?;
     if let Some(socket) = new.push.socket.as_deref().filter(|socket| now.push.socket.as_deref() != Some(*socket)) {
-        inference::push::check(socket).map_err(RunError::from)?;
+        inference::listening::check(inference::push::KEY, socket).map_err(RunError::from)?;
+    }
+    if let Some(socket) = new.otlp.socket.as_deref().filter(|socket| now.otlp.socket.as_deref() != Some(*socket)) {
+        inference::listening::check(inference::otlp::SOCKET, socket).map_err(RunError::from)?;
     }
     inference::check(new.target.clone(), &new.presets().map_err(wrong)?).map_err(RunError::from)?;
     Ok(new)

@@ -6,7 +6,7 @@ use crate::collector::{Sources, estimate};
 use crate::config::{Config, ConfigError, Role, Roots, SupportSection};
 use crate::directory::Directory;
 use crate::hardware;
-use crate::inference::{self, Desks, MeterDesk, PushError, SpanDesk, TargetError};
+use crate::inference::{self, Desks, ListenError, MeterDesk, SpanDesk, TargetError};
 use crate::poller;
 use crate::process::{Workloads, proc::read_text};
 use crate::sampler::{Parts, Sampler, tell};
@@ -41,9 +41,9 @@ pub enum RunError {
     /// A scrape target of the configuration.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The socket for reports.
+    /// A place at which servers tell.
     #[error(transparent)]
-    Push(#[from] PushError),
+    Listen(#[from] ListenError),
     /// The disk queue.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -118,7 +118,10 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     let meters = (!config.meter.is_empty()).then(|| MeterDesk::new(&config.meter, tell));
     let (sources, inventory) = discover(&config, told)?;
     if let Some(socket) = &config.push.socket {
-        inference::push::check(socket)?;
+        inference::listening::check(inference::push::KEY, socket)?;
+    }
+    if let Some(socket) = &config.otlp.socket {
+        inference::listening::check(inference::otlp::SOCKET, socket)?;
     }
     // Targets are checked before the spool is made: a refusal changes nothing.
     let (targets, procfs) = (config.target.clone(), config.roots.procfs.clone());
@@ -138,6 +141,13 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     let (edges, spans) = mpsc::channel(WAITING_EDGES);
     let desks = Desks { meters, spans: Some(SpanDesk::new(&config.push.measure_uids, edges)) };
     let _socket = config.push.socket.as_deref().map(|socket| inference.listen_beside(socket, desks)).transpose()?;
+    let mut receivers = Vec::new();
+    if let Some(socket) = &config.otlp.socket {
+        receivers.push(inference.receive_at(socket)?);
+    }
+    if let Some(address) = config.otlp.listen {
+        receivers.push(inference.receive_on(address).await?);
+    }
     let threads = inventory.hardware.threads.unwrap_or(1);
     let package_idle = package_idle(&config, &inventory);
     tracing::info!(node = %inventory.node, stream = %recovery.stream, epoch = recovery.session_epoch, "agent starts");
@@ -165,6 +175,9 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     let delivery = Delivery { sampler, spool, uplink, tick: config.sampling.tick, scraper: Some(scraper), spans };
     let delivered = deliver(delivery, ending).await;
     pods.abort();
+    for receiver in receivers {
+        receiver.close().await;
+    }
     delivered?;
     tracing::info!("agent stopped");
     Ok(())

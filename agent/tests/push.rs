@@ -6,8 +6,9 @@ use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_agent::collector::meter::{Meters, channel};
 use joulebook_agent::collector::{Collector, Value};
 use joulebook_agent::config::MeterSection;
+use joulebook_agent::inference::listening::ListenError;
 use joulebook_agent::inference::preset::Presets;
-use joulebook_agent::inference::{CountSample, Desks, Inference, MeterDesk, Names, PushError, PushSocket, start};
+use joulebook_agent::inference::{CountSample, Desks, Inference, MeterDesk, Names, SocketFile, start};
 use joulebook_units::{BootNanos, CountKind, UnixNanos, VersionSource};
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,7 +38,7 @@ impl Clock for Still {
 struct Rig {
     folder: tempfile::TempDir,
     inference: Inference,
-    _socket: PushSocket,
+    _socket: SocketFile,
 }
 
 impl Rig {
@@ -217,17 +218,17 @@ async fn too_long_or_too_many_lines_cost_the_sender_alone() {
 async fn the_socket_of_a_killed_agent_is_taken_over_and_that_of_a_living_one_is_not() {
     let rig = Rig::new(still());
     let listen = |path: &Path| rig.inference.listen(path).map(drop);
-    assert!(matches!(listen(&rig.path()), Err(error @ PushError::Taken(_)) if error.exit_code() == 69));
+    assert!(matches!(listen(&rig.path()), Err(error @ ListenError::Taken { .. }) if error.exit_code() == 69));
     let stale = rig.folder.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("bound"));
     assert!(stale.exists() && listen(&stale).is_ok());
     assert!(!stale.exists(), "the file goes with the agent");
     let file = rig.folder.path().join("file");
     fs::write(&file, "kept").expect("file");
-    assert!(matches!(listen(&file), Err(error @ PushError::NoSocket(_)) if error.exit_code() == 78));
+    assert!(matches!(listen(&file), Err(error @ ListenError::NoSocket { .. }) if error.exit_code() == 78));
     assert_eq!(fs::read_to_string(&file).expect("still there"), "kept");
     let nowhere = rig.folder.path().join("no/push.sock");
-    assert!(matches!(listen(&nowhere), Err(error @ PushError::Folder(_)) if error.exit_code() == 78));
+    assert!(matches!(listen(&nowhere), Err(error @ ListenError::Folder { .. }) if error.exit_code() == 78));
     assert!(rig.client().await.says(&items(1, true, 1)).await.is_some());
 }
 

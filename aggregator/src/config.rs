@@ -9,6 +9,7 @@ use crate::store::retention::Periods;
 use crate::store::space::Least;
 use joulebook_proto::config_file::is_writable_by_others;
 use joulebook_proto::credentials::{CredentialFiles, SecurityUnclear};
+use joulebook_sci::attribution::OutputWeight;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ pub struct Config {
     pub insecure_loopback: bool,
     /// `[disk]`: how much of it stays free.
     pub disk: DiskSection,
+    /// `[apportioning]`: how versions share what they use together.
+    pub apportioning: ApportioningSection,
     /// `[retention]`: how long data are kept.
     pub retention: RetentionSection,
     /// `[tls]`: what connections are secured with.
@@ -80,6 +83,28 @@ impl Default for TlsSection {
     fn default() -> Self {
         let look_every = Duration::from_secs(10);
         Self { certificate: None, key: None, client_ca: None, key_group_readable: false, look_every }
+    }
+}
+
+/// How versions share what they use together.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApportioningSection {
+    /// What a generated token weighs beside one of the prompt that was read anew, 0 to 1000.
+    pub output_token_weight: f64,
+}
+
+impl Default for ApportioningSection {
+    fn default() -> Self {
+        Self { output_token_weight: 1.0 }
+    }
+}
+
+impl ApportioningSection {
+    /// The weight in thousandths.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: 0 to 10^6")]
+    pub fn output_weight(&self) -> OutputWeight {
+        OutputWeight((self.output_token_weight.clamp(0.0, 1000.0) * 1000.0).round() as u64)
     }
 }
 
@@ -160,6 +185,7 @@ impl Default for Config {
             node_directory: None,
             insecure_loopback: false,
             disk: DiskSection::default(),
+            apportioning: ApportioningSection::default(),
             retention: RetentionSection::default(),
             tls: TlsSection::default(),
             connections: ConnectionsSection::default(),
@@ -212,6 +238,9 @@ pub enum ConfigError {
     /// A disk limit that leaves nothing to write to, or none at all.
     #[error("disk.min_free_percent = {0}: it must be 0 to 50")]
     MinFree(f64),
+    /// A weight that is none.
+    #[error("apportioning.output_token_weight = {0}: it must be 0 to 1000")]
+    OutputWeight(f64),
     /// Periods that would drop what is still needed.
     #[error("{0}")]
     Retention(&'static str),
@@ -302,6 +331,8 @@ impl Config {
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
             ("node_directory", self.node_directory == other.node_directory),
             ("poller", self.poller == other.poller),
+            // What is stored was worked out with it.
+            ("apportioning", self.apportioning == other.apportioning),
             ("tls.certificate", tls.certificate == other_tls.certificate),
             ("tls.key", tls.key == other_tls.key),
             ("tls.client_ca", tls.client_ca == other_tls.client_ca),
@@ -363,6 +394,9 @@ impl Config {
         }
         if !(0.0..=50.0).contains(&self.disk.min_free_percent) {
             return Err(ConfigError::MinFree(self.disk.min_free_percent));
+        }
+        if !(0.0..=1000.0).contains(&self.apportioning.output_token_weight) {
+            return Err(ConfigError::OutputWeight(self.apportioning.output_token_weight));
         }
         self.pollers()?;
         if let Some(refusal) = self.periods().refusal() {
@@ -458,6 +492,12 @@ mod tests {
         assert!(matches!(config("127.0.0.1:0", false).check(), Err(ConfigError::Security(SecurityUnclear::Neither))));
         assert!(matches!(config("0.0.0.0:0", true).check(), Err(ConfigError::NotLoopback { .. })));
         assert!(config("[::1]:0", true).check().is_ok());
+        for weight in [-1.0, f64::NAN, 1001.0] {
+            let apportioning = ApportioningSection { output_token_weight: weight };
+            let refused =
+                Config { apportioning, ..config("[::1]:0", true) }.check().expect_err("no weight").to_string();
+            assert!(refused.contains("output_token_weight"), "{refused}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::store::space::Space;
 use crate::store::{
     Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run as StoredRun, StoreError, StoredGap,
 };
+use joulebook_sci::attribution::OutputWeight;
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -180,6 +181,7 @@ struct Rows {
     gaps: Vec<StoredGap>,
     lost: Vec<LostRecords>,
     surroundings: i64,
+    output_weight: OutputWeight,
 }
 
 /// The minutes that hold a window, and so many seconds on either side; `None` where time ends.
@@ -193,13 +195,13 @@ fn around(window: Window, seconds: i64) -> Option<Window> {
 
 impl Rows {
     fn read(book: &Book, node: &NodeRecord, window: Window) -> Result<Self, StoreError> {
-        let surroundings = book.surroundings(node.number);
+        let (surroundings, output_weight) = (book.surroundings(node.number), book.output_weight());
         let (Some(input), Some(near)) = (around(window, surroundings), around(window, CELL_SURROUNDINGS_SECONDS))
         else {
-            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], surroundings });
+            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], surroundings, output_weight });
         };
         let (gaps, lost) = book.gaps(node.number, near)?;
-        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, surroundings })
+        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, surroundings, output_weight })
     }
 
     /// The cell of a part of one minute.
@@ -250,6 +252,7 @@ impl Rows {
                 false => touching(input, |subject| matches!(subject, Subject::Energy(_))),
             },
             gaps: gaps.filter_map(gap).collect(),
+            output_weight: self.output_weight,
             lost: lost.filter(|lost| lost.start() < near.end() && lost.end() > near.start()).collect(),
         }
     }

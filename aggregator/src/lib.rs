@@ -11,6 +11,7 @@ pub mod directory;
 pub mod exit;
 pub mod factor;
 pub mod ingest;
+pub mod keeping;
 pub mod ledger;
 pub mod offline;
 pub mod peer;

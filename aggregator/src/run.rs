@@ -7,13 +7,13 @@ use crate::directory::{self, Directories};
 use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
+use crate::keeping::Keeping;
 use crate::ledger::Ledger;
 use crate::query::Query;
 use crate::reload::{Live, Reload};
 use crate::server::accept::{Gate, Transport};
 use crate::server::tls::{Renewal, TlsError};
 use crate::server::{self, ServeError};
-use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
 use crate::store::space::Space;
 use crate::store::{Book, Store, StoreError, schema};
@@ -30,7 +30,6 @@ use tonic_health::server::HealthReporter;
 
 /// How long sessions, calls and tasks may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
-const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often the disk is looked at for those who ask how healthy the aggregator is.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 const NOTE_INTERVAL: Duration = Duration::from_secs(10);
@@ -120,8 +119,10 @@ pub async fn run_reloading(
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
     let (factors, periods) = (watch::Sender::new(Arc::new(factors)), watch::Sender::new(config.periods()));
-    let retention = Retention { book: Arc::clone(&book), space: Arc::clone(&space), periods: periods.subscribe() };
-    tasks.spawn(retention.run(Arc::clone(&clock), stopping.clone()));
+    let keeping = Keeping { book: Arc::clone(&book), space: Arc::clone(&space), clock: Arc::clone(&clock) };
+    let (drops, stops) = (keeping.clone().drop_old(periods.subscribe(), stopping.clone()), stopping.clone());
+    tasks.spawn(async move { Ok(drops.await?) });
+    tasks.spawn(async move { Ok(keeping.seal(stops).await?) });
     tasks.spawn(note_manifest(Arc::clone(&store), Arc::clone(&space), stopping.clone()));
     let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock)).while_open(Arc::clone(&space));
     let ledger_stops = stopping.clone();
@@ -195,7 +196,7 @@ fn open(config: &Config) -> Result<(Arc<RocksStore>, Arc<Book>), StoreError> {
         store.keep_before_migration(version)
     })?;
     let book = Book::open(Arc::clone(&store) as Arc<dyn Store>)?;
-    Ok((store, Arc::new(book)))
+    Ok((store, Arc::new(book.weighing(config.apportioning.output_weight()))))
 }
 
 /// Looks at the disk, tells whether telemetry is taken, and logs each change.
@@ -269,35 +270,6 @@ async fn note_manifest(
             // A later note does as well.
             Err(StoreError::Full { .. }) => {}
             noted => noted?,
-        }
-    }
-}
-
-/// Drops what is too old, hourly.
-struct Retention {
-    book: Arc<Book>,
-    space: Arc<Space>,
-    periods: watch::Receiver<Periods>,
-}
-
-impl Retention {
-    async fn run(self, clock: Arc<dyn Clock>, mut stopping: watch::Receiver<bool>) -> Result<(), RunError> {
-        let mut ticks = interval(RETENTION_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = stopped(&mut stopping) => return Ok(()),
-            }
-            if !self.space.is_open() {
-                continue;
-            }
-            let (book, periods, now) = (Arc::clone(&self.book), *self.periods.borrow(), clock.unix());
-            match tokio::task::spawn_blocking(move || retention::apply(&book, &periods, now)).await? {
-                // The committer ends the process once there is room.
-                Err(StoreError::Full { .. }) => {}
-                applied => applied?,
-            }
         }
     }
 }

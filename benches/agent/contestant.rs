@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use joulebook_agent::clock::{Clock, SystemClock};
+use joulebook_benches::{self as meter, Memory};
 use joulebook_tests::installation::AGENT_READY;
 use joulebook_tests::program::{Program, binary};
 use serde_json::json;
 
-use crate::meter::{self, Memory};
 use crate::processes::{self, Arrangement};
 use crate::settings::GOAL_PROCESSES;
 use crate::{Bench, peer};

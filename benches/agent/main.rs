@@ -18,7 +18,6 @@ use settings::Settings;
 
 mod contestant;
 mod goal;
-mod meter;
 mod namespace;
 mod node;
 mod peer;
@@ -40,12 +39,12 @@ fn main() -> Result<ExitCode> {
     let peers = Peers::find(&settings);
     let why_not_private = place.why_not_private.clone();
     let bench = Bench { settings, tools, node, installation, peers, why_not_private, agents: Cell::new(0) };
-    if let Some(why) = meter::why_no_calls() {
-        meter::say(&format!("system calls: not measured: {why}"));
+    if let Some(why) = joulebook_benches::why_no_calls() {
+        joulebook_benches::say(&format!("system calls: not measured: {why}"));
     }
     let (measured, left_out) = bench.run()?;
     let report = goal::report(&measured, &left_out);
-    meter::say(&report.text);
+    joulebook_benches::say(&report.text);
     Ok(ExitCode::from(u8::from(!report.must_hold)))
 }
 
@@ -113,7 +112,7 @@ impl Bench {
             Contestant::ALL.into_iter().map(|one| (one, self.obstacle(one))).partition(|(_, why)| why.is_none());
         let left_out: LeftOut = left_out.into_iter().filter_map(|(one, why)| Some((one, why?))).collect();
         for (one, why) in &left_out {
-            meter::say(&format!("{}: not measured: {why}", one.name()));
+            joulebook_benches::say(&format!("{}: not measured: {why}", one.name()));
         }
         let mut measured = Vec::new();
         for count in self.settings.processes.iter().copied() {
@@ -123,11 +122,14 @@ impl Bench {
                     crowd.arrange(one.arrangement())?;
                     match self.measure(*one, count, round) {
                         Ok(result) => {
-                            meter::say(&result.line());
+                            joulebook_benches::say(&result.line());
                             measured.push(result);
                         }
                         Err(why) if one.is_peer() => {
-                            meter::say(&format!("{} at {count} processes: not measured: {why:#}", one.name()));
+                            joulebook_benches::say(&format!(
+                                "{} at {count} processes: not measured: {why:#}",
+                                one.name()
+                            ));
                         }
                         Err(why) => return Err(why.context(format!("measuring {}", one.name()))),
                     }

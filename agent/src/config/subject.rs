@@ -77,6 +77,7 @@ impl Config {
             ("target", !self.target.is_empty()),
             ("meter", !self.meter.is_empty()),
             ("push.socket", self.push.socket.is_some()),
+            ("otlp", !self.otlp.is_off()),
             ("redfish.url", self.redfish.url.is_some()),
             ("ipmi.enabled", self.ipmi.enabled),
         ];

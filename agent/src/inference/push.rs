@@ -6,15 +6,13 @@
 //! answer is `{"ok": true, "seq": 1}`, or `{"ok": false, "reason": …, "why": …}` and nothing was counted. An answer says that
 //! the report is taken, not that it is on disk: cumulative reports heal what a crash of the agent loses, deltas do not.
 
+use super::CountSample;
+use super::listening::{self, ListenError, SocketFile};
 use super::scrape::{Outputs, Surroundings};
 use super::socket::ProcessId;
-use super::{CountSample, Failure};
-use crate::process::InferenceGroup;
+use super::told::{Refusal, Way};
 use joulebook_units::BootNanos;
-use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,16 +22,15 @@ use tokio::time::timeout;
 
 mod ledger;
 mod meter;
-mod peer;
+pub(super) mod peer;
 mod report;
 mod span;
 
 pub use meter::MeterDesk;
-pub use report::Report;
+pub use report::{Report, version};
 pub use span::SpanDesk;
 
 use ledger::{Ledger, Outcome};
-use report::Refusal;
 use span::Spans;
 
 /// Connections at a time.
@@ -48,8 +45,10 @@ const SILENCE: Duration = Duration::from_secs(600);
 const LONGEST_SPAN: Duration = Duration::from_secs(7 * 86_400);
 /// From its first byte on, a line takes no longer: who sends byte by byte would hold one of the connections.
 const SLOWEST_LINE: Duration = Duration::from_secs(5);
-/// Name of this way in failures.
-const TARGET: &str = "push";
+/// Name of this way.
+const NAME: &str = "push";
+/// Key of the socket in the configuration.
+pub const KEY: &str = "push.socket";
 
 /// What is told at the socket besides counts.
 #[derive(Debug, Clone, Default)]
@@ -60,108 +59,11 @@ pub struct Desks {
     pub spans: Option<SpanDesk>,
 }
 
-/// Why the socket could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    /// Another agent listens there.
-    #[error("push.socket {0} is taken: another process answers there; stop it or choose another path")]
-    Taken(PathBuf),
-    /// Something else is at the path.
-    #[error("push.socket {0} exists and is no socket; choose another path")]
-    NoSocket(PathBuf),
-    /// The folder does not exist.
-    #[error("push.socket {0} cannot be made: its folder does not exist; make it or choose another path")]
-    Folder(PathBuf),
-    /// Not allowed.
-    #[error("making push.socket {path} failed: {source}; the agent needs to write into its folder")]
-    Permission {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Anything else.
-    #[error("making push.socket {path} failed: {source}")]
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl PushError {
-    /// The agent's exit code.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Taken(_) => 69,
-            Self::Io { .. } => 74,
-            Self::Permission { .. } => 77,
-            Self::NoSocket(_) | Self::Folder(_) => 78,
-        }
-    }
-
-    fn of(path: &Path, source: io::Error) -> Self {
-        let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::NotFound => Self::Folder(path),
-            io::ErrorKind::PermissionDenied => Self::Permission { path, source },
-            io::ErrorKind::AddrInUse => Self::Taken(path),
-            _ => Self::Io { path, source },
-        }
-    }
-}
-
-/// The socket's file; it goes with this value.
-#[derive(Debug)]
-pub struct PushSocket {
-    path: PathBuf,
-}
-
-impl Drop for PushSocket {
-    fn drop(&mut self) {
-        // A file that is gone already needs no removal.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Refuses a path that can never be the socket, and changes nothing.
-///
-/// # Errors
-/// Its folder does not exist, or it is something else.
-pub fn check(path: &Path) -> Result<(), PushError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if folder.is_some_and(|folder| !folder.is_dir()) {
-        return Err(PushError::Folder(path.to_owned()));
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if !meta.file_type().is_socket() => Err(PushError::NoSocket(path.to_owned())),
-        _ => Ok(()),
-    }
-}
-
 /// Makes the socket and takes reports on the current runtime until nobody takes the samples any more.
-pub(super) fn listen(path: &Path, around: Surroundings, out: Outputs, desks: Desks) -> Result<PushSocket, PushError> {
-    remove_stale(path)?;
-    let listener = UnixListener::bind(path).map_err(|source| PushError::of(path, source))?;
-    let socket = PushSocket { path: path.to_owned() };
-    // Whoever reaches the folder may tell: who it is says the kernel.
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).map_err(|source| PushError::of(path, source))?;
-    tokio::spawn(Task { ledger: Ledger::default(), around, out, desks, logged: BTreeMap::new() }.run(listener));
-    Ok(socket)
-}
-
-/// Removes the socket of an agent that was killed.
-fn remove_stale(path: &Path) -> Result<(), PushError> {
-    check(path)?;
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(PushError::Taken(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|source| PushError::of(path, source))
-        }
-        Err(source) => Err(PushError::of(path, source)),
-    }
+pub(super) fn listen(path: &Path, around: Surroundings, out: Outputs, desks: Desks) -> Result<SocketFile, ListenError> {
+    let (listener, file) = listening::bind(KEY, path)?;
+    tokio::spawn(Task { ledger: Ledger::default(), way: Way::new(NAME, around, out), desks }.run(listener));
+    Ok(file)
 }
 
 /// A report on its way from a connection to the owner of the counts.
@@ -182,16 +84,14 @@ enum Event {
 /// The owner of what was told.
 struct Task {
     ledger: Ledger,
-    around: Surroundings,
-    out: Outputs,
+    way: Way,
     desks: Desks,
-    logged: BTreeMap<&'static str, BootNanos>,
 }
 
 impl Task {
     async fn run(mut self, listener: UnixListener) {
         let (events, mut told) = mpsc::channel(MOST_CONNECTIONS);
-        let samples = self.out.samples.clone();
+        let samples = self.way.out.samples.clone();
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -200,7 +100,7 @@ impl Task {
                 accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
                         let connection = Connection {
-                            around: self.around.clone(),
+                            around: self.way.around.clone(),
                             events: events.clone(),
                             desks: self.desks.clone(),
                         };
@@ -213,14 +113,12 @@ impl Task {
                     }
                 },
                 Some(event) = told.recv() => match event {
-                    Event::Refused(refusal) => self.refused(&refusal),
+                    Event::Refused(refusal) => self.way.refused(&refusal, 1),
                     Event::Report(delivery) => {
                         let Delivery { process, connected, report, answer } = *delivery;
                         let (taken, told) = self.take(process, connected, &report);
-                        for sample in told {
-                            if samples.send(sample).await.is_err() {
-                                return;
-                            }
+                        if !self.way.pass(told).await {
+                            return;
                         }
                         // Whoever asked may have gone.
                         let _ = answer.send(taken);
@@ -236,60 +134,22 @@ impl Task {
         connected: BootNanos,
         report: &Report,
     ) -> (Result<Outcome, Refusal>, Vec<CountSample>) {
-        let at = self.around.clock.boot();
-        let started = process.started(self.around.ticks_per_second);
-        let is_new = process.started_after(self.around.started, self.around.ticks_per_second);
-        let zero = is_new.then_some(started);
-        let alive = |process: ProcessId| ProcessId::read(&self.around.procfs, process.pid) == Some(process);
-        let names = self.out.names.borrow().clone();
+        let (at, zero) = (self.way.around.clock.boot(), self.way.zero(process));
+        let names = self.way.out.names.borrow().clone();
+        let alive = |process| self.way.alive(process);
         match self.ledger.take(process, report, ledger::Times { at, connected, zero }, names.as_ref(), alive) {
             Ok((outcome, samples)) => {
-                // Published before its samples, so that the counts find their workload.
-                self.publish();
+                self.way.publish(self.ledger.processes());
                 if outcome == Outcome::Reset {
-                    self.refused(&Refusal { reason: "counter_reset", why: "a cumulative count fell".to_owned() });
+                    let why = "a cumulative count fell".to_owned();
+                    self.way.refused(&Refusal { reason: "counter_reset", why }, 1);
                 }
                 (Ok(outcome), samples)
             }
             Err(refusal) => {
-                self.refused(&refusal);
+                self.way.refused(&refusal, 1);
                 (Err(refusal), Vec::new())
             }
-        }
-    }
-
-    fn publish(&self) {
-        let own: Vec<InferenceGroup> = self
-            .ledger
-            .processes()
-            .map(|process| InferenceGroup {
-                target: ledger::target(process),
-                pid: process.pid,
-                start_ticks: process.start_ticks,
-                reserved_millicores: None,
-                parts: None,
-            })
-            .collect();
-        self.out.groups.send_if_modified(|groups| {
-            let before: Vec<_> = groups.iter().filter(|group| group.target.starts_with("push/")).cloned().collect();
-            if before == own {
-                return false;
-            }
-            groups.retain(|group| !group.target.starts_with("push/"));
-            groups.extend(own);
-            true
-        });
-    }
-
-    fn refused(&mut self, refusal: &Refusal) {
-        let failure = Failure { target: TARGET.to_owned(), reason: refusal.reason };
-        self.out.failures.send_modify(|failures| *failures.entry(failure).or_insert(0) += 1);
-        let now = self.around.clock.boot();
-        if self.logged.get(refusal.reason).is_none_or(|last| now.since(*last) >= Duration::from_secs(10)) {
-            self.logged.insert(refusal.reason, now);
-            // The words may quote the line.
-            let why: String = refusal.why.chars().take(200).collect();
-            tracing::warn!(reason = refusal.reason, ?why, "a pushed report was refused or corrected");
         }
     }
 }
@@ -346,7 +206,7 @@ impl Connection {
                 Ok(Some(text)) => text,
                 Ok(None) => return,
                 Err(refusal) => {
-                    let text = refusal.answer();
+                    let text = report::refused(&refusal);
                     if self.events.send(Event::Refused(refusal)).await.is_err() {
                         return;
                     }
@@ -378,7 +238,7 @@ impl Connection {
         Ok(match answered.await {
             Ok(Ok(outcome)) => Some(outcome.answer(seq)),
             // The owner has counted the refusal.
-            Ok(Err(refusal)) => Some(refusal.answer()),
+            Ok(Err(refusal)) => Some(report::refused(&refusal)),
             Err(_) => None,
         })
     }

@@ -24,6 +24,9 @@ pub enum LookupError {
     /// No listener at the address.
     #[error("no listener at {0} in the socket tables; it may be in another network namespace")]
     NoListener(SocketAddr),
+    /// No connection between these ends.
+    #[error("no connection from {0} in the socket tables; it may be in another network namespace, or have ended")]
+    NoConnection(SocketAddr),
     /// The listener's owner is not among the processes whose descriptors may be listed.
     #[error(
         "socket {inode} belongs to no process that can be read ({unreadable} could not be: run as its user, as root or with CAP_SYS_PTRACE)"
@@ -104,6 +107,31 @@ pub fn listener(procfs: &Path, address: SocketAddr, known: Option<Listener>) -> 
     owner(procfs, inode).map(|process| Listener { inode, process })
 }
 
+/// Finds the process at the other end of a connection inside this machine: `peer` is its address there, `own` the one here.
+///
+/// # Errors
+/// See [`LookupError`].
+pub fn connected(procfs: &Path, peer: SocketAddr, own: SocketAddr) -> Result<ProcessId, LookupError> {
+    let same = |one: SocketAddr, other: SocketAddr| {
+        one.port() == other.port() && one.ip().to_canonical() == other.ip().to_canonical()
+    };
+    let tables = ["net/tcp", "net/tcp6"].map(|table| fs::read_to_string(procfs.join(table)).unwrap_or_default());
+    let lines = tables.iter().flat_map(|text| text.lines().skip(1));
+    let mut found = lines.filter_map(connection).filter(|(local, remote, _)| same(*local, peer) && same(*remote, own));
+    let (_, _, inode) = found.next().ok_or(LookupError::NoConnection(peer))?;
+    owner(procfs, inode)
+}
+
+/// Both ends and the inode of a table's line if it is an open connection.
+fn connection(line: &str) -> Option<(SocketAddr, SocketAddr, u64)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (local, remote) = (address(fields.nth(1)?)?, address(fields.next()?)?);
+    if fields.next()? != "01" {
+        return None;
+    }
+    Some((local, remote, fields.nth(5)?.parse().ok()?))
+}
+
 fn listening_inode(procfs: &Path, address: SocketAddr) -> Result<u64, LookupError> {
     let wanted = address.ip().to_canonical();
     let mut any = None;
@@ -148,12 +176,17 @@ fn listening(line: &str, port: u16) -> Option<(IpAddr, u64)> {
 /// Address and inode of a table's line if it is a listener.
 fn socket(line: &str) -> Option<(SocketAddr, u64)> {
     let mut fields = line.split_ascii_whitespace();
-    let (address, port) = fields.nth(1)?.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
+    let address = address(fields.nth(1)?)?;
     if fields.nth(1)? != "0A" {
         return None;
     }
-    let inode = fields.nth(5)?.parse().ok()?;
+    Some((address, fields.nth(5)?.parse().ok()?))
+}
+
+/// An address as a table writes it.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
     // Words of 32 bits in the machine's byte order.
     let word =
         |index: usize| u32::from_str_radix(address.get(index * 8..index * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
@@ -168,7 +201,7 @@ fn socket(line: &str) -> Option<(SocketAddr, u64)> {
         }
         _ => return None,
     };
-    Some((SocketAddr::new(ip, port), inode))
+    Some(SocketAddr::new(ip, port))
 }
 
 fn owner(procfs: &Path, inode: u64) -> Result<ProcessId, LookupError> {
@@ -222,8 +255,10 @@ mod tests {
     fn the_oldest_owner_of_a_listening_socket_is_found() {
         let root = tempfile::tempdir().expect("folder");
         fs::create_dir(root.path().join("net")).expect("folder");
+        let between = row("0100007F:2329", "01", 5).replace("00000000:0000 01", "0100007F:1F9A 01");
         let rows =
-            [row("0100007F:1F90", "01", 1), row("0100007F:1F91", "0A", 2), row("00000000:1F90", "0A", 3)].concat();
+            [between, row("0100007F:1F90", "01", 1), row("0100007F:1F91", "0A", 2), row("00000000:1F90", "0A", 3)]
+                .concat();
         fs::write(root.path().join("net/tcp"), format!("{HEAD}{rows}")).expect("table");
         let rows = row("00000000000000000000000001000000:1F92", "0A", 4);
         fs::write(root.path().join("net/tcp6"), format!("{HEAD}{rows}")).expect("table");
@@ -236,6 +271,12 @@ mod tests {
         assert_eq!(at("[::1]:8082").map(|listener| listener.process.pid), Ok(42));
         assert!(matches!(at("127.0.0.1:8081"), Err(LookupError::NoOwner { inode: 2, .. })));
         assert!(matches!(at("127.0.0.1:8082"), Err(LookupError::NoListener(_))));
+        let other_end = |peer: &str, own: &str| {
+            connected(root.path(), peer.parse().expect("address"), own.parse().expect("address"))
+        };
+        process(root.path(), 43, 600, 5);
+        assert_eq!(other_end("127.0.0.1:9001", "127.0.0.1:8090").map(|process| process.pid), Ok(43));
+        assert!(matches!(other_end("127.0.0.1:8090", "127.0.0.1:9001"), Err(LookupError::NoConnection(_))));
         assert_eq!(owner.started(100), BootNanos(8_000_000_000));
         assert!(owner.started_after(BootNanos(8_009_999_999), 100), "in the same tick of the clock");
         assert!(!owner.started_after(BootNanos(8_010_000_000), 100));

@@ -91,3 +91,25 @@ async fn a_version_keeps_the_engines_own_name_for_its_processes_whatever_the_con
         assert_eq!((name.model.as_str(), name.version.as_str()), ("a", "2"));
     }
 }
+
+#[tokio::test]
+async fn versions_beyond_the_limit_of_a_target_are_one_that_is_called_other() {
+    let (server, table) = (Server::default(), Table::new());
+    let port = server.start().await;
+    table.listens(port, 41, 1_001, "1.0");
+    let names: Vec<String> = (0..230).map(|number| format!("{number:03}")).collect();
+    let series = |count: u64| names.iter().map(|version| ("a", version.as_str(), count)).collect::<Vec<_>>();
+    server.says("/metrics", &triton(&series(2)));
+    let mut inference = run_as("triton", &[url(port)], table.0.path());
+    inference.samples.recv().await.expect("a sample");
+    server.says("/metrics", &triton(&series(3)));
+    inference.scraper().scrape_now().await;
+    let mut newest = BTreeMap::new();
+    while let Ok(sample) = inference.samples.try_recv() {
+        newest.insert((sample.service.model, sample.service.version), sample.counts[&CountKind::RequestsOk]);
+    }
+    let other = newest.remove(&(Some("other".to_owned()), None)).expect("an overflow");
+    assert_eq!(newest.len(), 200);
+    assert!(newest.values().all(|count| *count == 3), "{newest:?}");
+    assert_eq!(other, 30 * 3, "nothing is lost");
+}

@@ -151,30 +151,46 @@ impl Measures {
     }
 }
 
-/// Shares of several services of one process group: by busy time, else tokens (uncached input + output), else requests,
-/// else in equal parts; the first measure that every service knows and that is not 0 for all. One service takes all.
-pub fn among_services(energy: u64, services: &[Activity]) -> Vec<u64> {
-    let (weights, _) = weights_among(services);
+/// What a generated token weighs beside one of the prompt that was read anew, where energy is shared by tokens, in thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputWeight(pub u64);
+
+impl Default for OutputWeight {
+    fn default() -> Self {
+        Self(1000)
+    }
+}
+
+/// Shares of several services of one process group: by busy time, else tokens (uncached input + weighted output), else
+/// requests, else in equal parts; the first measure that every service knows and that is not 0 for all. One service takes all.
+pub fn among_services(energy: u64, services: &[Activity], output: OutputWeight) -> Vec<u64> {
+    let (weights, _) = weights_among(services, output);
     largest_remainder(energy, &weights).unwrap_or_default()
 }
 
+/// Shares of several services in what their process group holds whether they work or not: models that are loaded hold it in
+/// equal parts, since nothing tells how much of it each one needs. Where a version has processes of its own, what those hold
+/// is theirs alone.
+pub fn among_residents(amount: u64, services: usize) -> Vec<u64> {
+    largest_remainder(amount, &alloc::vec![1; services]).unwrap_or_default()
+}
+
 /// What a service weighs by one measure; `None` if that is not known.
-type Weight = fn(&Activity) -> Option<u128>;
+type Weight<'a> = &'a dyn Fn(&Activity) -> Option<u128>;
 
 /// The weights of [`among_services`], and the measure that gives them.
-pub fn weights_among(services: &[Activity]) -> (Vec<u128>, Measures) {
-    let measures: [(Weight, Measures); 3] = [
-        (|service| service.weights.get(&CountKind::BusyNanos).copied(), Measures::BUSY_TIME),
-        (
-            |service| {
-                let input = service.weights.get(&CountKind::InputTokens)?;
-                let cached = service.weights.get(&CountKind::CachedTokens).copied().unwrap_or(0);
-                let output = service.weights.get(&CountKind::OutputTokens)?;
-                Some(input.saturating_sub(cached).saturating_add(*output))
-            },
-            Measures::TOKENS,
-        ),
-        (|service| service.weights.get(&CountKind::RequestsOk).copied(), Measures::REQUESTS),
+pub fn weights_among(services: &[Activity], output: OutputWeight) -> (Vec<u128>, Measures) {
+    let known = |kind: CountKind| move |service: &Activity| service.weights.get(&kind).copied();
+    let tokens = |service: &Activity| {
+        let input = service.weights.get(&CountKind::InputTokens)?;
+        let cached = service.weights.get(&CountKind::CachedTokens).copied().unwrap_or(0);
+        let generated = service.weights.get(&CountKind::OutputTokens)?.saturating_mul(u128::from(output.0));
+        Some(input.saturating_sub(cached).saturating_mul(1000).saturating_add(generated))
+    };
+    let measures: [(Weight<'_>, Measures); 3] = [
+        (&known(CountKind::BusyNanos), Measures::BUSY_TIME),
+        (&tokens, Measures::TOKENS),
+        (&known(CountKind::RequestsOk), Measures::REQUESTS),
     ];
     let by_measure = measures.into_iter().find_map(|(measure, name)| {
         let weights: Option<Vec<u128>> = services.iter().map(measure).collect();
@@ -240,15 +256,34 @@ mod tests {
     }
 
     #[test]
+    fn a_generated_token_weighs_what_it_is_said_to() {
+        let tokens = |input: u128, cached: u128, output: u128| Activity {
+            weights: [
+                (CountKind::InputTokens, input),
+                (CountKind::CachedTokens, cached),
+                (CountKind::OutputTokens, output),
+            ]
+            .into(),
+        };
+        let services = [tokens(500, 200, 0), tokens(0, 0, 100)];
+        for (weight, parts) in [(1000, [300, 100]), (3000, [200, 200]), (500, [343, 57]), (0, [400, 0])] {
+            assert_eq!(among_services(400, &services, OutputWeight(weight)), parts, "{weight}");
+        }
+        assert_eq!(among_residents(101, 2), [51, 50]);
+        assert!(among_residents(101, 0).is_empty());
+    }
+
+    #[test]
     fn services_of_one_process_share_by_the_best_measure_all_of_them_know() {
         let busy = |nanos: u128, tokens: u128| Activity {
             weights: [(CountKind::BusyNanos, nanos), (CountKind::InputTokens, 0), (CountKind::OutputTokens, tokens)]
                 .into(),
         };
-        assert_eq!(among_services(100, &[busy(3, 1), busy(1, 1)]), [75, 25]);
-        assert_eq!(among_services(100, &[busy(0, 1), busy(0, 1)]), [50, 50]);
-        assert_eq!(among_services(101, &[Activity::default(), Activity::default()]), [51, 50]);
-        let measure = |services: &[Activity]| weights_among(services).1;
+        let shared = |energy, services: &[Activity]| among_services(energy, services, OutputWeight::default());
+        assert_eq!(shared(100, &[busy(3, 1), busy(1, 1)]), [75, 25]);
+        assert_eq!(shared(100, &[busy(0, 1), busy(0, 1)]), [50, 50]);
+        assert_eq!(shared(101, &[Activity::default(), Activity::default()]), [51, 50]);
+        let measure = |services: &[Activity]| weights_among(services, OutputWeight::default()).1;
         let requests = |requests: u128| Activity { weights: [(CountKind::RequestsOk, requests)].into() };
         assert_eq!(measure(&[busy(3, 1), busy(1, 1)]), Measures::BUSY_TIME);
         assert_eq!(measure(&[busy(0, 1), busy(0, 1)]), Measures::TOKENS);

@@ -87,7 +87,8 @@ impl Consumers {
             .iter()
             .flat_map(|(name, node)| node.cell.consumption.iter().map(move |(of, used)| (name, of, used)))
         {
-            if !entity.takes(of) {
+            // Of gateways in a chain the last one counts, which knows the engine: both count the same requests.
+            if !entity.takes(of) || upstreams.is_passed_on(node, of) {
                 continue;
             }
             let versions = upstreams.versions(node, of);

@@ -5,7 +5,7 @@
 //! that count: on the node where it was used, so that every node's balance stays as it is.
 
 use crate::allocate::NodeSlot;
-use crate::attribution::{Activity, Measures, weights_among};
+use crate::attribution::{Activity, Measures, OutputWeight, weights_among};
 use crate::cell::{Account, Cell, EntryKey, Purpose, ServiceUse};
 use crate::share::{largest_remainder, portion};
 use alloc::collections::BTreeMap;
@@ -41,7 +41,7 @@ impl Counter {
 }
 
 /// Books what members of a group did on the services that count for it.
-pub fn regroup(nodes: &mut [NodeSlot]) {
+pub fn regroup(nodes: &mut [NodeSlot], output: OutputWeight) {
     let counters = counters(nodes);
     for node in nodes.iter_mut() {
         let simulated = node.simulated;
@@ -51,7 +51,7 @@ pub fn regroup(nodes: &mut [NodeSlot]) {
             (!mine.iter().any(|counter| *counter.service == *service)).then(|| same_model(mine, service))
         };
         let of_workload = |workload: &Workload| counted(workload.group.as_ref()).map(|mine| mine.iter().collect());
-        rebook(&mut node.cell, &of_service, &of_workload);
+        rebook(&mut node.cell, &of_service, &of_workload, output);
     }
 }
 
@@ -93,6 +93,7 @@ fn rebook<'a>(
     cell: &mut Cell,
     of_service: &dyn Fn(&Service) -> Option<Vec<&'a Counter>>,
     of_workload: &dyn Fn(&Workload) -> Option<Vec<&'a Counter>>,
+    output: OutputWeight,
 ) {
     let entries = core::mem::take(&mut cell.entries);
     for (key, energy) in entries {
@@ -105,7 +106,7 @@ fn rebook<'a>(
             cell.add(key, energy);
             continue;
         };
-        for (counter, part) in counters.iter().zip(parts(energy, &counters)) {
+        for (counter, part) in counters.iter().zip(parts(energy, &counters, output)) {
             let idle = if is_workload { counter.idle(part) } else { 0 };
             let mut add = |purpose, energy| {
                 let account = Account::Service(Arc::clone(&counter.service));
@@ -119,19 +120,23 @@ fn rebook<'a>(
             }
         }
     }
-    rebook_services(cell, of_service);
-    rebook_workloads(cell, of_workload);
+    rebook_services(cell, of_service, output);
+    rebook_workloads(cell, of_workload, output);
 }
 
 /// CPU time and capacity of services that count nothing for their group. Their counts are those of the same requests, and
 /// residence is a service's own, so that it stays comparable with the time in which its counts are known.
-fn rebook_services<'a>(cell: &mut Cell, of_service: &dyn Fn(&Service) -> Option<Vec<&'a Counter>>) {
+fn rebook_services<'a>(
+    cell: &mut Cell,
+    of_service: &dyn Fn(&Service) -> Option<Vec<&'a Counter>>,
+    output: OutputWeight,
+) {
     for (service, used) in core::mem::take(&mut cell.services) {
         let Some(counters) = of_service(&service) else {
             cell.services.entry(service).or_default().merge(&used);
             continue;
         };
-        let split = |amount: u64| parts(amount, &counters);
+        let split = |amount: u64| parts(amount, &counters, output);
         let (cores, devices) = (split(used.reserved_core_nanos), split(used.reserved_device_nanos));
         let (cpu, joint) = (split(used.cpu_nanos), split(used.joint_microjoules));
         let at = |parts: &[u64], place: usize| parts.get(place).copied().unwrap_or(0);
@@ -149,13 +154,17 @@ fn rebook_services<'a>(cell: &mut Cell, of_service: &dyn Fn(&Service) -> Option<
     }
 }
 
-fn rebook_workloads<'a>(cell: &mut Cell, of_workload: &dyn Fn(&Workload) -> Option<Vec<&'a Counter>>) {
+fn rebook_workloads<'a>(
+    cell: &mut Cell,
+    of_workload: &dyn Fn(&Workload) -> Option<Vec<&'a Counter>>,
+    output: OutputWeight,
+) {
     for (workload, used) in core::mem::take(&mut cell.workloads) {
         let Some(counters) = of_workload(&workload) else {
             cell.workloads.insert(workload, used);
             continue;
         };
-        for (counter, cpu_nanos) in counters.iter().zip(parts(used.cpu_nanos, &counters)) {
+        for (counter, cpu_nanos) in counters.iter().zip(parts(used.cpu_nanos, &counters, output)) {
             let part = ServiceUse { cpu_nanos, measures: Measures::GROUP, ..ServiceUse::default() };
             cell.services.entry(Arc::clone(&counter.service)).or_default().merge(&part);
         }
@@ -163,11 +172,11 @@ fn rebook_workloads<'a>(cell: &mut Cell, of_workload: &dyn Fn(&Workload) -> Opti
 }
 
 /// Parts of an amount, by what the services did over all nodes.
-fn parts(amount: u64, counters: &[&Counter]) -> Vec<u64> {
+fn parts(amount: u64, counters: &[&Counter], output: OutputWeight) -> Vec<u64> {
     let activity = |counter: &&Counter| Activity {
         weights: counter.used.counts.iter().map(|(kind, count)| (*kind, u128::from(*count))).collect(),
     };
-    let (weights, _) = weights_among(&counters.iter().map(activity).collect::<Vec<_>>());
+    let (weights, _) = weights_among(&counters.iter().map(activity).collect::<Vec<_>>(), output);
     largest_remainder(amount, &weights).unwrap_or_default()
 }
 

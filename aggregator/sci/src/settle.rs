@@ -10,7 +10,8 @@ mod wall;
 pub use wall::SURROUNDINGS_SECONDS;
 
 use crate::attribution::{
-    Activity, Measures, among_services, base_and_dynamic, by_activity, by_reservation, weights_among,
+    Activity, Measures, OutputWeight, among_residents, among_services, base_and_dynamic, by_activity, by_reservation,
+    weights_among,
 };
 use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
 use crate::share::portion;
@@ -75,6 +76,8 @@ pub struct NodeSeries {
     pub gaps: Vec<Gap>,
     /// Windows of lost records.
     pub lost: Vec<Window>,
+    /// What a generated token weighs where energy is shared by tokens.
+    pub output_weight: OutputWeight,
 }
 
 /// The cell of `window`, whose edges should be whole seconds.
@@ -105,6 +108,7 @@ struct Joined {
     strangers: BTreeMap<String, Arc<Workload>>,
     capacity_millicores: Option<u64>,
     memory_bytes: Option<u64>,
+    output_weight: OutputWeight,
     covered: Vec<u64>,
 }
 
@@ -126,6 +130,7 @@ impl Joined {
             strangers: BTreeMap::new(),
             capacity_millicores: node.threads.map(|threads| u64::from(threads) * 1000),
             memory_bytes: node.memory_bytes,
+            output_weight: node.output_weight,
             covered: Vec::new(),
             grid,
         };
@@ -237,6 +242,7 @@ impl Joined {
             cpu_nanos: cpu.map_or(0, |spread| at(&spread.amounts, slot)),
             resident_nanos: cpu.map_or(0, |spread| at(&spread.covered, slot)),
             services: self.served(workload, slot),
+            output_weight: self.output_weight,
         }
     }
 
@@ -382,6 +388,7 @@ struct Holder<'a> {
     cpu_nanos: u64,
     resident_nanos: u64,
     services: Vec<Served<'a>>,
+    output_weight: OutputWeight,
 }
 
 /// A service in one slot.
@@ -415,6 +422,11 @@ impl Holder<'_> {
         u128::from(self.workload.reserved_millicores.unwrap_or(0)) * u128::from(self.resident_nanos)
     }
 
+    /// What its services did.
+    fn activities(&self) -> Vec<Activity> {
+        self.services.iter().map(|served| served.activity.clone()).collect()
+    }
+
     /// Books energy of this workload on its services, or on the account of its kind.
     fn charge(&self, component: Component, purpose: Purpose, energy: u64, cell: &mut Cell) {
         if self.services.is_empty() {
@@ -425,8 +437,12 @@ impl Holder<'_> {
             cell.add(entry(account, component, purpose), energy);
             return;
         }
-        let activities: Vec<Activity> = self.services.iter().map(|served| served.activity.clone()).collect();
-        for (served, energy) in self.services.iter().zip(among_services(energy, &activities)) {
+        // Base energy is that of what is held: a model that is loaded and not asked holds it too.
+        let parts = match purpose {
+            Purpose::Base => among_residents(energy, self.services.len()),
+            _ => among_services(energy, &self.activities(), self.output_weight),
+        };
+        for (served, energy) in self.services.iter().zip(parts) {
             // Counts that stand still prove idleness; counts that are not known prove nothing.
             let idle = portion(energy, served.counted.saturating_sub(served.moving), self.nanos.max(1));
             let account = || Account::Service(Arc::clone(served.service));
@@ -445,10 +461,11 @@ impl Holder<'_> {
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(self.cpu_nanos);
             return;
         }
-        let activities: Vec<Activity> = self.services.iter().map(|served| served.activity.clone()).collect();
-        let measure = if activities.len() > 1 { weights_among(&activities).1 } else { Measures::default() };
+        let (activities, output) = (self.activities(), self.output_weight);
+        let measure = if activities.len() > 1 { weights_among(&activities, output).1 } else { Measures::default() };
         let reserved = u64::try_from(self.reserved_millicore_nanos() / 1000).unwrap_or(u64::MAX);
-        let (cpu, reserved) = (among_services(self.cpu_nanos, &activities), among_services(reserved, &activities));
+        let cpu = among_services(self.cpu_nanos, &activities, output);
+        let reserved = among_residents(reserved, activities.len());
         for ((served, cpu), reserved) in self.services.iter().zip(cpu).zip(reserved) {
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);

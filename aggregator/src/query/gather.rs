@@ -231,7 +231,7 @@ impl<'a> Gathered<'a> {
                 embodied_g: grams.map_or(0.0, |grams| grams.0),
             });
         }
-        regroup(&mut slot.nodes);
+        regroup(&mut slot.nodes, self.book.output_weight());
         let measured = Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.measured_pue();
         for ((site, factors), origin) in slot.sites.iter().zip(&mut slot.factors).zip(&mut slot.pues) {
             if let Some(pue) = measured.get(site) {

@@ -5,19 +5,24 @@
 //! zigzag; texts are a length and UTF-8; an optional part is a byte 0 or 1 and the part.
 //!
 //! Invariants: a version's layout never changes; decoding damaged bytes is an error and never a wrong number, reads
-//! to the last byte and never allocates more than the bytes can hold. Layouts: [`row`] (rows), [`cell`] (cells),
-//! [`descriptor`] (what series measure), [`factor`] (series of factors), [`fact`] (everything small).
+//! to the last byte and never allocates more than the bytes can hold; a chunk, whose columns of equal numbers take no
+//! bytes, allocates at most what it may hold. Layouts: [`row`] (rows), [`chunk`] (an hour of rows of a stream), [`cell`]
+//! (cells), [`descriptor`] (what series measure), [`factor`] (series of factors), [`fact`] (everything small).
 
 pub mod cell;
+pub mod chunk;
 pub mod descriptor;
 pub mod fact;
 pub mod factor;
+pub mod numbers;
 pub mod row;
 
 use super::StoreError;
 
-/// Version of every layout here.
+/// Version of every layout here but that of chunks.
 pub const VERSION: u8 = 1;
+/// Version of the layout of chunks, which lie among the rows that they hold.
+pub const CHUNK_VERSION: u8 = 2;
 
 /// What is wrong with stored bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +49,21 @@ impl Default for Writer {
 }
 
 impl Writer {
+    /// A value of a layout of its own.
+    pub fn of(version: u8) -> Self {
+        Self { bytes: vec![version] }
+    }
+
+    /// A part of a value, to be joined to it.
+    pub fn part() -> Self {
+        Self { bytes: Vec::new() }
+    }
+
+    /// Appends a part.
+    pub fn join(&mut self, part: Self) {
+        self.raw(&part.bytes);
+    }
+
     /// Appends a byte.
     pub fn byte(&mut self, value: u8) {
         self.bytes.push(value);
@@ -73,10 +93,15 @@ impl Writer {
         self.number((value << 1 ^ value >> 63).cast_unsigned());
     }
 
+    /// Appends a length and bytes.
+    pub fn block(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.raw(bytes);
+    }
+
     /// Appends a text.
     pub fn text(&mut self, text: &str) {
-        self.length(text.len());
-        self.raw(text.as_bytes());
+        self.block(text.as_bytes());
     }
 
     /// Appends a part that may be absent.
@@ -85,6 +110,11 @@ impl Writer {
         if let Some(part) = part {
             write(self, part);
         }
+    }
+
+    /// Bytes so far.
+    pub fn length_so_far(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Ends the value that is stored under `key`.
@@ -104,12 +134,20 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Checks the value stored under `key` and begins to read its body.
     pub fn open(key: &[u8], value: &'a [u8]) -> Result<Self, Damaged> {
+        match Self::open_any(key, value)? {
+            (VERSION, reader) => Ok(reader),
+            _ => Err(Damaged("unknown version")),
+        }
+    }
+
+    /// The same for a value of any layout there is; says of which.
+    pub fn open_any(key: &[u8], value: &'a [u8]) -> Result<(u8, Self), Damaged> {
         let (sealed, sum) = value.split_last_chunk::<4>().ok_or(Damaged("too short"))?;
         if checksum(key, sealed) != u32::from_le_bytes(*sum) {
             return Err(Damaged("checksum does not match"));
         }
         match sealed.split_first() {
-            Some((&VERSION, bytes)) => Ok(Self { bytes }),
+            Some((version @ &(VERSION | CHUNK_VERSION), bytes)) => Ok((*version, Self { bytes })),
             _ => Err(Damaged("unknown version")),
         }
     }
@@ -162,12 +200,17 @@ impl<'a> Reader<'a> {
         Ok((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
     }
 
-    /// Reads a text.
-    pub fn text(&mut self) -> Result<String, Damaged> {
+    /// Reads a length and that many bytes.
+    pub fn block(&mut self) -> Result<&'a [u8], Damaged> {
         let length = self.length()?;
         let (head, rest) = self.bytes.split_at_checked(length).ok_or(Damaged("too short"))?;
         self.bytes = rest;
-        String::from_utf8(head.to_vec()).map_err(|_| Damaged("text is not UTF-8"))
+        Ok(head)
+    }
+
+    /// Reads a text.
+    pub fn text(&mut self) -> Result<String, Damaged> {
+        String::from_utf8(self.block()?.to_vec()).map_err(|_| Damaged("text is not UTF-8"))
     }
 
     /// Reads a truth value.

@@ -6,20 +6,22 @@
 
 use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
-use super::block::fact::{Fact, GapFact, LongFact, MarkFact};
-use super::block::row::RowRecord;
+use super::block::fact::{Fact, GapFact, MarkFact};
 use super::catalog::{Catalog, Speaker};
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
+use joulebook_sci::attribution::OutputWeight;
 use joulebook_units::{Microjoules, NodeName, PollerName, StreamId, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+mod records;
 mod shown;
 
+pub use records::SEALED_SECONDS;
 pub use shown::{LostRecords, NodeRecord, PollerRecord, Run, Status, StoredGap, StreamStatus};
 
 /// Length of a cell of the finest resolution in seconds: the grid of dirty marks.
@@ -28,8 +30,6 @@ pub const CELL_SECONDS: i64 = 60;
 pub const CELL_SURROUNDINGS_SECONDS: i64 = 60;
 /// The same for a node with a meter at its input, whose readings span minutes.
 pub const WALL_SURROUNDINGS_SECONDS: i64 = joulebook_sci::settle::SURROUNDINGS_SECONDS;
-/// How far a record reaches beyond its first row without an entry in the index of long intervals, in seconds.
-const REACH_SECONDS: i64 = 60;
 
 /// Length of stored cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +75,7 @@ pub struct Book {
     store: Arc<dyn Store>,
     commit: Mutex<Option<StoreError>>,
     catalog: RwLock<Catalog>,
+    output_weight: OutputWeight,
 }
 
 impl fmt::Debug for Book {
@@ -100,7 +101,19 @@ impl Book {
                 catalog
             }
         };
-        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog) })
+        let output_weight = OutputWeight::default();
+        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog), output_weight })
+    }
+
+    /// The same, where a generated token weighs this when cells are worked out.
+    #[must_use]
+    pub fn weighing(self, output_weight: OutputWeight) -> Self {
+        Self { output_weight, ..self }
+    }
+
+    /// What a generated token weighs where energy is shared by tokens.
+    pub fn output_weight(&self) -> OutputWeight {
+        self.output_weight
     }
 
     /// The tables, for retention and tests.
@@ -320,63 +333,6 @@ impl Book {
         cell_block::decode(key, value, &|id| catalog.entity(id)).map_err(|damaged| damaged.of("a cell"))
     }
 
-    /// Row records of a node that touch a window, by key.
-    pub(crate) fn records(&self, node: u32, window: Window) -> Result<BTreeMap<RowKey, RowRecord>, StoreError> {
-        let touches = |(first, last): (UnixNanos, UnixNanos)| first < window.end() && last >= window.start();
-        let mut records = BTreeMap::new();
-        let first = window.start().plus_seconds(-REACH_SECONDS);
-        let end = window.end().plus_seconds(REACH_SECONDS);
-        let range = (key::cell(node, first), key::cell(node, end));
-        self.scan(Table::Rows, &range.0, &range.1, |key, value| {
-            let (row, record) = decode_row(key, value)?;
-            if record.span().is_some_and(touches) {
-                records.insert(row, record);
-            }
-            Ok(())
-        })?;
-        let mut long = Vec::new();
-        self.scan(Table::Long, &key::cell(node, window.start()), &key::node_end(node), |key, value| {
-            let (entry, fact) = (RowKey::decode(key)?, LongFact::decode(key, value)?);
-            if fact.earliest < window.end() && !(first..end).contains(&fact.first_row) {
-                long.push(RowKey { at: fact.first_row, ..entry });
-            }
-            Ok(())
-        })?;
-        for row in long {
-            let key = row.encode();
-            // Absent: retention took the record and will take the entry.
-            if let Some(value) = self.store.get(Table::Rows, &key)? {
-                let (row, record) = decode_row(&key, &value)?;
-                records.insert(row, record);
-            }
-        }
-        Ok(records)
-    }
-
-    /// Visits the records of a stream of a node, latest first, until `visit` breaks.
-    pub(crate) fn records_backward(
-        &self,
-        node: u32,
-        ordinal: u32,
-        mut visit: impl FnMut(RowRecord) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        let mut result = Ok(());
-        let range = (key::cell(node, UnixNanos(i64::MIN)), key::node_end(node));
-        self.store.scan(Table::Rows, &range.0..&range.1, Direction::Backward, &mut |key, value| {
-            let step = RowKey::decode(key).and_then(|row| {
-                if row.ordinal != ordinal {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                decode_row(key, value).map(|(_, record)| visit(record))
-            });
-            step.unwrap_or_else(|error| {
-                result = Err(error);
-                ControlFlow::Break(())
-            })
-        })?;
-        result
-    }
-
     /// Works out changes under the lock of commits and makes them durable together. The facts in memory are changed
     /// first, so a failure latches: nothing is committed or acknowledged after it.
     pub(crate) fn transact<T>(
@@ -394,6 +350,7 @@ impl Book {
                 for (node, start) in &changes.marks {
                     let key = key::cell(*node, *start);
                     changes.writes.put(Table::Dirty, key, MarkFact(catalog.generation).encode(&key));
+                    catalog.unseal(*node, *start);
                 }
             }
             worked.map(|done| (done, catalog.generation))
@@ -477,14 +434,6 @@ impl Book {
         })?;
         result
     }
-}
-
-fn decode_row(key: &[u8], value: &[u8]) -> Result<(RowKey, RowRecord), StoreError> {
-    let row = RowKey::decode(key)?;
-    let record = RowRecord::decode(key, row.at, value);
-    record
-        .map(|record| (row, record))
-        .map_err(|damaged| damaged.of(format!("the rows of node {} at {}", row.node, row.at.0)))
 }
 
 fn unknown(what: &str, row: RowKey) -> StoreError {

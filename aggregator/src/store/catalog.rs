@@ -1,9 +1,9 @@
 //! The facts of the database, held in memory: nodes, streams, series, clocks, entities and dirty marks.
 
 use super::block::descriptor::Entity;
-use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, PollerFact, Schema, StreamFact};
+use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, PollerFact, Schema, SealedFact, StreamFact};
 use super::block::factor::SeriesFact;
-use super::book::{CELL_SURROUNDINGS_SECONDS, WALL_SURROUNDINGS_SECONDS};
+use super::book::{CELL_SURROUNDINGS_SECONDS, SEALED_SECONDS, WALL_SURROUNDINGS_SECONDS};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
 use joulebook_units::{BootId, Hardware, Inventory, Layer, NodeName, PollerName, StreamId, Subject, UnixNanos};
@@ -66,6 +66,8 @@ pub(crate) struct Catalog {
     pub(crate) bridges: HashMap<u32, Bridges>,
     pub(crate) dirty: BTreeMap<(u32, UnixNanos), u64>,
     pub(crate) generation: u64,
+    /// Before what every row of a node is sealed.
+    pub(crate) sealed: BTreeMap<u32, UnixNanos>,
     entities: Vec<Entity>,
     numbers: BTreeMap<Entity, u32>,
     /// Series of factors by name.
@@ -90,6 +92,8 @@ impl Catalog {
             Ok(())
         })?;
         catalog.check_references()?;
+        let marks: Vec<(u32, UnixNanos)> = catalog.dirty.keys().copied().collect();
+        marks.into_iter().for_each(|(node, start)| catalog.unseal(node, start));
         let series = catalog.series.clone();
         series.iter().for_each(|((ordinal, _), subject)| catalog.note_wall(*ordinal, subject));
         Ok(Some(catalog))
@@ -99,7 +103,8 @@ impl Catalog {
     fn check_references(&self) -> Result<(), StoreError> {
         let nodes = (self.streams.iter().map(|stream| stream.node))
             .chain(self.boots.keys().map(|(node, _)| *node))
-            .chain(self.dirty.keys().map(|(node, _)| *node));
+            .chain(self.dirty.keys().map(|(node, _)| *node))
+            .chain(self.sealed.keys().copied());
         let streams = self.series.keys().map(|(ordinal, _)| *ordinal).chain(self.bridges.keys().copied());
         let within = |highest: Option<u32>, length: usize, what: &str| match highest {
             Some(highest) if highest as usize >= length => Err(missing(length, what)),
@@ -143,6 +148,9 @@ impl Catalog {
             }
             Meta::Series(ordinal, series) => {
                 self.series.insert((ordinal, series), Arc::new(Subject::decode(key, value)?));
+            }
+            Meta::Sealed(node) => {
+                self.sealed.insert(node, SealedFact::decode(key, value)?.0);
             }
             Meta::Boot(node, boot) => {
                 self.boots.insert((node, boot), BootFact::decode(key, value)?.0);
@@ -344,6 +352,13 @@ impl Catalog {
     /// How far around a cell of a node the rows reach that decide about it, in seconds.
     pub(crate) fn surroundings(&self, node: u32) -> i64 {
         if self.walls.contains(&node) { WALL_SURROUNDINGS_SECONDS } else { CELL_SURROUNDINGS_SECONDS }
+    }
+
+    /// Rows around an instant have changed: its hour is to be sealed again.
+    pub(crate) fn unseal(&mut self, node: u32, start: UnixNanos) {
+        if let Some(until) = self.sealed.get_mut(&node) {
+            *until = start.floor_to(SEALED_SECONDS).min(*until);
+        }
     }
 
     /// Sets where a boot's clock lies.

@@ -6,6 +6,7 @@
 //! | table | key | bytes |
 //! | --- | --- | --- |
 //! | rows | node u32, first row instant, stream ordinal u32, sequence u64 | 24 |
+//! | rows, chunks | node u32, instant at which the hour begins, stream ordinal u32, first record's sequence u64 | 24 |
 //! | long | node u32, last instant, stream ordinal u32, sequence u64 | 24 |
 //! | gaps | node u32, from instant, stream ordinal u32, sequence u64, index u32 | 28 |
 //! | cells, settled, hours, dirty | node u32, start instant | 12 |
@@ -151,6 +152,8 @@ pub enum Meta {
     Bridges(u32),
     /// 0x09, number u32: what a poller is to a node.
     Poller(u32),
+    /// 0x0a, node u32: how far a node's rows are sealed.
+    Sealed(u32),
 }
 
 impl Meta {
@@ -197,6 +200,10 @@ impl Meta {
                 key.push(9);
                 key.extend(number.to_be_bytes());
             }
+            Self::Sealed(node) => {
+                key.push(10);
+                key.extend(node.to_be_bytes());
+            }
         }
         key
     }
@@ -214,6 +221,7 @@ impl Meta {
             [7] => Self::Entity(fields.u32()?),
             [8] => Self::Bridges(fields.u32()?),
             [9] => Self::Poller(fields.u32()?),
+            [10] => Self::Sealed(fields.u32()?),
             [tag] => return Err(damaged(&format!("unknown tag {tag}"))),
         };
         fields.end()?;
@@ -384,7 +392,7 @@ mod tests {
         assert!(GapKey::decode(&[0; 27]).is_err());
         assert!(decode_cell(&[]).is_err());
         assert!(Meta::decode(&[]).is_err());
-        assert!(Meta::decode(&[10, 0, 0, 0, 0]).is_err());
+        assert!(Meta::decode(&[11, 0, 0, 0, 0]).is_err());
         assert!(Meta::decode(&[1, 0]).is_err());
     }
 

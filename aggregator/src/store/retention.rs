@@ -1,7 +1,7 @@
-//! What is kept for how long. Defaults: rows 7 d + 2 h (never dropped under a dirty cell), cells of 60 s 90 d, settled
+//! What is kept for how long. Defaults: rows 7 d + 2 h (in whole hours, never dropped under a dirty cell), cells of 60 s 90 d, settled
 //! cells and declared gaps 400 d, sums of 1 h for ever. Quarantined records are never dropped.
 
-use super::book::{Book, CELL_SECONDS};
+use super::book::{Book, CELL_SECONDS, SEALED_SECONDS};
 use super::key;
 use super::{Durability, Resolution, StoreError, Table};
 use joulebook_units::UnixNanos;
@@ -64,6 +64,8 @@ pub fn apply(book: &Book, periods: &Periods, now: UnixNanos) -> Result<(), Store
                 // A record reaches a cell's length beyond its first row, on either side.
                 rows = rows.min(start.plus_seconds(-catalog.surroundings(node) - CELL_SECONDS));
             }
+            // Whole hours: what is sealed lies at the beginning of its hour.
+            let rows = rows.floor_to(SEALED_SECONDS);
             let settled = before(now, periods.settled).floor_to(CELL_SECONDS);
             let kept = [
                 (Table::Rows, rows),

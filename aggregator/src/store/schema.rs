@@ -9,13 +9,16 @@ use super::key::Meta;
 use super::{Durability, Store, StoreError, Table, Writes};
 
 /// Version that this program writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The steps that lead to [`VERSION`], one for each version before it, oldest first.
-pub const STEPS: &[Step] = &[Step {
-    from: 1,
-    what: "factors, training, consumers, pollers and what is known of services may be recorded; nothing is rewritten",
-    apply: |_| Ok(()),
-}];
+pub const STEPS: &[Step] = &[
+    Step {
+        from: 1,
+        what: "factors, training, consumers, pollers and what is known of services may be recorded; nothing is rewritten",
+        apply: |_| Ok(()),
+    },
+    Step { from: 2, what: "hours of rows may be sealed; nothing is rewritten now", apply: |_| Ok(()) },
+];
 
 /// What leads from a version to the next one.
 pub struct Step {
@@ -167,7 +170,11 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         old(Arc::clone(&store));
         bring_up_to_date(store.as_ref(), 3, &FAKE, |_| Ok(())).expect("migrated by a newer program");
-        let newer = StoreError::Newer { found: 3, known: VERSION };
+        let (key, mut writes) = (Meta::Schema.encode(), Writes::default());
+        let next = Schema { version: VERSION + 1, cluster: [1; 16] };
+        writes.put(Table::Meta, key.clone(), next.encode(&key));
+        store.commit(writes, Durability::Synced).expect("newer");
+        let newer = StoreError::Newer { found: VERSION + 1, known: VERSION };
         let kept = |_| panic!("nothing is kept of what is refused");
         assert_eq!(bring_up_to_date(store.as_ref(), VERSION, STEPS, kept), Err(newer.clone()));
         assert_eq!(Book::open(Arc::clone(&store)).err(), Some(newer));

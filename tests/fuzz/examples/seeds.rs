@@ -7,6 +7,7 @@ use joulebook_agent::config::EXAMPLE;
 use joulebook_agent::spool::record::{self, CURSOR_MAGIC, Extent, Header, Kind, Losses};
 use joulebook_agent::spool::{Baseline, LocalState, Spool, SpoolConfig};
 use joulebook_aggregator::certificate::{Authority, Subject as Holder};
+use joulebook_aggregator::store::block::chunk;
 use joulebook_aggregator::store::block::fact::{BridgesFact, Fact, GapFact, NodeFact, StreamFact};
 use joulebook_aggregator::store::block::row::{RowRecord, StoredColumn};
 use joulebook_aggregator::store::key::{self, Meta};
@@ -125,9 +126,10 @@ fn store() -> Seeds {
         BridgesFact(vec![(1, UnixNanos(2), 3)]).encode(b"fuzz"),
         Plan::dictionary()[0].1.encode(b"fuzz"),
         rows.encode(b"fuzz"),
+        chunk::encode(b"fuzz", UnixNanos(0), &[(1, rows.clone()), (2, rows)]).unwrap(),
     ];
-    // With their checksum and without: the target seals what has none.
-    let bare = sealed.iter().map(|value| value[..value.len() - 4].to_vec());
+    // With their checksum, and without it and the version: the target seals what has none.
+    let bare = sealed.iter().map(|value| value[1..value.len() - 4].to_vec());
     vec![("store_keys", keys), ("store_blocks", bare.chain(sealed.iter().cloned()).collect())]
 }
 

@@ -3,7 +3,7 @@
 use arbitrary::{Result, Unstructured};
 use joulebook_agent::counter::{Step, Tracker};
 use joulebook_agent::inference::exposition::Page;
-use joulebook_agent::inference::gguf;
+use joulebook_agent::inference::{gguf, otlp};
 use joulebook_agent::process::cgroup::identify;
 use joulebook_agent::process::proc;
 use joulebook_aggregator::peer::Peer;
@@ -36,6 +36,17 @@ pub fn exposition(data: &[u8]) {
     for (one, other) in again.samples().iter().zip(page.samples()) {
         assert!((&one.name, &one.labels) == (&other.name, &other.labels), "{one:?} is not {other:?}");
         assert!(one.value.to_bits() == other.value.to_bits() || one.value.is_nan() && other.value.is_nan());
+    }
+}
+
+/// An export of metrics: what is taken of it is a count of a model that has a name, in a time that has an order.
+pub fn export(data: &[u8]) {
+    let Ok(export) = otlp::request::read(data) else { return };
+    assert!(export.points.len() + export.refused.len() <= 10_000);
+    for point in &export.points {
+        assert!((1..=256).contains(&point.model.len()) && point.start <= point.time && point.time > 0, "{point:?}");
+        let counts: Vec<u64> = point.counts.iter().flatten().map(|(_, count)| *count).collect();
+        assert!(!counts.is_empty() && counts.iter().all(|count| *count <= 1_000_000_000_000_000_000), "{point:?}");
     }
 }
 

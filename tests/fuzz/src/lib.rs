@@ -25,6 +25,7 @@ pub const TARGETS: &[Target] = &[
     ("store_keys", store::keys),
     ("store_blocks", store::blocks),
     ("exposition", agent::exposition),
+    ("otlp", agent::export),
     ("counter", agent::counter),
     ("proc", agent::proc),
     ("gguf", agent::gguf),

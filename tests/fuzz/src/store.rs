@@ -1,11 +1,10 @@
 //! The database's bytes: keys, and values behind a right checksum.
 
-use joulebook_aggregator::store::block::Writer;
-use joulebook_aggregator::store::block::cell;
 use joulebook_aggregator::store::block::fact::{
     BootFact, BridgesFact, Fact, GapFact, HashFact, LongFact, MarkFact, NodeFact, Schema, StreamFact,
 };
 use joulebook_aggregator::store::block::row::RowRecord;
+use joulebook_aggregator::store::block::{CHUNK_VERSION, Writer, cell, chunk};
 use joulebook_aggregator::store::key::{self, GapKey, Meta, RowKey};
 use joulebook_units::{Subject, UnixNanos};
 use std::fmt::Debug;
@@ -49,6 +48,16 @@ pub fn blocks(data: &[u8]) {
             assert!(again.is_ok_and(|again| again == record), "rows read back");
         }
         let _ = cell::decode(KEY, value, &|_| None);
+    }
+    let mut writer = Writer::of(CHUNK_VERSION);
+    writer.raw(data);
+    for value in [data, &writer.seal(KEY)] {
+        let Ok(records) = chunk::decode(KEY, UnixNanos(0), 1, value, &|_, _| true) else { continue };
+        // The rows of records may come in an order that is never written.
+        if let Some(value) = chunk::encode(KEY, UnixNanos(0), &records) {
+            let again = chunk::decode(KEY, UnixNanos(0), 1, &value, &|_, _| true);
+            assert!(again.is_ok_and(|again| again == records), "a chunk reads back");
+        }
     }
 }
 

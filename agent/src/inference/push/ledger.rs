@@ -1,8 +1,10 @@
 //! What each process has told so far. Pure.
 
 use super::super::socket::ProcessId;
+use super::super::told::{self, Refusal, Told};
 use super::super::{CountSample, Names};
-use super::report::{Refusal, Report};
+use super::NAME;
+use super::report::Report;
 use joulebook_units::{BootNanos, Consumer, Consumption, CountKind, Service};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -79,32 +81,6 @@ struct Shown {
     counts: BTreeMap<CountKind, u64>,
 }
 
-#[derive(Debug)]
-struct Told {
-    at: BootNanos,
-    /// Counted since the first report.
-    totals: BTreeMap<CountKind, u64>,
-}
-
-impl Told {
-    /// Adds to the totals; gives the instant from which on they are known, `origin` for the first.
-    fn add(
-        known: &mut Option<Self>,
-        grown: &BTreeMap<CountKind, u64>,
-        at: BootNanos,
-        origin: Option<BootNanos>,
-    ) -> (BTreeMap<CountKind, u64>, Option<BootNanos>) {
-        let origin = known.as_ref().map_or(origin, |told| Some(told.at));
-        let told = known.get_or_insert(Self { at, totals: BTreeMap::new() });
-        for (kind, count) in grown {
-            let total = told.totals.entry(*kind).or_insert(0);
-            *total = total.saturating_add(*count);
-        }
-        told.at = at;
-        (told.totals.clone(), origin)
-    }
-}
-
 /// The runs of a workflow that were seen last: one that is told of again is no other one.
 #[derive(Debug, Default)]
 struct Runs {
@@ -125,11 +101,6 @@ impl Runs {
         }
         true
     }
-}
-
-/// The name under which a process's counts stand.
-pub fn target(process: ProcessId) -> String {
-    format!("push/{}@{}", process.pid, process.start_ticks)
 }
 
 impl Ledger {
@@ -275,8 +246,8 @@ fn service(process: ProcessId, report: &Report) -> Service {
         version_source,
         fingerprint: None,
         adapter: None,
-        engine: "push".to_owned(),
-        target: target(process),
+        engine: NAME.to_owned(),
+        target: told::target(NAME, process),
         workload: None,
         tokenizer: None,
         serving: joulebook_units::Serving::default(),

@@ -1,6 +1,6 @@
 //! One line of a meter: `{"meter": "outlet-7", "seq": 1, "energy_microjoules": 5}`, or `energy_watt_hours`, or `watts`.
 
-use super::report::Refusal;
+use super::super::told::Refusal;
 use crate::collector::meter::{Shown, Told};
 use crate::config::MeterSection;
 use joulebook_units::{BootNanos, Joules, Milliwatts};

@@ -1,7 +1,7 @@
 //! Who is at the other end of a unix socket, as the kernel says.
 
 use super::super::socket::ProcessId;
-use super::report::Refusal;
+use super::super::told::Refusal;
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 use std::fs;
 use std::os::fd::AsRawFd;

@@ -1,6 +1,7 @@
 //! One line from a server.
 
 use super::super::reader::NO_VERSION;
+use super::super::told::Refusal;
 use joulebook_units::{CountKind, VersionSource};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -66,30 +67,9 @@ pub struct Report {
     pub root: Option<String>,
 }
 
-/// Why a report was not counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Reason from a fixed list: `form`, `value`, `peer`, `rate`, `limit`, `counter_reset`.
-    pub reason: &'static str,
-    /// In words.
-    pub why: String,
-}
-
-impl Refusal {
-    /// A line that is no report.
-    pub fn form(why: impl Into<String>) -> Self {
-        Self { reason: "form", why: why.into() }
-    }
-
-    /// A field that holds what it cannot be.
-    pub fn value(why: &str) -> Self {
-        Self { reason: "value", why: why.to_owned() }
-    }
-
-    /// The line that says so.
-    pub fn answer(&self) -> String {
-        format!("{}\n", serde_json::json!({"ok": false, "reason": self.reason, "why": self.why}))
-    }
+/// The line that says why a report was not counted.
+pub fn refused(refusal: &Refusal) -> String {
+    format!("{}\n", serde_json::json!({"ok": false, "reason": refusal.reason, "why": refusal.why}))
 }
 
 impl Report {
@@ -167,11 +147,16 @@ impl Report {
 
     /// The version and where it comes from.
     pub fn version(&self) -> (Option<String>, VersionSource) {
-        match self.model_version.as_deref().map(str::trim) {
-            None => (None, VersionSource::Unresolved),
-            Some(word) if NO_VERSION.contains(&word) => (None, VersionSource::DenyList),
-            Some(version) => (Some(version.to_owned()), VersionSource::Pushed),
-        }
+        version(self.model_version.as_deref())
+    }
+}
+
+/// The version that a server tells of itself, and where it comes from.
+pub fn version(told: Option<&str>) -> (Option<String>, VersionSource) {
+    match told.map(str::trim) {
+        None => (None, VersionSource::Unresolved),
+        Some(word) if NO_VERSION.contains(&word) => (None, VersionSource::DenyList),
+        Some(version) => (Some(version.to_owned()), VersionSource::Pushed),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Both take a row at once, so that the edges of a span are rows. A span belongs to its connection and goes with it.
 
-use super::report::Refusal;
+use super::super::told::Refusal;
 use crate::span::{Report, Request, Snapshot};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -99,6 +99,33 @@ fn consumers_have_their_part_of_the_tokens_and_direct_has_the_rest() {
 }
 
 #[test]
+fn what_goes_through_two_gateways_counts_once_for_those_whom_the_last_one_names() {
+    let tiny = service("1.0", ENGINE);
+    // The first one sends everything to the second (its port on this machine), which knows it by one key.
+    let outer = |name: &str, endpoint: &str| Consumption {
+        gateway: "http://127.0.0.1:5000/metrics/".to_string(),
+        ..of(name, Some(endpoint), Some("tiny"))
+    };
+    let told = [
+        (outer("alice", "http://localhost:4000/v1"), tokens(10, 10)),
+        (outer("bob", "http://0.0.0.0:4000"), tokens(20, 20)),
+        (of("outer", Some(ENGINE), None), tokens(30, 30)),
+    ];
+    let engine = (Arc::clone(&tiny), cost(1_000_000), tokens(50, 50));
+    let totals = window(core::slice::from_ref(&engine), &told);
+    assert_eq!(names(&split(&totals, &tiny)), [("outer", 600_000, Some(30)), ("direct", 400_000, Some(20))]);
+    let consumers = Consumers::new(&totals, Entity::Consumer);
+    assert!(consumers.remote.is_empty(), "a gateway is no engine elsewhere: {:?}", consumers.remote);
+    // Another port is no gateway that is read: what is there is elsewhere.
+    let told = [
+        (outer("alice", "http://localhost:4001/v1"), tokens(10, 10)),
+        (of("outer", Some(ENGINE), None), tokens(30, 30)),
+    ];
+    let totals = window(&[engine], &told);
+    assert_eq!(Consumers::new(&totals, Entity::Consumer).remote.len(), 1);
+}
+
+#[test]
 fn an_answer_from_the_gateways_cache_counts_and_costs_nothing() {
     let tiny = service("1.0", ENGINE);
     let mut all = tokens(12, 4);

@@ -12,6 +12,8 @@ use joulebook_units::{Consumption, Service};
 /// The services of a window by where they are counted.
 pub struct Upstreams<'a> {
     services: BTreeSet<(&'a str, &'a Arc<Service>)>,
+    /// Gateways that tell of consumers themselves, each with its node.
+    gateways: BTreeSet<(&'a str, &'a str)>,
 }
 
 impl<'a> Upstreams<'a> {
@@ -20,7 +22,22 @@ impl<'a> Upstreams<'a> {
         let of_node = |(name, node): (&'a String, &'a NodeTotals)| {
             node.cell.services.keys().map(move |service| (name.as_str(), service))
         };
-        Self { services: nodes.iter().flat_map(of_node).collect() }
+        let of_gateways = |(name, node): (&'a String, &'a NodeTotals)| {
+            node.cell.consumption.keys().map(move |of| (name.as_str(), of.gateway.as_str()))
+        };
+        Self {
+            services: nodes.iter().flat_map(of_node).collect(),
+            gateways: nodes.iter().flat_map(of_gateways).collect(),
+        }
+    }
+
+    /// Whether it was sent to another gateway of this book, which tells of it once more: for whom, where it went, and how much.
+    pub fn is_passed_on(&self, node: &str, of: &Consumption) -> bool {
+        let Some(wanted) = of.endpoint.as_deref().and_then(Authority::of) else { return false };
+        self.gateways.iter().any(|(at, gateway)| {
+            let is_other = *gateway != of.gateway || *at != node;
+            is_other && (!wanted.is_local() || *at == node) && Authority::of(gateway).as_ref() == Some(&wanted)
+        })
     }
 
     /// The versions that may have served it: those counted at its address, else, where the address may be a name for

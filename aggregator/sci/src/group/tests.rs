@@ -74,7 +74,7 @@ fn charged(nodes: &[NodeSlot], target: &Arc<Service>) -> u64 {
 fn energy_of_nodes_without_counts_goes_to_their_group() {
     let head = service("head", "m", None, Some("g"));
     let mut nodes = [serving("a", &head, counted(8), 1_000), working("b", &worker(Some("g"), Some("vllm")), 4_001)];
-    regroup(&mut nodes);
+    regroup(&mut nodes, OutputWeight::default());
     assert_eq!(charged(&nodes, &head), 5_001);
     let idle: u64 =
         nodes[1].cell.entries.iter().filter(|(key, _)| key.purpose == Purpose::DedicatedIdle).map(|(_, e)| *e).sum();
@@ -89,7 +89,7 @@ fn without_a_group_it_is_unattributed_inference_energy_and_stays_in_the_book() {
     let head = service("head", "m", None, Some("g"));
     for group in [None, Some("another")] {
         let mut nodes = [serving("a", &head, counted(8), 1_000), working("b", &worker(group, Some("vllm")), 4_001)];
-        regroup(&mut nodes);
+        regroup(&mut nodes, OutputWeight::default());
         let costs = allocate(&nodes, IdlePolicy::Unallocated);
         assert_eq!((charged(&nodes, &head), costs.ledgers[1].unattributed_inference), (1_000, 4_001));
         assert_eq!((costs.ledgers[1].workloads, costs.ledgers[1].total()), (0, 4_001));
@@ -108,7 +108,7 @@ fn requests_are_counted_at_the_router_else_where_they_are_generated() {
             roles.iter().enumerate().map(|(place, role)| service(&place.to_string(), "m", *role, Some("g"))).collect();
         let mut nodes: Vec<_> =
             services.iter().map(|service| serving(&service.target, service, counted(8), 1_000)).collect();
-        regroup(&mut nodes);
+        regroup(&mut nodes, OutputWeight::default());
         let uses: Vec<_> = nodes.iter().flat_map(|node| &node.cell.services).collect();
         assert!(uses.iter().all(|(service, _)| **service == services[counts_at]), "{roles:?}");
         let requests: u64 = uses.iter().filter_map(|(_, used)| used.counts.get(&CountKind::RequestsOk)).sum();
@@ -122,7 +122,7 @@ fn simulated_and_real_hardware_of_one_group_do_not_mix() {
     let head = service("head", "m", None, Some("g"));
     let simulated = NodeSlot { simulated: true, ..working("b", &worker(Some("g"), Some("vllm")), 4_001) };
     let mut nodes = [serving("a", &head, counted(8), 1_000), simulated];
-    regroup(&mut nodes);
+    regroup(&mut nodes, OutputWeight::default());
     assert_eq!(charged(&nodes, &head), 1_000);
 }
 
@@ -142,7 +142,7 @@ proptest! {
             working("d", &worker(Some("g"), None), energies[3]),
         ];
         let before: Vec<u64> = nodes.iter().map(|node| node.cell.total_microjoules()).collect();
-        regroup(&mut nodes);
+        regroup(&mut nodes, OutputWeight::default());
         let after: Vec<u64> = nodes.iter().map(|node| node.cell.total_microjoules()).collect();
         prop_assert_eq!(before, after);
         prop_assert_eq!(charged(&nodes, &one) + charged(&nodes, &two), energies.iter().sum::<u64>());

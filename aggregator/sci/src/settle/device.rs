@@ -4,7 +4,7 @@
 //! be known: all through a piece the same workloads hold the device, or it is not known which.
 
 use super::{Holder, Joined, NodeSeries, Run, at, entry};
-use crate::attribution::{SharedDevice, active_and_idle, among_services, by_reservation, shared_device};
+use crate::attribution::{SharedDevice, active_and_idle, among_residents, by_reservation, shared_device};
 use crate::cell::{Account, Cell, Flags, Purpose};
 use crate::spread::{At, Grid, Held, Spread};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -250,8 +250,7 @@ fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holde
 impl Holder<'_> {
     /// Books reserved accelerator capacity × time on this workload's services.
     fn reserve_devices(&self, nanos: u64, cell: &mut Cell) {
-        let activities: Vec<_> = self.services.iter().map(|served| served.activity.clone()).collect();
-        for (served, nanos) in self.services.iter().zip(among_services(nanos, &activities)) {
+        for (served, nanos) in self.services.iter().zip(among_residents(nanos, self.services.len())) {
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
             mine.reserved_device_nanos = mine.reserved_device_nanos.saturating_add(nanos);
         }

@@ -84,6 +84,7 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
     }
     let held = |value: u64| -> Vec<(i64, u64)> { energy.iter().map(|(at, _)| (*at, value)).collect() };
     NodeSeries {
+        output_weight: OutputWeight::default(),
         threads: Some(4),
         memory_bytes: Some(1 << 34),
         device_memory_bytes: BTreeMap::new(),
@@ -226,7 +227,8 @@ fn a_part_has_its_own_energy_and_the_rest_of_the_whole_is_shared_by_the_services
     for (name, own, share) in [("s/1", 45_000_000, 1), ("s/2", 15_000_000, 3)] {
         // A third of 90 J is the server's own process; of 60 J of base an eighth is reserved.
         expected.insert((name.to_string(), Purpose::Dynamic), own + 30_000_000 * share / 4);
-        expected.insert((name.to_string(), Purpose::Base), 7_500_000 * share / 4);
+        // What is held is held by both models alike, however much each is asked.
+        expected.insert((name.to_string(), Purpose::Base), 7_500_000 / 2);
     }
     assert_eq!(of_services(&cell), expected);
     for (service, used) in &cell.services {
@@ -245,7 +247,32 @@ fn a_part_whose_model_is_loaded_and_never_asked_keeps_its_idle() {
     let energy = of_services(&settle(&node, window(0, 3 * SECOND)));
     let of = |name: &str, purpose| energy.get(&(name.to_string(), purpose)).copied();
     assert_eq!(of("s/1", Purpose::Dynamic), Some(45_000_000 + 30_000_000));
-    assert_eq!((of("s/2", Purpose::Dynamic), of("s/2", Purpose::DedicatedIdle)), (None, Some(15_000_000)));
+    // What its own process used, and half of what is reserved for both.
+    assert_eq!((of("s/2", Purpose::Dynamic), of("s/2", Purpose::DedicatedIdle)), (None, Some(15_000_000 + 3_750_000)));
+}
+
+#[test]
+fn a_model_that_is_loaded_beside_a_busy_one_in_the_same_process_keeps_its_part_of_what_is_held() {
+    let seconds = |step: u64| -> Vec<(i64, u64)> { (0..=3).map(|s| (s * SECOND, s.unsigned_abs() * step)).collect() };
+    let named = |model: &str| Service { model: Some(model.to_string()), ..service("s") };
+    let mut node = server_with_parts();
+    node.runs.truncate(3);
+    node.runs.push(run(Subject::Count(named("busy"), CountKind::BusyNanos), &seconds(1)));
+    node.runs.push(run(Subject::Count(named("loaded"), CountKind::BusyNanos), &seconds(0)));
+    let cell = settle(&node, window(0, 3 * SECOND));
+    let of = |model: &str, purpose| -> u64 {
+        let mine = cell.entries.iter().filter(|(key, _)| {
+            let Account::Service(service) = &key.account else { return false };
+            service.model.as_deref() == Some(model) && key.purpose == purpose
+        });
+        mine.map(|(_, energy)| *energy).sum()
+    };
+    // All of 90 J above idle, and an eighth of 60 J of it, reserved for the two.
+    assert_eq!((of("busy", Purpose::Dynamic), of("busy", Purpose::Base)), (90_000_000, 3_750_000));
+    assert_eq!((of("loaded", Purpose::Dynamic), of("loaded", Purpose::Base)), (0, 0));
+    assert_eq!((of("busy", Purpose::DedicatedIdle), of("loaded", Purpose::DedicatedIdle)), (0, 3_750_000));
+    let reserved: Vec<u64> = cell.services.values().map(|used| used.reserved_core_nanos).collect();
+    assert_eq!(reserved, [750_000_000; 2]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 mod clocks;
 mod disk;
 mod pollers;
+mod sealing;
 mod streams;
 
 use super::*;
@@ -138,6 +139,13 @@ impl Rig {
         let marks: Vec<_> =
             self.book.dirty(100).into_iter().map(|(_, start, generation)| (start, generation)).collect();
         self.book.settle(0, cells, &marks).expect("settle");
+    }
+
+    /// Clears every mark of the first node.
+    fn settle_all(&self) {
+        while !self.book.dirty(1).is_empty() {
+            self.settle(&[]);
+        }
     }
 
     /// Σ of what the runs of a source say.

@@ -120,6 +120,10 @@ pub struct HashFact {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootFact(pub i64);
 
+/// All rows before this instant, at which an hour begins, are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedFact(pub UnixNanos);
+
 /// Last points before a loss, by series, until each is joined to what comes after.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BridgesFact(pub Vec<(u32, UnixNanos, u64)>);
@@ -285,6 +289,16 @@ impl Fact for BootFact {
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         reader.signed().map(Self)
+    }
+}
+
+impl Fact for SealedFact {
+    const NAME: &'static str = "how far rows are sealed";
+    fn write(&self, writer: &mut Writer) {
+        writer.signed(self.0.0);
+    }
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
+        reader.signed().map(|at| Self(UnixNanos(at)))
     }
 }
 

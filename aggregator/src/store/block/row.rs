@@ -44,6 +44,17 @@ pub struct RowRecord {
     pub columns: Vec<StoredColumn>,
 }
 
+/// How the times of a column are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Times {
+    /// A value in every row.
+    EveryRow,
+    /// A value in the rows whose bit is set.
+    Mask(u64),
+    /// By themselves.
+    Own,
+}
+
 const HAS_PREVIOUS: u8 = 1;
 const EVERY_ROW: u8 = 0;
 const MASK: u8 = 1 << 1;
@@ -77,15 +88,20 @@ impl RowRecord {
 
     fn encode_column(&self, column: &StoredColumn, base: UnixNanos, writer: &mut Writer) {
         writer.number(u64::from(column.series));
-        let (kind, mask) = self.times_of(column);
+        let times = self.times_of(column);
+        let kind = match times {
+            Times::EveryRow => EVERY_ROW,
+            Times::Mask(_) => MASK,
+            Times::Own => OWN_TIMES,
+        };
         writer.byte(kind | if column.previous.is_some() { HAS_PREVIOUS } else { 0 });
         if let Some((at, value)) = column.previous {
             writer.signed(base.0.wrapping_sub(at.0));
             writer.number(value);
         }
-        if kind == MASK {
+        if let Times::Mask(mask) = times {
             writer.number(mask);
-        } else if kind == OWN_TIMES {
+        } else if times == Times::Own {
             writer.length(column.points.len());
             let mut before = base.0;
             for (at, _) in &column.points {
@@ -100,8 +116,8 @@ impl RowRecord {
         }
     }
 
-    /// How the times of a column are written, and its mask.
-    fn times_of(&self, column: &StoredColumn) -> (u8, u64) {
+    /// How the times of a column are told.
+    pub(super) fn times_of(&self, column: &StoredColumn) -> Times {
         let (mut mask, mut found) = (0u64, 0usize);
         let mut points = column.points.iter().peekable();
         for (index, row) in self.rows.iter().enumerate().take(64) {
@@ -111,11 +127,11 @@ impl RowRecord {
             }
         }
         if found < column.points.len() {
-            (OWN_TIMES, 0)
+            Times::Own
         } else if found == self.rows.len() {
-            (EVERY_ROW, 0)
+            Times::EveryRow
         } else {
-            (MASK, mask)
+            Times::Mask(mask)
         }
     }
 
@@ -170,7 +186,7 @@ fn decode_column(reader: &mut Reader<'_>, base: UnixNanos, rows: &[UnixNanos]) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -193,7 +209,7 @@ mod tests {
         assert_eq!(bytes, include_str!("golden/row.hex").trim_ascii());
     }
 
-    fn record() -> impl Strategy<Value = RowRecord> {
+    pub(in crate::store::block) fn record() -> impl Strategy<Value = RowRecord> {
         let rows = (any::<i32>(), vec(1i64..2_000_000_000, 1..20)).prop_map(|(base, steps)| {
             let mut at = i64::from(base) * 1_000_000_000;
             steps

@@ -114,7 +114,7 @@ impl RocksStore {
                 checked.bytes += (key.len() + value.len()) as u64;
                 // Quarantined payloads are as they came.
                 if table != Table::Quarantine
-                    && let Err(damaged) = Reader::open(key, value)
+                    && let Err(damaged) = Reader::open_any(key, value)
                 {
                     found.entry(format!("table {}", table.name())).or_insert_with(|| damaged.to_string());
                 }

@@ -1,0 +1,214 @@
+//! Our aggregator as an operator runs it: mutual TLS, every acknowledged record synced, cells settled, hours sealed.
+
+use crate::workload::{Kind, Node};
+use anyhow::{Context, Result, bail, ensure};
+use joulebook_agent::clock::Clock;
+use joulebook_proto::convert;
+use joulebook_proto::telemetry::stream_request::Message as Up;
+use joulebook_proto::telemetry::stream_response::Message as Down;
+use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient;
+use joulebook_proto::telemetry::{Dictionary, Hello, OpenStream, Record, StreamRequest};
+use joulebook_tests::chaos::plan::{Plan, RigClock};
+use joulebook_tests::chaos::secure::Keys;
+use joulebook_tests::chaos::server::Server;
+use joulebook_tests::program::Program;
+use joulebook_units::{
+    Batch, BootId, BootNanos, Column, Component, CountKind, CpuTimeMethod, Hardware, Inventory, Method, Milliwatts,
+    Placement, Point, Service, Serving, Source, SourceState, Subject, UnixNanos, VersionSource, Workload, WorkloadKind,
+};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+/// Rows of a batch, as an agent sends them.
+pub const ROWS: usize = 5;
+/// Batches of a node that are not acknowledged yet, at most.
+const UNDER_WAY: u64 = 16;
+
+/// A running aggregator.
+pub struct Ours {
+    /// The process.
+    pub program: Program,
+    keys: Keys,
+    address: String,
+    data: PathBuf,
+}
+
+impl Ours {
+    /// Starts it with its data below `folder`.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let keys = Keys::new(folder, &[IpAddr::V4(Ipv4Addr::LOCALHOST)])?;
+        let data = folder.join("data");
+        let mut server = Server::new(folder, &data).secure(&keys.server);
+        let (program, _) = server.start()?;
+        Ok(Self { program, keys, address: format!("127.0.0.1:{}", server.port()?), data })
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Chunks that it has sealed so far.
+    pub fn sealed(&self) -> usize {
+        let said = self.program.said();
+        let counts = said.lines().filter(|line| line.contains("rows are sealed"));
+        let count = |line: &str| line.split("chunks=").nth(1)?.split_ascii_whitespace().next()?.parse::<usize>().ok();
+        counts.filter_map(count).sum()
+    }
+
+    /// Sends what a node tells from the instant `begin` on, and waits until all of it is acknowledged. With `pace` a batch
+    /// is sent so often, else as fast as they are acknowledged.
+    pub async fn send(&self, number: u32, node: &Node, begin: UnixNanos, pace: Option<Duration>) -> Result<()> {
+        let name = Plan::node(number);
+        let pair = self.keys.pair(&name);
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.keys.ca()))
+            .identity(Identity::from_pem(&pair.certificate, &pair.key));
+        let channel = Endpoint::from_shared(format!("https://{}", self.address))?.tls_config(tls)?.connect().await?;
+        let boot = BootId(u128::from(number).to_be_bytes());
+        let stream_id = boot.0.to_vec();
+        let (now, wall) = (RigClock.boot(), RigClock.wall());
+        let hello = Hello {
+            node: name,
+            streams: vec![OpenStream { stream_id: stream_id.clone(), highest_sequence: 0, acked_sequence: 0 }],
+            session_epoch: 1,
+            boot_id: boot.0.to_vec(),
+            boot_time_nanos: now.0,
+            wall_time_unix_nanos: wall.0,
+            ..convert::inventory_to_hello(&inventory(number, node)?)
+        };
+        let (up, requests) = mpsc::channel(64);
+        let say =
+            async |message| up.send(StreamRequest { message: Some(message) }).await.context("the session is over");
+        say(Up::Hello(hello)).await?;
+        let mut client = TelemetryServiceClient::new(channel);
+        let mut down = client.stream(ReceiverStream::new(requests)).await?.into_inner();
+        ensure!(matches!(down.message().await?.and_then(|first| first.message), Some(Down::HelloReply(_))), "no reply");
+        let dictionary = (0u32..)
+            .zip(&node.series)
+            .map(|(place, (kind, of, _))| convert::series_to_wire(place + 1, &subject(*kind, *of)));
+        say(Up::Dictionary(Dictionary { stream_id: stream_id.clone(), series: dictionary.collect() })).await?;
+
+        // Where the first second lies on the node's clock.
+        let first = now.0.checked_add_signed(begin.0 - wall.0).context("before the node's boot")?;
+        let (mut acked, mut clock) = (0, pace.map(tokio::time::interval));
+        for (sequence, start) in (1u64..).zip((0..node.rows.len()).step_by(ROWS)) {
+            if let Some(clock) = &mut clock {
+                clock.tick().await;
+            }
+            let payload = convert::encode_batch(&batch(node, boot, first, begin, start))?;
+            let (payload_hash, payload) = (payload.hash.to_vec(), payload.bytes);
+            say(Up::Record(Record { stream_id: stream_id.clone(), sequence, payload_hash, payload })).await?;
+            while sequence - acked >= UNDER_WAY {
+                acked = hear(&mut down, acked).await?;
+            }
+        }
+        let last = node.rows.len().div_ceil(ROWS) as u64;
+        while acked < last {
+            acked = hear(&mut down, acked).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn hear(down: &mut tonic::Streaming<joulebook_proto::telemetry::StreamResponse>, acked: u64) -> Result<u64> {
+    match down.message().await?.and_then(|heard| heard.message) {
+        Some(Down::Ack(ack)) => {
+            ensure!(ack.rejections.is_empty(), "{:?}", ack.rejections);
+            Ok(ack.acked_sequence)
+        }
+        Some(_) => Ok(acked),
+        None => bail!("the session is over"),
+    }
+}
+
+/// Rows `start`… of a node, whose first second is at `first` of its clock and at `begin` of everyone's.
+fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usize) -> Batch {
+    let rows = &node.rows[start..node.rows.len().min(start + ROWS)];
+    let at = |row: usize| BootNanos(first + node.rows[row] * 1_000_000);
+    let columns = (0u32..).zip(&node.series).map(|(place, (kind, _, values))| {
+        let value = |row: usize| if *kind == Kind::GpuEnergy { values[row] * 1_000 } else { values[row] };
+        let point = |row: usize| Point { at: at(row), value: value(row) };
+        let previous = start.checked_sub(1).map(point);
+        Column { series: place + 1, previous, points: (start..start + rows.len()).map(point).collect() }
+    });
+    let columns = columns.collect();
+    let wall = UnixNanos(begin.0 + i64::try_from(rows[0]).unwrap_or(0) * 1_000_000);
+    Batch { boot, wall, rows: (start..start + rows.len()).map(at).collect(), columns, gaps: Vec::new() }
+}
+
+/// As what we store a series. Powers and utilisation are no series of ours, whose energy says it all: they are stored as what
+/// holds from one row to the next, like an idle power or a memory.
+fn subject(kind: Kind, of: usize) -> Subject {
+    match kind {
+        Kind::GpuEnergy | Kind::Package | Kind::Dram => Subject::Energy(source(kind, of)),
+        Kind::GpuPower => Subject::ResidentIdlePower { source: format!("gpu-{of}") },
+        Kind::GpuUtilisation => Subject::DeviceMemory { device: format!("GPU-{of}"), workload: workload(of).id },
+        Kind::Input => Subject::NodeMemoryUsed,
+        Kind::CpuTime => Subject::CpuTime(workload(of)),
+        Kind::PromptTokens => Subject::Count(service(of), CountKind::InputTokens),
+        Kind::OutputTokens => Subject::Count(service(of), CountKind::OutputTokens),
+        Kind::Requests => Subject::Count(service(of), CountKind::RequestsOk),
+    }
+}
+
+fn source(kind: Kind, of: usize) -> Source {
+    let (component, id, device) = match kind {
+        Kind::GpuEnergy => (Component::Accelerator, format!("gpu-{of}"), Some(format!("GPU-{of}"))),
+        Kind::Dram => (Component::Dram, format!("dram-{of}"), None),
+        _ => (Component::Cpu, format!("package-{of}"), None),
+    };
+    Source {
+        id,
+        component,
+        socket: None,
+        device,
+        collector: "bench".to_owned(),
+        method: Method::Counter,
+        unit_nanojoules: None,
+        ceiling: Milliwatts(1_500_000),
+        uncertainty_permille: 20,
+        contained_in: None,
+        scope: None,
+        basis: String::new(),
+    }
+}
+
+fn workload(of: usize) -> Workload {
+    let id = format!("{of:064x}");
+    Workload {
+        container_id: Some(id.clone()),
+        cpu_time_method: CpuTimeMethod::Cgroup,
+        ..Workload::bare(format!("container/{id}"), WorkloadKind::Container, format!("{of:012x}"))
+    }
+}
+
+fn service(of: usize) -> Service {
+    Service {
+        model: Some(format!("model-{}", of / 2)),
+        version: Some(format!("v{}", of % 2 + 1)),
+        version_source: VersionSource::Config,
+        fingerprint: None,
+        adapter: None,
+        engine: "vllm".to_owned(),
+        target: format!("http://127.0.0.1:{}/metrics", 8_000 + of),
+        workload: Some(workload(of).id),
+        tokenizer: None,
+        serving: Serving::default(),
+    }
+}
+
+fn inventory(number: u32, node: &Node) -> Result<Inventory> {
+    let sources = node.series.iter().filter(|(kind, ..)| matches!(subject(*kind, 0), Subject::Energy(_)));
+    Ok(Inventory {
+        node: Plan::node(number).parse()?,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        sources: sources.map(|(kind, of, _)| SourceState { source: source(*kind, *of), unavailable: None }).collect(),
+        hardware: Hardware { threads: Some(2 * 96), memory_bytes: Some(1 << 40), ..Hardware::default() },
+        placement: Placement { simulated: true, ..Placement::default() },
+    })
+}

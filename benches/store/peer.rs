@@ -1,0 +1,143 @@
+//! VictoriaMetrics, fed by Prometheus remote write as an agent of its would.
+
+use crate::workload::Node;
+use anyhow::{Context, Result, bail, ensure};
+use joulebook_tests::program::Program;
+use prost::Message;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Steps in which its start is waited for, and how many at most: half a minute.
+const STEP: Duration = Duration::from_millis(50);
+const STEPS: usize = 600;
+
+/// `prometheus.WriteRequest` of the remote write protocol 1.0.
+#[derive(Clone, PartialEq, Message)]
+struct WriteRequest {
+    #[prost(message, repeated, tag = "1")]
+    timeseries: Vec<TimeSeries>,
+}
+
+/// A series of it.
+#[derive(Clone, PartialEq, Message)]
+struct TimeSeries {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+}
+
+/// A label of it.
+#[derive(Clone, PartialEq, Message)]
+struct Label {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+/// A sample of it.
+#[derive(Clone, PartialEq, Message)]
+struct Sample {
+    #[prost(double, tag = "1")]
+    value: f64,
+    /// Milliseconds since 1970.
+    #[prost(int64, tag = "2")]
+    timestamp: i64,
+}
+
+/// A running VictoriaMetrics.
+pub struct Peer {
+    /// The process.
+    pub program: Program,
+    data: PathBuf,
+    port: u16,
+}
+
+impl Peer {
+    /// The program; none where it is not installed.
+    pub fn find() -> Option<PathBuf> {
+        let program = PathBuf::from("victoria-metrics");
+        let runs = Command::new(&program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        runs.is_ok_and(|status| status.success()).then_some(program)
+    }
+
+    /// Starts it with its data below `folder`.
+    pub fn start(program: &Path, folder: &Path) -> Result<Self> {
+        let data = folder.join("vm");
+        // Nobody else is told the port: what takes it meanwhile makes the start fail.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut command = Command::new(program);
+        command.arg(format!("-storageDataPath={}", data.display())).arg(format!("-httpListenAddr=127.0.0.1:{port}"));
+        command.args(["-retentionPeriod=100y", "-loggerLevel=ERROR"]);
+        let peer = Self { program: Program::spawn(command)?, data, port };
+        for _ in 0..STEPS {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Ok(peer);
+            }
+            ensure!(!peer.program.has_ended(), "VictoriaMetrics has ended: {}", peer.program.said());
+            std::thread::sleep(STEP);
+        }
+        bail!("VictoriaMetrics does not listen on {port}")
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Sends what a node tells from `begin` (ms since 1970) on, so many rows in a request; with `pace` a request so often.
+    pub fn send(&self, number: u32, node: &Node, begin: i64, rows: usize, pace: Option<Duration>) -> Result<()> {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port))?;
+        connection.set_nodelay(true)?;
+        let label = |name: &str, value: String| Label { name: name.to_owned(), value };
+        let labels: Vec<Vec<Label>> = node
+            .series
+            .iter()
+            .map(|(kind, of, _)| {
+                vec![
+                    label("__name__", kind.name().to_owned()),
+                    label("node", format!("gpu-node-{number:04}")),
+                    label("of", of.to_string()),
+                ]
+            })
+            .collect();
+        for start in (0..node.rows.len()).step_by(rows) {
+            let end = node.rows.len().min(start + rows);
+            let series = node.series.iter().zip(&labels).map(|((_, _, values), labels)| TimeSeries {
+                labels: labels.clone(),
+                samples: (start..end)
+                    .map(|row| Sample { value: values[row] as f64, timestamp: begin + node.rows[row] as i64 })
+                    .collect(),
+            });
+            let request = WriteRequest { timeseries: series.collect() }.encode_to_vec();
+            let body = snap::raw::Encoder::new().compress_vec(&request)?;
+            post(&mut connection, &body).context("remote write")?;
+            if let Some(pace) = pace {
+                std::thread::sleep(pace);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn post(connection: &mut TcpStream, body: &[u8]) -> Result<()> {
+    let head = format!(
+        "POST /api/v1/write HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-protobuf\r\n\
+         Content-Encoding: snappy\r\nX-Prometheus-Remote-Write-Version: 0.1.0\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.write_all(head.as_bytes())?;
+    connection.write_all(body)?;
+    // An answer has no body: it ends with its head.
+    let (mut answer, mut byte) = (Vec::new(), [0]);
+    while !answer.ends_with(b"\r\n\r\n") {
+        connection.read_exact(&mut byte)?;
+        answer.push(byte[0]);
+    }
+    ensure!(answer.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer));
+    Ok(())
+}
