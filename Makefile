@@ -9,12 +9,16 @@ JOULEBOOK_TRITON ?= $(CACHE)/engines/triton/bin/tritonserver
 JOULEBOOK_MLSERVER ?= $(CACHE)/engines/mlserver/bin/mlserver
 JOULEBOOK_LITELLM ?= $(CACHE)/engines/litellm/bin/litellm
 JOULEBOOK_KSERVE ?= $(CACHE)/engines/kserve/bin/python
+JOULEBOOK_BENTOML ?= $(CACHE)/engines/bentoml/bin/bentoml
+JOULEBOOK_TORCHSERVE ?= $(CACHE)/engines/torchserve/bin/torchserve
+JOULEBOOK_RAYSERVE ?= $(CACHE)/engines/rayserve/bin/python
+JOULEBOOK_DYNAMO ?= $(CACHE)/engines/dynamo/bin/python
 JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
 JOULEBOOK_BMC_CLIENT ?= $(CACHE)/engines/bmc/bin/python
 JOULEBOOK_CODECARBON ?= $(CACHE)/engines/codecarbon/bin/python
 JOULEBOOK_ECOLOGITS ?= $(CACHE)/engines/ecologits/bin/python
 JOULEBOOK_SCAPHANDRE ?= $(CACHE)/peers/scaphandre/usr/bin/scaphandre
-export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_LITELLM JOULEBOOK_KSERVE JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_ECOLOGITS JOULEBOOK_SCAPHANDRE
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_LITELLM JOULEBOOK_KSERVE JOULEBOOK_BENTOML JOULEBOOK_TORCHSERVE JOULEBOOK_RAYSERVE JOULEBOOK_DYNAMO JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_ECOLOGITS JOULEBOOK_SCAPHANDRE
 CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
@@ -49,7 +53,7 @@ test: lint ## Runs every test that needs no privilege, and the linters before.
 	.ci/test --workspace
 
 test-engines: ## Installs further inference servers and gateways and runs the tests against them.
-	.ci/setup libclang rocksdb engine litellm kserve
+	.ci/setup libclang rocksdb engine litellm kserve bentoml torchserve rayserve dynamo
 	.ci/test -p joulebook-tests --features engines --test servers -- --nocapture --test-threads=1
 
 test-rigs: ## Runs the tests that need root, and three mutants in turn; fails where it cannot run them.

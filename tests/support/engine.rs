@@ -1,7 +1,7 @@
 //! Real inference servers, as `make setup` installs them: llama.cpp with tiny random models, driven by the demo's own
 //! scripts, and below Triton and MLServer with models that only use the CPU.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,14 +13,23 @@ use serde_json::{Value, json};
 use crate::installation::Target;
 use crate::program::Program;
 
+pub mod bentoml;
+pub mod dynamo;
 pub mod kserve;
 pub mod litellm;
 pub mod mlserver;
 pub mod model_server;
+pub mod rayserve;
+pub mod torchserve;
 pub mod triton;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Times that a server is asked whether it is ready, and the pause between two: two minutes, far more than it needs on a
+/// loaded machine.
+const TRIES: u32 = 2400;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The name under which every version is served.
 pub const ALIAS: &str = "tiny-chat";
@@ -127,6 +136,26 @@ fn usage(answer: &Value, sums: &mut Usage) -> Result<()> {
     Ok(())
 }
 
+/// Waits until a server is so far.
+fn wait_until(server: &Program, what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    for _ in 0..TRIES {
+        if is_so() {
+            return Ok(());
+        }
+        if server.has_ended() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    bail!("the server was not {what} in time; it said:\n{}", server.said())
+}
+
+/// Waits until a server answers at a path with success.
+fn wait_for_answer(server: &Program, port: u16, path: &str) -> Result<()> {
+    let is_there = || exchange(port, "GET", path, "").is_ok_and(|(status, _)| status == 200);
+    wait_until(server, &format!("ready at {path}"), is_there)
+}
+
 /// Posts JSON and returns the JSON of the answer.
 fn post(port: u16, path: &str, body: &Value) -> Result<Value> {
     let (status, page) = exchange(port, "POST", path, &body.to_string())?;
@@ -149,17 +178,25 @@ fn authorised(port: u16, path: &str, key: &str, body: &str) -> Result<(u16, Vec<
 fn request(port: u16, method: &str, path: &str, headers: &str, body: &str) -> Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // HTTP/1.0: the answer is not chunked and ends with the connection.
+    // HTTP/1.0: the answer is not chunked and ends with the connection, or where it says, if its server leaves that open.
     let head = format!(
         "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let split = answer.windows(4).position(|four| four == b"\r\n\r\n").context("the answer has no end of its head")?;
-    let head = String::from_utf8_lossy(&answer[..split]);
+    let mut answer = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), None);
+    while !head.ends_with("\r\n\r\n") {
+        let begin = head.len();
+        if answer.read_line(&mut head)? == 0 {
+            bail!("{path}: the answer has no end of its head: {head}");
+        }
+        let field = head[begin..].split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        length = field.and_then(|(_, value)| value.trim().parse::<u64>().ok()).or(length);
+    }
     let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
-    Ok((status.with_context(|| format!("{path} answered: {head}"))?, answer[split + 4..].to_vec()))
+    let mut page = Vec::new();
+    answer.take(length.unwrap_or(u64::MAX)).read_to_end(&mut page)?;
+    Ok((status.with_context(|| format!("{path} answered: {head}"))?, page))
 }

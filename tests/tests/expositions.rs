@@ -317,6 +317,12 @@ fn every_page_made_from_an_engines_source_is_read_as_its_case_says() {
     judge_folder(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/expositions-made")));
 }
 
+/// Pages of real servers that this project's own load was sent to: built bentos, a restart, failures.
+#[test]
+fn every_page_captured_from_a_server_of_the_tests_is_read_as_its_case_says() {
+    judge_folder(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/expositions-captured")));
+}
+
 /// The project's own cases, whatever folder the environment names.
 fn own() -> (PathBuf, Value) {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/expositions"));

@@ -8,7 +8,15 @@
 )]
 #![allow(clippy::print_stdout, reason = "the shares that were measured belong to the result")]
 
+#[path = "servers/bentoml.rs"]
+mod bentoml;
+#[path = "servers/dynamo.rs"]
+mod dynamo;
 #[path = "servers/kserve.rs"]
 mod kserve;
 #[path = "servers/litellm.rs"]
 mod litellm;
+#[path = "servers/rayserve.rs"]
+mod rayserve;
+#[path = "servers/torchserve.rs"]
+mod torchserve;

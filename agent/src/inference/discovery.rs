@@ -16,7 +16,7 @@ use super::exposition::{MAX_BYTES, Page};
 use super::fetch::Connection;
 use super::preset::{Presets, Role};
 use super::scrape::{Outputs, Surroundings, Task};
-use super::target::{RoleConfig, Target, TargetConfig};
+use super::target::{Target, TargetConfig};
 use super::{Demand, Failure};
 use joulebook_units::BootNanos;
 use local::{Candidate, Found};
@@ -214,12 +214,8 @@ impl Discovery {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         };
-        let mut config = TargetConfig::new(format!("http://{host}:{}{path}", place.address.port()), &preset);
-        if place.engine.starts_with("dynamo") {
-            // Its workers show the same requests again: they are counted at the frontend, and energy comes from all.
-            config.service_group = Some("dynamo".to_owned());
-            config.role = Some(if preset == "dynamo-frontend" { RoleConfig::Router } else { RoleConfig::Decode });
-        }
+        // Dynamo's workers show the same requests again: their command lines tell whose group they are of.
+        let config = TargetConfig::new(format!("http://{host}:{}{path}", place.address.port()), &preset);
         let target = match Target::new(0, config, &self.presets) {
             Ok(target) => target,
             Err(why) => {

@@ -97,7 +97,7 @@ impl Served {
                 base: self.process.base.clone(),
                 revision: self.process.revision.clone(),
                 role: target.role.or(self.process.role),
-                group: target.group.clone().or_else(|| self.pod.group.clone()),
+                group: target.group.as_ref().or(self.pod.group.as_ref()).or(self.process.group.as_ref()).cloned(),
                 configuration: self.configuration(&target.configuration),
             },
         }

@@ -50,6 +50,8 @@ pub struct Preset {
     pub signature: Vec<String>,
     /// Where else the identity of the model can be asked.
     pub identity: IdentityHooks,
+    /// Whose processes do what the page counts.
+    pub server: Server,
     /// How the server's processes for one model version are recognised, for engines that have such: an expression with
     /// the groups `model` and `version` on an argument of the command line.
     pub version_process: Option<PartRule>,
@@ -68,6 +70,17 @@ pub enum Role {
     Wrapper,
     /// Requests on their way to engines, by consumer.
     Gateway,
+}
+
+/// Whose processes do what a page counts: the process with all its descendants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Server {
+    /// The process that listens at the page's port.
+    #[default]
+    Listener,
+    /// The one that started it, which started those that do the work too.
+    Parent,
 }
 
 impl Preset {
@@ -89,6 +102,8 @@ struct RawPreset {
     signature: Vec<String>,
     #[serde(default)]
     identity: IdentityHooks,
+    #[serde(default)]
+    server: Server,
     version_process: Option<PartRule>,
     mapping: Option<Mapping>,
 }
@@ -96,7 +111,7 @@ struct RawPreset {
 impl TryFrom<RawPreset> for Preset {
     type Error = String;
     fn try_from(raw: RawPreset) -> Result<Self, Self::Error> {
-        let RawPreset { id, path, role, signature, identity, version_process, mapping } = raw;
+        let RawPreset { id, path, role, signature, identity, server, version_process, mapping } = raw;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if id.is_empty() || id.len() > MOST_ID_BYTES || !id.bytes().all(plain) {
             return Err(format!("`id` is `{id}`: it must hold 1 to {MOST_ID_BYTES} of a-z, 0-9 and -"));
@@ -117,7 +132,7 @@ impl TryFrom<RawPreset> for Preset {
                 return Err("`role = \"gateway\"` and `mapping.consumer` go together".to_owned());
             }
         }
-        Ok(Self { id, path, role, signature, identity, version_process, mapping })
+        Ok(Self { id, path, role, signature, identity, server, version_process, mapping })
     }
 }
 

@@ -8,7 +8,7 @@ use super::exposition::{MAX_BYTES, Page, PageError};
 use super::fetch::{Connection, FetchError};
 use super::gateway::{Gateway, Instants, Names};
 use super::identity::{self, Places, Served};
-use super::preset::Hook;
+use super::preset::{Hook, Server};
 use super::reader::{PageIdentity, PageVersion};
 use super::socket::{self, Listener, ProcessId};
 use super::tally::{Counts, FirstPage, Observation, Tally};
@@ -416,10 +416,14 @@ impl Task {
 
     fn publish(&mut self, listener: Option<Listener>) {
         self.listener = listener;
-        let group = listener.map(|listener| InferenceGroup {
+        let server = listener.map(|listener| match self.target.preset.server {
+            Server::Listener => listener.process,
+            Server::Parent => listener.process.parent(&self.around.procfs).unwrap_or(listener.process),
+        });
+        let group = server.map(|server| InferenceGroup {
             target: self.target.name.clone(),
-            pid: listener.process.pid,
-            start_ticks: listener.process.start_ticks,
+            pid: server.pid,
+            start_ticks: server.start_ticks,
             reserved_millicores: self.target.reserved_millicores,
             parts: self.target.preset.version_process.clone(),
         });

@@ -51,12 +51,23 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that has this pid now.
     pub fn read(procfs: &Path, pid: i32) -> Option<Self> {
+        Self::with_parent(procfs, pid).map(|(process, _)| process)
+    }
+
+    /// The process that started this one, unless that is the first of all: that one takes orphans in.
+    pub fn parent(self, procfs: &Path) -> Option<Self> {
+        let (process, parent) = Self::with_parent(procfs, self.pid)?;
+        (process == self && parent > 1).then(|| Self::read(procfs, parent))?
+    }
+
+    fn with_parent(procfs: &Path, pid: i32) -> Option<(Self, i32)> {
         let stat = fs::read(procfs.join(pid.to_string()).join("stat")).ok()?;
         // The command name may hold blanks, brackets and line ends: fields count from the last bracket.
         let after = stat.iter().rposition(|byte| *byte == b')')?;
-        let text = std::str::from_utf8(stat.get(after + 1..)?).ok()?;
-        let start_ticks = text.split_ascii_whitespace().nth(19)?.parse().ok()?;
-        Some(Self { pid, start_ticks })
+        let mut fields = std::str::from_utf8(stat.get(after + 1..)?).ok()?.split_ascii_whitespace();
+        let parent = fields.nth(1)?.parse().ok()?;
+        let start_ticks = fields.nth(17)?.parse().ok()?;
+        Some((Self { pid, start_ticks }, parent))
     }
 
     /// Whether it started after `instant`, as far as the kernel tells: a start is known to the tick below, so one in the
@@ -280,6 +291,20 @@ mod tests {
         let known = Listener { inode: 3, process: ProcessId { pid: 40, start_ticks: 100 } };
         let found = listener(root.path(), "127.0.0.1:8080".parse().expect("address"), Some(known));
         assert_eq!(found.map(|found| found.process.start_ticks), Ok(900));
+    }
+
+    #[test]
+    fn the_process_that_started_a_listener_is_found_and_the_first_of_all_is_not_it() {
+        let root = tempfile::tempdir().expect("folder");
+        process(root.path(), 40, 900, 3);
+        let child = "41 (c) S 40 41 41 0 -1 0 0 0 0 0 1 2 0 0 20 0 1 0 950 4096 7";
+        fs::create_dir(root.path().join("41")).expect("folder");
+        fs::write(root.path().join("41/stat"), child).expect("stat");
+        let (parent, child) = (ProcessId { pid: 40, start_ticks: 900 }, ProcessId { pid: 41, start_ticks: 950 });
+        assert_eq!(child.parent(root.path()), Some(parent));
+        assert_eq!(parent.parent(root.path()), None, "an orphan");
+        let earlier = ProcessId { start_ticks: 10, ..child };
+        assert_eq!(earlier.parent(root.path()), None, "another process of that id");
     }
 
     #[test]

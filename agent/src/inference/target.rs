@@ -40,7 +40,7 @@ pub struct TargetConfig {
     /// Its part of the work, where several servers share it. Unset: what its command line says, else all of it.
     pub role: Option<RoleConfig>,
     /// Name of the group of servers, on whatever nodes, that work on the same requests. Unset: what its pod's labels say,
-    /// else it works alone.
+    /// else `dynamo/NAMESPACE` of a server of Dynamo's, else it works alone.
     pub service_group: Option<String>,
     /// Its set-up, as far as it does not tell it.
     #[serde(default)]

@@ -2,18 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::json;
 
-use super::{exchange, installed};
+use super::{exchange, installed, wait_for_answer};
 use crate::installation::Target;
 use crate::program::Program;
 
-/// Times that the server is asked whether it is ready, and the pause between two.
-const TRIES: u32 = 2400;
-const PAUSE: Duration = Duration::from_millis(50);
 /// The models: one request to the first is three times the work of one to the second.
 pub const MODELS: [&str; 2] = ["scorer-1", "scorer-2"];
 
@@ -32,16 +28,7 @@ impl KServe {
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         let server = Self { program: Program::spawn(command)?, port };
         for model in MODELS {
-            let path = format!("/v1/models/{model}");
-            let is_ready = || exchange(port, "GET", &path, "").is_ok_and(|(status, _)| status == 200);
-            let mut tries = 0;
-            while !is_ready() {
-                tries += 1;
-                if tries > TRIES {
-                    bail!("{path} never answered with success; the server said:\n{}", server.program.said());
-                }
-                std::thread::sleep(PAUSE);
-            }
+            wait_for_answer(&server.program, port, &format!("/v1/models/{model}"))?;
         }
         Ok(server)
     }

@@ -3,18 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{ALIAS, Usage, authorised, exchange, installed, usage};
+use super::{ALIAS, Usage, authorised, exchange, installed, usage, wait_for_answer, wait_until};
 use crate::installation::Target;
 use crate::program::Program;
-
-/// Times that the proxy is asked, and the pause between two: two minutes, far more than it needs on a loaded machine.
-const TRIES: u32 = 2400;
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// A key and the team that it belongs to.
 pub const KEYS: [(&str, &str); 2] = [("sk-risk", "team-risk"), ("sk-web", "team-web")];
@@ -56,19 +51,8 @@ impl LiteLlm {
         command.current_dir(folder).env("PYTHONPATH", folder).env("PYTHONDONTWRITEBYTECODE", "1");
         command.env("LITELLM_TELEMETRY", "False").env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_PROXY", "*");
         let proxy = Self { program: Program::spawn(command)?, port };
-        let alive = || exchange(port, "GET", "/health/liveliness", "").is_ok_and(|(status, _)| status == 200);
-        proxy.wait_until("alive", alive)?;
+        wait_for_answer(&proxy.program, port, "/health/liveliness")?;
         Ok(proxy)
-    }
-
-    fn wait_until(&self, what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-        for _ in 0..TRIES {
-            if done() {
-                return Ok(());
-            }
-            std::thread::sleep(PAUSE);
-        }
-        bail!("litellm was not {what} in time: {}", self.program.said())
     }
 
     /// What an agent is to read there.
@@ -93,7 +77,7 @@ impl LiteLlm {
 
     /// Waits until its page has counted so many successful answers, which it does behind the answers.
     pub fn wait_for_counts(&self, answers: u64) -> Result<()> {
-        self.wait_until("done counting", || {
+        wait_until(&self.program, "done counting", || {
             self.sums("litellm_deployment_success_responses_total")
                 .is_ok_and(|sums| sums.values().sum::<u64>() == answers)
         })

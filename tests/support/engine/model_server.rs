@@ -1,18 +1,11 @@
 //! A server of several model versions that speaks the Open Inference Protocol (`/v2/models/…`), as Triton and MLServer do.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::{exchange, free_ports};
+use super::{exchange, free_ports, wait_for_answer};
 use crate::installation::Target;
 use crate::program::Program;
-
-/// Times that a server is asked whether it is ready, and the pause between two: a minute, far more than it needs on a
-/// loaded machine.
-const TRIES: u32 = 1200;
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a server listens.
 #[derive(Clone, Copy)]
@@ -54,16 +47,7 @@ impl ModelServer {
         busy: (&'static str, f64),
     ) -> Result<Self> {
         for version in versions {
-            let path = format!("/v2/models/{model}/versions/{version}/ready");
-            let is_ready = || exchange(ports.http, "GET", &path, "").is_ok_and(|(status, _)| status == 200);
-            let mut tries = 0;
-            while !is_ready() {
-                tries += 1;
-                if tries > TRIES {
-                    bail!("{path} never answered with success; the server said:\n{}", program.said());
-                }
-                std::thread::sleep(PAUSE);
-            }
+            wait_for_answer(&program, ports.http, &format!("/v2/models/{model}/versions/{version}/ready"))?;
         }
         Ok(Self { program, ports, model, busy })
     }

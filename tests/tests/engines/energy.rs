@@ -1,16 +1,9 @@
-//! What the answers say: energy of accounts and counts of versions.
+//! What the answers say of energy by account.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use anyhow::Result;
-use joulebook_tests::installation::Installation;
 use serde_json::Value;
-
-/// Times that the aggregator is asked for counts, and the pause between two: a minute, where ten seconds are needed.
-const TRIES: u32 = 300;
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// The machine for one test alone: shares of the CPU are measured best where nobody waits for it.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -48,31 +41,4 @@ pub fn only(energy: &BTreeMap<String, u64>, text: &str) -> u64 {
 pub fn key<'a>(row: &'a Value, name: &str) -> Option<&'a str> {
     let parts = row["key"].as_array()?;
     parts.iter().find(|part| part["name"] == name).and_then(|part| part["value"].as_str())
-}
-
-/// Successful and failed requests by version of a model, from the answers of a window.
-pub fn requests(installation: &Installation, model: &str, window: &[String]) -> Result<BTreeMap<String, (u64, u64)>> {
-    let words = ["sci", "--per", "request"].into_iter().chain(window.iter().map(String::as_str)).collect::<Vec<_>>();
-    let scores = installation.ask(&words)?;
-    let answers = scores["answers"].as_array().expect("a score has answers");
-    let of_model = answers.iter().filter(|answer| answer["subject"]["model"] == model);
-    let counts = of_model.map(|answer| {
-        let version = answer["subject"]["model_version"].as_str().expect("a version").to_owned();
-        (version, (answer["r"]["value"].as_f64().unwrap_or(0.0) as u64, answer["r"]["failed"].as_u64().unwrap_or(0)))
-    });
-    Ok(counts.collect())
-}
-
-/// Waits until the aggregator knows these counts. The agent has found the server's processes then: what they used before
-/// has no resolution in time, what they use from now on is known to the second.
-pub fn wait_for_requests(installation: &Installation, model: &str, wanted: &BTreeMap<String, (u64, u64)>) {
-    let window = ["--last", "10m"].map(str::to_owned);
-    for _ in 0..TRIES {
-        // As long as nothing has arrived there is no answer.
-        if requests(installation, model, &window).is_ok_and(|counts| counts == *wanted) {
-            return;
-        }
-        std::thread::sleep(PAUSE);
-    }
-    panic!("the counts of {model} never were {wanted:?}: {:?}", requests(installation, model, &window));
 }

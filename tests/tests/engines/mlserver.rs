@@ -1,5 +1,6 @@
 //! MLServer: one process listens, another one does the inference of all versions.
 
+use joulebook_tests::counted::{requests, wait_for_requests};
 use joulebook_tests::cpu_time::process_ticks;
 use joulebook_tests::engine::mlserver::{MODEL, start};
 use joulebook_tests::engine::model_server::Ports;
@@ -7,7 +8,7 @@ use joulebook_tests::installation::{AgentSettings, Installation};
 use joulebook_tests::program::Program;
 use joulebook_tests::timestamp::now;
 
-use crate::energy::{alone, cpu_energy, only, requests, wait_for_requests};
+use crate::energy::{alone, cpu_energy, only};
 
 /// Rounds of one request to each version: some 8 s of work, many rounds between two scrapes.
 const ROUNDS: u64 = 200;
@@ -54,7 +55,7 @@ fn versions_of_mlserver_are_counted_exactly_and_share_the_energy_of_its_processe
     let end = now().unwrap();
 
     let expected = [("v1".to_owned(), (1 + ROUNDS, 0)), ("v2".to_owned(), (1 + ROUNDS, FAILURES))];
-    let counted = requests(&installation, MODEL, &["--from", &begin, "--to", &end].map(str::to_owned)).unwrap();
+    let counted = requests(&installation, MODEL, &["--from", &begin, "--to", &end]).unwrap();
     assert_eq!(counted, expected.into(), "requests: successful, failed");
 
     let model = format!("{MODEL}@v1");

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use joulebook_tests::counted::{requests, wait_for_requests};
 use joulebook_tests::cpu_time::process_ticks;
 use joulebook_tests::engine::model_server::{ModelServer, Ports};
 use joulebook_tests::engine::triton::{MODEL, file_of, start};
@@ -12,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::energy::{alone, cpu_energy, key, only, requests, wait_for_requests};
+use crate::energy::{alone, cpu_energy, key, only};
 
 /// Requests to version 1: some 8 s of its CPU time and 3 s of that of version 2, so that a clock tick is below half a percent.
 const ROUNDS: u64 = 80;
@@ -87,7 +88,7 @@ fn versions_of_triton_are_counted_exactly_and_each_has_the_energy_of_its_own_pro
     // A request that the model answered with an error is a success to Triton, and its page does not tell.
     let ok = answers.map(|[ok, refused]| 1 + ok + refused);
     let expected = [("1".to_owned(), (ok[0], 0)), ("2".to_owned(), (ok[1], failed))];
-    let counted = requests(&installation, MODEL, &["--from", &begin, "--to", &end].map(str::to_owned)).unwrap();
+    let counted = requests(&installation, MODEL, &["--from", &begin, "--to", &end]).unwrap();
     assert_eq!(counted, expected.into(), "requests: successful, failed");
 
     let rows = installation.ask(&["energy", "--by", "workload", "--from", &load, "--to", &end]).unwrap();

@@ -24,6 +24,17 @@ pub struct Told {
     pub configuration: ServingConfiguration,
     /// Part of the work, where several servers share it.
     pub role: Option<ServiceRole>,
+    /// Servers that find each other by a name, and the name, if one was given.
+    pub meeting: Option<Meeting>,
+    /// Such a name, from a place that does not tell whose.
+    pub namespace: Option<String>,
+}
+
+/// How servers that work on the same requests find each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meeting {
+    /// By Dynamo's namespace.
+    Dynamo,
 }
 
 impl Told {
@@ -34,6 +45,7 @@ impl Told {
         let options = options(&arguments);
         let first = |names: &[&str]| names.iter().find_map(|name| options.get(*name).cloned());
         let number = |names: &[&str]| first(names).and_then(|value| value.parse().ok());
+        let meeting = dynamo(&arguments);
         Self {
             weights: first(&WEIGHTS).or_else(|| short_weights(&arguments)).or_else(|| positional(&arguments)),
             revision: first(&["revision", "model-revision"]),
@@ -53,7 +65,10 @@ impl Told {
                 data_parallel: number(&["data-parallel-size", "dp-size", "dp"]),
                 power_limit_milliwatts: None,
             },
-            role: role(&options),
+            role: role(&options)
+                .or(meeting.map(|is_frontend| if is_frontend { ServiceRole::Router } else { ServiceRole::Decode })),
+            meeting: meeting.map(|_| Meeting::Dynamo),
+            namespace: meeting.and_then(|_| namespace(&options)),
         }
     }
 
@@ -75,6 +90,8 @@ impl Told {
                 ..ServingConfiguration::default()
             },
             role: None,
+            meeting: None,
+            namespace: first(&["DYN_NAMESPACE"]),
         };
         (told, all)
     }
@@ -97,7 +114,14 @@ impl Told {
                 power_limit_milliwatts: own.power_limit_milliwatts.or(more.power_limit_milliwatts),
             },
             role: self.role.or(other.role),
+            meeting: self.meeting.or(other.meeting),
+            namespace: self.namespace.or(other.namespace),
         }
+    }
+
+    /// The group of servers that work on the same requests, by the name by which they find each other.
+    pub fn group(&self) -> Option<String> {
+        self.meeting.map(|Meeting::Dynamo| format!("dynamo/{}", self.namespace.as_deref().unwrap_or("dynamo")))
     }
 }
 
@@ -132,6 +156,18 @@ fn positional(arguments: &[&str]) -> Option<String> {
         arguments.iter().position(|argument| ["vllm", "trtllm-serve", "lmdeploy"].iter().any(|p| is(argument, p)))?;
     let mut rest = arguments.get(place + 1..)?.iter().skip_while(|word| ["serve", "api_server"].contains(*word));
     rest.next().filter(|word| !word.starts_with('-') && !word.is_empty()).map(|word| (*word).to_owned())
+}
+
+/// Whether a command line is that of Dynamo's frontend, or of one of its workers; none if it is neither.
+fn dynamo(arguments: &[&str]) -> Option<bool> {
+    let module = arguments.windows(2).find(|pair| pair[0] == "-m").map(|pair| pair[1])?;
+    module.strip_prefix("dynamo.").map(|part| part == "frontend")
+}
+
+/// Dynamo's namespace: an option, or the first part of a worker's endpoint, `dyn://NAMESPACE.COMPONENT.NAME`.
+fn namespace(options: &BTreeMap<String, String>) -> Option<String> {
+    let of_endpoint = || options.get("endpoint")?.strip_prefix("dyn://")?.split('.').next().map(str::to_owned);
+    options.get("namespace").cloned().or_else(of_endpoint).filter(|name| !name.is_empty())
 }
 
 /// SGLang's and Dynamo's modes, and vLLM's role at its key-value cache.
@@ -197,6 +233,20 @@ mod tests {
         );
         let kv = Told::by_command(b"vllm\0serve\0m\0--kv-transfer-config\0{\"kv_role\":\"kv_consumer\"}\0");
         assert_eq!(kv.role, Some(ServiceRole::Decode));
+    }
+
+    #[test]
+    fn dynamos_servers_are_a_group_by_their_namespace() {
+        let (env, _) = Told::by_environment(b"DYN_NAMESPACE=shop\0");
+        let frontend = told("python -m dynamo.frontend --http-port 8000");
+        assert_eq!((frontend.role, frontend.group().as_deref()), (Some(ServiceRole::Router), Some("dynamo/dynamo")));
+        assert_eq!(frontend.or(env.clone()).group().as_deref(), Some("dynamo/shop"));
+        let worker = told("python3 -m dynamo.vllm --model org/m --endpoint dyn://lab.backend.generate").or(env.clone());
+        assert_eq!((worker.role, worker.group().as_deref()), (Some(ServiceRole::Decode), Some("dynamo/lab")));
+        let prefill = told("python3 -m dynamo.mocker --disaggregation-mode prefill --namespace x");
+        assert_eq!((prefill.role, prefill.group().as_deref()), (Some(ServiceRole::Prefill), Some("dynamo/x")));
+        // The environment may be that of any program in Dynamo's container.
+        assert_eq!(told("vllm serve org/m --namespace x").or(env).group(), None);
     }
 
     #[test]

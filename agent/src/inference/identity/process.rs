@@ -35,6 +35,8 @@ pub struct ProcessFacts {
     pub configuration: ServingConfiguration,
     /// Part of the work.
     pub role: Option<ServiceRole>,
+    /// The service group.
+    pub group: Option<String>,
     /// Whether something that could have told may not be read.
     pub is_denied: bool,
 }
@@ -84,6 +86,7 @@ impl ProcessFacts {
     /// another name, the commit of a mapped file, the commit that the cache holds for the repository. `cached` gives the
     /// commit of a repository's branch or tag.
     fn resolve(&mut self, told: Told, mapped: Option<String>, cached: impl Fn(&str, &str) -> Option<String>) {
+        self.group = told.group();
         let weights = told.weights.as_deref().unwrap_or_default();
         let repository = Some(weights).filter(|weights| is_repository(weights));
         let asked = told.revision.as_deref();
