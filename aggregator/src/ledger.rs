@@ -167,6 +167,9 @@ pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<
     let mut cell = Cell::default();
     for stretch in window.slots(Resolution::Settled.seconds()) {
         let rows = Rows::read(book, node, stretch)?;
+        if rows.is_empty() {
+            continue;
+        }
         for part in stretch.slots(Resolution::Minute.seconds()) {
             cell.merge(&rows.cell(node, part));
         }
@@ -200,6 +203,11 @@ impl Rows {
         };
         let (gaps, lost) = book.gaps(node.number, near)?;
         Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, surroundings })
+    }
+
+    /// Whether nothing at all is known: a cell of it is the empty one.
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.gaps.is_empty() && self.lost.is_empty()
     }
 
     /// The cell of a part of one minute.

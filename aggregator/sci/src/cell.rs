@@ -212,6 +212,8 @@ impl Flags {
     pub const LAYER_CONFLICT: Self = Self(1 << 11);
     /// Platform is what it was for such components while there was a wall meter. Not part of a stored cell.
     pub const RESIDUAL_MODELLED: Self = Self(1 << 12);
+    /// The node's hosts are past their expected life: nothing of their making accrues. Not part of a stored cell.
+    pub const FULLY_AMORTISED: Self = Self(1 << 14);
 
     /// Sets the bits of `other`.
     pub fn insert(&mut self, other: Self) {

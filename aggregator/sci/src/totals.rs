@@ -394,4 +394,6 @@ impl VersionTotals {
 }
 
 #[cfg(test)]
+mod calibration;
+#[cfg(test)]
 mod tests;
