@@ -13,7 +13,7 @@ pub const SECONDS: u64 = 60;
 pub const FIRST_HOUR: i64 = 6;
 /// Hours of the day in which the second node of the pool `chat` serves too.
 const PEAK: std::ops::Range<i64> = 8..20;
-/// Every so many hours servers stand and nobody asks.
+/// Every so many hours servers with accelerators stand and nobody asks.
 const QUIET_EVERY: i64 = 4;
 /// Day on which the second version of `chat` takes the place of the first, after an hour without either.
 pub const REPLACED_DAY: i64 = 18;
@@ -155,7 +155,9 @@ impl Script {
     pub fn minute(&self, node: usize, hour: i64) -> Minute {
         let any = |what: u64, low: u64, high: u64| low + mixed(node as u64, hour.unsigned_abs(), what) % (high - low);
         let serves = serves(node, hour);
-        let asked = serves.is_some() && hour % QUIET_EVERY != QUIET_EVERY - 1;
+        // Where everything stands nobody would carry idle capacity by what is used.
+        let quiet = NODES[node].accelerator && hour % QUIET_EVERY == QUIET_EVERY - 1;
+        let asked = serves.is_some() && !quiet;
         let told = |what, low, high| if asked { any(what, low, high) } else { 0 };
         let tuned = node == CODER && TUNED.contains(&(hour / DAY_HOURS));
         let gpu = match (NODES[node].accelerator, asked || tuned, serves.is_some()) {

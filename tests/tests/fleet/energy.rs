@@ -22,7 +22,7 @@ fn rows(by: EnergyBy, policy: IdlePolicy) -> (Vec<EnergyRow>, u64) {
         window: Some(wire(fleet.script.window())),
         by: by.into(),
         idle_policy: policy.into(),
-        level: Level::Facility.into(),
+        level: Level::Idle.into(),
         ..GetEnergyRequest::default()
     };
     let found = fleet.query().energy(&asked).expect("well-formed");

@@ -1,6 +1,7 @@
 //! Grams: every policy gives out the same ones, and by the default each version has those that the script says.
 
 use super::*;
+use joulebook_tests::scripted::script::DAY_HOURS;
 use std::time::Instant;
 
 #[test]
@@ -43,13 +44,20 @@ fn as_scripted(answer: &SciAnswer, truth: &Truth) {
     let tokens = answer.tokens.expect("always there");
     let counted = (tokens.input.expect("told"), tokens.output.expect("told"));
     assert_eq!(counted, (expected.input_tokens, expected.output_tokens), "{name}");
-    if name == "embed@1" {
-        // It alone is on its node, and charged on no other: the rest is that of hours in which nothing is on.
-        let embodied = answer.embodied.clone().expect("always there");
-        let sum = embodied.m_g.expect("known") + embodied.unallocated_g.expect("known");
-        assert!(close(sum, truth.embodied_g["iad-2"], 1e-9), "{sum}, not {}", truth.embodied_g["iad-2"]);
-    }
     let within = if expected.shared { 1e-7 } else { 1e-9 };
     let grams = operational(answer);
     assert!(close(grams, expected.operational_g, within), "{name}: {grams}, not {}", expected.operational_g);
+}
+
+#[test]
+fn embodied_grams_accrue_by_the_wall_clock_whether_a_node_is_on_or_not() {
+    let fleet = &*FLEET;
+    let days = Window::new(fleet.script.day(1), fleet.script.day(3)).expect("ordered");
+    let asked = GetSciRequest { selector: selected("embed", "1"), ..question(days, IdlePolicy::ReservedCapacityTime) };
+    // It alone is on its node, and charged on no other: the rest is that of hours in which nothing is on.
+    let embodied = ask(fleet, &asked).remove(0).embodied.expect("always there");
+    let sum = embodied.m_g.expect("known") + embodied.unallocated_g.expect("known");
+    let whole = truth(fleet).embodied_g["iad-2"];
+    let hours = fleet.script.days * DAY_HOURS - fleet.script.hours().next().expect("an hour");
+    assert!(close(sum, whole * 48.0 / hours as f64, 1e-9), "{sum} of {whole}");
 }
