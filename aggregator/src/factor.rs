@@ -9,8 +9,10 @@ mod embodied;
 mod feed;
 mod fixed;
 pub mod http;
+pub mod impact;
 mod label;
 pub mod mapping;
+mod out_of_service;
 pub mod poll;
 pub mod provider;
 mod table;
@@ -19,6 +21,7 @@ pub use chain::Asked;
 pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, NodeEmbodiedConfig, SiteConfig, SiteRule};
 pub use embodied::EmbodiedFacts;
 pub use feed::{Feed, FeedConfig, ProviderName};
+pub use out_of_service::{OutOfService, OutOfServiceConfig};
 
 use crate::store::{Book, StoreError};
 use chain::Stored;
@@ -155,6 +158,7 @@ pub struct Site {
     region: Option<String>,
     fixed: Option<(GramsCo2ePerKwh, String)>,
     pue: Option<Pue>,
+    impacts: impact::SiteImpacts,
     deployment: Option<Deployment>,
 }
 
@@ -186,6 +190,7 @@ pub struct Factors {
     rules: Vec<SiteRule>,
     feeds: Vec<Feed>,
     embodied: embodied::Catalogue,
+    out_of_service: Vec<OutOfService>,
     accountable_contact: Option<String>,
     ghg_role: Option<GhgRole>,
     revision: u64,
@@ -206,6 +211,7 @@ impl Factors {
             sites.insert(region.to_owned(), resolve(&tables, region, &implied)?);
         }
         let embodied = embodied::Catalogue::new(&config.embodied)?;
+        impact::check(&config.embodied)?;
         let feeds = feeds(&config.factor)?;
         let nowhere = || resolve(&tables, DEFAULT_SITE, &SiteConfig::default());
         let default_site = sites.get(DEFAULT_SITE).cloned().map_or_else(nowhere, Ok)?;
@@ -215,6 +221,7 @@ impl Factors {
             feeds,
             rules: config.site_rule.clone(),
             embodied,
+            out_of_service: out_of_service::parse(&config.out_of_service)?,
             accountable_contact: config.accountable_contact.clone(),
             ghg_role: config.ghg_role,
             revision: revision(config),
@@ -343,6 +350,16 @@ impl Factors {
         label::site(&self.rules, &self.tables, labels)
     }
 
+    /// When a node is declared out of service, inside a window.
+    pub fn out_of_service(&self, node: &str, window: Window) -> Vec<OutOfService> {
+        let mine = self.out_of_service.iter().filter(|out| out.node == node);
+        let inside = mine.filter_map(|out| {
+            let window = out.window.intersect(window)?;
+            Some(OutOfService { window, ..out.clone() })
+        });
+        inside.collect()
+    }
+
     /// Kind of deployment of `site`, as configured.
     pub fn deployment(&self, site: Option<&str>) -> Option<Deployment> {
         self.site(site).0.deployment
@@ -464,7 +481,9 @@ fn resolve(tables: &Tables, name: &str, config: &SiteConfig) -> Result<Site, Fac
         Some(value) => Some(Pue::new(value).map_err(|_| refused("pue", value, "1 to 10"))?),
         None => None,
     };
-    Ok(Site { name: name.to_owned(), country: zone.or(around), region, fixed, pue, deployment: config.deployment })
+    let impacts = impact::SiteImpacts::new(name, config)?;
+    let (name, deployment) = (name.to_owned(), config.deployment);
+    Ok(Site { name, country: zone.or(around), region, fixed, pue, impacts, deployment })
 }
 
 /// The first eight bytes of a hash over the tables and the configuration as debug text, which names every field.

@@ -89,11 +89,11 @@ impl Pool {
     /// N as it is expected at an instant.
     pub fn units_at(&self, at: UnixNanos) -> Option<f64> {
         let disclosed = self.disclosure()?.units;
-        let revised = self.events.iter().filter(|(when, _)| *when <= at).filter_map(|(_, event)| match event {
+        let revised = self.events.iter().rev().filter(|(when, _)| *when <= at).find_map(|(_, event)| match event {
             Event::Revise { units, .. } => Some(*units),
             _ => None,
         });
-        Some(revised.last().unwrap_or(disclosed))
+        Some(revised.unwrap_or(disclosed))
     }
 
     /// When it was retired, if it was.

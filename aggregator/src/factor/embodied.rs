@@ -146,6 +146,11 @@ impl Catalogue {
         Ok(Self { config: config.clone(), since, extended, nodes, instances })
     }
 
+    /// The operator's figures as they are configured.
+    pub(super) fn config(&self) -> &EmbodiedConfig {
+        &self.config
+    }
+
     /// Totals of a node by part.
     pub(super) fn facts(&self, node: &str, labels: &BTreeMap<String, String>, hardware: &Hardware) -> EmbodiedFacts {
         let instance = labels.get(INSTANCE_TYPE);

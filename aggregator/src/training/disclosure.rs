@@ -297,13 +297,15 @@ impl Disclosure {
             return refused("final_days is of the remainder final_period only".to_owned());
         }
         match (self.unit, self.token_weights) {
-            (UnitName::Weighted, Some(TokenWeights { input, output })) => {
-                if ![input, output].into_iter().all(proper) || input + output <= 0.0 {
-                    return refused(format!("token_weights {input} and {output}: at least 0, and not both 0"));
-                }
+            (UnitName::Weighted, Some(TokenWeights { input, output }))
+                if ![input, output].into_iter().all(proper) || input + output <= 0.0 =>
+            {
+                return refused(format!("token_weights {input} and {output}: at least 0, and not both 0"));
             }
             (UnitName::Weighted, None) => return refused("weighted units need token_weights".to_owned()),
-            (_, Some(_)) => return refused("token_weights are of weighted units only".to_owned()),
+            (unit, Some(_)) if unit != UnitName::Weighted => {
+                return refused("token_weights are of weighted units only".to_owned());
+            }
             _ => {}
         }
         if self.revised.as_ref().is_some_and(|revised| !(revised.units.is_finite() && revised.units > 0.0)) {

@@ -3,7 +3,7 @@
 //! Errors are normal with σ = half-width ÷ 1.96, drawn from fixed seeds; what is measured is the truth times its errors.
 
 use super::*;
-use crate::allocate::NodeSlot;
+use crate::allocate::{IdlePolicy, NodeSlot};
 use crate::cell::{Account, EntryKey, Purpose, ServiceUse, SourceKey};
 use crate::reconcile::estimate;
 use alloc::string::ToString;
