@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::factor::Factors;
 use crate::ingest::Counters;
 use crate::ingest::commit::SKEW_NANOS;
+use crate::query::Query;
 use crate::store::retention::{self, Periods};
 use crate::store::rocks::RocksStore;
 use crate::store::{Book, NodeRecord, PollerRecord, Run, StoreError};
@@ -115,7 +116,9 @@ impl AdminService for Admin {
         request: Request<RecordTrainingRequest>,
     ) -> Result<Response<RecordTrainingResponse>, Status> {
         let (book, now) = (Arc::clone(&self.book), self.series.clock.unix());
-        let recorded = tokio::task::spawn_blocking(move || training::record(&book, request.into_inner(), now)).await;
+        let query = Query::new(Arc::clone(&book), self.series.factors.clone(), Arc::clone(&self.series.clock));
+        let work = move || training::record(&book, &query, request.into_inner(), now);
+        let recorded = tokio::task::spawn_blocking(work).await;
         recorded.map_err(|_| Status::internal("recording failed; see the aggregator's log"))?.map(Response::new)
     }
 

@@ -1,7 +1,7 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
 use crate::factor::{
-    EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig, SiteConfig,
+    EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig, SiteConfig, SiteRule,
 };
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
@@ -50,6 +50,8 @@ pub struct Config {
     pub poller: Vec<PollerSection>,
     /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
     pub site: BTreeMap<String, SiteConfig>,
+    /// `[[site_rule]]`: sites by the labels of nodes.
+    pub site_rule: Vec<SiteRule>,
     /// `[[factor]]`: series of factors that change with time.
     pub factor: Vec<FeedConfig>,
     /// `[embodied]`: what the hosts are made of.
@@ -191,6 +193,7 @@ impl Default for Config {
             connections: ConnectionsSection::default(),
             poller: Vec::new(),
             site: BTreeMap::new(),
+            site_rule: Vec::new(),
             factor: Vec::new(),
             embodied: EmbodiedConfig::default(),
             out_of_service: Vec::new(),
@@ -311,6 +314,7 @@ impl Config {
     pub fn factors(&self) -> FactorConfig {
         FactorConfig {
             site: self.site.clone(),
+            site_rule: self.site_rule.clone(),
             factor: self.factor.clone(),
             embodied: self.embodied.clone(),
             out_of_service: self.out_of_service.clone(),

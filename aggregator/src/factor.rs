@@ -10,6 +10,7 @@ mod feed;
 mod fixed;
 pub mod http;
 pub mod impact;
+mod label;
 pub mod mapping;
 mod out_of_service;
 pub mod poll;
@@ -17,7 +18,7 @@ pub mod provider;
 mod table;
 
 pub use chain::Asked;
-pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, SiteConfig};
+pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, NodeEmbodiedConfig, SiteConfig, SiteRule};
 pub use embodied::EmbodiedFacts;
 pub use feed::{Feed, FeedConfig, ProviderName};
 pub use out_of_service::{OutOfService, OutOfServiceConfig};
@@ -186,8 +187,9 @@ pub struct Factors {
     tables: Tables,
     sites: BTreeMap<String, Site>,
     default_site: Site,
+    rules: Vec<SiteRule>,
     feeds: Vec<Feed>,
-    embodied: EmbodiedConfig,
+    embodied: embodied::Catalogue,
     out_of_service: Vec<OutOfService>,
     accountable_contact: Option<String>,
     ghg_role: Option<GhgRole>,
@@ -202,7 +204,13 @@ impl Factors {
         for (name, site) in &config.site {
             sites.insert(name.clone(), resolve(&tables, name, site)?);
         }
-        embodied::check(&config.embodied)?;
+        label::check(&config.site_rule, &sites, &tables)?;
+        // Regions stand for themselves where no site of their name is configured: labels of nodes name them.
+        for region in tables.regions().filter(|region| !sites.contains_key(*region)).collect::<Vec<_>>() {
+            let implied = SiteConfig { region: Some(region.to_owned()), ..SiteConfig::default() };
+            sites.insert(region.to_owned(), resolve(&tables, region, &implied)?);
+        }
+        let embodied = embodied::Catalogue::new(&config.embodied)?;
         impact::check(&config.embodied)?;
         let feeds = feeds(&config.factor)?;
         let nowhere = || resolve(&tables, DEFAULT_SITE, &SiteConfig::default());
@@ -211,7 +219,8 @@ impl Factors {
             sites,
             default_site,
             feeds,
-            embodied: config.embodied.clone(),
+            rules: config.site_rule.clone(),
+            embodied,
             out_of_service: out_of_service::parse(&config.out_of_service)?,
             accountable_contact: config.accountable_contact.clone(),
             ghg_role: config.ghg_role,
@@ -328,7 +337,17 @@ impl Factors {
 
     /// Embodied carbon of a whole host, or of a guest's share of its host, by part.
     pub fn embodied(&self, hardware: &Hardware) -> EmbodiedFacts {
-        embodied::facts(&self.embodied, hardware)
+        self.embodied.facts("", &BTreeMap::new(), hardware)
+    }
+
+    /// The same of a node that is known by its name and labels.
+    pub fn embodied_of(&self, node: &str, labels: &BTreeMap<String, String>, hardware: &Hardware) -> EmbodiedFacts {
+        self.embodied.facts(node, labels, hardware)
+    }
+
+    /// The site of a node that states none, by its labels; none if they do not say.
+    pub fn site_by_labels(&self, labels: &BTreeMap<String, String>) -> Option<String> {
+        label::site(&self.rules, &self.tables, labels)
     }
 
     /// When a node is declared out of service, inside a window.

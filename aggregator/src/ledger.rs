@@ -172,6 +172,9 @@ pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<
     let mut cell = Cell::default();
     for stretch in window.slots(Resolution::Settled.seconds()) {
         let rows = Rows::read(book, node, stretch)?;
+        if rows.is_empty() {
+            continue;
+        }
         for part in stretch.slots(Resolution::Minute.seconds()) {
             cell.merge(&rows.cell(node, part));
         }
@@ -212,6 +215,11 @@ impl Rows {
             false => lag::lags(book, node.number, input)?,
         };
         Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, lags, surroundings, output_weight })
+    }
+
+    /// Whether nothing at all is known: a cell of it is the empty one.
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.gaps.is_empty() && self.lost.is_empty()
     }
 
     /// The cell of a part of one minute.

@@ -13,14 +13,17 @@ mod explain;
 mod gather;
 mod idle;
 mod input;
+mod job;
 mod layer;
 mod name;
 mod question;
 
 use crate::clock::Clock;
+use crate::directory::Directories;
 use crate::factor::{Asked, Factors};
 use crate::store::{Book, StoreError};
 use gather::Gathered;
+pub use job::{Job, JobUse};
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::{
     ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
@@ -94,13 +97,20 @@ struct Terms {
 pub struct Query {
     book: Arc<Book>,
     factors: watch::Receiver<Arc<Factors>>,
+    directories: watch::Receiver<Arc<Directories>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Query {
     /// A service over a book, with the factors that are in force when a question comes.
     pub fn new(book: Arc<Book>, factors: watch::Receiver<Arc<Factors>>, clock: Arc<dyn Clock>) -> Self {
-        Self { book, factors, clock }
+        let directories = watch::channel(Arc::default()).1;
+        Self { book, factors, directories, clock }
+    }
+
+    /// The same with the labels of nodes: where they stand is read from them where they do not say it themselves.
+    pub fn labelled(self, directories: watch::Receiver<Arc<Directories>>) -> Self {
+        Self { directories, ..self }
     }
 
     /// The service, ready to be added to a server.
@@ -187,7 +197,9 @@ impl Query {
     pub fn alias_history(&self, request: &GetAliasHistoryRequest) -> Result<GetAliasHistoryResponse, QueryError> {
         let window = question::window(request.window.as_ref())?;
         let factors = Arc::clone(&self.factors.borrow());
-        let gathered = Gathered::new(&self.book, &factors, window, Asked::default(), self.clock.unix())?;
+        let labels = Arc::clone(&self.directories.borrow());
+        let known = (self.clock.unix(), labels.as_ref());
+        let gathered = Gathered::new(&self.book, &factors, window, Asked::default(), known)?;
         alias::history(&gathered, &request.alias)
     }
 
@@ -198,12 +210,14 @@ impl Query {
     pub fn idle(&self, request: &GetIdleRequest) -> Result<GetIdleResponse, QueryError> {
         let question = Question::parse_idle(request)?;
         let factors = Arc::clone(&self.factors.borrow());
-        idle::answer(&self.book, &factors, &question, self.clock.unix())
+        let labels = Arc::clone(&self.directories.borrow());
+        idle::answer(&self.book, &factors, &question, (self.clock.unix(), &labels))
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
         let (factors, now) = (Arc::clone(&self.factors.borrow()), self.clock.unix());
-        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, now)?;
+        let labels = Arc::clone(&self.directories.borrow());
+        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, (now, &labels))?;
         let mut totals = Totals::new(question.level, question.rule);
         let mut terms = Vec::new();
         let mut impacts = Impacts::default();

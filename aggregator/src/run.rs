@@ -107,7 +107,7 @@ pub async fn run_reloading(
     let (telemetry, committer) = ingest::telemetry(intake, Arc::clone(&space), Arc::clone(&clock), stopping.clone());
     let telemetry = telemetry.with_pollers(config.pollers()?);
     let (told, directories) = watch::channel(Arc::new(all_pods));
-    let telemetry = telemetry.telling(directories);
+    let telemetry = telemetry.telling(directories.clone());
     if let Some(path) = config.node_directory.clone() {
         let Ok(file) = ConfigFile::watch(Some(path.clone()), LOOK_EVERY) else { return Err(RunError::Stuck) };
         let (now, counters) = (Arc::clone(&clock), Arc::clone(&counters));
@@ -128,7 +128,7 @@ pub async fn run_reloading(
     let ledger_stops = stopping.clone();
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
-    let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
+    let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock)).labelled(directories);
     let states = FeedStates::default();
     let desk = Desk {
         book: Arc::clone(&book),

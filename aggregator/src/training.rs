@@ -7,8 +7,10 @@ pub mod disclosure;
 mod pool;
 
 pub use disclosure::Disclosure;
+use disclosure::{LineageName, Part};
 pub use pool::{Family, Served, Share};
 
+use crate::query::{Query, QueryError};
 use crate::store::training::TrainingRecord;
 use crate::store::{Book, StoreError};
 use joulebook_sci::training::lineage::{self, LineageError, Parent};
@@ -74,7 +76,38 @@ impl Pool {
 
     /// Whether it is retired.
     pub fn retired(&self) -> bool {
-        self.events.iter().any(|(_, event)| matches!(event, Event::Retire { .. }))
+        self.retired_at().is_some()
+    }
+
+    /// The pool that it joined, if it did: it has no ledger of its own then.
+    pub fn joined(&self) -> Option<&str> {
+        let joins = |disclosure: &&Disclosure| disclosure.lineage_policy == LineageName::SinglePoolIncrement;
+        let disclosure = self.disclosure().filter(joins)?;
+        disclosure.parents.first().map(|parent| parent.pool.as_str())
+    }
+
+    /// N as it is expected at an instant.
+    pub fn units_at(&self, at: UnixNanos) -> Option<f64> {
+        let disclosed = self.disclosure()?.units;
+        let revised = self.events.iter().rev().filter(|(when, _)| *when <= at).find_map(|(_, event)| match event {
+            Event::Revise { units, .. } => Some(*units),
+            _ => None,
+        });
+        Some(revised.unwrap_or(disclosed))
+    }
+
+    /// When it was retired, if it was.
+    pub fn retired_at(&self) -> Option<UnixNanos> {
+        self.events.iter().find_map(|(at, event)| matches!(event, Event::Retire { .. }).then_some(*at))
+    }
+
+    /// The disclosure as another Joulebook imports it: with N as it is expected by now.
+    pub fn exported(&self) -> Option<Disclosure> {
+        let revised = self.events.iter().rev().find_map(|(_, event)| match event {
+            Event::Revise { units, reason } => Some(disclosure::Revised { units: *units, reason: reason.clone() }),
+            _ => None,
+        });
+        Some(Disclosure { revised, ..self.disclosure()?.clone() })
     }
 
     /// When something last happened to it.
@@ -102,6 +135,21 @@ pub fn pools(book: &Book, as_of: Option<UnixNanos>) -> Result<BTreeMap<String, P
     Ok(pools)
 }
 
+/// Fills in the T of a disclosure whose job was measured: what the job used, as it is known now. What has a T keeps it.
+///
+/// # Errors
+/// The question's: a job that used nothing, or an intensity that is missing.
+pub fn measure(query: &Query, disclosure: &mut Disclosure) -> Result<(), TrainingError> {
+    let Some(job) = disclosure.measured.as_ref().filter(|_| disclosure.is_unmeasured()) else { return Ok(()) };
+    let used = query.job(&job.job()?).map_err(|error| match error {
+        QueryError::Store(error) => TrainingError::Store(error),
+        other => TrainingError::Refused(format!("measured: {other}")),
+    })?;
+    disclosure.parts_g.insert(Part::Final, used.operational.0 + used.embodied.0);
+    disclosure.energy_kwh = disclosure.energy_kwh.or(Some(used.energy.to_joules().to_kwh()));
+    Ok(())
+}
+
 /// Records an event of a pool at `now`, and says when it holds.
 ///
 /// # Errors
@@ -113,11 +161,14 @@ pub fn record(book: &Book, pool: &str, event: &Event, now: UnixNanos) -> Result<
     match event {
         _ if retired => return Err(refused("the pool is retired: what it charged stands")),
         Event::Disclose(disclosure) => {
+            if disclosure.is_unmeasured() {
+                return Err(refused("its T is not measured yet"));
+            }
             if disclosure.pool != pool {
                 return Err(refused("the document names another pool"));
             }
-            let unit = known.get(pool).and_then(Pool::disclosure).map(|before| before.unit);
-            if unit.is_some_and(|unit| unit != disclosure.unit) {
+            let before = known.get(pool).and_then(Pool::disclosure);
+            if before.is_some_and(|before| !before.counts_as(disclosure)) {
                 return Err(refused("the unit is fixed for the life of a pool: one allocation for all"));
             }
         }
@@ -133,7 +184,7 @@ pub fn record(book: &Book, pool: &str, event: &Event, now: UnixNanos) -> Result<
             let carries = held.remainder == disclosure::RemainderName::CarryToSuccessor;
             match successor {
                 Some(_) if !carries => {
-                    return Err(refused("its remainder goes to the provider's ledger, not to a successor"));
+                    return Err(refused("its remainder goes to no successor, by its policy"));
                 }
                 None if carries => return Err(refused("its remainder goes to a successor: name its pool")),
                 Some(next) if next == pool || !known.contains_key(next) => {
@@ -155,8 +206,8 @@ pub(crate) fn parents(pools: &BTreeMap<String, Pool>) -> Result<BTreeMap<String,
     for (name, pool) in pools {
         let Some(disclosure) = pool.disclosure() else { continue };
         let above = match disclosure.lineage_policy {
-            disclosure::LineageName::PooledBasePlusIncrement => disclosure.parents()?,
-            disclosure::LineageName::Restart => Vec::new(),
+            LineageName::PooledBasePlusIncrement | LineageName::SinglePoolIncrement => disclosure.parents()?,
+            LineageName::Restart => Vec::new(),
         };
         parents.insert(name.clone(), above);
     }

@@ -13,6 +13,7 @@ pub mod installation;
 pub mod powercap;
 pub mod program;
 pub mod raw;
+pub mod scripted;
 pub mod simulated;
 pub mod simulator;
 pub mod timestamp;

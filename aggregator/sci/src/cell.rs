@@ -248,6 +248,8 @@ impl Flags {
     pub const LAYER_CONFLICT: Self = Self(1 << 11);
     /// Platform is what it was for such components while there was a wall meter. Not part of a stored cell.
     pub const RESIDUAL_MODELLED: Self = Self(1 << 12);
+    /// The node's hosts are past their expected life: nothing of their making accrues. Not part of a stored cell.
+    pub const FULLY_AMORTISED: Self = Self(1 << 14);
     /// The node is declared out of service: its idle capacity is kept for nobody. Not part of a stored cell.
     pub const OUT_OF_SERVICE: Self = Self(1 << 13);
 

@@ -47,6 +47,16 @@ pub enum AgePolicy {
     },
 }
 
+/// A life that turned out longer than was expected: from an age on what remains is spread over the rest of it, and what
+/// accrued before stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Extension {
+    /// Age at which it was decided.
+    pub age_hours: f64,
+    /// The new expected life, from the device's making.
+    pub lifespan_hours: f64,
+}
+
 /// What a device accrued in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Accrual {
@@ -75,6 +85,36 @@ impl Aged {
         let used = hours(nanos);
         let grams = if left > 0.0 { remaining * (used.min(left) / left) } else { 0.0 };
         Some(Accrual { grams: GramsCo2e(grams), fully_amortised: self.age_hours + used >= end })
+    }
+}
+
+impl Aged {
+    /// Accrual over `nanos` of a device that accrues nothing past its life, which may have been extended. A window in which
+    /// it was extended is cut there. `None` for a life that is not positive.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast saturates, and no time is below 0"
+    )]
+    pub fn accrue_extended(&self, nanos: u64, extension: Option<Extension>) -> Option<Accrual> {
+        let Some(extension) = extension.filter(|longer| longer.lifespan_hours > self.lifespan_hours) else {
+            return self.accrue(nanos, AgePolicy::Stop);
+        };
+        let until = extension.age_hours - self.age_hours;
+        let before = if until > 0.0 { nanos.min((until * SECONDS_PER_HOUR * 1e9) as u64) } else { 0 };
+        let first = self.accrue(before, AgePolicy::Stop)?;
+        // By then it had accrued all of it, or this part of its life.
+        let used = (extension.age_hours / self.lifespan_hours).clamp(0.0, 1.0);
+        let rest = Self {
+            total: GramsCo2e(self.total.0 * (1.0 - used)),
+            lifespan_hours: extension.lifespan_hours - extension.age_hours,
+            age_hours: (self.age_hours + hours(before) - extension.age_hours).max(0.0),
+        };
+        let second = match nanos - before {
+            0 => Accrual { grams: GramsCo2e(0.0), fully_amortised: false },
+            after => rest.accrue(after, AgePolicy::Stop)?,
+        };
+        Some(Accrual { grams: first.grams + second.grams, fully_amortised: second.fully_amortised })
     }
 }
 
@@ -125,6 +165,24 @@ mod tests {
         let grams = accrued(GramsCo2e(1_000_000.0), HOUR, DEFAULT_LIFESPAN_HOURS).expect("a life");
         assert!((grams.0 - 28.538_812_785).abs() < 1e-6);
         assert!(accrued(GramsCo2e(1.0), 1, 0.0).is_none());
+    }
+
+    #[test]
+    fn a_life_that_is_extended_keeps_what_accrued_and_spreads_the_rest() {
+        let extension = Some(Extension { age_hours: 6.0, lifespan_hours: 14.0 });
+        let grams = |age_hours: f64, hours: u64| {
+            let aged = Aged { total: GramsCo2e(100.0), lifespan_hours: 10.0, age_hours };
+            aged.accrue_extended(hours * HOUR, extension).expect("a life")
+        };
+        let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found}, not {expected}");
+        near(grams(0.0, 6).grams.0, 60.0);
+        near(grams(6.0, 1).grams.0, 5.0);
+        near(grams(5.0, 2).grams.0, 15.0);
+        // Hour by hour or at once, over its life it accrues its total and no more.
+        near((0..20).map(|hour| grams(f64::from(hour), 1).grams.0).sum(), 100.0);
+        near(grams(0.0, 20).grams.0, 100.0);
+        assert!(grams(13.0, 1).fully_amortised && !grams(12.0, 1).fully_amortised);
+        near(grams(20.0, 1).grams.0, 0.0);
     }
 
     #[test]

@@ -164,6 +164,28 @@ pub fn held(known: &[(Window, Option<SeriesCell>)], later: bool, hold: Hold) -> 
     found
 }
 
+/// A cell without an end reaches to the next one if that begins within this many hundredths of a usual cell: days of 25 h,
+/// months of 31 days among those of 28, and no hole.
+const MOST_USUAL_PERCENT: i64 = 115;
+
+/// Ends of cells that state none and begin at `starts`, ascending: each lasts until the next one begins, but not over a hole:
+/// then it is as long as a usual one. A single one lasts `single_nanos`.
+pub fn ends(starts: &[UnixNanos], single_nanos: i64) -> Vec<UnixNanos> {
+    let steps = starts.windows(2).filter_map(|pair| match pair {
+        [one, next] => Some(next.0.saturating_sub(one.0)).filter(|step| *step > 0),
+        _ => None,
+    });
+    let mut steps: Vec<i64> = steps.collect();
+    steps.sort_unstable();
+    let usual = steps.get(steps.len() / 2).copied().unwrap_or(single_nanos);
+    let end = |start: &UnixNanos| {
+        let next = starts.get(starts.partition_point(|other| other <= start)).copied();
+        let most = UnixNanos(start.0.saturating_add(usual / 100 * MOST_USUAL_PERCENT));
+        next.filter(|next| *next <= most).unwrap_or(UnixNanos(start.0.saturating_add(usual)))
+    };
+    starts.iter().map(end).collect()
+}
+
 /// Two cells of one delivery that overlap with different values, by their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conflict {

@@ -421,4 +421,6 @@ impl VersionTotals {
 }
 
 #[cfg(test)]
+mod calibration;
+#[cfg(test)]
 mod tests;

@@ -10,6 +10,12 @@ pub const PROFILE: &str = "joulebook-default/1";
 pub const PSU_EFFICIENCY: f64 = 0.04;
 /// Half-width of the expected life: ± 1 year of 4.
 pub const LIFESPAN: f64 = 0.25;
+/// Half-width of a training carbon that its provider discloses.
+pub const TRAINING_DISCLOSED: f64 = 0.20;
+/// Half-width of a training carbon that the user assumes.
+pub const TRAINING_ASSUMED: f64 = 0.50;
+/// Half-width of the units that a version is expected to serve.
+pub const TRAINING_UNITS: f64 = 0.50;
 
 /// Deviations by source of error, in the unit of the total.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,8 @@
 //! Training of model versions: recorded, and listed with its ledgers.
 
+use crate::query::Query;
 use crate::store::Book;
+use crate::training::disclosure::Revised;
 use crate::training::{self, Disclosure, Event, Family, Pool, Served, TrainingError};
 use joulebook_proto::admin::record_training_request::Event as Wire;
 use joulebook_proto::admin::{
@@ -12,19 +14,27 @@ use tonic::Status;
 
 pub(super) fn record(
     book: &Book,
+    query: &Query,
     request: RecordTrainingRequest,
     now: UnixNanos,
 ) -> Result<RecordTrainingResponse, Status> {
     let event = request.event.ok_or_else(|| Status::invalid_argument("nothing is said to have happened"))?;
+    let mut revised = None;
     let (pool, event) = match event {
         Wire::Document(text) => {
-            let disclosure = Disclosure::parse(&text).map_err(|error| status(&error))?;
+            let mut disclosure = Disclosure::parse(&text).map_err(|error| status(&error))?;
+            training::measure(query, &mut disclosure).map_err(|error| status(&error))?;
+            revised = disclosure.revised.take();
             (disclosure.pool.clone(), Event::Disclose(Box::new(disclosure)))
         }
         Wire::Revise(revise) => (revise.pool, Event::Revise { units: revise.units, reason: revise.reason }),
         Wire::Retire(retire) => (retire.pool, Event::Retire { successor: retire.successor, reason: retire.reason }),
     };
-    let revision = training::record(book, &pool, &event, now).map_err(|error| status(&error))?;
+    let mut revision = training::record(book, &pool, &event, now).map_err(|error| status(&error))?;
+    if let Some(Revised { units, reason }) = revised {
+        let event = Event::Revise { units, reason };
+        revision = training::record(book, &pool, &event, now).map_err(|error| status(&error))?;
+    }
     tracing::info!(target: "audit", pool, "training is recorded");
     Ok(RecordTrainingResponse { pool, revision_unix_nanos: revision.0 })
 }
@@ -49,7 +59,7 @@ fn listed(family: &Family<'_>, name: &str, pool: &Pool, now: UnixNanos) -> Resul
     };
     Ok(TrainingPool {
         pool: name.to_owned(),
-        document: json(serde_json::to_string_pretty(&pool.disclosure()))?,
+        document: json(serde_json::to_string_pretty(&pool.exported()))?,
         events: pool.events.iter().map(event).collect::<Result<_, TrainingError>>()?,
         training_g: account.training,
         expected_units: account.units,

@@ -12,6 +12,9 @@ pub struct FactorConfig {
     /// `[site.NAME]`: sites by the name that agents state. `default` holds for nodes without a site. Unset: no site, the
     /// world's intensity and the default PUE.
     pub site: BTreeMap<String, SiteConfig>,
+    /// `[[site_rule]]`: sites of nodes that state none, by their labels; the first that fits holds. Unset: by the label
+    /// `topology.kubernetes.io/region` where it names a region of one cloud, else the default site.
+    pub site_rule: Vec<SiteRule>,
     /// `[[factor]]`: series of factors. Unset: none, what holds does not change with time.
     pub factor: Vec<FeedConfig>,
     /// `[embodied]`: totals of the hosts' parts. Unset: the defaults.
@@ -116,8 +119,46 @@ pub struct EmbodiedConfig {
     pub lifespan_hours: Option<f64>,
     /// Share of a virtual machine for each vCPU. Unset: 1610.79 ÷ 96.
     pub guest_kg_per_vcpu: Option<f64>,
+    /// Each accelerator whose model contains the name; the longest name wins. Unset: `gpu_kg`.
+    pub gpu_kg_by_model: BTreeMap<String, f64>,
+    /// Network gear for each host. Unset: not known, left out and named as left out.
+    pub network_kg: Option<f64>,
+    /// When the hosts came into service, RFC 3339. Unset: no host is past its life.
+    pub in_service_since: Option<String>,
+    /// When it was decided that hosts live longer than `lifespan_hours`, RFC 3339. Needs `extended_lifespan_hours` and
+    /// `in_service_since`. Unset: nothing accrues past the expected life.
+    pub extended_at: Option<String>,
+    /// The life that is expected since then, in hours, above `lifespan_hours`.
+    pub extended_lifespan_hours: Option<f64>,
+    /// `[embodied.node.NAME]`: what is known of single nodes.
+    pub node: BTreeMap<String, NodeEmbodiedConfig>,
+    /// `[embodied.instance.TYPE]`: what is known of cloud instances, by the node label `node.kubernetes.io/instance-type`.
+    pub instance: BTreeMap<String, NodeEmbodiedConfig>,
     /// Abiotic depletion of making a whole node, in kg of antimony equivalents, 0 … 100. Unset: not told.
     pub node_abiotic_kg_sb: Option<f64>,
     /// Primary energy of making a whole node, in MJ, 0 … 10⁷. Unset: not told.
     pub node_primary_energy_mj: Option<f64>,
+}
+
+/// `[embodied.node.NAME]` and `[embodied.instance.TYPE]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeEmbodiedConfig {
+    /// Everything in it, accelerators too, in kg: a maker's figure without use, or the instance's share of its host. Unset: by
+    /// its parts.
+    pub total_kg: Option<f64>,
+    /// Where `total_kg` comes from. Unset: "configuration".
+    pub source: Option<String>,
+    /// When it came into service, RFC 3339. Unset: as all hosts.
+    pub in_service_since: Option<String>,
+}
+
+/// `[[site_rule]]`: where nodes stand that state no site, by their labels in `node_directory`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SiteRule {
+    /// The site, as in `[site.NAME]`, or a cloud region as `provider/region`.
+    pub site: String,
+    /// Labels that a node must have, all of them.
+    pub labels: BTreeMap<String, String>,
 }

@@ -1,14 +1,17 @@
 //! Embodied carbon of hosts: totals by part from what is known of the hardware (methodology A.4).
 //!
-//! Defaults are single facts with their source here: most are Cloud Carbon Footprint's (ccf-coefficients).
+//! Defaults are single facts with their source here: most are Cloud Carbon Footprint's (ccf-coefficients). The source's name
+//! says which stages of life a figure covers: none holds use, none holds its end.
 
-use super::{EmbodiedConfig, FactorError};
-use joulebook_sci::embodied::{DEFAULT_LIFESPAN_HOURS, HOST_BASE_KG};
-use joulebook_units::{Accelerator, GramsCo2e, Hardware};
+use super::label::INSTANCE_TYPE;
+use super::mapping::instant;
+use super::{EmbodiedConfig, FactorError, NodeEmbodiedConfig};
+use joulebook_sci::embodied::{Accrual, Aged, DEFAULT_LIFESPAN_HOURS, Extension, HOST_BASE_KG, accrued};
+use joulebook_units::{Accelerator, GramsCo2e, Hardware, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes whenever a default below does: part of the factors' revision.
-pub(super) const REVISION: &str = "embodied defaults 2: ccf-coefficients, NVIDIA HGX PCF, EcoLogits 8-GPU host";
+pub(super) const REVISION: &str = "embodied defaults 3: ccf-coefficients, NVIDIA HGX PCF, EcoLogits 8-GPU host";
 
 /// Each further socket (ccf-coefficients).
 const CPU_KG: f64 = 100.0;
@@ -30,9 +33,9 @@ const H100_SXM_KG: f64 = 164.0;
 const GUEST_KG_PER_VCPU: f64 = 1610.79 / 96.0;
 
 /// Sources of the defaults, as answers name them.
-const CCF: &str = "Cloud Carbon Footprint (ccf-coefficients)";
-const NVIDIA: &str = "NVIDIA (HGX H100 product carbon footprint)";
-const ECOLOGITS: &str = "EcoLogits (host of AWS p5.48xlarge)";
+const CCF: &str = "Cloud Carbon Footprint (ccf-coefficients; manufacture)";
+const NVIDIA: &str = "NVIDIA (HGX H100 product carbon footprint; cradle to gate)";
+const ECOLOGITS: &str = "EcoLogits (host of AWS p5.48xlarge; manufacture)";
 
 /// Half-widths of 95 % intervals (methodology C).
 const STATED_UNCERTAINTY: f64 = 0.30;
@@ -54,8 +57,22 @@ pub struct EmbodiedFacts {
     pub te_source: String,
     /// Half-width of the 95 % interval as a share of the sum of the parts.
     pub uncertainty: f64,
+    /// When it came into service; absent where nobody says: then it is not past its life.
+    pub since: Option<UnixNanos>,
+    /// When its life was extended, and to how many hours.
+    pub extended: Option<(UnixNanos, f64)>,
     /// What was assumed or left out, and why.
     pub notes: Vec<String>,
+}
+
+/// The operator's figures, checked, over the defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Catalogue {
+    config: EmbodiedConfig,
+    since: Option<UnixNanos>,
+    extended: Option<(UnixNanos, f64)>,
+    nodes: BTreeMap<String, Option<UnixNanos>>,
+    instances: BTreeMap<String, Option<UnixNanos>>,
 }
 
 impl EmbodiedFacts {
@@ -63,10 +80,113 @@ impl EmbodiedFacts {
     pub fn total(&self) -> GramsCo2e {
         self.parts.values().fold(GramsCo2e(0.0), |sum, part| sum + *part)
     }
+
+    /// What it accrues over `nanos` of a window, by its age where that is known.
+    pub fn accrue(&self, window: Window, nanos: u64) -> Accrual {
+        let nothing = Accrual { grams: GramsCo2e(0.0), fully_amortised: false };
+        let Some(since) = self.since else {
+            return accrued(self.total(), nanos, self.lifespan_hours)
+                .map_or(nothing, |grams| Accrual { grams, ..nothing });
+        };
+        let age = |at: UnixNanos| hours(at.nanos_since(since));
+        let aged = Aged { total: self.total(), lifespan_hours: self.lifespan_hours, age_hours: age(window.start()) };
+        let extension = self.extended.map(|(at, lifespan_hours)| Extension { age_hours: age(at), lifespan_hours });
+        aged.accrue_extended(nanos, extension).unwrap_or(nothing)
+    }
+
+    /// What becomes of a host that outlives its expected life, in the words of the methodology.
+    pub fn age_policy(&self) -> &'static str {
+        match (self.since, self.extended) {
+            (Some(_), Some(_)) => "extend",
+            _ => "stop_at_el",
+        }
+    }
+
+    /// The life that is expected of it by now, in hours.
+    pub fn expected_hours(&self) -> f64 {
+        self.extended.filter(|_| self.since.is_some()).map_or(self.lifespan_hours, |(_, hours)| hours)
+    }
 }
 
-/// Refuses masses below 0 or not finite and a life of no time.
-pub(super) fn check(config: &EmbodiedConfig) -> Result<(), FactorError> {
+#[allow(clippy::cast_precision_loss, reason = "a derived value")]
+fn hours(nanos: u64) -> f64 {
+    nanos as f64 / 3.6e12
+}
+
+impl Catalogue {
+    /// Refuses masses below 0 or not finite, a life of no time and times that are none.
+    pub(super) fn new(config: &EmbodiedConfig) -> Result<Self, FactorError> {
+        check(config)?;
+        let since = time("in_service_since", config.in_service_since.as_ref())?;
+        let extended = time("extended_at", config.extended_at.as_ref())?;
+        let life = config.lifespan_hours.unwrap_or(DEFAULT_LIFESPAN_HOURS);
+        let refused = |key: &str, rule: &str| FactorError::Contradiction {
+            key: format!("embodied.{key}"),
+            rule: rule.to_owned(),
+        };
+        let extended = match (extended, config.extended_lifespan_hours) {
+            (None, None) => None,
+            (Some(_), Some(hours)) if hours <= life => {
+                return Err(refused("extended_lifespan_hours", "it must be longer than lifespan_hours"));
+            }
+            (Some(at), Some(hours)) => Some((at, hours)),
+            _ => return Err(refused("extended_at", "it goes with extended_lifespan_hours alone")),
+        };
+        let ages = |named: &BTreeMap<String, NodeEmbodiedConfig>| {
+            let age = |(name, own): (&String, &NodeEmbodiedConfig)| {
+                Ok((name.clone(), time("in_service_since", own.in_service_since.as_ref())?))
+            };
+            named.iter().map(age).collect::<Result<BTreeMap<_, _>, FactorError>>()
+        };
+        let (nodes, instances) = (ages(&config.node)?, ages(&config.instance)?);
+        let aged = since.is_some() || nodes.values().chain(instances.values()).any(Option::is_some);
+        if extended.is_some() && !aged {
+            return Err(refused("extended_at", "it needs in_service_since: the age of no host is known"));
+        }
+        Ok(Self { config: config.clone(), since, extended, nodes, instances })
+    }
+
+    /// The operator's figures as they are configured.
+    pub(super) fn config(&self) -> &EmbodiedConfig {
+        &self.config
+    }
+
+    /// Totals of a node by part.
+    pub(super) fn facts(&self, node: &str, labels: &BTreeMap<String, String>, hardware: &Hardware) -> EmbodiedFacts {
+        let instance = labels.get(INSTANCE_TYPE);
+        let of_instance = instance.and_then(|name| self.config.instance.get(name));
+        let named = self.config.node.get(node);
+        let mut bill = Bill::default();
+        let stated = [named, of_instance].into_iter().flatten().find(|own| own.total_kg.is_some());
+        match stated.and_then(|own| Some((own, own.total_kg?))) {
+            Some((own, kg)) => {
+                bill.add("whole", 1.0, Some(kg), Assumed::ccf(kg));
+                bill.named = own.source.clone();
+            }
+            None => parts(&self.config, hardware, &mut bill),
+        }
+        let since = self.nodes.get(node).copied().flatten();
+        let since = since.or_else(|| self.instances.get(instance?).copied().flatten()).or(self.since);
+        let total: f64 = bill.parts.values().map(|grams| grams.0).sum();
+        EmbodiedFacts {
+            // With nothing in the bill, or parts that weigh nothing, there is nothing to be uncertain about.
+            uncertainty: if total > 0.0 { bill.half_width_g / total } else { 0.0 },
+            te_source: bill.named.take().unwrap_or_else(|| te_source(bill.stated, &bill.defaults)),
+            parts: bill.parts,
+            lifespan_hours: self.config.lifespan_hours.unwrap_or(DEFAULT_LIFESPAN_HOURS),
+            since,
+            extended: self.extended,
+            notes: bill.notes,
+        }
+    }
+}
+
+fn time(key: &str, text: Option<&String>) -> Result<Option<UnixNanos>, FactorError> {
+    let read = text.map(|text| instant(text, None)).transpose();
+    read.map_err(|rule| FactorError::Contradiction { key: format!("embodied.{key}"), rule })
+}
+
+fn check(config: &EmbodiedConfig) -> Result<(), FactorError> {
     let masses = [
         ("host_kg", config.host_kg),
         ("cpu_kg", config.cpu_kg),
@@ -74,43 +194,46 @@ pub(super) fn check(config: &EmbodiedConfig) -> Result<(), FactorError> {
         ("disk_kg", config.disk_kg),
         ("gpu_kg", config.gpu_kg),
         ("guest_kg_per_vcpu", config.guest_kg_per_vcpu),
+        ("network_kg", config.network_kg),
     ];
-    for (key, value) in masses {
+    let masses = masses.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let by_model = config.gpu_kg_by_model.iter().map(|(name, kg)| (format!("gpu_kg_by_model.{name}"), Some(*kg)));
+    let named = [("node", &config.node), ("instance", &config.instance)];
+    let named = named
+        .into_iter()
+        .flat_map(|(kind, all)| all.iter().map(move |(name, own)| (format!("{kind}.{name}.total_kg"), own.total_kg)));
+    for (key, value) in masses.chain(by_model).chain(named) {
         if let Some(value) = value.filter(|value| !(0.0..1e6).contains(value)) {
             let key = format!("embodied.{key}");
             return Err(FactorError::OutOfRange { key, value, rule: "0 to 1000000 kg" });
         }
     }
-    match config.lifespan_hours.filter(|hours| !(1.0..1e6).contains(hours)) {
-        Some(value) => {
-            let key = "embodied.lifespan_hours".to_owned();
-            Err(FactorError::OutOfRange { key, value, rule: "1 to 1000000 hours" })
+    let lives =
+        [("lifespan_hours", config.lifespan_hours), ("extended_lifespan_hours", config.extended_lifespan_hours)];
+    for (key, hours) in lives {
+        if let Some(value) = hours.filter(|hours| !(1.0..1e6).contains(hours)) {
+            let key = format!("embodied.{key}");
+            return Err(FactorError::OutOfRange { key, value, rule: "1 to 1000000 hours" });
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
-/// Totals of a node by part.
-pub(super) fn facts(config: &EmbodiedConfig, hardware: &Hardware) -> EmbodiedFacts {
-    let mut bill = Bill::default();
+/// The parts of a node, one by one.
+fn parts(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
     if hardware.guest == Some(true) {
-        guest(config, hardware, &mut bill);
+        guest(config, hardware, bill);
     } else {
         if hardware.guest.is_none() {
             bill.notes.push("not known whether the node is a virtual machine: taken as a whole host".to_owned());
         }
-        host(config, hardware, &mut bill);
+        host(config, hardware, bill);
     }
-    accelerators(config, &hardware.accelerators, &mut bill);
-    let total: f64 = bill.parts.values().map(|grams| grams.0).sum();
-    EmbodiedFacts {
-        // With nothing in the bill, or parts that weigh nothing, there is nothing to be uncertain about.
-        uncertainty: if total > 0.0 { bill.half_width_g / total } else { 0.0 },
-        parts: bill.parts,
-        lifespan_hours: config.lifespan_hours.unwrap_or(DEFAULT_LIFESPAN_HOURS),
-        te_source: te_source(bill.stated, &bill.defaults),
-        notes: bill.notes,
+    match config.network_kg {
+        Some(kg) => bill.add("network", 1.0, Some(kg), Assumed::ccf(kg)),
+        None => bill.notes.push("network gear left out: no figure is stated".to_owned()),
     }
+    accelerators(config, &hardware.accelerators, bill);
 }
 
 /// A mass for what is not stated.
@@ -144,6 +267,8 @@ struct Bill {
     parts: BTreeMap<String, GramsCo2e>,
     half_width_g: f64,
     stated: bool,
+    /// The one source of a figure for the whole.
+    named: Option<String>,
     defaults: BTreeSet<&'static str>,
     notes: Vec<String>,
 }
@@ -213,6 +338,8 @@ fn accelerators(config: &EmbodiedConfig, accelerators: &[Accelerator], bill: &mu
             true => Assumed { kg: H100_SXM_KG, uncertainty: STATED_UNCERTAINTY, source: NVIDIA },
             false => Assumed { uncertainty: GENERIC_GPU_UNCERTAINTY, ..Assumed::ccf(GPU_KG) },
         };
-        bill.add("gpu", 1.0, config.gpu_kg, default);
+        let named = config.gpu_kg_by_model.iter().filter(|(name, _)| accelerator.model.contains(name.as_str()));
+        let named = named.max_by_key(|(name, _)| name.len()).map(|(_, kg)| *kg);
+        bill.add("gpu", 1.0, named.or(config.gpu_kg), default);
     }
 }

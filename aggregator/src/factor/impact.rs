@@ -147,7 +147,7 @@ impl Factors {
 
     /// What making a node's hardware adds over `nanos` of its life.
     pub fn hardware_impacts(&self, nanos: u64) -> ImpactFactors {
-        let config = &self.embodied;
+        let config = self.embodied.config();
         let life = config.lifespan_hours.unwrap_or(DEFAULT_LIFESPAN_HOURS);
         let declared = [
             (Impact::AbioticDepletion, config.node_abiotic_kg_sb),

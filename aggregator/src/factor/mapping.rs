@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use joulebook_sci::quantity::Quantity;
-use joulebook_sci::series::{Conflict, Status, in_order};
+use joulebook_sci::series::{Conflict, Status, ends, in_order};
 use joulebook_units::{UnixNanos, Window};
 use serde::Deserialize;
 
@@ -17,10 +17,6 @@ const MOST_REFUSED: f64 = 0.01;
 const KILOGRAMS_BELOW: f64 = 2.0;
 /// Length of the last cell of a table without ends, where the cell before does not say.
 const DEFAULT_CELL_SECONDS: i64 = 3600;
-/// A cell without an end reaches to the next one if that begins within this many hundredths of a usual cell: days of 25 h,
-/// months of 31 days among those of 28, and no hole.
-const MOST_USUAL_PERCENT: i64 = 115;
-
 /// `mapping` of `[[factor]]`: names of columns (csv) or pointers to fields of each element (json).
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -258,16 +254,9 @@ type Ended = (Window, f64, Status, u64);
 fn with_ends(read: &mut [(u64, Point)], single_seconds: i64) -> Vec<Ended> {
     read.sort_by_key(|(line, point)| (point.start, *line));
     let starts: Vec<UnixNanos> = read.iter().map(|(_, point)| point.start).collect();
-    let mut steps: Vec<i64> =
-        starts.windows(2).map(|pair| pair[1].0.saturating_sub(pair[0].0)).filter(|step| *step > 0).collect();
-    steps.sort_unstable();
-    let usual = steps.get(steps.len() / 2).copied().unwrap_or(single_seconds * UnixNanos::PER_SECOND);
+    let untold = ends(&starts, single_seconds.saturating_mul(UnixNanos::PER_SECOND));
     let mut ended = Vec::with_capacity(read.len());
-    for (line, point) in read.iter() {
-        let next = starts.get(starts.partition_point(|start| *start <= point.start)).copied();
-        let reach = UnixNanos(point.start.0.saturating_add(usual));
-        let most = UnixNanos(point.start.0.saturating_add(usual / 100 * MOST_USUAL_PERCENT));
-        let until = next.filter(|next| *next <= most).unwrap_or(reach);
+    for ((line, point), until) in read.iter().zip(untold) {
         let window = Window::new(point.start, point.end.unwrap_or(until));
         ended.extend(window.map(|window| (window, point.value, point.status, *line)));
     }

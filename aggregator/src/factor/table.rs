@@ -76,6 +76,11 @@ impl Tables {
         Err(nearest(&name, self.regions.keys().map(String::as_str)))
     }
 
+    /// Every region, as `provider/region`.
+    pub fn regions(&self) -> impl Iterator<Item = &str> {
+        self.regions.keys().map(String::as_str)
+    }
+
     /// The country of a region as [`Tables::region_name`] spells it.
     pub fn country_of(&self, region: &str) -> Option<&str> {
         self.regions.get(region).map(|region| region.country.as_str())

@@ -156,3 +156,100 @@ fn a_guest_has_the_share_of_its_vcpus() {
     assert!((facts.total().0 - 40_000.0).abs() < 1e-6 && (facts.uncertainty - 0.3).abs() < 1e-12);
     assert_eq!(facts.te_source, "configuration");
 }
+
+fn labels(of: &[(&str, &str)]) -> BTreeMap<String, String> {
+    of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn plain_host() -> Hardware {
+    Hardware {
+        sockets: Some(1),
+        memory_bytes: Some(16 << 30),
+        disks: Some(1),
+        guest: Some(false),
+        ..Hardware::default()
+    }
+}
+
+#[test]
+fn the_operators_figures_go_before_the_defaults_by_model_node_and_instance() {
+    let text = "[embodied]\nnetwork_kg = 70.0\ngpu_kg_by_model = { \"L40\" = 90.0, \"L40S\" = 120.0 }\n\
+                [embodied.node.\"gpu-1\"]\ntotal_kg = 7000.0\nsource = \"maker\"\n\
+                [embodied.instance.\"g6.xlarge\"]\ntotal_kg = 40.0\n";
+    let factors = factors(text).expect("valid");
+    let card = Accelerator { device: None, model: "NVIDIA L40S".into(), driver: None, memory_bytes: None };
+    let hardware = Hardware { accelerators: vec![card], ..plain_host() };
+    let kg = |node: &str, of: &[(&str, &str)]| {
+        let facts = factors.embodied_of(node, &labels(of), &hardware);
+        (facts.parts.into_iter().map(|(part, grams)| (part, grams.0 / 1e3)).collect::<Vec<_>>(), facts.te_source)
+    };
+    let (parts, source) = kg("plain", &[]);
+    let part = |name: &str| parts.iter().find(|(part, _)| part == name).map(|(_, kg)| *kg);
+    assert_eq!((part("gpu"), part("network"), part("base")), (Some(120.0), Some(70.0), Some(1000.0)));
+    assert!(source.contains("configuration") && source.contains("manufacture"), "stages are named: {source}");
+    assert_eq!(kg("gpu-1", &[]), (vec![("whole".to_owned(), 7000.0)], "maker".to_owned()));
+    let typed = [("node.kubernetes.io/instance-type", "g6.xlarge")];
+    assert_eq!(kg("plain", &typed).0, [("whole".to_owned(), 40.0)]);
+    let bare = self::factors("").expect("defaults").embodied(&hardware);
+    assert!(!bare.parts.contains_key("network"), "what is not known is not 0");
+    assert!(bare.notes.iter().any(|note| note.contains("network gear left out")), "{:?}", bare.notes);
+}
+
+#[test]
+fn a_host_past_its_life_accrues_nothing_and_one_whose_life_was_extended_the_rest() {
+    let since = "[embodied]\nlifespan_hours = 8760.0\nin_service_since = \"2026-01-01T00:00:00Z\"\n";
+    let hour = |text: &str| {
+        let start = mapping::instant(text, None).expect("a time");
+        Window::new(start, start.plus_seconds(3600)).expect("ordered")
+    };
+    let accrue = |toml: &str, at: &str| {
+        let facts = factors(toml).expect("valid").embodied(&plain_host());
+        let (total, made) = (facts.total().0, facts.accrue(hour(at), hour(at).nanos()));
+        (made.grams.0 / total, made.fully_amortised, facts.age_policy())
+    };
+    let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}, not {expected}");
+    let (share, through, policy) = accrue(since, "2026-06-01T00:00:00Z");
+    near(share, 1.0 / 8760.0);
+    assert_eq!((through, policy), (false, "stop_at_el"));
+    let (share, through, _) = accrue(since, "2027-06-01T00:00:00Z");
+    near(share, 0.0);
+    assert!(through);
+    // After half of its life it is expected to live half a life longer: the half that is left over a whole life.
+    let longer = format!("{since}extended_at = \"2026-07-02T12:00:00Z\"\nextended_lifespan_hours = 13140.0\n");
+    let (share, through, policy) = accrue(&longer, "2027-01-02T00:00:00Z");
+    near(share, 0.5 / 8760.0);
+    assert_eq!((through, policy), (false, "extend"));
+    near(accrue(&longer, "2026-06-01T00:00:00Z").0, 1.0 / 8760.0);
+    let unknown = factors("[embodied]\nlifespan_hours = 8760.0").expect("valid").embodied(&plain_host());
+    near(unknown.accrue(hour("2040-01-01T00:00:00Z"), 3_600_000_000_000).grams.0 / unknown.total().0, 1.0 / 8760.0);
+    for wrong in
+        ["extended_at = \"2026-07-02T12:00:00Z\"", "extended_lifespan_hours = 9000.0", "in_service_since = \"once\""]
+    {
+        assert!(factors(&format!("[embodied]\n{wrong}")).is_err(), "{wrong}");
+    }
+    let shorter = format!("{since}extended_at = \"2026-07-02T12:00:00Z\"\nextended_lifespan_hours = 100.0\n");
+    assert!(factors(&shorter).is_err());
+}
+
+#[test]
+fn a_node_stands_where_its_labels_say_and_a_wrong_zone_is_refused() {
+    let text = "[site.paris]\nintensity_g_per_kwh = 20\n[[site_rule]]\nsite = \"paris\"\n\
+                labels = { \"topology.kubernetes.io/region\" = \"eu-west-3\", hall = \"2\" }\n";
+    let factors = factors(text).expect("valid");
+    let region = ("topology.kubernetes.io/region", "eu-west-3");
+    let site = |of: &[(&str, &str)]| factors.site_by_labels(&labels(of));
+    assert_eq!(site(&[region, ("hall", "2")]).as_deref(), Some("paris"));
+    assert_eq!(site(&[region]).as_deref(), Some("aws/eu-west-3"), "the region of a cloud is a site");
+    assert_eq!(site(&[("topology.kubernetes.io/region", "moon-1")]), None);
+    assert_eq!(site(&[]), None);
+    let at = |site: &str| only(factors.intensity(Some(site), window(), Asked::default(), &book()).expect("read"));
+    assert!((known(&at("paris")) - 20.0).abs() < 1e-9);
+    assert_eq!(at("aws/eu-west-3").provenance.zone, "FRA", "{:?}", at("aws/eu-west-3"));
+    let wrong = self::factors(&text.replace("site = \"paris\"", "site = \"pariss\"")).expect_err("no such site");
+    assert!(
+        matches!(&wrong, FactorError::UnknownName { nearest, .. } if nearest.contains(&"paris".to_owned())),
+        "{wrong}"
+    );
+    let everywhere = self::factors("[site.a]\n[[site_rule]]\nsite = \"a\"").expect_err("no label");
+    assert!(everywhere.to_string().contains("no label"), "{everywhere}");
+}

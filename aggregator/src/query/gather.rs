@@ -1,20 +1,23 @@
 //! From a window to allocated slots: settled cells where they are clean and whole, rows everywhere else.
 
+mod stored;
+
 use super::QueryError;
 use super::layer::Nodes;
+use crate::directory::Directories;
 use crate::factor::impact::ImpactSeries;
 use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProvenance, OutOfService, PueCell};
 use crate::ledger::cell_from_rows;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
-use joulebook_sci::embodied::accrued;
 use joulebook_sci::group::regroup;
 use joulebook_sci::impact::{ImpactFactors, Impacts};
 use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
 use joulebook_sci::{Cell, Flags, ModelVersion, NodeSlot, SiteFactors, SlotTerm};
-use joulebook_units::{GramsCo2e, Service, UnixNanos, Window};
+use joulebook_units::{Service, UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use stored::Stored;
 
 /// Rows are held this long: younger windows are answered to the second.
 pub const ROWS_HELD_SECONDS: i64 = 7 * 86_400;
@@ -91,6 +94,7 @@ pub type PueOrigin = (String, &'static str);
 /// A question's material: nodes, factors and the window as it can be answered.
 pub struct Gathered<'a> {
     book: &'a Book,
+    stored: Stored<'a>,
     known: Arc<Factors>,
     /// The window, cut to what is held.
     pub window: Window,
@@ -118,8 +122,9 @@ impl<'a> Gathered<'a> {
         factors: &Arc<Factors>,
         asked: Window,
         which: Asked,
-        now: UnixNanos,
+        (now, labels): (UnixNanos, &Directories),
     ) -> Result<Self, QueryError> {
+        let unlabelled = BTreeMap::new();
         let age = now.nanos_since(asked.start());
         let older_than = |seconds: i64| age > u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000);
         let resolution_seconds = match () {
@@ -131,6 +136,7 @@ impl<'a> Gathered<'a> {
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
         let mut gathered = Self {
             book,
+            stored: Stored::new(book),
             known: Arc::clone(factors),
             window,
             resolution_seconds,
@@ -141,7 +147,10 @@ impl<'a> Gathered<'a> {
             models: RefCell::default(),
             now,
         };
-        for record in book.nodes() {
+        for mut record in book.nodes() {
+            let labels = labels.of(&record.inventory.node).map(|told| &told.node_labels).unwrap_or(&unlabelled);
+            let placement = &mut record.inventory.placement;
+            placement.site = placement.site.take().or_else(|| factors.site_by_labels(labels));
             let site = site_name(&record);
             if !gathered.sites.contains_key(&site) {
                 let name = (!site.is_empty()).then_some(site.as_str());
@@ -152,8 +161,9 @@ impl<'a> Gathered<'a> {
                 gathered.sites.insert(site, Site { intensity, origins, pue, impacts });
             }
             gathered.dirty.insert(record.number, book.is_dirty(record.number, window));
-            let embodied = factors.embodied(&record.inventory.hardware);
-            let out_of_service = factors.out_of_service(record.inventory.node.as_str(), window);
+            let inventory = &record.inventory;
+            let embodied = factors.embodied_of(inventory.node.as_str(), labels, &inventory.hardware);
+            let out_of_service = factors.out_of_service(inventory.node.as_str(), window);
             gathered.members.push(Member { record, embodied, out_of_service });
         }
         Ok(gathered)
@@ -216,11 +226,13 @@ impl<'a> Gathered<'a> {
             slot.factors.push(factors);
             slot.pues.push(pue);
             slot.sites.push(site_name(&member.record));
+            let made = member.embodied.accrue(window, cell.expected_nanos);
+            if made.fully_amortised {
+                cell.flags.insert(Flags::FULLY_AMORTISED);
+            }
             if member.is_out(window) {
                 cell.flags.insert(Flags::OUT_OF_SERVICE);
             }
-            let total: f64 = member.embodied.parts.values().map(|part| part.0).sum();
-            let grams = accrued(GramsCo2e(total), cell.expected_nanos, member.embodied.lifespan_hours);
             slot.impacts.push(self.impacts(member, window, cell.expected_nanos));
             slot.nodes.push(NodeSlot {
                 node: member.record.inventory.node.to_string(),
@@ -228,7 +240,7 @@ impl<'a> Gathered<'a> {
                 simulated: member.record.inventory.placement.simulated,
                 support: member.record.inventory.placement.support.clone(),
                 cell,
-                embodied_g: grams.map_or(0.0, |grams| grams.0),
+                embodied_g: made.grams.0,
             });
         }
         regroup(&mut slot.nodes, self.book.output_weight());
@@ -307,7 +319,7 @@ impl<'a> Gathered<'a> {
         };
         if whole(window, Resolution::Settled)
             && clean(window)
-            && let Some(cell) = self.book.cell(node.number, Resolution::Settled, window.start())?
+            && let Some(cell) = self.stored.cell(node.number, Resolution::Settled, window.start())?
         {
             return Ok(cell);
         }
@@ -316,7 +328,7 @@ impl<'a> Gathered<'a> {
         let mut unsettled: Option<Window> = None;
         for part in window.slots(Resolution::Minute.seconds()) {
             let stored = match whole(part, Resolution::Minute) && clean(part) {
-                true => self.book.cell(node.number, Resolution::Minute, part.start())?,
+                true => self.stored.cell(node.number, Resolution::Minute, part.start())?,
                 false => None,
             };
             if let Some(cell) = &stored {

@@ -4,6 +4,7 @@ use super::gather::Gathered;
 use super::name::Names;
 use super::question::Question;
 use super::{QueryError, rfc3339};
+use crate::directory::Directories;
 use crate::factor::{Asked, Factors};
 use crate::store::Book;
 use joulebook_proto::query as wire;
@@ -28,7 +29,7 @@ pub fn answer(
     book: &Book,
     factors: &Arc<Factors>,
     question: &Question,
-    now: UnixNanos,
+    now: (UnixNanos, &Directories),
 ) -> Result<wire::GetIdleResponse, QueryError> {
     let gathered = Gathered::new(book, factors, question.window, question.factors, now)?;
     let mut idle = Idle::new(question.rule);
@@ -79,7 +80,7 @@ fn before(
     question: &Question,
     gathered: &Gathered<'_>,
     idle: &Idle,
-    now: UnixNanos,
+    now: (UnixNanos, &Directories),
 ) -> Result<Before, QueryError> {
     let start = gathered.window.start();
     let nodes = i64::try_from(gathered.members.len()).unwrap_or(i64::MAX).max(1);

@@ -6,10 +6,11 @@ use crate::ledger::cell_from_rows;
 use crate::store::{Book, NodeRecord, Resolution, StoreError};
 use joulebook_sci::Cell;
 use joulebook_sci::training::ledger::{Account, Booked, Stretch, Terms, book as book_ledger};
-use joulebook_sci::training::lineage::draws_on;
+use joulebook_sci::training::lineage::{Parent, draws_on};
 use joulebook_units::{GramsCo2e, Service, UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 const HOUR_SECONDS: i64 = 3600;
 /// Sums of an hour are settled so long after its end.
@@ -94,16 +95,17 @@ fn serves(of: &Disclosure, service: &Service) -> bool {
 }
 
 fn units_of(of: &Disclosure, cell: &Cell) -> f64 {
-    let unit = of.functional_unit();
     let used = cell.services.iter().filter(|(service, _)| serves(of, service)).map(|(_, used)| used);
-    used.filter_map(|used| unit.count(used)).sum()
+    used.filter_map(|used| of.count(used)).sum()
 }
 
 /// What the units of one version carry.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Share {
     /// Grams per unit in the window.
     pub per_unit_g: f64,
+    /// Of them, those of each pool that they draw on.
+    pub by_pool_g: BTreeMap<String, f64>,
     /// The ledgers that they draw on: pool, weight and account.
     pub ledgers: Vec<(String, f64, Account)>,
     /// Ancestors of which nothing is disclosed.
@@ -132,14 +134,20 @@ impl<'a> Family<'a> {
         disclosed.filter(|(_, disclosure)| fits(disclosure)).collect()
     }
 
+    /// Whether T and N of a pool are a guess of the user.
+    pub fn assumed(&self, pool: &str) -> bool {
+        self.pools.get(pool).and_then(Pool::disclosure).is_some_and(|disclosure| disclosure.assumed)
+    }
+
     /// Pools that a unit of `pool` draws on have its unit: one allocation for all.
     ///
     /// # Errors
     /// A family that makes no sense.
     pub fn consistent(&self, pool: &str) -> Result<bool, TrainingError> {
-        let unit = |name: &str| self.pools.get(name).and_then(Pool::disclosure).map(|disclosure| disclosure.unit);
+        let of = |name: &str| self.pools.get(name).and_then(Pool::disclosure);
         let drawn = draws_on(pool, &parents(self.pools)?)?;
-        Ok(drawn.keys().all(|name| unit(name) == unit(pool)))
+        let same = |name: &String| of(name).zip(of(pool)).is_some_and(|(one, other)| one.counts_as(other));
+        Ok(drawn.keys().all(same))
     }
 
     /// What a unit of `pool` carries in a window.
@@ -148,11 +156,13 @@ impl<'a> Family<'a> {
     /// The store's, or a family that makes no sense.
     pub fn share(&self, pool: &str, window: Window) -> Result<Share, TrainingError> {
         let above = parents(self.pools)?;
-        let drawn = draws_on(pool, &above)?;
-        let mut share = Share { per_unit_g: 0.0, ledgers: Vec::new(), undisclosed: Vec::new() };
+        let drawn = self.draws(pool, &above)?;
+        let mut share = Share::default();
         for (name, weight) in drawn {
-            let (account, first) = self.account(&name, window, &mut BTreeSet::new())?;
-            share.per_unit_g += per_unit(account.stretches.get(first..).unwrap_or_default()) * weight;
+            let (account, asked) = self.account(&name, window, &mut BTreeSet::new())?;
+            let grams = per_unit(account.stretches.get(asked).unwrap_or_default()) * weight;
+            share.per_unit_g += grams;
+            share.by_pool_g.insert(name.clone(), grams);
             share.ledgers.push((name, weight, account));
         }
         let named = share.ledgers.iter().filter_map(|(name, ..)| above.get(name)).flatten();
@@ -162,26 +172,54 @@ impl<'a> Family<'a> {
         Ok(share)
     }
 
-    /// The ledger of a pool from its beginning to the end of a window, and the place of the window's first stretch.
+    /// The ledgers that a unit of `pool` draws on, each with its weight: what joined another has none.
+    fn draws(&self, pool: &str, above: &BTreeMap<String, Vec<Parent>>) -> Result<BTreeMap<String, f64>, TrainingError> {
+        let mut drawn = draws_on(pool, above)?;
+        drawn.retain(|name, _| self.pools.get(name).and_then(Pool::joined).is_none());
+        Ok(drawn)
+    }
+
+    /// The pool whose ledger holds that of `name`: itself, or the one that it joined.
+    fn root(&self, name: &str) -> String {
+        // The family has no cycle: that was checked when each of it was recorded.
+        let next = |name: &String| self.pools.get(name).and_then(Pool::joined).map(str::to_owned);
+        std::iter::successors(Some(name.to_owned()), next).last().unwrap_or_else(|| name.to_owned())
+    }
+
+    /// What joined `name`, each with the instant from which it is in its ledger.
+    fn increments(&self, name: &str) -> Vec<(UnixNanos, &'a Pool)> {
+        let joined = self.pools.iter().filter(|(other, pool)| pool.joined().is_some() && self.root(other) == name);
+        joined.filter_map(|(_, pool)| Some((pool.events.first()?.0, pool))).collect()
+    }
+
+    /// The ledger of a pool from its beginning to the end of a window, and the places of the window's stretches. Where the
+    /// users of the final period carry what remains it goes to the retirement: only then is that known.
     fn account(
         &self,
         name: &str,
         window: Window,
         way: &mut BTreeSet<String>,
-    ) -> Result<(Account, usize), TrainingError> {
+    ) -> Result<(Account, Range<usize>), TrainingError> {
         let no_pool = || TrainingError::NoPool(name.to_owned());
         let pool = self.pools.get(name).ok_or_else(no_pool)?;
         let disclosure = pool.disclosure().ok_or_else(no_pool)?;
         way.insert(name.to_owned());
         let since = disclosure.serving_since()?.or_else(|| self.served.first());
         let since = since.unwrap_or(window.start()).min(window.start());
-        let mut edges: BTreeSet<UnixNanos> = [since, window.start(), window.end()].into();
-        let inside = |at: &UnixNanos| since < *at && *at < window.end();
+        let ends = pool.retired_at().zip(disclosure.final_nanos());
+        let ends = ends.map(|(at, nanos)| (UnixNanos(at.0.saturating_sub(nanos)), at));
+        let until = ends.map_or(window.end(), |(_, at)| at.max(window.end()));
+        let mut edges: BTreeSet<UnixNanos> = [since, window.start(), window.end(), until].into();
+        let inside = |at: &UnixNanos| since < *at && *at < until;
         edges.extend(pool.events.iter().map(|(at, _)| *at).filter(inside));
         let inherited = self.inherited(name, window, way)?;
         edges.extend(inherited.iter().map(|(at, _)| *at).filter(inside));
+        let increments = self.increments(name);
+        let events = increments.iter().flat_map(|(_, pool)| &pool.events);
+        edges.extend(events.map(|(at, _)| *at).filter(inside));
+        edges.extend(ends.iter().map(|(begins, _)| *begins).filter(inside));
         let drawers = self.drawers(name)?;
-        let (mut stretches, mut first) = (Vec::new(), 0);
+        let (mut stretches, mut asked) = (Vec::new(), 0..0);
         for (start, end) in edges.iter().zip(edges.iter().skip(1)) {
             let Some(part) = Window::new(*start, *end) else { continue };
             let mut units = 0.0;
@@ -189,14 +227,22 @@ impl<'a> Family<'a> {
                 units += self.served.units(drawer, part)? * weight;
             }
             let taken_over: f64 = inherited.iter().filter(|(at, _)| at <= start).map(|(_, grams)| grams).sum();
-            let terms = terms(pool, disclosure, *start, taken_over);
-            first += usize::from(part.end() <= window.start());
-            stretches.push(Stretch { terms, units, nanos: part.nanos() });
+            let mut terms = terms(pool, disclosure, *start, taken_over);
+            for (_, joined) in increments.iter().filter(|(at, _)| at <= start) {
+                let grams = joined.disclosure().map_or(0.0, |disclosure| disclosure.training().0);
+                terms.training = GramsCo2e(terms.training.0 + grams);
+                terms.units += joined.units_at(*start).unwrap_or_default();
+                terms.increments += 1;
+            }
+            let is_final = ends.is_some_and(|(begins, ended)| *start >= begins && *end <= ended);
+            asked.start += usize::from(part.end() <= window.start());
+            asked.end += usize::from(part.end() <= window.end());
+            stretches.push(Stretch { terms, units, nanos: part.nanos(), is_final });
         }
         way.remove(name);
         let account =
             book_ledger(&stretches).ok_or_else(|| TrainingError::Refused(format!("pool `{name}` has no ledger")))?;
-        Ok((account, first))
+        Ok((account, asked))
     }
 
     /// The ledger of a pool up to an instant.
@@ -205,7 +251,7 @@ impl<'a> Family<'a> {
     /// The store's, or a family that makes no sense.
     pub fn account_at(&self, name: &str, at: UnixNanos) -> Result<Account, TrainingError> {
         let now = Window::new(at.plus_seconds(-1), at).ok_or_else(|| TrainingError::NoPool(name.to_owned()))?;
-        self.account(name, now, &mut BTreeSet::new()).map(|(account, _)| account)
+        self.account(&self.root(name), now, &mut BTreeSet::new()).map(|(account, _)| account)
     }
 
     /// What retired pools left to `name`, each with the instant.
@@ -242,7 +288,7 @@ impl<'a> Family<'a> {
         let mut drawers = Vec::new();
         for (other, pool) in self.pools {
             let Some(disclosure) = pool.disclosure() else { continue };
-            if let Some(weight) = draws_on(other, &above)?.get(name) {
+            if let Some(weight) = self.draws(other, &above)?.get(name) {
                 drawers.push((disclosure, *weight));
             }
         }
@@ -260,19 +306,12 @@ fn per_unit(stretches: &[Booked]) -> f64 {
 /// The terms of a pool from an instant on. A disclosure that corrects an error holds from the beginning, a revised N from when
 /// it was recorded.
 fn terms(pool: &Pool, disclosure: &Disclosure, at: UnixNanos, taken_over: f64) -> Terms {
-    let (mut units, mut retired) = (disclosure.units, false);
-    for (when, event) in pool.events.iter().filter(|(when, _)| *when <= at) {
-        match event {
-            Event::Revise { units: revised, .. } => units = *revised,
-            Event::Retire { .. } => retired = *when <= at,
-            Event::Disclose(_) => {}
-        }
-    }
     Terms {
         training: GramsCo2e(disclosure.training().0 + taken_over),
-        units,
+        units: pool.units_at(at).unwrap_or(disclosure.units),
         policy: disclosure.units_policy(),
         lifespan: disclosure.lifespan(),
-        retired,
+        retired: pool.retired_at().is_some_and(|when| when <= at),
+        increments: 0,
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
 use crate::store::memory::MemoryStore;
+use joulebook_sci::ServiceUse;
+use joulebook_units::CountKind;
 use std::sync::Arc;
 
 fn document(pool: &str, more: &str) -> String {
@@ -74,4 +76,49 @@ fn events_stay_in_their_order_and_are_known_as_of_any_instant() {
         (Some(3), Some(2), Some(1), None)
     );
     assert!(pools(&book, None).expect("read")["a"].retired());
+}
+
+#[test]
+fn weighted_units_have_one_pair_of_weights_for_all_who_ask() {
+    let weighted = |more: &str| document("a", more).replace("\"total_token\"", "\"weighted\"");
+    let refused = |text: String| Disclosure::parse(&text).expect_err("refused").to_string();
+    assert!(refused(weighted("")).contains("need token_weights"));
+    assert!(refused(weighted(",\"token_weights\":{\"input\":0,\"output\":0}")).contains("not both 0"));
+    assert!(refused(document("a", ",\"token_weights\":{\"input\":1,\"output\":3}")).contains("weighted units only"));
+    let taken = weighted(",\"token_weights\":{\"input\":0.25,\"output\":1}");
+    let counts = [(CountKind::InputTokens, 400), (CountKind::OutputTokens, 50)].into();
+    let used = ServiceUse { counts, ..ServiceUse::default() };
+    let units = Disclosure::parse(&taken).expect("valid").count(&used).expect("told");
+    assert!((units - 150.0).abs() < 1e-9);
+    let book = book();
+    disclose(&book, &taken).expect("taken");
+    let other = taken.replace("0.25", "0.5");
+    assert!(disclose(&book, &other).expect_err("other weights").to_string().contains("one allocation for all"));
+}
+
+#[test]
+fn a_pool_is_exported_with_its_revised_n() {
+    let book = book();
+    disclose(&book, &document("a", "")).expect("taken");
+    let exported = |book: &Book| pools(book, None).expect("read")["a"].exported().expect("disclosed");
+    assert_eq!(exported(&book).revised, None);
+    record(&book, "a", &Event::Revise { units: 5e3, reason: "use".into() }, UnixNanos(7)).expect("taken");
+    let (found, revised) = (exported(&book), exported(&book).revised.expect("revised"));
+    assert!((revised.units - 5e3).abs() < 1e-9 && revised.reason == "use");
+    let text = serde_json::to_string(&found).expect("JSON");
+    assert_eq!(Disclosure::parse(&text).expect("as it is imported"), found);
+}
+
+#[test]
+fn an_increment_joins_the_pool_of_one_parent_alone() {
+    let joins = |parents: &str| {
+        document("a", &format!(",\"lineage_policy\":\"single_pool_increment\",\"parents\":[{parents}]"))
+    };
+    let parent =
+        |pool: &str, descent: &str, more: &str| format!("{{\"pool\":\"{pool}\",\"descent\":\"{descent}\"{more}}}");
+    assert!(Disclosure::parse(&joins("")).is_err());
+    let two = format!("{},{}", parent("b", "finetune", ""), parent("c", "distill", ""));
+    assert!(Disclosure::parse(&joins(&two)).is_err());
+    assert!(Disclosure::parse(&joins(&parent("b", "merge", ""))).is_err());
+    assert!(Disclosure::parse(&joins(&parent("b", "finetune", ""))).is_ok());
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub enum FactorsCommand {
     /// The series, how far they reach, and why a source fails
     List(FormArguments),
-    /// Add the cells of a CSV file (columns start, end, value and, if there is one, status) to a series
+    /// Add the cells of a CSV file (columns start, value and, if there are some, end and status) to a series
     Push(PushArguments),
 }
 

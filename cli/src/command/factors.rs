@@ -7,6 +7,8 @@ use crate::output::{json, table};
 use jiff::Timestamp;
 use joulebook_proto::admin::{FactorCell, FactorSeries, ListFactorsRequest, PushFactorsRequest, PushFactorsResponse};
 use joulebook_proto::query::IntensityKind;
+use joulebook_sci::series::ends;
+use joulebook_units::UnixNanos;
 use std::fs::File;
 use std::path::Path;
 
@@ -14,6 +16,8 @@ use std::path::Path;
 const CELLS_PER_QUESTION: usize = 20_000;
 /// Larger files are sent in parts by whoever has them: the aggregator takes no more at once.
 const MOST_CELLS: usize = 250_000;
+/// Length of a single cell without an end: an hour.
+const SINGLE_CELL_NANOS: i64 = 3600 * UnixNanos::PER_SECOND;
 
 pub(crate) async fn answer(connection: &Connection, command: &FactorsCommand) -> Result<String, Failure> {
     match command {
@@ -58,8 +62,8 @@ fn word(kind: IntensityKind) -> String {
     kind.as_str_name().trim_start_matches("INTENSITY_KIND_").to_lowercase()
 }
 
-/// The cells of a file with the columns start, end, value and, if it has one, status. All of it is read before anything is
-/// sent.
+/// The cells of a file with the columns start, value and, if it has them, end and status. Without ends each cell lasts until
+/// the next one begins. All of it is read before anything is sent.
 fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
     let unusable = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(|error| unusable(&error.to_string()))?;
@@ -67,7 +71,7 @@ fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
     let header = reader.headers().map_err(|error| unusable(&error.to_string()))?.clone();
     let column = |name: &str| header.iter().position(|column| column == name);
     let needed = |name: &str| column(name).ok_or_else(|| unusable(&format!("there is no column `{name}`")));
-    let (start, end, value, status) = (needed("start")?, needed("end")?, needed("value")?, column("status"));
+    let (start, end, value, status) = (needed("start")?, column("end"), needed("value")?, column("status"));
     let mut cells = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| unusable(&error.to_string()))?;
@@ -79,9 +83,10 @@ fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
             let nanos = at.ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok());
             nanos.ok_or_else(|| refused(&format!("`{}` is no time; write 2026-11-24T10:00:00Z", text(place))))
         };
+        let begins = instant(start)?;
         cells.push(FactorCell {
-            start_unix_nanos: instant(start)?,
-            end_unix_nanos: instant(end)?,
+            start_unix_nanos: begins,
+            end_unix_nanos: end.map_or(Ok(begins), instant)?,
             value: text(value).parse().map_err(|_| refused(&format!("`{}` is no number", text(value))))?,
             status: status.map_or("measured", text).to_owned(),
         });
@@ -89,5 +94,42 @@ fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
             return Err(unusable(&format!("more than {MOST_CELLS} cells; send parts of it, nothing was sent")));
         }
     }
-    if cells.is_empty() { Err(unusable("there is no cell in it")) } else { Ok(cells) }
+    if cells.is_empty() {
+        return Err(unusable("there is no cell in it"));
+    }
+    if end.is_none() {
+        cells.sort_by_key(|cell| cell.start_unix_nanos);
+        let starts: Vec<UnixNanos> = cells.iter().map(|cell| UnixNanos(cell.start_unix_nanos)).collect();
+        for (cell, end) in cells.iter_mut().zip(ends(&starts, SINGLE_CELL_NANOS)) {
+            cell.end_unix_nanos = end.0;
+        }
+    }
+    Ok(cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Vec<FactorCell>, Failure> {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("grid.csv");
+        std::fs::write(&path, text).expect("written");
+        read(&path)
+    }
+
+    #[test]
+    fn a_file_without_ends_has_cells_that_last_until_the_next_begins() {
+        let text = "start,value\n2026-01-01T01:00:00Z,20\n2026-01-01T00:00:00Z,10\n2026-01-01T02:00:00Z,30\n";
+        let cells = read_text(text).expect("three");
+        let hours: Vec<i64> = cells
+            .iter()
+            .map(|cell| (cell.end_unix_nanos - cell.start_unix_nanos) / 3600 / UnixNanos::PER_SECOND)
+            .collect();
+        assert_eq!(hours, [1, 1, 1]);
+        assert!(cells.windows(2).all(|pair| pair[0].end_unix_nanos == pair[1].start_unix_nanos));
+        let told = read_text("start,end,value\n2026-01-01T00:00:00Z,2026-01-01T00:05:00Z,10\n").expect("one");
+        assert_eq!(told[0].end_unix_nanos - told[0].start_unix_nanos, 300 * UnixNanos::PER_SECOND);
+        assert!(read_text("start,end,value\n2026-01-01T00:00:00Z,,10\n").is_err(), "an end that is not told");
+    }
 }

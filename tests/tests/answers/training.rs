@@ -67,7 +67,14 @@ fn what_a_version_carries_follows_what_it_served_and_its_ledger_conserves_t() {
     assert!(close(block.per_unit_g.expect("known"), T / N));
     assert!(close(block.training_g.expect("known"), served * T / N), "{block:?}");
     let score = answer.sci.clone().expect("always there").value.expect("a score");
-    assert!(close(block.sci.expect("known"), score + T / N), "one unit: SCI + τ");
+    let with = block.sci.expect("known");
+    assert!(close(with, score + T / N), "one unit: SCI + τ");
+    let (low, high) = (block.low.expect("known"), block.high.expect("known"));
+    assert!(low < with && with < high);
+    // T by a fifth and N by half, beside what the score may be off.
+    let own = answer.sci.clone().expect("always there").high.expect("known") - score;
+    let both = (own.powi(2) + (0.2f64.powi(2) + 0.5f64.powi(2)) * (T / N).powi(2)).sqrt();
+    assert!(close(high - with, both), "{} {both}", high - with);
     let ledger = block.ledgers[0].clone();
     assert!(ledger.used_units > served, "what was served before the window counts too");
     assert!(close(ledger.allocated_g, ledger.used_units * T / N));
@@ -102,4 +109,55 @@ fn each_gate_that_is_not_met_is_named_and_there_is_no_figure() {
     let (_, block) = ask(&fixture, true, None);
     assert!(block.sci.is_none() && block.failed_gates == ["G1_disclosure"], "two disclosures of one version");
     assert!(block.notes.iter().any(|note| note.contains("guess, other")), "{:?}", block.notes);
+}
+
+#[test]
+fn the_last_users_of_a_retired_pool_carry_what_remains_where_its_policy_says_so() {
+    let fixture = rated();
+    let (default, _) = ask(&fixture, false, None);
+    let policy = ",\"remainder\":\"final_period\",\"final_days\":1";
+    let disclosed = disclose(&fixture, &document(&default, "tiny", policy));
+    let (_, before) = ask(&fixture, true, None);
+    let event = Event::Retire { successor: None, reason: "replaced".to_owned() };
+    record(&fixture.aggregator.book, "tiny", &event, fixture.aggregator.now).expect("recorded");
+    let (_, after) = ask(&fixture, true, None);
+    let ledger = after.ledgers[0].clone();
+    assert!(ledger.remaining_g.abs() < 1e-6 * T && (ledger.allocated_g - T).abs() < 1e-6 * T, "{ledger:?}");
+    assert!(after.per_unit_g.expect("known") > 10.0 * before.per_unit_g.expect("known"));
+    assert_eq!(after.remainder_policy, "final_period");
+    let (_, known) = ask(&fixture, true, Some(disclosed.0));
+    assert_eq!((known.per_unit_g, known.ledgers), (before.per_unit_g, before.ledgers), "as it was known");
+}
+
+#[test]
+fn an_increment_that_joins_a_pool_is_in_its_ledger_and_has_none_of_its_own() {
+    let fixture = rated();
+    let (default, _) = ask(&fixture, false, None);
+    // The version that is served joins the pool of one that is not.
+    let base = document(&default, "base", "").replace("\"version\":\"", "\"version\":\"base-of-");
+    disclose(&fixture, &base);
+    let joins = ",\"lineage_policy\":\"single_pool_increment\",\
+                 \"parents\":[{\"pool\":\"base\",\"descent\":\"finetune\"}],\"serving_since\":\"2026-01-01T00:00:00Z\"";
+    disclose(&fixture, &document(&default, "tuned", joins));
+    let (_, block) = ask(&fixture, true, None);
+    assert!(block.available, "{block:?}");
+    let [ledger] = block.ledgers.as_slice() else { panic!("one ledger: {:?}", block.ledgers) };
+    assert_eq!((ledger.pool_id.as_str(), block.lineage_policy.as_str()), ("base", "single_pool_increment"));
+    let sum = ledger.allocated_g + ledger.written_off_g + ledger.remaining_g;
+    assert!((sum - ledger.training_g).abs() <= 1e-9 * ledger.training_g);
+}
+
+#[test]
+fn units_that_carry_no_version_make_a_figure_partial_or_refuse_it_where_tracing_is_strict() {
+    let fixture = rated();
+    let (default, _) = ask(&fixture, false, None);
+    let answers = fixture.ask_all(GetSciRequest::default());
+    let untold = answers.iter().any(|answer| answer.subject.as_ref().is_some_and(|of| of.model_version.is_none()));
+    disclose(&fixture, &document(&default, "tiny", ",\"tracing\":\"strict\""));
+    let (_, strict) = ask(&fixture, true, None);
+    assert_eq!(strict.available, !untold, "{strict:?}");
+    disclose(&fixture, &document(&default, "tiny", ""));
+    let (_, traced) = ask(&fixture, true, None);
+    let partial = traced.notes.iter().any(|note| note.starts_with("extended_label=partial"));
+    assert_eq!((traced.available, partial), (true, untold));
 }

@@ -89,3 +89,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_cell_without_an_end_lasts_until_the_next_but_not_over_a_hole() {
+    let at = |hours: i64| UnixNanos(hours * 3600 * UnixNanos::PER_SECOND);
+    // A day of 25 h, a hole of three days, and the last one.
+    let starts = [0, 24, 49, 73, 145, 169].map(at);
+    assert_eq!(ends(&starts, 1), [24, 49, 73, 97, 169, 193].map(at));
+    assert_eq!(ends(&[at(5)], at(1).0), [at(6)]);
+    assert!(ends(&[], 1).is_empty());
+}

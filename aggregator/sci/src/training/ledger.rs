@@ -30,6 +30,8 @@ pub struct Terms {
     pub lifespan: Lifespan,
     /// Whether the pool is retired: nothing is charged any more.
     pub retired: bool,
+    /// How many increments have joined the pool: what is left with each of them is spread over the units to come.
+    pub increments: usize,
 }
 
 /// A stretch of time under one set of terms.
@@ -41,6 +43,8 @@ pub struct Stretch {
     pub units: f64,
     /// Its length in nanoseconds.
     pub nanos: u64,
+    /// Whether it lies in the final period of a pool whose last users carry what remains at retirement.
+    pub is_final: bool,
 }
 
 /// What was booked in one stretch.
@@ -101,6 +105,8 @@ pub fn book(stretches: &[Stretch]) -> Option<Account> {
         before = Some((terms, rate));
         booked.push(Booked { units: stretch.units, ..one });
     }
+    let rest = (last.training.0 - allocated.get() - written_off.get()).max(0.0);
+    close(stretches, &mut booked, rest).into_iter().for_each(|extra| allocated.add(extra));
     let remaining = last.training.0 - allocated.get() - written_off.get();
     let through = match last.lifespan {
         Lifespan::Usage => used.get() >= last.units,
@@ -118,16 +124,28 @@ pub fn book(stretches: &[Stretch]) -> Option<Account> {
     })
 }
 
+/// Charges what remains to the users of the final period, each unit the same; without a user nobody carries it.
+fn close(stretches: &[Stretch], booked: &mut [Booked], rest: f64) -> Vec<f64> {
+    let carries = |stretch: &Stretch| stretch.is_final && !stretch.terms.retired && stretch.units > 0.0;
+    let units: f64 = stretches.iter().filter(|stretch| carries(stretch)).map(|stretch| stretch.units).sum();
+    let mut extras = Vec::new();
+    for (_, one) in stretches.iter().zip(booked).filter(|(stretch, _)| carries(stretch)) {
+        let extra = rest * (one.units / units);
+        one.charged += extra;
+        one.per_unit = one.charged / one.units;
+        extras.push(extra);
+    }
+    extras
+}
+
 /// Grams per unit of a stretch by usage: T/N, or what is left over the units to come once N was revised prospectively.
 fn rate(terms: Terms, before: Option<(Terms, f64)>, used: f64, left: f64) -> f64 {
     match before {
         Some((earlier, rate)) if earlier == Terms { retired: earlier.retired, ..terms } => rate,
-        Some(_) if terms.policy == UnitsPolicy::DynamicProspective => {
-            if terms.units > used {
-                left / (terms.units - used)
-            } else {
-                0.0
-            }
+        Some((earlier, _))
+            if terms.policy == UnitsPolicy::DynamicProspective || terms.increments != earlier.increments =>
+        {
+            if terms.units > used { left / (terms.units - used) } else { 0.0 }
         }
         // The first N is frozen; an error in T that was corrected is not.
         Some((earlier, rate)) if terms.policy == UnitsPolicy::FrozenCap => {
@@ -173,11 +191,11 @@ mod tests {
     const HOUR: u64 = 3_600_000_000_000;
 
     fn terms(training: f64, units: f64, policy: UnitsPolicy) -> Terms {
-        Terms { training: GramsCo2e(training), units, policy, lifespan: Lifespan::Usage, retired: false }
+        Terms { training: GramsCo2e(training), units, policy, lifespan: Lifespan::Usage, retired: false, increments: 0 }
     }
 
     fn stretch(terms: Terms, units: f64) -> Stretch {
-        Stretch { terms, units, nanos: HOUR }
+        Stretch { terms, units, nanos: HOUR, is_final: false }
     }
 
     fn near(found: f64, expected: f64) {
@@ -245,6 +263,30 @@ mod tests {
     }
 
     #[test]
+    fn users_of_the_final_period_carry_what_remains_and_without_one_it_is_the_owners() {
+        let frozen = terms(600.0, 100.0, UnitsPolicy::FrozenCap);
+        let last = |units| Stretch { is_final: true, ..stretch(frozen, units) };
+        let retired = stretch(Terms { retired: true, ..frozen }, 5.0);
+        let account = book(&[stretch(frozen, 10.0), last(20.0), last(10.0), retired]).expect("terms");
+        near(account.stretches[0].charged, 60.0);
+        near(account.stretches[1].charged, 120.0 + 360.0 * 2.0 / 3.0);
+        near(account.stretches[2].per_unit, 18.0);
+        near(account.remaining, 0.0);
+        let unused = book(&[stretch(frozen, 10.0), last(0.0), retired]).expect("terms");
+        near(unused.remaining, 540.0);
+    }
+
+    #[test]
+    fn an_increment_joins_a_pool_for_the_units_to_come() {
+        let before = terms(600.0, 100.0, UnitsPolicy::FrozenCap);
+        let after = Terms { increments: 1, ..terms(660.0, 150.0, UnitsPolicy::FrozenCap) };
+        let account = book(&[stretch(before, 50.0), stretch(after, 60.0), stretch(after, 40.0)]).expect("terms");
+        near(account.stretches[0].charged, 300.0);
+        near(account.stretches[1].per_unit, 3.6);
+        near(account.allocated, 660.0);
+    }
+
+    #[test]
     fn what_is_no_pool_has_no_account() {
         assert!(book(&[]).is_none());
         assert!(book(&[stretch(terms(600.0, 0.0, UnitsPolicy::FrozenCap), 1.0)]).is_none());
@@ -266,7 +308,7 @@ mod tests {
                 retired |= retires && hours > 90;
                 let lifespan = if timed { Lifespan::Time(200 * HOUR) } else { Lifespan::Usage };
                 let terms = Terms { lifespan, retired, ..terms(1e6, n, policy) };
-                Stretch { terms, units: used, nanos: hours * HOUR }
+                Stretch { terms, units: used, nanos: hours * HOUR, is_final: hours % 7 == 0 }
             }).collect();
             let account = book(&stretches).expect("terms");
             let sum: f64 = account.stretches.iter().map(|one| one.charged + one.written_off).sum();

@@ -1,11 +1,19 @@
 use super::*;
+use crate::clock::SystemClock;
+use crate::dev_certs;
 use crate::store::memory::MemoryStore;
 use crate::store::space::Least;
 use joulebook_sci::series::best;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// 2026-11-24T09:00:00Z.
 const NOW: i64 = 1_795_510_800;
@@ -39,30 +47,39 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn new(answer: impl Fn(&str) -> Reply + Send + 'static) -> Self {
+    async fn new(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(None, answer).await
+    }
+
+    /// The same behind a certificate of the authority `ca.crt` in a new folder.
+    async fn secure(folder: &Path, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        dev_certs::write(folder, &[], &[], SystemClock.unix()).expect("written");
+        let read = |name: &str| std::fs::read(folder.join(name)).expect("written");
+        let chain = vec![CertificateDer::from_pem_slice(&read("server.crt")).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(&read("server.key")).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+        Self::start(Some(TlsAcceptor::from(Arc::new(config.expect("a pair")))), answer).await
+    }
+
+    async fn start(tls: Option<TlsAcceptor>, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().expect("bound"));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&asked);
         let task = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let mut byte = [0];
-                    if stream.read_exact(&mut byte).await.is_err() {
-                        break;
+            while let Ok((stream, _)) = listener.accept().await {
+                match &tls {
+                    None => serve(stream, &answer, &noted).await,
+                    Some(tls) => {
+                        // A client that does not trust us ends here.
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve(stream, &answer, &noted).await;
+                        }
                     }
-                    head.push(byte[0]);
                 }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let (code, headers, body) = answer(&head);
-                noted.lock().expect("no panic").push(head);
-                let length = body.len();
-                let text = format!(
-                    "HTTP/1.1 {code} X\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-                );
-                // A client that is gone has its reasons.
-                let _ = stream.write_all(text.as_bytes()).await;
             }
         });
         Self { url, asked, task }
@@ -80,6 +97,30 @@ impl Server {
     fn heads(&self) -> String {
         self.asked.lock().expect("no panic").join("\n")
     }
+}
+
+/// Answers one request of a connection.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    answer: &(impl Fn(&str) -> Reply + Send + Sync),
+    noted: &Mutex<Vec<String>>,
+) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read_exact(&mut byte).await.is_err() {
+            break;
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let (code, headers, body) = answer(&head);
+    noted.lock().expect("no panic").push(head);
+    let length = body.len();
+    let text = format!("HTTP/1.1 {code} X\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    // A client that is gone has its reasons.
+    let _ = stream.write_all(text.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 fn ok(body: &str) -> Reply {
@@ -234,6 +275,46 @@ async fn b70_a_server_without_a_certificate_that_is_trusted_gets_nothing() {
     poller.poll().await;
     assert!(bench.failure().contains("CA certificates"), "{}", bench.failure());
     assert!(server.asked().is_empty());
+}
+
+#[tokio::test]
+async fn b70_a_server_whose_certificate_is_trusted_is_read_and_another_authority_s_is_not() {
+    let bench = Bench::new();
+    let good = r#"{"data":[{"from":"2026-11-24T08:00Z","to":"2026-11-24T08:30Z","intensity":{"actual":263}}]}"#;
+    let server = Server::secure(&bench.folder.path().join("ours"), |_| ok(good)).await;
+    let _other = Server::secure(&bench.folder.path().join("theirs"), |_| ok(good)).await;
+    let ask = |authority: &str| {
+        let ca = bench.folder.path().join(authority).join("ca.crt");
+        bench.poller(&format!("provider = \"neso\"\nurl = \"{}\"\nca_file = \"{}\"", server.url, ca.display()))
+    };
+    ask("theirs").poll().await;
+    assert!(!bench.failure().is_empty() && server.asked().is_empty(), "{}", bench.failure());
+    ask("ours").poll().await;
+    assert_eq!(bench.failure(), "");
+    assert_eq!(bench.cells(-90_000, 0), [(-3600, 1800, 263.0, "measured")]);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_gone_and_a_wrong_zone_are_failures_in_the_sources_words_and_no_value() {
+    let bench = Bench::new();
+    let secret = bench.file("token", "s3cret");
+    let server = Server::new(|head| match head.contains("zone=NOWHERE") {
+        true => (404, String::new(), r#"{"status":"error","message":"Zone \"NOWHERE\" does not exist."}"#.to_owned()),
+        false => (429, "Retry-After: 86400\r\n".to_owned(), r#"{"message":"quota exceeded"}"#.to_owned()),
+    })
+    .await;
+    let poller = |zone: &str| {
+        let (url, secret) = (&server.url, &secret);
+        bench.poller(&format!(
+            "provider = \"electricity_maps\"\nzone = \"{zone}\"\nurl = \"{url}\"\nsecret_file = \"{secret}\""
+        ))
+    };
+    poller("NOWHERE").poll().await;
+    assert!(bench.failure().contains("404"), "{}", bench.failure());
+    let pause = poller("FR").poll().await;
+    assert!(bench.failure().contains("429"), "{}", bench.failure());
+    assert_eq!(pause.as_secs(), 86_400, "it is left alone until its quota is back");
+    assert!(bench.cells(-90_000, 0).is_empty() && !bench.failure().contains("s3cret"));
 }
 
 #[tokio::test]

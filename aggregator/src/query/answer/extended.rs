@@ -1,14 +1,15 @@
 //! The extended boundary: training, amortised over the units served. Gated, labelled, and never part of the score.
 
 use super::*;
-use crate::training::disclosure::word;
+use crate::training::disclosure::{TracingName, word};
 use crate::training::{self, Disclosure, Family, Pool, Served, Share, TrainingError};
 use joulebook_sci::training::Gate;
+use joulebook_sci::uncertainty::{TRAINING_ASSUMED, TRAINING_DISCLOSED, TRAINING_UNITS};
 
 const LABEL: &str = "extended_training_amortised";
 const ASSUMED: &str = "extended_assumed";
 /// Fields that are absent where there is no figure.
-const FIGURES: [&str; 3] = ["sci", "training_g", "per_unit_g"];
+const FIGURES: [&str; 5] = ["sci", "low", "high", "training_g", "per_unit_g"];
 
 impl Context<'_> {
     /// The block: empty unless it was asked for, without figures unless every gate is met.
@@ -28,7 +29,6 @@ impl Context<'_> {
             (Some(model), Some(number)) => family.of(model, number, version.weights.as_deref()),
             _ => Vec::new(),
         };
-        let traced = version.model.is_some() && version.version.is_some();
         let disclosed = match found.as_slice() {
             [(name, disclosure)] => Some((*name, *disclosure)),
             _ => None,
@@ -37,6 +37,10 @@ impl Context<'_> {
             Some((name, _)) => family.consistent(name).map_err(failed)?,
             None => true,
         };
+        let named = version.model.is_some() && version.version.is_some();
+        let untraced = disclosed.map_or(0.0, |(_, disclosure)| self.untraced(parts, disclosure));
+        let strict = disclosed.is_some_and(|(_, disclosure)| disclosure.tracing == TracingName::Strict);
+        let traced = named && !(strict && untraced > 0.0);
         let proven = disclosed.is_some_and(|(_, disclosure)| !disclosure.assumed);
         let gates = [(Gate::Disclosure, proven), (Gate::Consistency, consistent), (Gate::Traceability, traced)];
         let failed_gates: Vec<Gate> = gates.into_iter().filter(|(_, met)| !met).map(|(gate, _)| gate).collect();
@@ -51,6 +55,10 @@ impl Context<'_> {
             return Ok(block);
         };
         describe(&mut block, name, disclosure, pools.get(name));
+        if untraced > 0.0 {
+            let units = disclosure.unit_name();
+            block.notes.push(format!("extended_label=partial: {untraced} {units} of the model carry no version"));
+        }
         // A guess is shown as one, behind its gate.
         let guessed = disclosure.assumed && failed_gates == [Gate::Disclosure];
         if guessed {
@@ -62,7 +70,15 @@ impl Context<'_> {
         }
         let share = family.share(name, self.computed.gathered.window).map_err(failed)?;
         self.figures(&mut block, parts, disclosure, &share, missing);
+        self.interval(&mut block, parts, &family, &share, missing);
         Ok(block)
+    }
+
+    /// Units of a window that the model served and no version is told of: they carry no training.
+    fn untraced(&self, parts: &Parts<'_>, disclosure: &Disclosure) -> f64 {
+        let versions = self.computed.totals.versions.iter();
+        let untold = versions.filter(|(other, _)| other.version.is_none() && other.model == parts.version.model);
+        untold.filter_map(|(_, totals)| disclosure.count(&totals.cost.used)).sum()
     }
 
     fn figures(
@@ -74,7 +90,7 @@ impl Context<'_> {
         missing: &mut Missing,
     ) {
         let used = &parts.totals.cost.used;
-        let units = disclosure.functional_unit().count(used);
+        let units = disclosure.count(used);
         let training = units.map(|units| units * share.per_unit_g);
         let unknown = "the engine does not tell the unit of the pool";
         block.per_unit_g = Some(share.per_unit_g);
@@ -105,15 +121,44 @@ impl Context<'_> {
         }
         block.notes.push("double_report_risk: whoever reports T itself must not also sum this".to_owned());
     }
+
+    /// The interval around both: what the score's errors are, and those of T and N of each pool.
+    fn interval(
+        &self,
+        block: &mut wire::Extended,
+        parts: &Parts<'_>,
+        family: &Family<'_>,
+        share: &Share,
+        missing: &mut Missing,
+    ) {
+        let asked = parts.unit.count(&parts.totals.cost.used).filter(|asked| *asked > 0.0);
+        let figures = asked.zip(block.sci).zip(block.training_g);
+        let ends = figures.map(|((asked, sci), training)| {
+            let carbon = &parts.totals.carbon;
+            let mut deviations = carbon.deviations.clone();
+            for (pool, grams) in share.by_pool_g.iter().filter(|(_, grams)| **grams > 0.0) {
+                let carried = training * grams / share.per_unit_g;
+                let told = if family.assumed(pool) { TRAINING_ASSUMED } else { TRAINING_DISCLOSED };
+                deviations.add(&format!("training:{pool}"), carried, told);
+                deviations.add(&format!("training-units:{pool}"), carried, TRAINING_UNITS);
+            }
+            let (low, high) = deviations.interval(sci * asked, 0.0, carbon.gap_high.get());
+            (low / asked, high / asked)
+        });
+        let unknown = "there is no figure that it would be around";
+        block.low = missing.or_note(ends.map(|(low, _)| low), "extended.low", unknown);
+        block.high = missing.or_note(ends.map(|(_, high)| high), "extended.high", unknown);
+    }
 }
 
 fn describe(block: &mut wire::Extended, name: &str, disclosure: &Disclosure, pool: Option<&Pool>) {
     block.pool_id = name.to_owned();
-    block.allocation_unit = disclosure.functional_unit().name().to_owned();
+    block.allocation_unit = disclosure.unit_name();
     block.n_policy = word(&disclosure.n_policy);
     block.lineage_policy = word(&disclosure.lineage_policy);
     block.t_scope = word(&disclosure.scope);
-    block.t_source = disclosure.document.clone().unwrap_or_default();
+    let measured = || disclosure.measured.as_ref().map(|job| format!("measured: workload {}", job.workload));
+    block.t_source = disclosure.document.clone().or_else(measured).unwrap_or_default();
     block.remainder_policy = word(&disclosure.remainder);
     block.revision = pool.and_then(Pool::revision).map(rfc3339).unwrap_or_default();
 }

@@ -87,6 +87,7 @@ impl Context<'_> {
         }
         let sources: BTreeSet<String> =
             parts.members.iter().map(|member| member.embodied.te_source.to_string()).collect();
+        let policies: BTreeSet<&str> = parts.members.iter().map(|member| member.embodied.age_policy()).collect();
         let inside = self.question.level == Level::Facility;
         let outside = "embodied carbon is outside the asked level";
         let unallocated: f64 = parts.nodes.iter().map(|node| node.embodied_unallocated_g.get()).sum();
@@ -95,8 +96,8 @@ impl Context<'_> {
             el_h: parts
                 .members
                 .first()
-                .map_or(joulebook_sci::embodied::DEFAULT_LIFESPAN_HOURS, |member| member.embodied.lifespan_hours),
-            age_policy: "stop_at_el".to_owned(),
+                .map_or(joulebook_sci::embodied::DEFAULT_LIFESPAN_HOURS, |member| member.embodied.expected_hours()),
+            age_policy: policies.into_iter().collect::<Vec<_>>().join(" + "),
             rs_rule: rs_rule(parts),
             m_g: missing.or_note(inside.then(|| parts.totals.carbon.embodied.get()), "embodied.m_g", outside),
             unallocated_g: missing.or_note(inside.then_some(unallocated), "embodied.unallocated_g", outside),

@@ -9,12 +9,13 @@ use joulebook_proto::query::SciAnswer;
 use serde_json::Value;
 
 /// What a disclosure may hold beside T and N, as people read it.
-const DISCLOSED: [(&str, &str); 12] = [
+const DISCLOSED: [(&str, &str); 13] = [
     ("document", "document"),
     ("date", "date"),
     ("provider", "provider"),
     ("scope", "scope of T"),
     ("parts_g", "parts of T (g)"),
+    ("measured", "measured job"),
     ("energy_kwh", "energy (kWh)"),
     ("hardware", "hardware"),
     ("duration_hours", "duration (h)"),
@@ -101,7 +102,9 @@ pub(crate) fn extended(answer: &SciAnswer) -> String {
     }
     if let (Some(per_unit), Some(training)) = (block.per_unit_g, block.training_g) {
         let sci = answer.sci.as_ref().and_then(|sci| sci.value);
-        text += &format!("  with training {} {}, without {}\n", number(block.sci), block.unit, number(sci));
+        let (low, high) = (number(block.low), number(block.high));
+        let with = number(block.sci);
+        text += &format!("  with training {with} {} ({low} to {high}), without {}\n", block.unit, number(sci));
         let per_unit = number(Some(per_unit));
         text += &format!(
             "  training {} g in the window, {per_unit} g per {}\n",
