@@ -156,8 +156,12 @@ impl ExportSection {
     /// See [`ExportError`].
     pub fn check(&self) -> Result<(), ExportError> {
         let (step, hour) = (self.step.as_secs(), 3600);
-        let whole = self.step.subsec_nanos() == 0 && step % 60 == 0;
-        if self.step < LEAST_STEP || !whole || (hour % step != 0 && step % hour != 0) || self.step > LONGEST_WINDOW {
+        let whole = self.step.subsec_nanos() == 0 && step.is_multiple_of(60);
+        if self.step < LEAST_STEP
+            || !whole
+            || !(hour.is_multiple_of(step) || step.is_multiple_of(hour))
+            || self.step > LONGEST_WINDOW
+        {
             return Err(ExportError::Step);
         }
         if self.delay > Duration::from_secs(hour) {
@@ -167,7 +171,7 @@ impl ExportSection {
             *window >= self.step
                 && *window <= LONGEST_WINDOW
                 && window.subsec_nanos() == 0
-                && window.as_secs() % step == 0
+                && window.as_secs().is_multiple_of(step)
         };
         let once = self.windows.iter().collect::<BTreeSet<_>>().len() == self.windows.len();
         if self.windows.len() > MOST_WINDOWS || !once || !self.windows.iter().all(steps) {

@@ -111,13 +111,16 @@ pub fn system_ca() -> PathBuf {
     PathBuf::from(SYSTEM_CA.into_iter().find(|path| Path::new(path).exists()).unwrap_or(SYSTEM_CA[0]))
 }
 
+/// A certificate, those between it and its CA, and its key, both PEM.
+pub type OwnIdentity = (Vec<u8>, Vec<u8>);
+
 /// Asks.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     ca: Option<PathBuf>,
     limit: Duration,
-    /// Certificate and key that are shown, PEM.
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// What is shown.
+    identity: Option<OwnIdentity>,
 }
 
 impl Fetcher {
@@ -134,7 +137,7 @@ impl Fetcher {
 
     /// The same that shows a certificate with its key, both PEM.
     #[must_use]
-    pub fn showing(self, identity: Option<(Vec<u8>, Vec<u8>)>) -> Self {
+    pub fn showing(self, identity: Option<OwnIdentity>) -> Self {
         Self { identity, ..self }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::export::config::{OtlpProtocol, OtlpSection};
-use crate::factor::http::{FetchError, Fetcher, system_ca};
+use crate::factor::http::{FetchError, Fetcher, OwnIdentity, system_ca};
 use crate::factor::provider::Ask;
 use hyper::Uri;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
@@ -205,7 +205,7 @@ impl Receiver {
     }
 
     /// The own certificate and its key, where the receiver wants to see one.
-    fn identity(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, OtlpError> {
+    fn identity(&self) -> Result<Option<OwnIdentity>, OtlpError> {
         match (&self.section.certificate, &self.section.key) {
             (None, None) => Ok(None),
             (Some(certificate), Some(key)) => Ok(Some((read(certificate)?, read(key)?))),
