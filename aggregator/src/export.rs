@@ -10,7 +10,6 @@ pub mod listener;
 pub mod live;
 pub mod metric;
 pub mod otlp;
-pub mod page;
 pub mod point;
 pub mod tally;
 pub mod window;

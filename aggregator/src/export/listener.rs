@@ -6,7 +6,7 @@
 
 use super::Snapshot;
 use super::live::{Live, PAGES};
-use super::page::{self, Format};
+use super::metric::ALL;
 use crate::ingest::Counters;
 use crate::peer::{Peer, Role};
 use crate::server::tls::Tls;
@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use joulebook_proto::metrics::{Format, write};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +159,7 @@ impl Shared {
         let live = self.pages.live.points().into_vec();
         let figures = self.pages.figures.borrow().clone();
         let figures = figures.iter().flat_map(|figures| &figures.points);
-        page::write(live.iter().chain(figures), format)
+        write(ALL, live.iter().chain(figures), format)
     }
 }
 

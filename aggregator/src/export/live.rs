@@ -2,7 +2,7 @@
 
 use super::metric::{
     ACK_REGRESSIONS, BUILD, CERTIFICATE, CPU, DIRTY, DUPLICATES, EXPORT_FAILURES, FACTOR_FAILING, FACTOR_LAST,
-    INTAKE_OPEN, INTAKE_STOPS, LOST, MEMORY, Metric, NODE_CONNECTED, NODE_LAST, NODE_LOST, NODE_REJECTED, NODE_SKEW,
+    INTAKE_OPEN, INTAKE_STOPS, LOST, MEMORY, NODE_CONNECTED, NODE_LAST, NODE_LOST, NODE_REJECTED, NODE_SKEW,
     NODE_SOURCES, OTLP_LOST, OTLP_RETRIES, OTLP_SENT, OTLP_WAITING, POLL_FAILURES, POLLS, PRESSURE, RECORDS, REJECTED,
     RELOAD_FAILURES, RELOADS, SCRAPES, SESSIONS, SKEW_EVENTS, STARTED, STORE_BYTES, STORE_DISK, STORE_FREE,
 };
@@ -12,6 +12,7 @@ use crate::factor::Factors;
 use crate::ingest::Counters;
 use crate::store::Book;
 use crate::store::space::Space;
+use joulebook_proto::metrics::Metric;
 use joulebook_units::UnixNanos;
 use nix::sys::resource::{UsageWho, getrusage};
 use std::collections::BTreeMap;

@@ -1,58 +1,13 @@
 //! Every name that leaves the aggregator: its type, unit, labels, help and how stable it is. The reference that
-//! `joulebook-aggregator metrics` prints is made from this file, so that it cannot differ from what is served.
+//! `joulebook-aggregator metrics list` prints is made from this file, so that it cannot differ from what is served.
 //!
 //! Names that begin with `joulebook_` are ours. Those of OpenTelemetry are in [`super::otlp::name`].
 
-use std::fmt::Write;
-
-/// What a value is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It only grows until the process starts again.
-    Counter,
-    /// It goes up and down.
-    Gauge,
-}
-
-/// Whether a name may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stability {
-    /// Name, unit, labels and meaning stay within a major version.
-    Stable,
-    /// It may change with any version, and the release notes say so.
-    Experimental,
-}
-
-/// A name and what it says.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Metric {
-    /// The name, after Prometheus' conventions; that of a counter ends in `_total`.
-    pub name: &'static str,
-    /// What its values are.
-    pub kind: Kind,
-    /// Unit, as the name says it; "" where the value has none.
-    pub unit: &'static str,
-    /// Labels, in the order of a point's values.
-    pub labels: &'static [&'static str],
-    /// What it says.
-    pub help: &'static str,
-    /// Whether it may change.
-    pub stability: Stability,
-}
+use joulebook_proto::metrics;
 
 /// What tells a row of a model from every other.
 macro_rules! of_version {
     ($($more:literal),*) => { &["model", "version", "weights", "serving_config", $($more),*] };
-}
-
-macro_rules! metrics {
-    ($($(#[doc = $doc:literal])+ $id:ident = $name:literal, $kind:ident, $unit:literal, $labels:expr, $stability:ident;)+) => {
-        $($(#[doc = $doc])+ pub static $id: Metric = Metric {
-            name: $name, kind: Kind::$kind, unit: $unit, labels: $labels, help: concat!($($doc),+), stability: Stability::$stability,
-        };)+
-        /// All of them, in the order of the page.
-        pub static ALL: &[&Metric] = &[$(&$id),+];
-    };
 }
 
 metrics! {
@@ -184,55 +139,10 @@ metrics! {
     STARTED = "process_start_time_seconds", Gauge, "seconds", &[], Stable;
 }
 
-impl Metric {
-    /// Its name without the ending of a counter, as OpenMetrics calls the family.
-    pub fn family(&self) -> &'static str {
-        match self.kind {
-            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
-            Kind::Gauge => self.name,
-        }
-    }
-
-    /// Name of its type.
-    pub fn type_name(&self) -> &'static str {
-        match self.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-        }
-    }
-
-    /// What it says, on one line.
-    pub fn text(&self) -> &'static str {
-        self.help.trim_start()
-    }
-}
-
-/// The reference of all names, as a table in Markdown.
-pub fn reference() -> String {
-    let mut text =
-        "| name | type | unit | labels | stability | meaning |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
-    for metric in ALL {
-        let unit = if metric.unit.is_empty() { "1" } else { metric.unit };
-        let stability = match metric.stability {
-            Stability::Stable => "stable",
-            Stability::Experimental => "experimental",
-        };
-        let labels = metric.labels.join(", ");
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "| `{}` | {} | {unit} | {labels} | {stability} | {} |",
-            metric.name,
-            metric.type_name(),
-            metric.text()
-        );
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use joulebook_proto::metrics::{Kind, Metric};
     use std::collections::BTreeSet;
 
     #[test]
@@ -248,12 +158,5 @@ mod tests {
             let labels: BTreeSet<_> = metric.labels.iter().collect();
             assert_eq!(labels.len(), metric.labels.len(), "{name}");
         }
-    }
-
-    #[test]
-    fn the_reference_has_a_row_for_each() {
-        let text = reference();
-        assert_eq!(text.lines().count(), ALL.len() + 2);
-        assert!(ALL.iter().all(|metric| text.contains(&format!("| `{}` |", metric.name))));
     }
 }

@@ -1,6 +1,8 @@
 //! The page itself: its formats, its health, and who wastes its time.
 
 use super::section;
+use joulebook_aggregator::export::metric::{ALL, NODE_CONNECTED};
+use joulebook_proto::metrics::{Format, Points, write};
 use joulebook_tests::export::Exported;
 use joulebook_tests::prometheus::{get, promtool, request};
 use tokio::net::TcpStream;
@@ -16,6 +18,22 @@ async fn promtool_finds_nothing_to_object_to() {
     assert!(checked.status.success() && said.trim().is_empty(), "{said}");
     let broken = promtool(&["check", "metrics"], "joulebook_x{ 1\n").expect("promtool");
     assert!(!broken.status.success(), "promtool reads what it is given");
+}
+
+#[test]
+fn hostile_names_break_no_page() {
+    let long = "n".repeat(100_000);
+    let names =
+        ["\"} 1\njoulebook_node_connected{node=\"", "\\", "a\nb\r\0c\u{1b}[2J", "\u{202e}\u{feff}é😀", "", &long];
+    let mut points = Points::default();
+    for name in names {
+        points.add(&NODE_CONNECTED, &[name], 1.0);
+    }
+    let page = write(ALL, &points.into_vec(), Format::Text);
+    assert_eq!(page.lines().count(), 2 + names.len(), "{page}");
+    assert!(page.len() < 2_000);
+    let checked = promtool(&["check", "metrics"], &page).expect("promtool");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread")]

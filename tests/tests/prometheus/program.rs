@@ -1,6 +1,7 @@
 //! The program with its page, as it is configured: on this machine, and with mutual TLS for the network.
 
-use joulebook_tests::installation::Installation;
+use joulebook_tests::installation::{AgentSettings, Installation};
+use joulebook_tests::powercap::Powercap;
 use joulebook_tests::prometheus::{Prometheus, get};
 use joulebook_tests::wait::until_async;
 
@@ -41,4 +42,26 @@ async fn beyond_this_machine_the_page_is_for_operators_over_tls() {
     until_async("an operator's Prometheus reads it", async || up(&operator).await == Some(true)).await;
     until_async("an agent's tries", async || up(&agent).await.is_some()).await;
     assert_eq!(up(&agent).await, Some(false), "an agent's certificate reads nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_prometheus_reads_both_daemons() {
+    let (installation, aggregator) =
+        Installation::start_with(|_| "[metrics]\nlisten = \"127.0.0.1:0\"\n".to_owned()).expect("an aggregator");
+    let sysfs = installation.folder().join("sys");
+    let _zone =
+        Powercap::new(&sysfs).and_then(|powercap| powercap.zone("intel-rapl:0", "package-0", 7)).expect("a zone");
+    let more = "[metrics]\nlisten = \"127.0.0.1:0\"\n".to_owned();
+    let settings = AgentSettings { sysfs: Some(sysfs), more, ..AgentSettings::default() };
+    let agent = installation.start_agent(&settings).expect("an agent");
+    let pages = [
+        aggregator.wait_for(READ_AT).expect("a page"),
+        agent.wait_for(r"metrics are served.*address=(127\.0\.0\.1:\d+)").expect("a page"),
+    ];
+    let prometheus = Prometheus::start(&pages, "", &[]).expect("a Prometheus");
+    // What the agent sent, the aggregator has stored: by their own names, joined by the node's.
+    let query = "joulebook_agent_acknowledged_sequence{node=\"under-test\"} > 0 and on (node) joulebook_node_connected == 1 \
+                 and on () joulebook_ingest_records_total > 0 and on (node) joulebook_agent_source_up == 1";
+    until_async("both say that records arrive", async || prometheus.query(query).await.is_ok_and(|it| !it.is_empty()))
+        .await;
 }

@@ -1,6 +1,7 @@
 //! Recording and alert rules: their syntax, what each alert fires at, and one that fires and resolves.
 
 use super::section;
+use joulebook_agent::metrics::name;
 use joulebook_aggregator::export::metric::ALL;
 use joulebook_tests::export::Exported;
 use joulebook_tests::prometheus::{Prometheus, promtool};
@@ -44,7 +45,7 @@ fn promtool_takes_the_rules_and_each_alert_fires_and_stays_silent_where_it_must(
     assert_eq!(found(r#"expr: count\(ALERTS\{alertname="(\w+)""#, &cases), alerts, "each is silent in a case");
     let texts = text.matches("runbook: ").count();
     assert_eq!(texts, alerts.len(), "each has a runbook");
-    let known: BTreeSet<String> = ALL.iter().map(|metric| metric.name.to_owned()).collect();
+    let known: BTreeSet<String> = ALL.iter().chain(name::ALL).map(|metric| metric.name.to_owned()).collect();
     let recorded = found(r"- record: (\S+)", &text);
     let used = found(r"\b(joulebook[_:][a-z_:]+)", &text.replace("joulebook.", " "));
     let unknown: Vec<_> = used.difference(&known).filter(|name| !recorded.contains(*name)).collect();

@@ -9,9 +9,10 @@ use super::name::{
     WINDOW_ENERGY, WINDOW_SCI, WINDOW_SCI_HIGH, WINDOW_SCI_LOW, WINDOW_TOKENS, WINDOW_UNITS, attribute,
 };
 use crate::export::Snapshot;
-use crate::export::metric::{self, Metric as Ours};
+use crate::export::metric;
 use crate::export::point::joules;
 use crate::query::overview::{SourceView, VersionView};
+use joulebook_proto::metrics::Metric as Ours;
 use joulebook_units::Component;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};

@@ -22,7 +22,8 @@ use tonic::{Code, Status};
 
 /// Path of metrics where the address has none.
 const PATH: &str = "/v1/metrics";
-/// Codes of gRPC and statuses of HTTP after which the same message may be sent again.
+/// Codes of gRPC and statuses of HTTP after which the same message may be sent again. The last one is none of the
+/// specification's: a connection that breaks in the middle of a call ends with it.
 const AGAIN: [Code; 8] = [
     Code::Cancelled,
     Code::DeadlineExceeded,
