@@ -12,8 +12,9 @@ JOULEBOOK_KSERVE ?= $(CACHE)/engines/kserve/bin/python
 JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
 JOULEBOOK_BMC_CLIENT ?= $(CACHE)/engines/bmc/bin/python
 JOULEBOOK_CODECARBON ?= $(CACHE)/engines/codecarbon/bin/python
+JOULEBOOK_ECOLOGITS ?= $(CACHE)/engines/ecologits/bin/python
 JOULEBOOK_SCAPHANDRE ?= $(CACHE)/peers/scaphandre/usr/bin/scaphandre
-export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_LITELLM JOULEBOOK_KSERVE JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_SCAPHANDRE
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_LITELLM JOULEBOOK_KSERVE JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_ECOLOGITS JOULEBOOK_SCAPHANDRE
 CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
@@ -30,8 +31,8 @@ export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, what reads our figures, the contract's linter.
-	.ci/setup libclang rocksdb engine triton mlserver nvml bmc telemetry buf
+setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, tools that estimate, what reads our figures, the contract's linter.
+	.ci/setup libclang rocksdb engine triton mlserver nvml bmc codecarbon ecologits telemetry buf
 
 build: ## Builds the three programs, optimised.
 	.ci/setup libclang rocksdb
@@ -44,7 +45,7 @@ demo: ## Grams per token of two model versions served on this machine, and of tw
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
 
 test: lint ## Runs every test that needs no privilege, and the linters before.
-	.ci/setup engine triton mlserver nvml bmc telemetry
+	.ci/setup engine triton mlserver nvml bmc codecarbon ecologits telemetry
 	.ci/test --workspace
 
 test-engines: ## Installs further inference servers and gateways and runs the tests against them.

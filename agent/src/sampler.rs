@@ -20,6 +20,7 @@ use joulebook_units::{
     Microjoules, Milliwatts, Point, Service, Source, Subject, UnixNanos,
 };
 use refusals::Refusals;
+use status::Busy;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -98,9 +99,7 @@ pub struct Sampler {
     device_users: BTreeMap<i32, String>,
     part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
-    /// Time of the CPUs' threads at work since the first sample of workloads, in ns, and when the last one was.
-    busy_nanos: u64,
-    busy_until: Option<BootNanos>,
+    busy: Busy,
     refusals: Refusals,
     turns: BTreeMap<(String, &'static str), u64>,
     /// Whether the next batch begins a new stream.
@@ -160,8 +159,7 @@ impl Sampler {
             device_users: BTreeMap::new(),
             part_ids: BTreeMap::new(),
             busy_permille: None,
-            busy_nanos: 0,
-            busy_until: None,
+            busy: Busy::default(),
             refusals: Refusals::default(),
             turns: BTreeMap::new(),
             begins_stream: false,
@@ -503,11 +501,7 @@ impl Sampler {
             self.refusals.add("process", "cgroup_parse", now, Some(&why));
         }
         self.busy_permille = sample.busy_permille.or(self.busy_permille);
-        if let (Some(permille), Some(since)) = (sample.busy_permille, self.busy_until.replace(now)) {
-            let threads = u64::from(self.parts.inventory.borrow().hardware.threads.unwrap_or(1));
-            let nanos = now.0.saturating_sub(since.0).saturating_mul(threads);
-            self.busy_nanos = self.busy_nanos.saturating_add(nanos / 1000 * permille);
-        }
+        self.busy.add(now, sample.busy_permille, self.parts.inventory.borrow().hardware.threads);
         self.workload_ids = sample.groups;
         self.part_ids = sample.parts;
         self.samples += 1;

@@ -1,7 +1,9 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
 use crate::export::config::{ExportError, ExportSection, MetricsSection, OtlpSection};
-use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, SiteConfig};
+use crate::factor::{
+    EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig, SiteConfig,
+};
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
@@ -56,6 +58,8 @@ pub struct Config {
     pub factor: Vec<FeedConfig>,
     /// `[embodied]`: what the hosts are made of.
     pub embodied: EmbodiedConfig,
+    /// `[[out_of_service]]`: when nodes are drained, in repair or burnt in.
+    pub out_of_service: Vec<OutOfServiceConfig>,
     /// Who answers for the figures.
     pub accountable_contact: Option<String>,
     /// Role of the reporting organisation: `operator` or `consumer`.
@@ -174,6 +178,7 @@ impl Default for Config {
             site: BTreeMap::new(),
             factor: Vec::new(),
             embodied: EmbodiedConfig::default(),
+            out_of_service: Vec::new(),
             accountable_contact: None,
             ghg_role: None,
         }
@@ -293,6 +298,7 @@ impl Config {
             site: self.site.clone(),
             factor: self.factor.clone(),
             embodied: self.embodied.clone(),
+            out_of_service: self.out_of_service.clone(),
             accountable_contact: self.accountable_contact.clone(),
             ghg_role: self.ghg_role,
         }

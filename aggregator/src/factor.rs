@@ -9,7 +9,9 @@ mod embodied;
 mod feed;
 mod fixed;
 pub mod http;
+pub mod impact;
 pub mod mapping;
+mod out_of_service;
 pub mod poll;
 pub mod provider;
 mod table;
@@ -18,6 +20,7 @@ pub use chain::Asked;
 pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, SiteConfig};
 pub use embodied::EmbodiedFacts;
 pub use feed::{Feed, FeedConfig, ProviderName};
+pub use out_of_service::{OutOfService, OutOfServiceConfig};
 
 use crate::store::{Book, StoreError};
 use chain::Stored;
@@ -154,6 +157,7 @@ pub struct Site {
     region: Option<String>,
     fixed: Option<(GramsCo2ePerKwh, String)>,
     pue: Option<Pue>,
+    impacts: impact::SiteImpacts,
     deployment: Option<Deployment>,
 }
 
@@ -184,6 +188,7 @@ pub struct Factors {
     default_site: Site,
     feeds: Vec<Feed>,
     embodied: EmbodiedConfig,
+    out_of_service: Vec<OutOfService>,
     accountable_contact: Option<String>,
     ghg_role: Option<GhgRole>,
     revision: u64,
@@ -198,6 +203,7 @@ impl Factors {
             sites.insert(name.clone(), resolve(&tables, name, site)?);
         }
         embodied::check(&config.embodied)?;
+        impact::check(&config.embodied)?;
         let feeds = feeds(&config.factor)?;
         let nowhere = || resolve(&tables, DEFAULT_SITE, &SiteConfig::default());
         let default_site = sites.get(DEFAULT_SITE).cloned().map_or_else(nowhere, Ok)?;
@@ -206,6 +212,7 @@ impl Factors {
             default_site,
             feeds,
             embodied: config.embodied.clone(),
+            out_of_service: out_of_service::parse(&config.out_of_service)?,
             accountable_contact: config.accountable_contact.clone(),
             ghg_role: config.ghg_role,
             revision: revision(config),
@@ -322,6 +329,16 @@ impl Factors {
     /// Embodied carbon of a whole host, or of a guest's share of its host, by part.
     pub fn embodied(&self, hardware: &Hardware) -> EmbodiedFacts {
         embodied::facts(&self.embodied, hardware)
+    }
+
+    /// When a node is declared out of service, inside a window.
+    pub fn out_of_service(&self, node: &str, window: Window) -> Vec<OutOfService> {
+        let mine = self.out_of_service.iter().filter(|out| out.node == node);
+        let inside = mine.filter_map(|out| {
+            let window = out.window.intersect(window)?;
+            Some(OutOfService { window, ..out.clone() })
+        });
+        inside.collect()
     }
 
     /// Kind of deployment of `site`, as configured.
@@ -445,7 +462,9 @@ fn resolve(tables: &Tables, name: &str, config: &SiteConfig) -> Result<Site, Fac
         Some(value) => Some(Pue::new(value).map_err(|_| refused("pue", value, "1 to 10"))?),
         None => None,
     };
-    Ok(Site { name: name.to_owned(), country: zone.or(around), region, fixed, pue, deployment: config.deployment })
+    let impacts = impact::SiteImpacts::new(name, config)?;
+    let (name, deployment) = (name.to_owned(), config.deployment);
+    Ok(Site { name, country: zone.or(around), region, fixed, pue, impacts, deployment })
 }
 
 /// The first eight bytes of a hash over the tables and the configuration as debug text, which names every field.

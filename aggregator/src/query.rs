@@ -11,6 +11,7 @@ mod consumer;
 mod energy;
 mod explain;
 mod gather;
+mod idle;
 mod input;
 mod layer;
 mod name;
@@ -24,10 +25,11 @@ use gather::Gathered;
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::{
     ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
-    GetEnergyResponse, GetSciRequest, GetSciResponse,
+    GetEnergyResponse, GetIdleRequest, GetIdleResponse, GetSciRequest, GetSciResponse,
 };
 use joulebook_sci::consumer::Consumers;
-use joulebook_sci::{ModelVersion, SlotTerm, Totals};
+use joulebook_sci::impact::Impacts;
+use joulebook_sci::{Level, ModelVersion, SlotTerm, Totals};
 use joulebook_units::Window;
 use name::Names;
 use question::Question;
@@ -79,6 +81,8 @@ struct Computed<'a> {
     meters: BTreeMap<layer::MeterKey, layer::MeterSum>,
     /// PUEs that were used, by site.
     pues: BTreeMap<String, BTreeSet<gather::PueOrigin>>,
+    /// Water, abiotic depletion and primary energy by version; nothing below facility level.
+    impacts: Impacts,
 }
 
 /// The terms of one slot.
@@ -174,7 +178,7 @@ impl Query {
             share: None,
         };
         let answer = context.answer(version, totals)?;
-        Ok(explain::explain(&computed, version, totals, answer))
+        Ok(explain::explain(&computed, question.rule, version, totals, answer))
     }
 
     /// What a name stood for.
@@ -188,11 +192,22 @@ impl Query {
         alias::history(&gathered, &request.alias)
     }
 
+    /// Idle capacity.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn idle(&self, request: &GetIdleRequest) -> Result<GetIdleResponse, QueryError> {
+        let question = Question::parse_idle(request)?;
+        let factors = Arc::clone(&self.factors.borrow());
+        idle::answer(&self.book, &factors, &question, self.clock.unix())
+    }
+
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
         let (factors, now) = (Arc::clone(&self.factors.borrow()), self.clock.unix());
         let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, now)?;
-        let mut totals = Totals::new(question.level, question.policy);
+        let mut totals = Totals::new(question.level, question.rule);
         let mut terms = Vec::new();
+        let mut impacts = Impacts::default();
         let mut meters = BTreeMap::new();
         let mut pues: BTreeMap<String, BTreeSet<gather::PueOrigin>> = BTreeMap::new();
         for window in gathered.windows() {
@@ -205,11 +220,14 @@ impl Query {
                 pues.entry(site.clone()).or_default().insert(origin.clone());
             }
             let by_version = totals.add(&slot.nodes, &slot.factors);
+            if question.level == Level::Facility {
+                slot.add_impacts(&by_version, &mut impacts);
+            }
             if keep_terms {
                 terms.push(Terms { slot, by_version });
             }
         }
-        Ok(Computed { gathered, factors, totals, terms, meters, pues })
+        Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
     }
 }
 
@@ -253,6 +271,10 @@ impl QueryService for Answering {
         request: Request<GetAliasHistoryRequest>,
     ) -> Result<Response<GetAliasHistoryResponse>, Status> {
         self.ask(request, Query::alias_history).await
+    }
+
+    async fn get_idle(&self, request: Request<GetIdleRequest>) -> Result<Response<GetIdleResponse>, Status> {
+        self.ask(request, Query::idle).await
     }
 }
 

@@ -1,9 +1,13 @@
 //! The command line. Its help is golden-tested (`tests/help.txt`).
 
+mod estimate;
 mod factors;
+mod idle;
 mod training;
 
+pub use estimate::{EstimateArguments, EstimateInputs, MethodName};
 pub use factors::{BasisName, FactorsCommand, PushArguments, QuantityName};
+pub use idle::{IdleArguments, ScopeName};
 pub use training::TrainingCommand;
 
 use crate::period;
@@ -85,6 +89,10 @@ pub enum Command {
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
+    /// Idle capacity: who holds it, since when, what it costs; what versions' work caused beside what is kept for them
+    Idle(IdleArguments),
+    /// What formulas of other tools say where nothing is measured, or beside it; what remote models delivered, rated
+    Estimate(Box<EstimateArguments>),
     /// Two scores side by side; refused where they differ in more than what is compared
     Compare(CompareArguments),
     /// Series of carbon intensity, PUE and water: what there is, and pushing more
@@ -115,6 +123,9 @@ pub struct CompareArguments {
     /// How pool idle is charged
     #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
     pub idle: Idle,
+    /// First scope in which pool idle looks for versions to be charged to
+    #[arg(long, value_enum, default_value_t = ScopeName::Node)]
+    pub idle_scope: ScopeName,
     /// How the comparison is printed
     #[arg(short, long, value_enum, default_value_t = AdminForm::Table)]
     pub output: AdminForm,
@@ -305,6 +316,9 @@ pub struct SciArguments {
     /// How pool idle is charged
     #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
     pub idle: Idle,
+    /// First scope in which pool idle looks for versions to be charged to
+    #[arg(long, value_enum, default_value_t = ScopeName::Node)]
+    pub idle_scope: ScopeName,
     /// Which side is believed where metered parts exceed the meter at a node's input
     #[arg(long, value_enum, default_value_t = Believed::Components)]
     pub trust: Believed,
@@ -343,6 +357,9 @@ pub struct EnergyArguments {
     /// How pool idle is charged
     #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
     pub idle: Idle,
+    /// First scope in which pool idle looks for versions to be charged to
+    #[arg(long, value_enum, default_value_t = ScopeName::Node)]
+    pub idle_scope: ScopeName,
     /// Which side is believed where metered parts exceed the meter at a node's input
     #[arg(long, value_enum, default_value_t = Believed::Components)]
     pub trust: Believed,
@@ -378,6 +395,9 @@ pub struct ExplainArguments {
     /// How pool idle is charged
     #[arg(long, value_enum, default_value_t = Idle::ReservedCapacityTime)]
     pub idle: Idle,
+    /// First scope in which pool idle looks for versions to be charged to
+    #[arg(long, value_enum, default_value_t = ScopeName::Node)]
+    pub idle_scope: ScopeName,
     /// Which side is believed where metered parts exceed the meter at a node's input
     #[arg(long, value_enum, default_value_t = Believed::Components)]
     pub trust: Believed,

@@ -5,8 +5,10 @@ pub(crate) mod alias;
 pub(crate) mod compare;
 pub(crate) mod doctor;
 pub(crate) mod energy;
+pub(crate) mod estimate;
 pub(crate) mod explain;
 pub(crate) mod factors;
+pub(crate) mod idle;
 pub(crate) mod sci;
 pub(crate) mod training;
 

@@ -47,6 +47,8 @@ async fn answer(arguments: &Arguments, now: Timestamp, stdout: &mut dyn Write) -
         Command::Explain(explain) => command::explain::answer(&arguments.connection, explain, now).await,
         Command::Factors(factors) => command::factors::answer(&arguments.connection, factors).await,
         Command::Training(training) => command::training::answer(&arguments.connection, training).await,
+        Command::Idle(idle) => command::idle::answer(&arguments.connection, idle, now).await,
+        Command::Estimate(estimate) => command::estimate::answer(&arguments.connection, estimate, now).await,
         Command::Compare(compare) => command::compare::answer(&arguments.connection, compare, now).await,
         Command::Doctor(doctor) => command::doctor::answer(doctor, stdout).await,
         Command::Admin(admin) => command::admin::answer(&arguments.connection, admin, now, stdout).await,

@@ -92,7 +92,16 @@ impl QueryService for Fake {
         }
     }
 
-    async fn get_energy(&self, _: Request<GetEnergyRequest>) -> Result<Response<GetEnergyResponse>, Status> {
+    async fn get_energy(&self, request: Request<GetEnergyRequest>) -> Result<Response<GetEnergyResponse>, Status> {
+        let request = request.into_inner();
+        if request.by == i32::from(EnergyBy::Consumer) {
+            let part = |name: &str, value: &str| KeyPart { name: name.into(), value: value.into() };
+            let key =
+                vec![part("account", "remote"), part("consumer", "red"), part("kind", "team"), part("model", "far")];
+            let counted = request.functional_unit == Some(FunctionalUnit::OutputToken.into());
+            let row = EnergyRow { key, units: counted.then_some(4_000.0), ..EnergyRow::default() };
+            return Ok(Response::new(GetEnergyResponse { rows: vec![row], ..GetEnergyResponse::default() }));
+        }
         let row = |name: &str, microjoules| EnergyRow {
             key: vec![KeyPart { name: "name".into(), value: name.into() }],
             microjoules,
@@ -107,6 +116,37 @@ impl QueryService for Fake {
             simulated: true,
             simulated_microjoules: 1_000_000,
             ..GetEnergyResponse::default()
+        }))
+    }
+
+    async fn get_idle(&self, request: Request<GetIdleRequest>) -> Result<Response<GetIdleResponse>, Status> {
+        let request = request.into_inner();
+        let cluster = request.idle_scope == i32::from(IdleScope::Cluster);
+        let pool = IdleCapacity {
+            class: "IDLE-I3".into(),
+            node: "n1".into(),
+            holder_kind: "nobody".into(),
+            microjoules: 5_000_000,
+            charged_uj: if cluster { 5_000_000 } else { 0 },
+            null_reason: "no intensity".into(),
+            since_unix_nanos: 1_764_064_800_000_000_000,
+            since_before: true,
+            ..IdleCapacity::default()
+        };
+        let figure = |microjoules, g_per_unit| IdleFigure { microjoules, g_per_unit, ..IdleFigure::default() };
+        let version = IdleVersion {
+            label: "chat@v1".into(),
+            r_kind: "total_token".into(),
+            marginal: Some(figure(2_000_000, Some(0.25))),
+            provisioned: Some(figure(7_000_000, None)),
+            ..IdleVersion::default()
+        };
+        Ok(Response::new(GetIdleResponse {
+            policy: "equal".into(),
+            scope: if cluster { "cluster" } else { "node" }.into(),
+            capacities: vec![pool],
+            versions: vec![version],
+            ..GetIdleResponse::default()
         }))
     }
 
@@ -293,6 +333,66 @@ async fn what_stands_on_simulated_hardware_is_marked_in_every_form() {
 }
 
 #[tokio::test]
+async fn idle_capacity_is_shown_with_its_holder_and_both_figures_side_by_side() {
+    let url = aggregator().await;
+    let (code, out, err) = tool(&url, "idle --last 10m --idle equal --idle-scope cluster").await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("idle by equal from the cluster"), "{out}");
+    let line = |of: &str| out.lines().find(|line| line.contains(of)).unwrap_or_default().to_owned();
+    let pool = line("IDLE-I3");
+    assert!(pool.contains("nobody") && pool.contains("n1") && pool.contains("unknown"), "{out}");
+    assert!(out.contains("IDLE-I3 on n1: no intensity"), "{out}");
+    assert!(line("marginal").contains("250") && line("provisioned").contains("unknown"), "{out}");
+    let (_, out, _) = tool(&url, "idle -o json").await;
+    let value: Value = serde_json::from_str(&out).expect("json");
+    assert_eq!((&value["capacities"][0]["charged_uj"], &value["scope"]), (&0.into(), &"node".into()));
+    assert!(value["versions"][0]["provisioned"]["g_per_unit"].is_null(), "{value}");
+}
+
+#[tokio::test]
+async fn an_estimate_is_called_one_and_stands_beside_what_was_measured() {
+    let url = aggregator().await;
+    let words = "estimate --method tdp --unit-watts 100 --utilisation 0.5 --duration 2s --pue 1.56 --model single@v1";
+    let (code, out, err) = tool(&url, words).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let line = |of: &str| out.lines().find(|line| line.trim_start().starts_with(of)).unwrap_or_default().to_owned();
+    assert!(line("estimated").contains("156") && line("measured").contains("156"), "{out}");
+    assert!(out.contains("the estimate is 1 × what was measured of chat@v1, which lies inside its interval"), "{out}");
+    assert!(out.contains("carbon_g unknown: no carbon intensity is given"), "{out}");
+    let (_, out, _) = tool(&url, &format!("{words} -o json")).await;
+    let value: Value = serde_json::from_str(&out).expect("json");
+    assert!(value["label"] == "estimated" && value["carbon_g"].is_null(), "{value}");
+    assert!(
+        value["not_available"]["carbon_g"].is_string() && value["energy_j"]["low"].as_f64() < Some(156.0),
+        "{value}"
+    );
+    let (code, out, err) = tool(&url, "estimate --method tdp --unit-watts 1 --model chat").await;
+    assert!(code == 64 && out.is_empty() && err.contains("several rows"), "{err}");
+}
+
+#[tokio::test]
+async fn what_a_remote_model_delivered_is_rated_by_a_file_and_never_called_measured() {
+    let url = aggregator().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rates.json");
+    let rate = |document: &str| {
+        format!(
+            "[{{\"model\": \"far\", \"unit\": \"output_token\", \"grams_per_unit\": 0.001, \"half_width\": 0.5, \
+             \"kind\": \"provider_published\", \"document\": \"{document}\"}}]"
+        )
+    };
+    std::fs::write(&path, rate("report 2026")).expect("written");
+    let words = format!("estimate --rates {} --last 1h", path.display());
+    let (code, out, err) = tool(&url, &words).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("team red") && out.contains("4000 output_token") && out.contains("report 2026"), "{out}");
+    assert!(out.contains("estimated: together 4 g (2 … 6); no part of what is measured"), "{out}");
+    std::fs::write(&path, rate(" ")).expect("written");
+    let (code, out, err) = tool(&url, &words).await;
+    assert!(code == 64 && out.is_empty() && err.contains("document"), "{err}");
+}
+
+#[tokio::test]
 async fn explain_prints_the_conservation_line_of_every_node() {
     let url = aggregator().await;
     let (code, out, _) = tool(&url, "explain --model chat@v1").await;
@@ -416,6 +516,8 @@ async fn help_is_what_the_golden_file_says() {
         "energy ",
         "explain ",
         "compare ",
+        "idle ",
+        "estimate ",
         "factors ",
         "factors list ",
         "factors push ",

@@ -183,17 +183,22 @@ impl Installation {
 
     /// What the operator's tool answers as JSON.
     pub fn ask(&self, words: &[&str]) -> Result<Value> {
+        let text = self.text(&[words, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("joulebook {} did not print JSON", words.join(" ")))
+    }
+
+    /// What it prints.
+    pub fn text(&self, words: &[&str]) -> Result<String> {
         let Output { status, stdout, stderr } = Command::new(binary("joulebook")?)
             .args(["--aggregator", &format!("https://{}", self.address)])
             .args([OsStr::new("--tls-ca"), self.certificate("ca.crt").as_os_str()])
             .args([OsStr::new("--tls-cert"), self.certificate("operator.crt").as_os_str()])
             .args([OsStr::new("--tls-key"), self.certificate("operator.key").as_os_str()])
             .args(words)
-            .args(["-o", "json"])
             .output()?;
         if !status.success() {
             bail!("joulebook {} ended with {status}: {}", words.join(" "), String::from_utf8_lossy(&stderr));
         }
-        serde_json::from_slice(&stdout).with_context(|| format!("joulebook {} did not print JSON", words.join(" ")))
+        String::from_utf8(stdout).with_context(|| format!("joulebook {} did not print UTF-8", words.join(" ")))
     }
 }

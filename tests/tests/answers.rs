@@ -10,7 +10,7 @@ use joulebook_proto::query::{
 };
 use joulebook_tests::aggregator::{Aggregator, At};
 use joulebook_tests::history::{BOOTED, History, SECOND, history, step};
-use joulebook_units::UnixNanos;
+use joulebook_units::{Microjoules, UnixNanos};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::sync::Arc;
@@ -20,6 +20,10 @@ use tokio::sync::watch;
 mod cost;
 #[path = "answers/factors.rs"]
 mod factors;
+#[path = "answers/idle.rs"]
+mod idle;
+#[path = "answers/impacts.rs"]
+mod impacts;
 #[path = "answers/lag.rs"]
 mod lag;
 #[path = "answers/training.rs"]
@@ -171,13 +175,21 @@ proptest! {
             let selector = Some(ModelSelector { model: version.model, version: version.model_version, ..ModelSelector::default() });
             let asked = GetSciRequest { selector, ..question(asked, IdlePolicy::ReservedCapacityTime, Level::Facility) };
             let explained = query.explain(&ExplainRequest { question: Some(asked) }).expect("well-formed");
-            let carbon = explained.answer.and_then(|answer| answer.carbon).expect("grams");
+            let answered = explained.answer.clone().expect("always there");
+            let (carbon, energy) = (answered.carbon.expect("grams"), answered.energy.expect("joules"));
             let sum = |name: &str| -> f64 {
                 explained.terms.iter().filter(|term| term.name.starts_with(name)).filter_map(|term| term.value).sum()
             };
             let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b.abs().max(1e-12);
             prop_assert!(close(sum("O["), carbon.o_g.expect("known")), "{} {:?}", sum("O["), carbon.o_g);
             prop_assert!(close(sum("M["), carbon.m_g.expect("known")), "{} {:?}", sum("M["), carbon.m_g);
+            let exact = |name: &str| -> u64 {
+                explained.terms.iter().filter(|term| term.name.starts_with(name)).filter_map(|term| term.microjoules).sum()
+            };
+            let joules = |microjoules: u64| Microjoules(microjoules).to_joules().0;
+            prop_assert!(close(joules(exact("D[")), energy.dedicated_idle_j.expect("known")));
+            prop_assert!(close(joules(exact("P[")), energy.pool_idle_j.expect("known")));
+            prop_assert!(explained.terms.iter().filter(|term| term.name.starts_with("P[")).all(|term| term.formula.contains("reserved_capacity_time")));
             for balance in explained.balances {
                 let booked: u64 = balance.accounts.iter().map(|account| account.microjoules).sum();
                 prop_assert_eq!(booked, balance.input_microjoules + balance.overcount_microjoules);

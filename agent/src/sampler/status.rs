@@ -1,6 +1,7 @@
 //! How a sampler is: what stands on the page of metrics.
 
 use super::Sampler;
+use crate::collector::guard::says_stuck;
 use joulebook_units::{BootNanos, Component, Microjoules, Milliwatts, SourceState, UnixNanos};
 use std::collections::BTreeMap;
 
@@ -51,6 +52,23 @@ pub struct CpuEnergy {
     pub busy_nanos: u64,
 }
 
+/// Time of the CPUs' threads at work.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    nanos: u64,
+    until: Option<BootNanos>,
+}
+
+impl Busy {
+    /// Adds what a share, in thousandths, of so many threads is since the sample before.
+    pub(super) fn add(&mut self, now: BootNanos, permille: Option<u64>, threads: Option<u32>) {
+        if let (Some(since), Some(permille)) = (self.until.replace(now), permille) {
+            let nanos = now.0.saturating_sub(since.0).saturating_mul(u64::from(threads.unwrap_or(1)));
+            self.nanos = self.nanos.saturating_add(nanos / 1000 * permille);
+        }
+    }
+}
+
 impl CpuEnergy {
     /// What was drawn above rest since an earlier state; `None` where it is not known what rest is.
     pub fn above_rest_since(&self, earlier: &Self) -> Option<Microjoules> {
@@ -66,15 +84,10 @@ impl Sampler {
         let source = |state: &SourceState| {
             let meter = self.meters.get(&state.source.id);
             let last = meter.and_then(|meter| meter.last);
-            SourceStatus {
-                state: state.clone(),
-                last,
-                gaps: meter.map_or(0, |meter| meter.gaps),
-                stuck: self
-                    .refusals
-                    .stuck_since(&state.source.id)
-                    .is_some_and(|since| last.is_none_or(|at| at <= since)),
-            }
+            let at_a_reading = self.refusals.stuck_since(&state.source.id);
+            let stuck = at_a_reading.is_some_and(|since| last.is_none_or(|at| at <= since))
+                || state.unavailable.as_deref().is_some_and(says_stuck);
+            SourceStatus { state: state.clone(), last, gaps: meter.map_or(0, |meter| meter.gaps), stuck }
         };
         Status {
             rows: self.rows,
@@ -94,6 +107,6 @@ impl Sampler {
         let energy = meters.iter().fold(0u64, |sum, meter| sum.saturating_add(meter.value));
         let idle: Option<u64> = meters.iter().map(|meter| meter.idle.get().map(|(idle, _)| idle.0)).sum();
         let at = self.last_row.filter(|_| !meters.is_empty())?;
-        Some(CpuEnergy { at, energy: Microjoules(energy), idle: idle.map(Milliwatts), busy_nanos: self.busy_nanos })
+        Some(CpuEnergy { at, energy: Microjoules(energy), idle: idle.map(Milliwatts), busy_nanos: self.busy.nanos })
     }
 }

@@ -4,9 +4,9 @@
 //! input = Σ model versions + other workloads + system + unallocated idle + unattributed.
 
 mod capacity;
-mod support;
+pub(crate) mod support;
 
-use crate::cell::{Account, Cell, Purpose, ServiceUse};
+use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, ServiceUse};
 use crate::share::largest_remainder;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -33,6 +33,30 @@ pub enum IdlePolicy {
     Unallocated,
 }
 
+impl IdlePolicy {
+    /// All.
+    pub const ALL: [Self; 6] = [
+        Self::ReservedCapacityTime,
+        Self::ActiveEnergy,
+        Self::Requests,
+        Self::UsageTime,
+        Self::Equal,
+        Self::Unallocated,
+    ];
+
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ReservedCapacityTime => "reserved_capacity_time",
+            Self::ActiveEnergy => "active_energy",
+            Self::Requests => "requests",
+            Self::UsageTime => "usage_time",
+            Self::Equal => "equal",
+            Self::Unallocated => "unallocated",
+        }
+    }
+}
+
 /// Where idle capacity found someone to be charged to; a scope without weight passes it on to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdleScope {
@@ -42,6 +66,36 @@ pub enum IdleScope {
     Pool,
     /// Versions anywhere.
     Cluster,
+}
+
+impl IdleScope {
+    /// All, from the inside out.
+    pub const ALL: [Self; 3] = [Self::Node, Self::Pool, Self::Cluster];
+
+    /// Its name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Pool => "pool",
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
+/// How pool idle is charged, and the first scope in which it looks for someone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleRule {
+    /// By what.
+    pub policy: IdlePolicy,
+    /// Where it begins.
+    pub from: IdleScope,
+}
+
+impl From<IdlePolicy> for IdleRule {
+    /// Beginning at the node.
+    fn from(policy: IdlePolicy) -> Self {
+        Self { policy, from: IdleScope::Node }
+    }
 }
 
 /// A model version: the subject of an answer. Weights that change under one name are another version even where the name of
@@ -158,6 +212,8 @@ pub struct Ledger {
     pub system: u64,
     /// Pool idle that no version is charged with, its platform share included.
     pub unallocated_idle: u64,
+    /// Idle of a node that is out of service, its platform share included: no policy charges it.
+    pub out_of_service: u64,
     /// Known energy of nobody, its platform share included.
     pub unattributed: u64,
 }
@@ -165,9 +221,9 @@ pub struct Ledger {
 impl Ledger {
     /// Everything in µJ.
     pub fn total(&self) -> u64 {
-        let parts =
-            [self.workloads, self.unattributed_inference, self.system, self.unallocated_idle, self.unattributed];
-        parts.iter().fold(0, |a, b| a.saturating_add(*b))
+        let idle = [self.unallocated_idle, self.out_of_service];
+        let parts = [self.workloads, self.unattributed_inference, self.system, self.unattributed];
+        parts.iter().chain(&idle).fold(0, |a, b| a.saturating_add(*b))
     }
 }
 
@@ -180,6 +236,8 @@ pub struct SlotCosts {
     pub ledgers: Vec<Ledger>,
     /// Embodied grams of each node that no version is charged with: of other workloads' capacity and of idle capacity.
     pub embodied_unallocated_g: Vec<f64>,
+    /// Embodied grams of each node's capacity that nothing holds, whoever is charged with them.
+    pub embodied_idle_g: Vec<f64>,
     /// Scopes at which idle was allocated.
     pub scopes: BTreeSet<IdleScope>,
 }
@@ -226,7 +284,8 @@ impl SlotCosts {
 }
 
 /// Allocates one slot.
-pub fn allocate(nodes: &[NodeSlot], policy: IdlePolicy) -> SlotCosts {
+pub fn allocate(nodes: &[NodeSlot], rule: impl Into<IdleRule>) -> SlotCosts {
+    let rule = rule.into();
     let mut costs = SlotCosts {
         ledgers: vec![Ledger::default(); nodes.len()],
         embodied_unallocated_g: vec![0.0; nodes.len()],
@@ -236,31 +295,40 @@ pub fn allocate(nodes: &[NodeSlot], policy: IdlePolicy) -> SlotCosts {
         nodes.iter().enumerate().map(|(index, node)| book_direct(index, node, &mut costs)).collect();
     let idle_g: Vec<f64> =
         nodes.iter().enumerate().map(|(index, node)| book_embodied(index, node, &mut costs)).collect();
-    for (index, ((idle, support), idle_g)) in direct.into_iter().zip(idle_g).enumerate() {
-        book_idle(index, nodes, idle, idle_g, policy, &mut costs);
-        support::book(index, nodes, support, policy, &mut costs);
+    for (index, ((idle, support), idle_g)) in direct.into_iter().zip(&idle_g).enumerate() {
+        book_idle(index, nodes, (idle, *idle_g), rule, &mut costs);
+        support::book(index, nodes, support, rule.policy, &mut costs);
     }
+    costs.embodied_idle_g = idle_g;
     costs
+}
+
+/// An entry's key, its energy and its share of the platform.
+pub(crate) type EntryShare<'a> = (&'a EntryKey, u64, u64);
+
+/// The entries of a cell but the platform's, each with its share of the platform, and what of the platform is left: all of it
+/// where there is no component.
+pub(crate) fn with_platform(cell: &Cell) -> (Vec<EntryShare<'_>>, u64) {
+    let components: Vec<_> = cell.entries.iter().filter(|(key, _)| key.account != Account::Platform).collect();
+    let platform: u64 = cell.entries.iter().filter(|(key, _)| key.account == Account::Platform).map(|(_, e)| *e).sum();
+    let weights: Vec<u128> = components.iter().map(|(_, energy)| u128::from(**energy)).collect();
+    let shares = largest_remainder(platform, &weights).unwrap_or_else(|| vec![0; components.len()]);
+    let left = platform - shares.iter().sum::<u64>();
+    (components.into_iter().zip(shares).map(|((key, energy), share)| (key, *energy, share)).collect(), left)
 }
 
 /// Books a node's own entries with their platform shares, and returns its pool idle in µJ and what its support used.
 fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, SupportEnergy) {
-    let components: Vec<_> = node.cell.entries.iter().filter(|(key, _)| key.account != Account::Platform).collect();
-    let platform: u64 =
-        node.cell.entries.iter().filter(|(key, _)| key.account == Account::Platform).map(|(_, e)| *e).sum();
-    let weights: Vec<u128> = components.iter().map(|(_, energy)| u128::from(**energy)).collect();
-    let shares = largest_remainder(platform, &weights).unwrap_or_else(|| vec![0; components.len()]);
+    let (entries, left) = with_platform(&node.cell);
     let mut idle: u64 = 0;
     let mut support = SupportEnergy::new();
-    let mut booked: u64 = 0;
-    for ((key, energy), share) in components.iter().zip(shares) {
+    for (key, energy, share) in entries {
         let whole = energy.saturating_add(share);
-        booked = booked.saturating_add(share);
         let Some(ledger) = costs.ledgers.get_mut(index) else { continue };
         match &key.account {
             Account::Service(service) => {
                 let cost = costs.versions.entry((index, ModelVersion::of(service))).or_default();
-                cost.direct = cost.direct.saturating_add(**energy);
+                cost.direct = cost.direct.saturating_add(energy);
                 match (key.purpose, key.component) {
                     (Purpose::DedicatedIdle, _) => cost.dedicated_idle = cost.dedicated_idle.saturating_add(whole),
                     (purpose, component) => {
@@ -270,9 +338,9 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, Su
                             (Component::Accelerator, _) => &mut cost.accelerator_dynamic,
                             _ => &mut cost.host,
                         };
-                        *part = part.saturating_add(**energy);
+                        *part = part.saturating_add(energy);
                         if component == Component::Cpu {
-                            cost.cpu = cost.cpu.saturating_add(**energy);
+                            cost.cpu = cost.cpu.saturating_add(energy);
                         }
                     }
                 }
@@ -296,7 +364,7 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, Su
     }
     // A platform without any component: known energy of nobody.
     if let Some(ledger) = costs.ledgers.get_mut(index) {
-        ledger.unattributed = ledger.unattributed.saturating_add(platform - booked);
+        ledger.unattributed = ledger.unattributed.saturating_add(left);
     }
     for (service, used) in &node.cell.services {
         costs.versions.entry((index, ModelVersion::of(service))).or_default().used.merge(used);
@@ -329,13 +397,23 @@ fn book_embodied(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> f64 {
 /// Charges a node's pool idle to the first scope that has a weight; else it stays in the ledger. In each scope those count
 /// first who hold capacity of the node's own kind: idle accelerators are kept for who holds accelerators. Where nobody
 /// does, those with capacity of the other kind do: a node without accelerators in a pool of others is there for them.
+/// What is out of service is kept for nobody.
 #[allow(clippy::cast_precision_loss, reason = "shares of grams are ratios")]
-fn book_idle(index: usize, nodes: &[NodeSlot], idle: u64, idle_g: f64, policy: IdlePolicy, costs: &mut SlotCosts) {
+fn book_idle(index: usize, nodes: &[NodeSlot], (idle, idle_g): (u64, f64), rule: IdleRule, costs: &mut SlotCosts) {
     let Some(node) = nodes.get(index) else { return };
+    if node.cell.flags.contains(Flags::OUT_OF_SERVICE) {
+        if let Some(ledger) = costs.ledgers.get_mut(index) {
+            ledger.out_of_service = ledger.out_of_service.saturating_add(idle);
+        }
+        if let Some(grams) = costs.embodied_unallocated_g.get_mut(index) {
+            *grams += idle_g;
+        }
+        return;
+    }
     let like = |other: usize| nodes.get(other).filter(|other| other.simulated == node.simulated);
     let own = Capacity::of(&node.cell);
-    let scopes = [IdleScope::Node, IdleScope::Pool, IdleScope::Cluster];
-    for (scope, kind) in scopes.into_iter().flat_map(|scope| [(scope, own), (scope, own.other())]) {
+    let scopes = IdleScope::ALL.into_iter().filter(|scope| *scope >= rule.from);
+    for (scope, kind) in scopes.flat_map(|scope| [(scope, own), (scope, own.other())]) {
         let inside = |other: usize| match scope {
             IdleScope::Node => other == index,
             IdleScope::Pool => like(other).is_some_and(|other| other.pool == node.pool),
@@ -344,7 +422,7 @@ fn book_idle(index: usize, nodes: &[NodeSlot], idle: u64, idle_g: f64, policy: I
         let mut weights: BTreeMap<ModelVersion, u128> = BTreeMap::new();
         for ((other, version), cost) in &costs.versions {
             if inside(*other) {
-                *weights.entry(version.clone()).or_default() += kind.weight(cost, policy);
+                *weights.entry(version.clone()).or_default() += kind.weight(cost, rule.policy);
             }
         }
         let values: Vec<u128> = weights.values().copied().collect();

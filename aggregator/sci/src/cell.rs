@@ -248,6 +248,8 @@ impl Flags {
     pub const LAYER_CONFLICT: Self = Self(1 << 11);
     /// Platform is what it was for such components while there was a wall meter. Not part of a stored cell.
     pub const RESIDUAL_MODELLED: Self = Self(1 << 12);
+    /// The node is declared out of service: its idle capacity is kept for nobody. Not part of a stored cell.
+    pub const OUT_OF_SERVICE: Self = Self(1 << 13);
 
     /// Sets the bits of `other`.
     pub fn insert(&mut self, other: Self) {

@@ -24,6 +24,10 @@ pub struct Basis {
     pub intensity_basis: String,
     /// Idle policy.
     pub idle_policy: String,
+    /// First scope in which pool idle is charged.
+    pub idle_scope: String,
+    /// Whether idle capacity is left out: by policy, or because nobody has a weight.
+    pub idle_excluded: bool,
     /// Which side is believed where parts exceed the wall.
     pub trust: String,
     /// Task; absent if none is declared.
@@ -65,6 +69,9 @@ pub fn differences(first: &Basis, second: &Basis) -> Vec<Difference> {
     same("kind of intensity", &first.intensity_kind, &second.intensity_kind);
     same("basis of intensity", &first.intensity_basis, &second.intensity_basis);
     same("idle policy", &first.idle_policy, &second.idle_policy);
+    same("idle scope", &first.idle_scope, &second.idle_scope);
+    let idle = |left: bool| if left { "left out" } else { "charged" };
+    same("idle capacity", idle(first.idle_excluded), idle(second.idle_excluded));
     same("trust", &first.trust, &second.trust);
     same("task", &known(&first.task), &known(&second.task));
     let hardware = |simulated: bool| if simulated { "simulated" } else { "real" };
@@ -121,6 +128,8 @@ mod tests {
             intensity_kind: "average_consumption".into(),
             intensity_basis: "lifecycle".into(),
             idle_policy: "equal".into(),
+            idle_scope: "node".into(),
+            idle_excluded: false,
             trust: "components".into(),
             task: Some("text-generation".into()),
             simulated: false,
@@ -135,13 +144,15 @@ mod tests {
     fn each_thing_that_must_be_the_same_is_named_where_it_is_not() {
         assert!(named(&basis()).is_empty());
         type Change = fn(&mut Basis);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 11] = [
             ("level", |b| b.level = "host".into()),
             ("functional unit", |b| b.unit = "request".into()),
             ("filter of the unit", |b| b.filter = "successful".into()),
             ("kind of intensity", |b| b.intensity_kind = "marginal_short_run".into()),
             ("basis of intensity", |b| b.intensity_basis = "direct".into()),
             ("idle policy", |b| b.idle_policy = "requests".into()),
+            ("idle scope", |b| b.idle_scope = "cluster".into()),
+            ("idle capacity", |b| b.idle_excluded = true),
             ("trust", |b| b.trust = "wall".into()),
             ("task", |b| b.task = None),
             ("hardware", |b| b.simulated = true),

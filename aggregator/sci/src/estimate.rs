@@ -1,5 +1,8 @@
 //! Models of energy and carbon where nothing is measured (methodology C). Every figure of them is labelled with its method.
 
+pub mod figure;
+pub mod tool;
+
 use crate::operational::{facility, operational};
 use joulebook_units::{DRAM_TENTH_MILLIWATTS_PER_GIGABYTE, GramsCo2e, GramsCo2ePerKwh, Joules, Pue};
 
@@ -55,11 +58,16 @@ pub struct Job {
 }
 
 impl Job {
-    /// Facility energy.
-    pub fn energy(&self, pue: Pue) -> Joules {
+    /// Energy of the machines.
+    pub fn machines(&self) -> Joules {
         let default = || f64::from(DRAM_TENTH_MILLIWATTS_PER_GIGABYTE) / 1e4;
         let memory = self.memory_gigabytes * self.memory_watts_per_gigabyte.unwrap_or_else(default);
-        facility(over(self.units * self.unit_watts * self.utilisation + memory, self.seconds), pue)
+        over(self.units * self.unit_watts * self.utilisation + memory, self.seconds)
+    }
+
+    /// Facility energy.
+    pub fn energy(&self, pue: Pue) -> Joules {
+        facility(self.machines(), pue)
     }
 
     /// Carbon of one run with its research and its retrainings, each as parts of a run.
@@ -131,16 +139,20 @@ impl LlmRequest {
         self.latency_seconds.min(self.output_tokens * per_token)
     }
 
-    /// Facility energy.
-    pub fn energy(&self, pue: Pue) -> Joules {
+    /// Energy of the machines.
+    pub fn machines(&self) -> Joules {
         let server =
             over(ecologits::SERVER_WATTS, self.latency()).0 * self.gpus() / ecologits::GPUS_PER_SERVER / self.batch;
         let token_kwh = ecologits::TOKEN_KWH_PER_ACTIVE
             * libm::exp(ecologits::TOKEN_BATCH_DECAY * self.batch)
             * self.active_billions
             + ecologits::TOKEN_KWH;
-        let gpus = Joules::from_kwh(self.gpus() * self.output_tokens * token_kwh);
-        facility(Joules(server) + gpus, pue)
+        Joules(server) + Joules::from_kwh(self.gpus() * self.output_tokens * token_kwh)
+    }
+
+    /// Facility energy.
+    pub fn energy(&self, pue: Pue) -> Joules {
+        facility(self.machines(), pue)
     }
 
     /// Embodied carbon; `None` for a life that is not positive.

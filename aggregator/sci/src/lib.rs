@@ -17,6 +17,8 @@ pub mod distribution;
 pub mod embodied;
 pub mod estimate;
 pub mod group;
+pub mod idle;
+pub mod impact;
 pub mod intensity;
 pub mod join;
 pub mod operational;
@@ -33,7 +35,7 @@ pub mod totals;
 pub mod training;
 pub mod uncertainty;
 
-pub use allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, VersionCost};
+pub use allocate::{IdlePolicy, IdleRule, IdleScope, Ledger, ModelVersion, NodeSlot, VersionCost};
 pub use cell::{
     Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, LagUse, Purpose, ServiceUse, SourceKey, SourceUse,
     WorkloadUse,

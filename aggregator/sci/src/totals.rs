@@ -1,6 +1,6 @@
 //! Totals of a window: allocated slots × factors, added up per model version and per node.
 
-use crate::allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, SlotCosts, VersionCost, allocate};
+use crate::allocate::{IdleRule, IdleScope, Ledger, ModelVersion, NodeSlot, SlotCosts, VersionCost, allocate};
 use crate::cell::{Cell, Flags, SourceKey};
 use crate::operational::{CompensatedSum, facility, operational};
 use crate::phase::Phases;
@@ -178,13 +178,17 @@ pub struct SlotTerm {
     pub embodied_g: f64,
     /// Part of them over time in which counts are known.
     pub joint_share: f64,
+    /// Of the energy, idle of the version's own reservation; 0 below the level that has it.
+    pub dedicated_idle: Microjoules,
+    /// Of the energy, pool idle that the version is charged with; 0 below the level that has it.
+    pub pool_idle: Microjoules,
 }
 
 /// Totals of a window at one level under one policy.
 #[derive(Debug, Clone)]
 pub struct Totals {
     level: Level,
-    policy: IdlePolicy,
+    rule: IdleRule,
     /// By version.
     pub versions: BTreeMap<ModelVersion, VersionTotals>,
     /// By node.
@@ -195,13 +199,13 @@ pub struct Totals {
 
 impl Totals {
     /// Nothing yet.
-    pub fn new(level: Level, policy: IdlePolicy) -> Self {
-        Self { level, policy, versions: BTreeMap::new(), nodes: BTreeMap::new(), slots: 0 }
+    pub fn new(level: Level, rule: impl Into<IdleRule>) -> Self {
+        Self { level, rule: rule.into(), versions: BTreeMap::new(), nodes: BTreeMap::new(), slots: 0 }
     }
 
     /// Adds a slot. `factors` has one entry a node, in the order of `nodes`. Returns each version's terms.
     pub fn add(&mut self, nodes: &[NodeSlot], factors: &[SiteFactors]) -> BTreeMap<ModelVersion, Vec<SlotTerm>> {
-        let costs = allocate(nodes, self.policy);
+        let costs = allocate(nodes, self.rule);
         self.slots += 1;
         self.add_nodes(nodes, &costs);
         let joint = joint_shares(&costs);
@@ -228,6 +232,7 @@ impl Totals {
                     totals.ledger.unattributed_inference.saturating_add(ledger.unattributed_inference);
                 totals.ledger.system = totals.ledger.system.saturating_add(ledger.system);
                 totals.ledger.unallocated_idle = totals.ledger.unallocated_idle.saturating_add(ledger.unallocated_idle);
+                totals.ledger.out_of_service = totals.ledger.out_of_service.saturating_add(ledger.out_of_service);
                 totals.ledger.unattributed = totals.ledger.unattributed.saturating_add(ledger.unattributed);
             }
             let charged = costs.versions.iter().filter(|((other, _), _)| *other == index);
@@ -243,7 +248,8 @@ impl Totals {
 }
 
 impl VersionTotals {
-    fn add(
+    /// Adds a part of a slot.
+    pub(crate) fn add(
         &mut self,
         index: usize,
         node: &NodeSlot,
@@ -270,7 +276,16 @@ impl VersionTotals {
         self.carbon.joint.add((grams + embodied) * joint);
         self.carbon.deviate(node, site, level, grams * joint, embodied * joint);
         self.carbon.widen(&node.cell, cost, site, level);
-        SlotTerm { node: index, energy, operational_g: grams, embodied_g: embodied, joint_share: joint }
+        let idle = |part: u64| Microjoules(if level >= Level::Idle { part } else { 0 });
+        SlotTerm {
+            node: index,
+            energy,
+            operational_g: grams,
+            embodied_g: embodied,
+            joint_share: joint,
+            dedicated_idle: idle(cost.dedicated_idle),
+            pool_idle: idle(cost.pool_idle),
+        }
     }
 }
 
@@ -315,31 +330,8 @@ impl Carbon {
     }
 
     /// Books the deviations of one term.
-    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     fn deviate(&mut self, node: &NodeSlot, site: &SiteFactors, level: Level, operational: f64, embodied: f64) {
-        for (source, share) in energy_shares(&node.cell) {
-            let half_width = f64::from(source.uncertainty_permille) / 1e3;
-            let term = operational * share;
-            if source.method == Method::Estimated {
-                // Every node runs the same model: its error does not average out.
-                self.deviations.add(&format!("model:{}", source.id), term, half_width);
-            } else {
-                // One part of a sensor's error is its own, the other that of its kind; together they are the whole.
-                let half_width = half_width * core::f64::consts::FRAC_1_SQRT_2;
-                self.deviations.add(&format!("sensor:{}:{}", node.node, source.id), term, half_width);
-                self.deviations.add(&format!("sensor-kind:{}", source.collector), term, half_width);
-            }
-        }
-        if level >= Level::Host {
-            // Power supplies are alike everywhere, while each meter and each model errs on its own.
-            let input = &node.cell.input;
-            let share = input.bound_microjoules as f64 / node.cell.total_microjoules().max(1) as f64;
-            if node.cell.flags.contains(Flags::PSU_ESTIMATED) {
-                self.deviations.add("psu_efficiency", operational, share);
-            } else {
-                self.deviations.add(&format!("platform:{}", node.node), operational, share);
-            }
-        }
+        deviate_energy(&mut self.deviations, node, level, operational);
         if level == Level::Facility {
             self.deviations.add(&site.pue_source, operational, site.pue_half_width);
             self.deviations.add(&site.embodied_source, embodied, site.embodied_half_width);
@@ -349,21 +341,56 @@ impl Carbon {
     }
 
     /// Widens the interval by the node's declared gaps, in proportion to the version's part of the node.
-    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     fn widen(&mut self, cell: &Cell, cost: &VersionCost, site: &SiteFactors, level: Level) {
-        let total = cell.total_microjoules();
-        let parts = cell.sources.iter().filter(|(key, _)| key.is_part());
-        let high: u64 = parts.map(|(_, source)| source.gap_high_microjoules).sum();
-        if total == 0 || high == 0 {
+        let gap = gap_energy(cell, level.energy(cost));
+        if gap <= 0.0 {
             return;
         }
         let pue = if level == Level::Facility { site.pue.get() } else { 1.0 };
-        let share = level.energy(cost) as f64 / total as f64 * pue;
         let (Rate::Known(intensity) | Rate::Between(_, intensity)) = site.intensity;
-        let grams = |energy: u64| operational(Microjoules(energy).to_joules(), intensity).0 * share;
         // None of the unknown energy is in the figure, so that only the upper end moves.
-        self.gap_high.add(grams(high));
+        self.gap_high.add(operational(Joules(gap), intensity).0 * pue);
     }
+}
+
+/// Books the deviations of an amount that is proportional to energy of a node at a level.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+pub(crate) fn deviate_energy(deviations: &mut Deviations, node: &NodeSlot, level: Level, amount: f64) {
+    for (source, share) in energy_shares(&node.cell) {
+        let half_width = f64::from(source.uncertainty_permille) / 1e3;
+        let term = amount * share;
+        if source.method == Method::Estimated {
+            // Every node runs the same model: its error does not average out.
+            deviations.add(&format!("model:{}", source.id), term, half_width);
+        } else {
+            // One part of a sensor's error is its own, the other that of its kind; together they are the whole.
+            let half_width = half_width * core::f64::consts::FRAC_1_SQRT_2;
+            deviations.add(&format!("sensor:{}:{}", node.node, source.id), term, half_width);
+            deviations.add(&format!("sensor-kind:{}", source.collector), term, half_width);
+        }
+    }
+    if level >= Level::Host {
+        // Power supplies are alike everywhere, while each meter and each model errs on its own.
+        let input = &node.cell.input;
+        let share = input.bound_microjoules as f64 / node.cell.total_microjoules().max(1) as f64;
+        if node.cell.flags.contains(Flags::PSU_ESTIMATED) {
+            deviations.add("psu_efficiency", amount, share);
+        } else {
+            deviations.add(&format!("platform:{}", node.node), amount, share);
+        }
+    }
+}
+
+/// Most energy in joules that the node's declared gaps hold, in proportion to `energy` µJ of the node's.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+pub(crate) fn gap_energy(cell: &Cell, energy: u64) -> f64 {
+    let total = cell.total_microjoules();
+    let parts = cell.sources.iter().filter(|(key, _)| key.is_part());
+    let high: u64 = parts.map(|(_, source)| source.gap_high_microjoules).sum();
+    if total == 0 || high == 0 {
+        return 0.0;
+    }
+    Microjoules(high).to_joules().0 * (energy as f64 / total as f64)
 }
 
 /// Component sources of a cell with their parts of its energy, Σ = 1 where there is any.
@@ -376,7 +403,7 @@ fn energy_shares(cell: &Cell) -> impl Iterator<Item = (&SourceKey, f64)> {
 
 /// Part of each version's own energy in a slot for which its counts are known. A version that used none has no entry.
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-fn joint_shares(costs: &SlotCosts) -> BTreeMap<ModelVersion, f64> {
+pub(crate) fn joint_shares(costs: &SlotCosts) -> BTreeMap<ModelVersion, f64> {
     let mut sums: BTreeMap<&ModelVersion, (u64, u64)> = BTreeMap::new();
     for ((_, version), cost) in &costs.versions {
         let sum = sums.entry(version).or_default();

@@ -1,10 +1,12 @@
 //! What holds at a site: stored series in their order, the finest value first; then a value that holds on; then the tables
 //! of the same kind. Where the chain is empty the intensity is missing, with bounds: never 0.
 
+use super::impact::DeclaredCell;
 use super::{Feed, IntensityCell, IntensityProvenance, PueCell, Site};
 use crate::store::block::factor::SeriesSubject;
 use crate::store::{Book, StoreError};
 use joulebook_sci::Rate;
+use joulebook_sci::impact::Declared;
 use joulebook_sci::quantity::{Basis, Kind, Quantity};
 use joulebook_sci::series::{Granularity, Hold, SeriesCell, Status, best, held, layer};
 use joulebook_units::{GramsCo2ePerKwh, Pue, UnixNanos, Window};
@@ -15,7 +17,7 @@ const BOUNDS_SECONDS: i64 = 30 * 86_400;
 /// Half-widths (methodology C).
 const ACTUAL_UNCERTAINTY: f64 = 0.10;
 const FORECAST_UNCERTAINTY: f64 = 0.17;
-const COARSE_UNCERTAINTY: f64 = 0.30;
+pub(super) const COARSE_UNCERTAINTY: f64 = 0.30;
 const MARGINAL_UNCERTAINTY: f64 = 0.30;
 const FINE_PUE_UNCERTAINTY: f64 = 0.02;
 const MONTHLY_PUE_UNCERTAINTY: f64 = 0.05;
@@ -195,6 +197,27 @@ pub(super) fn pue(
         cells.push(PueCell { window, value, source, granularity, uncertainty, revision: Some(cell.revision) });
     }
     Ok(cells)
+}
+
+/// Values of a series that is declared beside carbon, and for the parts of the window that it does not cover what `next` has.
+pub(super) fn declared(
+    stored: &Stored<'_>,
+    at: Window,
+    next: Option<&Declared>,
+) -> Result<Vec<DeclaredCell>, StoreError> {
+    let (ranked, found) = stored.candidates(at, None)?;
+    let cells = layer(at, &ranked).into_iter().map(|(window, index)| {
+        let found = index.and_then(|index| found.get(index)).map(|Found { feed, cell, .. }| Declared {
+            value: cell.value,
+            half_width: match Granularity::of(cell.window) {
+                Granularity::FiveMinutes | Granularity::Hour => ACTUAL_UNCERTAINTY,
+                _ => COARSE_UNCERTAINTY,
+            },
+            source: format!("{}, series {}", feed.subject.source, feed.name),
+        });
+        DeclaredCell { window, value: found.or_else(|| next.cloned()) }
+    });
+    Ok(cells.collect())
 }
 
 fn grams(value: f64) -> Result<GramsCo2ePerKwh, StoreError> {

@@ -1,6 +1,7 @@
 //! The operator's part of the factors: where sites stand, what they measured themselves, what their hosts are made of.
 
 use super::feed::FeedConfig;
+use super::out_of_service::OutOfServiceConfig;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ pub struct FactorConfig {
     pub factor: Vec<FeedConfig>,
     /// `[embodied]`: totals of the hosts' parts. Unset: the defaults.
     pub embodied: EmbodiedConfig,
+    /// `[[out_of_service]]`: when nodes are drained, in repair or burnt in. Unset: never.
+    pub out_of_service: Vec<OutOfServiceConfig>,
     /// Who answers for the figures. Unset: answers say that nobody was named.
     pub accountable_contact: Option<String>,
     /// Role of the reporting organisation, from which the GHG Protocol scope follows. Unset: no scope is stated.
@@ -35,6 +38,16 @@ pub struct SiteConfig {
     pub intensity_g_per_kwh: Option<f64>,
     /// Where `intensity_g_per_kwh` comes from. Unset: "configuration". Refused without `intensity_g_per_kwh`.
     pub intensity_source: Option<String>,
+    /// Water that the site itself evaporates, in l/kWh of IT energy, 0 … 100. Unset: its water is not told.
+    pub wue_site_l_per_kwh: Option<f64>,
+    /// Water of making the electricity, in l/kWh, 0 … 100. Unset: its water is not told.
+    pub wue_source_l_per_kwh: Option<f64>,
+    /// Abiotic depletion of making the electricity, in kg of antimony equivalents per kWh, 0 … 1. Unset: not told.
+    pub abiotic_kg_sb_per_kwh: Option<f64>,
+    /// Primary energy of the electricity, in MJ/kWh, 0 … 100. Unset: not told.
+    pub primary_energy_mj_per_kwh: Option<f64>,
+    /// Where these four come from. Unset: "configuration".
+    pub impact_source: Option<String>,
     /// Kind of deployment: edge, on-prem, cloud or remote. Unset: not stated.
     pub deployment: Option<Deployment>,
 }
@@ -103,4 +116,8 @@ pub struct EmbodiedConfig {
     pub lifespan_hours: Option<f64>,
     /// Share of a virtual machine for each vCPU. Unset: 1610.79 ÷ 96.
     pub guest_kg_per_vcpu: Option<f64>,
+    /// Abiotic depletion of making a whole node, in kg of antimony equivalents, 0 … 100. Unset: not told.
+    pub node_abiotic_kg_sb: Option<f64>,
+    /// Primary energy of making a whole node, in MJ, 0 … 10⁷. Unset: not told.
+    pub node_primary_energy_mj: Option<f64>,
 }

@@ -3,6 +3,7 @@
 mod conditions;
 mod extended;
 mod figures;
+mod impacts;
 mod origin;
 mod quality;
 mod simulation;
@@ -13,7 +14,7 @@ use super::energy::{covered_share, method_name, methods};
 use super::gather::{Member, site_name};
 use super::input::{is_estimated, platform_method, reconciliation};
 use super::name::{Names, describe, digest};
-use super::question::{Question, policy_name};
+use super::question::Question;
 use super::{Computed, QueryError, rfc3339, seconds};
 use crate::factor::Factors;
 use crate::store::Book;
@@ -21,9 +22,7 @@ use joulebook_proto::query::{self as wire, SciAnswer};
 use joulebook_sci::operational::{effective_intensity, effective_pue};
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::uncertainty::PROFILE;
-use joulebook_sci::{
-    Flags, FunctionalUnit, IdlePolicy, IdleScope, Level, ModelVersion, SourceKey, VersionTotals, score,
-};
+use joulebook_sci::{Flags, FunctionalUnit, IdlePolicy, Level, ModelVersion, SourceKey, VersionTotals, score};
 use joulebook_units::{Component, CountKind, GramsCo2e, Joules, Layer, Microjoules, UnixNanos, VersionSource};
 use simulation::Simulation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,6 +134,7 @@ impl Context<'_> {
             operating: Some(self.operating(&parts, &mut missing)),
             instruments: self.instruments(&parts, &mut missing),
             phases: Some(figures::phases(&parts, &mut missing)),
+            impacts: Some(self.impacts(&parts, &mut missing)),
             simulated: parts.simulation.any,
             simulated_share: missing.or_note(parts.simulation.share, "simulated_share", "the version used no energy"),
             ..SciAnswer::default()
@@ -162,7 +162,7 @@ impl Context<'_> {
             parts.version,
             parts.unit,
             self.question.level,
-            self.question.policy,
+            self.question.rule,
             self.question.trust,
             self.question.factors.kind,
             self.factors.revision(),
@@ -260,7 +260,7 @@ impl Context<'_> {
 
     /// Whether pool idle of the nodes concerned is charged to nobody: by policy, or because no version has a weight.
     fn leaves_idle(&self, parts: &Parts<'_>) -> bool {
-        self.question.policy == IdlePolicy::Unallocated
+        self.question.rule.policy == IdlePolicy::Unallocated
             || parts.nodes.iter().any(|node| node.ledger.unallocated_idle > 0)
     }
 

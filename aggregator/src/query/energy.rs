@@ -207,6 +207,7 @@ pub(super) fn left_over(
         ("unattributed inference", left(|ledger| ledger.unattributed_inference)),
         ("system", left(|ledger| ledger.system)),
         ("unallocated idle", left(|ledger| ledger.unallocated_idle)),
+        ("out of service", left(|ledger| ledger.out_of_service)),
         ("unattributed", left(|ledger| ledger.unattributed)),
         ("model versions outside the level", outside),
         ("other model versions", others),

@@ -5,7 +5,7 @@ use super::name::Names;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, ModelVersion, Purpose, Rate, VersionTotals};
+use joulebook_sci::{Account, Cell, IdleRule, ModelVersion, Purpose, Rate, VersionTotals};
 use joulebook_units::Microjoules;
 use std::collections::BTreeMap;
 
@@ -15,11 +15,12 @@ const NAMED_SOURCES: usize = 4;
 /// The terms of a version's answer.
 pub fn explain(
     computed: &Computed<'_>,
+    rule: IdleRule,
     version: &ModelVersion,
     totals: &VersionTotals,
     answer: SciAnswer,
 ) -> ExplainResponse {
-    let mut terms = slot_terms(computed, version);
+    let mut terms = slot_terms(computed, rule, version);
     terms.extend(sums(totals, &answer));
     let nodes = computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
     let names = Names::of(computed.totals.versions.keys());
@@ -28,7 +29,7 @@ pub fn explain(
 }
 
 /// E, U, I, O and M of each slot and node: Σ O and Σ M are the answer's grams.
-fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
+fn slot_terms(computed: &Computed<'_>, rule: IdleRule, version: &ModelVersion) -> Vec<Term> {
     let mut terms = Vec::new();
     for slot in &computed.terms {
         for part in slot.by_version.get(version).into_iter().flatten() {
@@ -49,6 +50,18 @@ fn slot_terms(computed: &Computed<'_>, version: &ModelVersion) -> Vec<Term> {
             let mut energy = term("E", formula, part.energy.to_joules().0, "J", sources(&node.cell));
             energy.microjoules = Some(part.energy.0);
             terms.push(energy);
+            // What of it is idle, and by what rule: pieces of E, added to nothing.
+            let (policy, from) = (rule.policy.name(), rule.from.name());
+            let by_policy = format!("of E: pool idle of the node by {policy}, looked for from the {from}");
+            let pieces = [
+                ("D", "of E: idle of what the version holds".to_owned(), part.dedicated_idle),
+                ("P", by_policy, part.pool_idle),
+            ];
+            for (name, formula, idle) in pieces.into_iter().filter(|(_, _, idle)| idle.0 > 0) {
+                let mut piece = term(name, &formula, idle.to_joules().0, "J", "ledger".to_owned());
+                piece.microjoules = Some(idle.0);
+                terms.push(piece);
+            }
             terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
             let mut intensity = term("I", "intensity of the grid", 0.0, "gCO2e/kWh", site.intensity_source.clone());
             match site.intensity {

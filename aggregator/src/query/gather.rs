@@ -2,13 +2,15 @@
 
 use super::QueryError;
 use super::layer::Nodes;
-use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProvenance, PueCell};
+use crate::factor::impact::ImpactSeries;
+use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProvenance, OutOfService, PueCell};
 use crate::ledger::cell_from_rows;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
 use joulebook_sci::embodied::accrued;
 use joulebook_sci::group::regroup;
+use joulebook_sci::impact::{ImpactFactors, Impacts};
 use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
-use joulebook_sci::{Cell, Flags, NodeSlot, SiteFactors};
+use joulebook_sci::{Cell, Flags, ModelVersion, NodeSlot, SiteFactors, SlotTerm};
 use joulebook_units::{GramsCo2e, Service, UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +34,8 @@ pub struct Site {
     origins: Vec<usize>,
     /// PUE, cell by cell, without hole.
     pub pue: Vec<PueCell>,
+    /// Factors beside carbon.
+    impacts: ImpactSeries,
 }
 
 /// A node and what its making cost.
@@ -40,6 +44,15 @@ pub struct Member {
     pub record: NodeRecord,
     /// Embodied carbon of its parts.
     pub embodied: EmbodiedFacts,
+    /// When it was out of service, and why.
+    pub out_of_service: Vec<OutOfService>,
+}
+
+impl Member {
+    /// Whether it is out of service, all through a window that no edge cuts.
+    fn is_out(&self, window: Window) -> bool {
+        self.out_of_service.iter().any(|out| out.window.intersect(window).is_some())
+    }
 }
 
 /// One slot, ready for allocation.
@@ -54,6 +67,22 @@ pub struct Slot {
     pub sites: Vec<String>,
     /// Where their PUEs come from, in the same order.
     pub pues: Vec<PueOrigin>,
+    /// Their factors beside carbon, in the same order.
+    pub impacts: Vec<ImpactFactors>,
+}
+
+impl Slot {
+    /// Adds the impacts of versions' terms at facility level.
+    pub fn add_impacts(&self, terms: &BTreeMap<ModelVersion, Vec<SlotTerm>>, to: &mut Impacts) {
+        for (version, term) in terms.iter().flat_map(|(version, terms)| terms.iter().map(move |term| (version, term))) {
+            let at = term.node;
+            if let (Some(node), Some(site), Some(factors)) =
+                (self.nodes.get(at), self.factors.get(at), self.impacts.get(at))
+            {
+                to.add(version, term, (node, site, factors));
+            }
+        }
+    }
 }
 
 /// Where a PUE comes from: source and granularity.
@@ -62,6 +91,7 @@ pub type PueOrigin = (String, &'static str);
 /// A question's material: nodes, factors and the window as it can be answered.
 pub struct Gathered<'a> {
     book: &'a Book,
+    known: Arc<Factors>,
     /// The window, cut to what is held.
     pub window: Window,
     /// Seconds to which it was cut.
@@ -85,7 +115,7 @@ impl<'a> Gathered<'a> {
     /// The store's; [`QueryError::Factor`] when a factor is missing.
     pub fn new(
         book: &'a Book,
-        factors: &Factors,
+        factors: &Arc<Factors>,
         asked: Window,
         which: Asked,
         now: UnixNanos,
@@ -101,6 +131,7 @@ impl<'a> Gathered<'a> {
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
         let mut gathered = Self {
             book,
+            known: Arc::clone(factors),
             window,
             resolution_seconds,
             members: vec![],
@@ -117,11 +148,13 @@ impl<'a> Gathered<'a> {
                 let intensity = factors.intensity(name, window, which, book)?;
                 let pue = factors.pue(name, window, which.as_of, book)?;
                 let origins = intensity.iter().map(|cell| gathered.origin(&cell.provenance)).collect();
-                gathered.sites.insert(site, Site { intensity, origins, pue });
+                let impacts = factors.impacts(name, window, which.as_of, book)?;
+                gathered.sites.insert(site, Site { intensity, origins, pue, impacts });
             }
             gathered.dirty.insert(record.number, book.is_dirty(record.number, window));
             let embodied = factors.embodied(&record.inventory.hardware);
-            gathered.members.push(Member { record, embodied });
+            let out_of_service = factors.out_of_service(record.inventory.node.as_str(), window);
+            gathered.members.push(Member { record, embodied, out_of_service });
         }
         Ok(gathered)
     }
@@ -138,8 +171,11 @@ impl<'a> Gathered<'a> {
     pub fn windows(&self) -> Vec<Window> {
         let edges = self.sites.values().flat_map(|site| {
             let intensity = site.intensity.iter().map(|cell| cell.window);
-            intensity.chain(site.pue.iter().map(|cell| cell.window)).flat_map(|w| [w.start(), w.end()])
+            let cells = intensity.chain(site.pue.iter().map(|cell| cell.window));
+            cells.flat_map(|w| [w.start(), w.end()]).chain(site.impacts.edges())
         });
+        let out = self.members.iter().flat_map(|member| &member.out_of_service);
+        let edges = edges.chain(out.flat_map(|out| [out.window.start(), out.window.end()]));
         let edges: BTreeSet<UnixNanos> = edges.map(|edge| edge.floor_to(1)).collect();
         let mut windows = Vec::new();
         for slot in self.window.slots(Resolution::Settled.seconds()) {
@@ -159,7 +195,7 @@ impl<'a> Gathered<'a> {
     /// # Errors
     /// The store's; [`QueryError::Factor`] when a factor does not cover the slot.
     pub fn slot(&self, window: Window, trust: Trust) -> Result<Slot, QueryError> {
-        let mut slot = Slot { window, nodes: vec![], factors: vec![], sites: vec![], pues: vec![] };
+        let mut slot = Slot { window, nodes: vec![], factors: vec![], sites: vec![], pues: vec![], impacts: vec![] };
         for member in &self.members {
             let dirty = self.dirty.get(&member.record.number);
             let mut cell = self.cell(&member.record, window, dirty)?;
@@ -180,8 +216,12 @@ impl<'a> Gathered<'a> {
             slot.factors.push(factors);
             slot.pues.push(pue);
             slot.sites.push(site_name(&member.record));
+            if member.is_out(window) {
+                cell.flags.insert(Flags::OUT_OF_SERVICE);
+            }
             let total: f64 = member.embodied.parts.values().map(|part| part.0).sum();
             let grams = accrued(GramsCo2e(total), cell.expected_nanos, member.embodied.lifespan_hours);
+            slot.impacts.push(self.impacts(member, window, cell.expected_nanos));
             slot.nodes.push(NodeSlot {
                 node: member.record.inventory.node.to_string(),
                 pool: pool_name(&member.record),
@@ -295,6 +335,14 @@ impl<'a> Gathered<'a> {
             sum.merge(&cell_from_rows(self.book, node, open)?);
         }
         Ok(sum)
+    }
+
+    /// Factors beside carbon of a node: those of its site, and of making its hardware.
+    fn impacts(&self, member: &Member, window: Window, nanos: u64) -> ImpactFactors {
+        let site = self.sites.get(&site_name(&member.record));
+        let mut factors = site.map(|site| site.impacts.at(window)).unwrap_or_default();
+        factors.0.extend(self.known.hardware_impacts(nanos).0);
+        factors
     }
 
     fn factors(&self, member: &Member, window: Window) -> Result<(SiteFactors, PueOrigin), QueryError> {

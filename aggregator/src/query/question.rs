@@ -7,7 +7,7 @@ use joulebook_proto::query as wire;
 use joulebook_sci::consumer::Entity;
 use joulebook_sci::quantity::Kind;
 use joulebook_sci::reconcile::Trust;
-use joulebook_sci::{FunctionalUnit, IdlePolicy, Level, ModelVersion, Totals, VersionTotals};
+use joulebook_sci::{FunctionalUnit, IdlePolicy, IdleRule, IdleScope, Level, ModelVersion, Totals, VersionTotals};
 use joulebook_units::{UnixNanos, Window};
 
 /// Longest window of one question: the retention of settled cells.
@@ -29,8 +29,8 @@ pub struct Question {
     pub unit: Option<FunctionalUnit>,
     /// Boundary.
     pub level: Level,
-    /// Idle policy.
-    pub policy: IdlePolicy,
+    /// How pool idle is charged, and where that begins.
+    pub rule: IdleRule,
     /// Which side is believed where components exceed the wall.
     pub trust: Trust,
     /// Which intensities, and as of when.
@@ -49,7 +49,7 @@ impl Question {
             window: window(request.window.as_ref())?,
             unit: unit(request.functional_unit)?,
             level: level(request.level, Level::Facility)?,
-            policy: policy(request.idle_policy)?,
+            rule: rule(request.idle_policy, request.idle_scope)?,
             trust: trust(request.trust)?,
             factors: Asked {
                 kind: intensity_kind(request.intensity_kind)?,
@@ -74,9 +74,24 @@ impl Question {
             window: window(request.window.as_ref())?,
             unit: request.functional_unit.map_or(Ok(None), unit)?,
             level,
-            policy: policy(request.idle_policy)?,
+            rule: rule(request.idle_policy, request.idle_scope)?,
             trust: trust(request.trust)?,
             ..Self::selecting(selector)?
+        })
+    }
+
+    /// Checks a question about idle capacity, which is answered of every version.
+    pub fn parse_idle(request: &wire::GetIdleRequest) -> Result<Self, QueryError> {
+        Ok(Self {
+            window: window(request.window.as_ref())?,
+            unit: unit(request.functional_unit)?,
+            rule: rule(request.idle_policy, request.idle_scope)?,
+            trust: trust(request.trust)?,
+            factors: Asked {
+                kind: intensity_kind(request.intensity_kind)?,
+                as_of: request.as_of_unix_nanos.map(UnixNanos),
+            },
+            ..Self::selecting(wire::ModelSelector::default())?
         })
     }
 
@@ -93,7 +108,7 @@ impl Question {
             serving_config: selector.serving_config,
             unit: None,
             level: Level::Facility,
-            policy: IdlePolicy::ReservedCapacityTime,
+            rule: IdlePolicy::ReservedCapacityTime.into(),
             trust: Trust::Components,
             factors: Asked::default(),
             entity: None,
@@ -129,18 +144,6 @@ impl Question {
             Some(_) => FunctionalUnit::TotalToken,
             None => FunctionalUnit::Request,
         })
-    }
-}
-
-/// Name of a policy in answers.
-pub fn policy_name(policy: IdlePolicy) -> &'static str {
-    match policy {
-        IdlePolicy::ReservedCapacityTime => "reserved_capacity_time",
-        IdlePolicy::ActiveEnergy => "active_energy",
-        IdlePolicy::Requests => "requests",
-        IdlePolicy::UsageTime => "usage_time",
-        IdlePolicy::Equal => "equal",
-        IdlePolicy::Unallocated => "unallocated",
     }
 }
 
@@ -207,6 +210,15 @@ fn policy(value: i32) -> Result<IdlePolicy, QueryError> {
         Wire::Equal => IdlePolicy::Equal,
         Wire::Unallocated => IdlePolicy::Unallocated,
     })
+}
+
+fn rule(policy_value: i32, scope: i32) -> Result<IdleRule, QueryError> {
+    let from = match known(wire::IdleScope::try_from(scope), "idle scope")? {
+        wire::IdleScope::Unspecified | wire::IdleScope::Node => IdleScope::Node,
+        wire::IdleScope::Pool => IdleScope::Pool,
+        wire::IdleScope::Cluster => IdleScope::Cluster,
+    };
+    Ok(IdleRule { policy: policy(policy_value)?, from })
 }
 
 fn trust(value: i32) -> Result<Trust, QueryError> {

@@ -52,6 +52,7 @@ async fn ask(
         functional_unit: arguments.per.map_or(0, |per| per.wire().into()),
         level: arguments.level.wire().into(),
         idle_policy: arguments.idle.wire().into(),
+        idle_scope: arguments.idle_scope.wire().into(),
         ..GetSciRequest::default()
     };
     let answered = client::ask(connection, async |mut client| client.get_sci(question).await).await?;
@@ -103,6 +104,8 @@ fn basis(answer: &SciAnswer) -> Basis {
         intensity_kind: intensity.kind,
         intensity_basis: intensity.basis,
         idle_policy: answer.idle.clone().unwrap_or_default().policy,
+        idle_scope: answer.idle.clone().unwrap_or_default().scope,
+        idle_excluded: answer.quality.iter().flat_map(|quality| &quality.flags).any(|flag| flag == "idle_excluded"),
         trust: answer.reconciliation.clone().unwrap_or_default().trust,
         task: answer.task.clone(),
         simulated: answer.simulated,

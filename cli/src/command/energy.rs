@@ -36,6 +36,7 @@ pub(crate) async fn answer(
         trust: arguments.trust.wire().into(),
         functional_unit: arguments.per.map(|per| per.wire().into()),
         level: arguments.level.wire().into(),
+        idle_scope: arguments.idle_scope.wire().into(),
     };
     let asked = client::ask(connection, async |mut client| {
         let mut answers: Vec<GetEnergyResponse> = Vec::with_capacity(windows.len());

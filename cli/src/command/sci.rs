@@ -32,6 +32,7 @@ pub(crate) async fn answer(
             intensity_kind: arguments.factors.intensity.map_or(0, |kind| kind.wire().into()),
             as_of_unix_nanos: arguments.factors.as_of,
             extended: arguments.factors.extended,
+            idle_scope: arguments.idle_scope.wire().into(),
         })
         .collect();
     let asked = client::ask(connection, async |mut client| {

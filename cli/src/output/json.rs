@@ -53,6 +53,10 @@ fn complete(mut answer: SciAnswer) -> Result<Value, Failure> {
     answer.operating.get_or_insert_default();
     answer.delivered.get_or_insert_default();
     answer.phases.get_or_insert_default();
+    let impacts = answer.impacts.get_or_insert_default();
+    impacts.water.get_or_insert_default();
+    impacts.abiotic_depletion.get_or_insert_default();
+    impacts.primary_energy.get_or_insert_default();
     let null_reason = answer.sci.as_ref().and_then(|sci| sci.null_reason.clone());
     let mut value = serde_json::to_value(&answer).map_err(unprintable)?;
     let mut nulls = Vec::new();

@@ -4,7 +4,9 @@ mod balance;
 mod care;
 mod comparison;
 mod epochs;
+mod estimate;
 mod factors;
+mod idle;
 mod rows;
 mod training;
 
@@ -12,7 +14,9 @@ pub(crate) use balance::explanation;
 pub(crate) use care::{backups, instant, status};
 pub(crate) use comparison::comparison;
 pub(crate) use epochs::alias;
+pub(crate) use estimate::{estimate, rated};
 pub(crate) use factors::factors;
+pub(crate) use idle::idle;
 pub(crate) use rows::energy_rows;
 pub(crate) use training::{pool, pools};
 
@@ -174,6 +178,7 @@ fn remarks(answer: &SciAnswer) -> String {
         pue.source,
     );
     text += &answer.reconciliation.as_ref().map_or_else(String::new, input);
+    text += &impacts(answer);
     let accelerators = answer.hardware.iter().filter(|part| part.component == "accelerator").map(|part| {
         let memory = part.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
         let driver = part.driver.as_ref().map_or_else(String::new, |driver| format!(", driver {driver}"));
@@ -196,6 +201,39 @@ fn lag(lag: &MeterLag) -> String {
     let range = if least < most { format!("{least} to {most} s") } else { format!("{least} s") };
     // Whole percents: the first readings of an hour have the lag of the hour before.
     if lag.known_fraction > 0.99 { range } else { format!("{range} for {}", percent(Some(lag.known_fraction))) }
+}
+
+/// Water, abiotic depletion and primary energy, of those for which factors are declared.
+fn impacts(answer: &SciAnswer) -> String {
+    let Some(impacts) = &answer.impacts else { return String::new() };
+    let kind = answer.r.as_ref().map_or_else(String::new, |r| r.kind.replace('_', " "));
+    let named = [
+        ("water", &impacts.water),
+        ("abiotic depletion", &impacts.abiotic_depletion),
+        ("primary energy", &impacts.primary_energy),
+    ];
+    let lines = named.into_iter().filter_map(|(name, impact)| {
+        let impact = impact.as_ref()?;
+        let amount = match (impact.value, impact.low.zip(impact.high)) {
+            (Some(value), Some((low, high))) => format!(
+                "{} {} ({} … {}), {} a {kind}",
+                number(Some(value)),
+                impact.unit,
+                number(Some(low)),
+                number(Some(high)),
+                number(impact.per_unit),
+            ),
+            // Nothing at all is declared of it.
+            _ if impact.by_part.is_empty() => return None,
+            _ => {
+                let parts = impact.by_part.iter().map(|(part, amount)| format!("{part} {}", number(Some(*amount))));
+                let (parts, unit) = (parts.collect::<Vec<_>>().join(", "), &impact.unit);
+                format!("{UNKNOWN}; of it {parts} {unit}, the rest is not declared")
+            }
+        };
+        Some(format!("  {name} {amount}; beside the score\n"))
+    });
+    lines.collect()
 }
 
 /// What is known of the nodes' inputs.

@@ -54,7 +54,7 @@ impl Fixture {
         Self { aggregator, query, window }
     }
 
-    fn cell(&self, index: i64) -> Window {
+    pub(super) fn cell(&self, index: i64) -> Window {
         let start = self.window.start().plus_seconds(index * CELL_SECONDS);
         Window::new(start, start.plus_seconds(CELL_SECONDS)).expect("ordered")
     }

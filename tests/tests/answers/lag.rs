@@ -1,5 +1,7 @@
 //! A meter at the input that is late: its lag is found by the steps of the load, told, and the same whenever it is asked for.
 
+#![allow(clippy::print_stdout, reason = "it says what it measured")]
+
 use super::walls::asked;
 use super::*;
 use joulebook_aggregator::store::Resolution;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::allocate::IdlePolicy;
 use crate::cell::{Account, EntryKey, Purpose, ServiceUse};
 use alloc::string::ToString;
 use joulebook_units::{Component, CountKind, VersionSource};

@@ -70,15 +70,13 @@ impl Context<'_> {
 
     pub(super) fn idle(&self, parts: &Parts<'_>) -> wire::Idle {
         let unallocated: u64 = parts.nodes.iter().map(|node| node.ledger.unallocated_idle).sum();
-        let scope = |scope: &IdleScope| match scope {
-            IdleScope::Node => "node",
-            IdleScope::Pool => "pool",
-            IdleScope::Cluster => "cluster",
-        };
+        let out: u64 = parts.nodes.iter().map(|node| node.ledger.out_of_service).sum();
         wire::Idle {
-            policy: policy_name(self.question.policy).to_owned(),
-            scopes: parts.totals.scopes.iter().map(|found| scope(found).to_owned()).collect(),
+            policy: self.question.rule.policy.name().to_owned(),
+            scopes: parts.totals.scopes.iter().map(|scope| scope.name().to_owned()).collect(),
             unallocated_j: Microjoules(unallocated).to_joules().0,
+            out_of_service_j: Microjoules(out).to_joules().0,
+            scope: self.question.rule.from.name().to_owned(),
         }
     }
 

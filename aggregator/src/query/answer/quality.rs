@@ -26,6 +26,7 @@ impl Context<'_> {
             (Flags::DISPUTED, "disputed"),
             (Flags::LAYER_CONFLICT, "layer_conflict"),
             (Flags::RESIDUAL_MODELLED, "residual_modelled"),
+            (Flags::OUT_OF_SERVICE, "out_of_service"),
         ];
         let mut names: Vec<String> =
             named.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| (*name).to_owned()).collect();

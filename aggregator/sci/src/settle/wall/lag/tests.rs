@@ -1,5 +1,3 @@
-extern crate std;
-
 use super::*;
 use crate::cell::{Cell, LagUse};
 use crate::settle::tests::{SECOND, run, source, window};
@@ -109,7 +107,6 @@ fn a_meter_whose_lag_is_known_leaves_less_on_the_wrong_side() {
         known.lags.set(UnixNanos(hour * HOUR), estimate(&runs, before));
     }
     let ((error_before, before), (error_after, after)) = (error(&late), error(&known));
-    std::eprintln!("platform of 60 minutes off by {error_before} µJ as read, by {error_after} µJ as sensed");
     assert!(error_after * 5 < error_before, "{error_after} of {error_before} µJ");
     let lag = after.input.lags.values().copied().collect::<Vec<_>>();
     assert_eq!(lag, [LagUse::new(lag[0].nanos, 7 * SECOND.unsigned_abs())]);
