@@ -35,8 +35,8 @@ export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, tools that estimate, the contract's linter.
-	.ci/setup libclang rocksdb engine triton mlserver nvml bmc codecarbon ecologits buf
+setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, tools that estimate, what reads our figures, the contract's linter.
+	.ci/setup libclang rocksdb engine triton mlserver nvml bmc codecarbon ecologits telemetry buf
 
 build: ## Builds the three programs, optimised.
 	.ci/setup libclang rocksdb
@@ -49,7 +49,7 @@ demo: ## Grams per token of two model versions served on this machine, and of tw
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
 
 test: lint ## Runs every test that needs no privilege, and the linters before.
-	.ci/setup engine triton mlserver nvml bmc codecarbon ecologits
+	.ci/setup engine triton mlserver nvml bmc codecarbon ecologits telemetry
 	.ci/test --workspace
 
 test-engines: ## Installs further inference servers and gateways and runs the tests against them.

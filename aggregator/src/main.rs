@@ -4,10 +4,12 @@ use clap::{Args, Parser, Subcommand};
 use joulebook_aggregator::clock::{Clock, SystemClock};
 use joulebook_aggregator::config::{Config, ConfigError, EXAMPLE};
 use joulebook_aggregator::dev_certs::{self, DevCertsError};
+use joulebook_aggregator::export::metric;
 use joulebook_aggregator::reload::Reload;
 use joulebook_aggregator::run::{RunError, run_reloading};
 use joulebook_aggregator::{exit, offline};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
+use joulebook_proto::metrics::reference;
 use joulebook_units::{NodeName, PollerName};
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -71,6 +73,12 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         poller: Vec<PollerName>,
     },
+    /// What the metrics page tells
+    Metrics {
+        /// What of it.
+        #[command(subcommand)]
+        command: MetricsCommand,
+    },
     /// Restore a backup to a missing or empty folder of a database; no aggregator may serve it
     Restore {
         /// Folder of the backups
@@ -98,6 +106,13 @@ enum Command {
         #[arg(long, required = true)]
         yes: bool,
     },
+}
+
+/// What of the metrics page.
+#[derive(Debug, Subcommand)]
+enum MetricsCommand {
+    /// Print every name with its type, unit, labels and meaning, as a table in Markdown
+    List,
 }
 
 /// Where the database lies.
@@ -146,6 +161,11 @@ fn apart(command: &Command) -> u8 {
         Command::DevCerts { folder, node, poller } => make_certificates(folder, node, poller)
             .map(|()| 0)
             .map_err(|error| (exit::dev_certs_code(&error), error.to_string())),
+        Command::Metrics { command: MetricsCommand::List } => {
+            // A closed pipe: whoever reads has read enough.
+            let _ = io::stdout().write_all(reference(metric::ALL).as_bytes());
+            Ok(0)
+        }
         Command::Restore { from, backup, place } => place.of_database().and_then(|data_dir| {
             offline::restore(from, *backup, &data_dir, &mut io::stdout())
                 .map(|()| 0)

@@ -16,6 +16,7 @@ mod input;
 mod job;
 mod layer;
 mod name;
+pub mod overview;
 mod question;
 
 use crate::clock::Clock;
