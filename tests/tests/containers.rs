@@ -217,9 +217,9 @@ fn root_without_a_capability_meters_a_node_keeps_and_delivers_what_it_measures_a
     });
 }
 
-/// Measured energy of the CPU in an answer.
+/// Energy of the CPU in an answer, which was measured.
 fn energy(answer: &Value) -> u64 {
     let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("{answer}"));
-    let cpu = rows.iter().filter(|row| row["component"].as_str().is_some_and(|name| name.starts_with("cpu")));
-    cpu.filter_map(|row| row["energy_microjoules"].as_u64()).sum()
+    let cpu = rows.iter().filter(|row| row["key"][0]["value"] == "cpu" && row["method"] == "measured");
+    cpu.filter_map(|row| row["microjoules"].as_u64()).sum()
 }

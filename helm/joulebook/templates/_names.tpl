@@ -92,3 +92,41 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
+
+{{/* A page for Prometheus in a program's configuration: list of root and port. Plain text, because the network policy lets nobody
+     else in; nothing in it is finer than 60 s. */}}
+{{- define "joulebook.metrics" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.monitoring.metrics.enabled -}}
+[metrics]
+listen = "{{ $root.Values.listenAddress }}:{{ index . 1 }}"
+plaintext = true
+{{- end -}}
+{{- end -}}
+
+{{/* Port and probes of a program that has nothing else to be asked. */}}
+{{- define "joulebook.agentProbes" -}}
+{{- if .Values.monitoring.metrics.enabled -}}
+ports:
+  - {name: metrics, containerPort: 7465, protocol: TCP}
+livenessProbe:
+  httpGet: {path: /healthz, port: metrics}
+  periodSeconds: 30
+  timeoutSeconds: 5
+  failureThreshold: 5
+readinessProbe:
+  httpGet: {path: /readyz, port: metrics}
+  periodSeconds: 10
+{{- end -}}
+{{- end -}}
+
+{{/* Who may read a page: list of root and port. */}}
+{{- define "joulebook.scraped" -}}
+{{- $root := index . 0 -}}
+{{- if and $root.Values.monitoring.metrics.enabled $root.Values.monitoring.scrapers -}}
+- ports:
+    - {port: {{ index . 1 }}, protocol: TCP}
+  from:
+    {{- toYaml $root.Values.monitoring.scrapers | nindent 4 }}
+{{- end -}}
+{{- end -}}

@@ -6,7 +6,7 @@ use std::process::Command;
 use joulebook_tests::chart::render::{chart, python, root, text, value_sets};
 
 /// With this variable goldens are written instead of compared.
-const WRITE: &str = "JOULEBOOK_WRITE_GOLDENS";
+const WRITE: &str = "JOULEBOOK_REWRITE_GOLDENS";
 
 fn compare(path: PathBuf, now: &str) -> Result<(), String> {
     if std::env::var_os(WRITE).is_some() {
