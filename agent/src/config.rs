@@ -16,6 +16,7 @@ mod bmc;
 mod consumers;
 mod error;
 mod meter;
+mod metrics;
 mod presets;
 mod subject;
 
@@ -23,6 +24,7 @@ pub use bmc::{IpmiSection, RedfishSection};
 pub use consumers::{ConsumersSection, NameForm};
 pub use error::ConfigError;
 pub use meter::MeterSection;
+pub use metrics::MetricsSection;
 pub use presets::read_file as read_preset;
 pub use subject::{Role, Subject, SubjectSection};
 
@@ -78,6 +80,8 @@ pub struct Config {
     pub consumers: ConsumersSection,
     /// Workloads that are there for others.
     pub support: Vec<SupportSection>,
+    /// The page that Prometheus reads.
+    pub metrics: MetricsSection,
     /// Meters of which programs of this machine tell.
     pub meter: Vec<MeterSection>,
     /// Folder of presets, each a file `*.toml`.
@@ -475,6 +479,7 @@ impl Config {
         }
         self.redfish.check()?;
         self.ipmi.check()?;
+        self.metrics.check()?;
         meter::check(&self.meter, self.push.socket.is_some())?;
         let powers = [
             ("redfish.ceiling_watts", self.redfish.ceiling_watts),

@@ -26,6 +26,7 @@ pub fn code(error: &RunError) -> u8 {
         RunError::Tls(error) if error.is_permission() => PERMISSION,
         RunError::Tls(_) => CONFIGURATION,
         RunError::Push(error) => error.exit_code(),
+        RunError::Listen(_) => UNAVAILABLE,
         RunError::Spool(error) => error.exit_code(),
         RunError::Uplink(error) => error.exit_code(),
         RunError::NoSource { .. } => PERMISSION,

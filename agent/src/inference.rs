@@ -83,6 +83,17 @@ pub struct Failure {
     pub reason: &'static str,
 }
 
+/// How a target is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetState {
+    /// Whether the last scrape was taken; absent before the first one.
+    pub is_up: Option<bool>,
+    /// Scrapes since the start.
+    pub scrapes: u64,
+    /// Samples that they gave.
+    pub samples: u64,
+}
+
 /// The running scrapes. They end when `samples` is dropped.
 #[derive(Debug)]
 pub struct Inference {
@@ -90,6 +101,8 @@ pub struct Inference {
     pub samples: mpsc::Receiver<CountSample>,
     /// The processes found at the targets' ports; published before the samples that belong to them.
     pub groups: watch::Receiver<Vec<InferenceGroup>>,
+    /// How the targets are, by URL as configured or found.
+    pub targets: watch::Receiver<BTreeMap<String, TargetState>>,
     /// Failures since the start.
     pub failures: watch::Receiver<BTreeMap<Failure, u64>>,
     scraper: Scraper,
@@ -211,10 +224,12 @@ pub fn start_among(
     let (groups_sender, groups) = watch::channel(Vec::new());
     let (failures_sender, failures) = watch::channel(BTreeMap::new());
     let (names, told_names) = watch::channel(None);
+    let (states, told_states) = watch::channel(BTreeMap::new());
     let out = scrape::Outputs {
         samples: sender,
         groups: Arc::new(groups_sender),
         failures: Arc::new(failures_sender),
+        targets: Arc::new(states),
         names: told_names,
     };
     let start_one = |target| {
@@ -229,5 +244,14 @@ pub fn start_among(
         let (presets, around, out) = (presets.clone(), around.clone(), out.clone());
         tokio::spawn(Discovery { wanted, presets, around, out, configured, demands, fixed }.run());
     }
-    Ok(Inference { samples, groups, failures, scraper: Scraper { demands: asked }, names, around, out })
+    Ok(Inference {
+        samples,
+        groups,
+        targets: told_states,
+        failures,
+        scraper: Scraper { demands: asked },
+        names,
+        around,
+        out,
+    })
 }

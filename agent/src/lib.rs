@@ -12,6 +12,7 @@ pub mod exit;
 pub mod hardware;
 pub mod inference;
 pub mod measure;
+pub mod metrics;
 pub mod poller;
 pub mod presets;
 pub mod process;

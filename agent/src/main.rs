@@ -78,6 +78,9 @@ enum Command {
     /// Presets say what is counted on an engine's metric page: look at them, or try one on a page.
     #[command(subcommand)]
     Presets(PresetsCommand),
+    /// The page of metrics: what stands on it.
+    #[command(subcommand, hide = true)]
+    Metrics(MetricsCommand),
     /// Run a command and say what energy the node used meanwhile, by the running agent's sensors, at rest apart.
     ///
     /// The report goes to standard error. Ends as the command ends; 69 if no agent answers, 77 if it may not be asked.
@@ -118,6 +121,13 @@ enum PresetsCommand {
         /// A preset's file, or the name of one. Without it the page says by its families which one it is.
         file: Option<PathBuf>,
     },
+}
+
+/// What to do with metrics.
+#[derive(Debug, Subcommand)]
+enum MetricsCommand {
+    /// Print the reference of every name on the page, as a table in Markdown.
+    List,
 }
 
 /// Arguments of `doctor`.
@@ -179,6 +189,12 @@ fn main() -> ExitCode {
         }
         Some(Command::Presets(wish)) => {
             Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| tell_presets(&config, &wish))
+        }
+        Some(Command::Metrics(MetricsCommand::List)) => {
+            let text = joulebook_proto::metrics::reference(joulebook_agent::metrics::name::ALL);
+            // A closed pipe is the reader's choice, not a failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(ExitCode::SUCCESS)
         }
         Some(Command::Measure(wish)) => {
             Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| measure(&config, &wish))

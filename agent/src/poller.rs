@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::collector::redfish::Redfish;
 use crate::collector::{Collector, Sources};
 use crate::config::{Config, Subject, SubjectSection};
+use crate::metrics::{self, Board, listener};
 use crate::run::delivery::{Delivery, deliver};
 use crate::run::{Ending, RunError, boot_id, inventory, security, spool_config};
 use crate::sampler::{Parts, Sampler, tell};
@@ -34,6 +35,7 @@ pub(crate) async fn run(
     config: Config,
     clock: Arc<dyn Clock>,
     ending: impl Future<Output = Ending>,
+    process: Arc<metrics::Process>,
 ) -> Result<(), RunError> {
     let uplink = UplinkConfig {
         endpoint: config.aggregator_url().to_owned(),
@@ -41,12 +43,14 @@ pub(crate) async fn run(
         boot: boot_id(&config.roots)?,
     };
     let (name, subjects) = (config.poller_name()?, config.subjects()?);
+    let listener = listener::bind(config.metrics.listen).await?;
     make_folder(&config)?;
     let (stop, stopped) = watch::channel(None);
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut streams) = (JoinSet::new(), Vec::new());
     tracing::info!(poller = %name, subjects = subjects.len(), "poller starts");
     for subject in &subjects {
-        let delivery = begin(&config, subject, &name, subjects.len(), &uplink, &clock)?;
+        let (delivery, stream) = begin(&config, subject, &name, subjects.len(), &uplink, &clock)?;
+        streams.push(stream);
         let mut stopped = stopped.clone();
         tasks.spawn(async move {
             let told = async move {
@@ -57,6 +61,8 @@ pub(crate) async fn run(
             deliver(delivery, told).await
         });
     }
+    let board = Arc::new(Board::new(process, streams, None));
+    let page = listener.map(|listener| tokio::spawn(listener::serve(listener, board)));
     let (told, ended) = tokio::select! {
         ending = ending => (ending, Ok(())),
         Some(ended) = tasks.join_next() => (Ending::Stop, ended.map_err(RunError::Ended).and_then(|ended| ended)),
@@ -66,6 +72,11 @@ pub(crate) async fn run(
     let mut finished = ended;
     while let Some(ended) = tasks.join_next().await {
         finished = finished.and(ended.map_err(RunError::Ended).and_then(|ended| ended));
+    }
+    if let Some(page) = page {
+        page.abort();
+        // The address is free again for the poller that takes this one's place.
+        let _ = page.await;
     }
     finished?;
     tracing::info!("poller stopped");
@@ -101,10 +112,11 @@ fn begin(
     subjects: usize,
     uplink: &UplinkConfig,
     clock: &Arc<dyn Clock>,
-) -> Result<Delivery, RunError> {
+) -> Result<(Delivery, metrics::Stream), RunError> {
     let share = config.spool.max_bytes / u64::try_from(subjects).unwrap_or(u64::MAX).max(1);
     let dir = config.spool.dir.join(subject.node.as_str());
-    let (spool, recovery) = Spool::open(&spool_config(config, &dir, share.max(LEAST_BYTES)))?;
+    let limit = share.max(LEAST_BYTES);
+    let (spool, recovery) = Spool::open(&spool_config(config, &dir, limit))?;
     // The node's own agent may ask its BMC too.
     let mut sources = Sources::of(vec![Box::new(Redfish::new(&subject.redfish).below(name))]);
     let states = sources.discover().to_vec();
@@ -129,7 +141,10 @@ fn begin(
     let uplink = Uplink::new(uplink.clone(), spool.clone(), inventory, Arc::clone(clock)).of_poller(name.clone());
     // Nobody measures spans of other nodes: the channel has no other end.
     let (_, spans) = mpsc::channel(1);
-    Ok(Delivery { sampler, spool, uplink, tick, scraper: None, spans })
+    let any_certificate = Some(subject.redfish.danger_accept_any_certificate);
+    let (stream, asked) =
+        metrics::Stream::new((subject.node.clone(), tick), (spool.watch(), limit), uplink.counters(), any_certificate);
+    Ok((Delivery { sampler, spool, uplink, tick, scraper: None, spans, asked }, stream))
 }
 
 /// Time between rows of a subject, and rows of a batch: a row for each value of the BMC and batches as long as configured,

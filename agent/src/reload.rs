@@ -8,7 +8,8 @@
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Role};
 use crate::inference;
-use crate::run::{Ending, RunError, run_until, security};
+use crate::metrics::Process;
+use crate::run::{Ending, RunError, run_counted, security};
 use joulebook_proto::config_file::{ConfigFile, RELOAD_FAILURES, RELOADS};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub async fn run_reloading(
     clock: Arc<dyn Clock>,
     mut stopped: impl Future<Output = ()> + Unpin,
 ) -> Result<(), RunError> {
-    let mut counts = Counts::default();
+    let process = Arc::new(Process::default());
     let (mut config, mut before) = (config, None::<Config>);
     loop {
         let (started, mut found) = (Cell::new(false), None);
@@ -42,7 +43,7 @@ pub async fn run_reloading(
         let ending = async {
             started.set(true);
             if is_new {
-                counts.accept();
+                accept(&process);
             }
             loop {
                 tokio::select! {
@@ -58,18 +59,19 @@ pub async fn run_reloading(
                         found = Some(new);
                         return Ending::Replaced;
                     }
-                    Err(error) => counts.refuse(&error),
+                    Err(error) => refuse(&process, &error),
                 }
             }
         };
-        match (run_until(config.clone(), Arc::clone(&clock), ending).await, before.take()) {
+        let running = run_counted(config.clone(), Arc::clone(&clock), ending, Arc::clone(&process));
+        match (running.await, before.take()) {
             (Ok(()), _) => match found {
                 None => return Ok(()),
                 Some(new) => before = Some(std::mem::replace(&mut config, new)),
             },
             // Proved and yet it does not start, for lack of a folder, say: nothing has begun with it.
             (Err(error), Some(old)) if !started.get() => {
-                counts.refuse(&ReloadError::Wrong(error));
+                refuse(&process, &ReloadError::Wrong(error));
                 config = old;
             }
             (Err(error), _) => return Err(error),
@@ -104,25 +106,17 @@ fn prove(now: &Config, new: Config) -> Result<Config, ReloadError> {
     Ok(new)
 }
 
-/// How often a changed configuration was taken over, and was not. The log tells them.
-#[derive(Debug, Default)]
-struct Counts {
-    taken: u64,
-    refused: u64,
+/// Counts and says that a changed configuration is in force.
+fn accept(process: &Process) {
+    let taken = process.reloaded();
+    tracing::info!("the configuration was read again and is in force ({RELOADS} {taken})");
 }
 
-impl Counts {
-    fn accept(&mut self) {
-        self.taken += 1;
-        tracing::info!("the configuration was read again and is in force ({RELOADS} {})", self.taken);
-    }
-
-    fn refuse(&mut self, error: &ReloadError) {
-        self.refused += 1;
-        let refused = self.refused;
-        tracing::error!(
-            %error,
-            "the changed configuration is not taken over: the one before stays in force ({RELOAD_FAILURES} {refused})"
-        );
-    }
+/// Counts and says that one is not taken over.
+fn refuse(process: &Process, error: &ReloadError) {
+    let refused = process.refused();
+    tracing::error!(
+        %error,
+        "the changed configuration is not taken over: the one before stays in force ({RELOAD_FAILURES} {refused})"
+    );
 }

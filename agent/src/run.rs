@@ -7,6 +7,8 @@ use crate::config::{Config, ConfigError, Role, Roots, SupportSection};
 use crate::directory::Directory;
 use crate::hardware;
 use crate::inference::{self, Desks, MeterDesk, PushError, SpanDesk, TargetError};
+use crate::metrics::listener::{self, ListenError};
+use crate::metrics::{self, Board, Targets};
 use crate::poller;
 use crate::process::{Workloads, proc::read_text};
 use crate::sampler::{Parts, Sampler, tell};
@@ -50,6 +52,9 @@ pub enum RunError {
     /// The connection to the aggregator, for a reason that waiting does not cure.
     #[error(transparent)]
     Uplink(#[from] UplinkError),
+    /// The page of metrics.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Energy sensors exist and none may be read.
     #[error("no energy sensor may be read: {why}; run as root, or set allow_no_sources to run on estimates")]
     NoSource {
@@ -103,15 +108,33 @@ pub async fn run_until(
     clock: Arc<dyn Clock>,
     ending: impl Future<Output = Ending>,
 ) -> Result<(), RunError> {
+    run_counted(config, clock, ending, Arc::default()).await
+}
+
+/// The same with what is counted for the whole process.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_counted(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ending: impl Future<Output = Ending>,
+    process: Arc<metrics::Process>,
+) -> Result<(), RunError> {
     config.check()?;
     match config.role {
-        Role::Node => run_node(config, clock, ending).await,
-        Role::BmcPoller => poller::run(config, clock, ending).await,
+        Role::Node => run_node(config, clock, ending, process).await,
+        Role::BmcPoller => poller::run(config, clock, ending, process).await,
     }
 }
 
 /// Runs the agent of the node that it is on.
-async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Output = Ending>) -> Result<(), RunError> {
+async fn run_node(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    ending: impl Future<Output = Ending>,
+    process: Arc<metrics::Process>,
+) -> Result<(), RunError> {
     let security = security(&config)?;
     let boot = boot_id(&config.roots)?;
     let (tell, told) = meter::channel();
@@ -132,6 +155,7 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
         directory.clone(),
         config.discovery.wanted(),
     )?;
+    let listener = listener::bind(config.metrics.listen).await?;
     let (spool, recovery) = Spool::open(&spool_config(&config, &config.spool.dir, config.spool.max_bytes))?;
     inference.name_consumers(config.consumers.names(&config.spool.dir)?);
     // Behind the spool's lock: a second agent of the same folder must not take the first one's socket.
@@ -141,6 +165,7 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
     let threads = inventory.hardware.threads.unwrap_or(1);
     let package_idle = package_idle(&config, &inventory);
     tracing::info!(node = %inventory.node, stream = %recovery.stream, epoch = recovery.session_epoch, "agent starts");
+    let node = inventory.node.clone();
     let (inventory, told) = watch::channel(inventory);
     let scraper = inference.scraper();
     let parts = Parts {
@@ -159,12 +184,24 @@ async fn run_node(config: Config, clock: Arc<dyn Clock>, ending: impl Future<Out
         inventory,
     };
     let sampler = Sampler::new(parts, &recovery);
+    let servers = Targets { states: inference.targets, failures: inference.failures };
     let uplink = UplinkConfig { endpoint: config.aggregator_url().to_owned(), security, boot };
     let uplink = Uplink::new(uplink, spool.clone(), told, clock);
     let pods = tokio::spawn(pass_on(uplink.node_directory(), pods));
-    let delivery = Delivery { sampler, spool, uplink, tick: config.sampling.tick, scraper: Some(scraper), spans };
+    let tick = config.sampling.tick;
+    let any_certificate = config.redfish.url.is_some().then_some(config.redfish.danger_accept_any_certificate);
+    let spooled = (spool.watch(), config.spool.max_bytes);
+    let (stream, asked) = metrics::Stream::new((node, tick), spooled, uplink.counters(), any_certificate);
+    let board = Arc::new(Board::new(process, vec![stream], Some(servers)));
+    let page = listener.map(|listener| tokio::spawn(listener::serve(listener, board)));
+    let delivery = Delivery { sampler, spool, uplink, tick, scraper: Some(scraper), spans, asked };
     let delivered = deliver(delivery, ending).await;
     pods.abort();
+    if let Some(page) = page {
+        page.abort();
+        // The address is free again for the agent that takes this one's place.
+        let _ = page.await;
+    }
     delivered?;
     tracing::info!("agent stopped");
     Ok(())

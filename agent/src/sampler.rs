@@ -30,6 +30,7 @@ pub mod devices;
 pub mod idle;
 mod refusals;
 mod snapshot;
+pub mod status;
 
 /// Held values are repeated after this many rows even if they did not change.
 const HELD_ROWS: u64 = 5;
@@ -97,6 +98,9 @@ pub struct Sampler {
     device_users: BTreeMap<i32, String>,
     part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
+    /// Time of the CPUs' threads at work since the first sample of workloads, in ns, and when the last one was.
+    busy_nanos: u64,
+    busy_until: Option<BootNanos>,
     refusals: Refusals,
     turns: BTreeMap<(String, &'static str), u64>,
     /// Whether the next batch begins a new stream.
@@ -156,6 +160,8 @@ impl Sampler {
             device_users: BTreeMap::new(),
             part_ids: BTreeMap::new(),
             busy_permille: None,
+            busy_nanos: 0,
+            busy_until: None,
             refusals: Refusals::default(),
             turns: BTreeMap::new(),
             begins_stream: false,
@@ -497,6 +503,11 @@ impl Sampler {
             self.refusals.add("process", "cgroup_parse", now, Some(&why));
         }
         self.busy_permille = sample.busy_permille.or(self.busy_permille);
+        if let (Some(permille), Some(since)) = (sample.busy_permille, self.busy_until.replace(now)) {
+            let threads = u64::from(self.parts.inventory.borrow().hardware.threads.unwrap_or(1));
+            let nanos = now.0.saturating_sub(since.0).saturating_mul(threads);
+            self.busy_nanos = self.busy_nanos.saturating_add(nanos / 1000 * permille);
+        }
         self.workload_ids = sample.groups;
         self.part_ids = sample.parts;
         self.samples += 1;

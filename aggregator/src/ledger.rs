@@ -1,14 +1,18 @@
 //! Keeps the book: turns rows into cells, cell by cell, whenever rows under a cell change.
 //!
 //! A cell is always recomputed from rows and overwritten, never added to: late rows and replays cannot distort it. What a
-//! cell depends on lies within one minute around it, seven where a meter stands at the node's input, which is why a change
-//! marks its neighbours dirty as well.
+//! cell depends on lies within one minute around it, nine where a meter stands at the node's input, which is why a change
+//! marks its neighbours dirty as well. How late such a meter is stands on the hour of the clock before its readings: what
+//! comes late to an hour marks the next one.
+
+mod lag;
 
 use crate::clock::Clock;
 use crate::store::space::Space;
 use crate::store::{
     Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run as StoredRun, StoreError, StoredGap,
 };
+use joulebook_sci::settle::lag::Lags;
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
@@ -179,6 +183,7 @@ struct Rows {
     runs: Vec<StoredRun>,
     gaps: Vec<StoredGap>,
     lost: Vec<LostRecords>,
+    lags: Lags,
     surroundings: i64,
 }
 
@@ -196,10 +201,14 @@ impl Rows {
         let surroundings = book.surroundings(node.number);
         let (Some(input), Some(near)) = (around(window, surroundings), around(window, CELL_SURROUNDINGS_SECONDS))
         else {
-            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], surroundings });
+            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], lags: Lags::default(), surroundings });
         };
         let (gaps, lost) = book.gaps(node.number, near)?;
-        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, surroundings })
+        let lags = match surroundings == CELL_SURROUNDINGS_SECONDS {
+            true => Lags::default(),
+            false => lag::lags(book, node.number, input)?,
+        };
+        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, lags, surroundings })
     }
 
     /// The cell of a part of one minute.
@@ -249,6 +258,7 @@ impl Rows {
                 true => Vec::new(),
                 false => touching(input, |subject| matches!(subject, Subject::Energy(_))),
             },
+            lags: self.lags.clone(),
             gaps: gaps.filter_map(gap).collect(),
             lost: lost.filter(|lost| lost.start() < near.end() && lost.end() > near.start()).collect(),
         }

@@ -7,6 +7,7 @@ pub mod block;
 pub mod book;
 pub(crate) mod catalog;
 pub mod factors;
+pub(crate) mod hours;
 pub mod key;
 pub mod memory;
 pub mod retention;

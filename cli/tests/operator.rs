@@ -159,6 +159,12 @@ impl QueryService for Fake {
                 layer: "node".into(),
                 microjoules: 12,
                 wall_seconds: 60.0,
+                lag: Some(MeterLag {
+                    method: "cross_correlation".into(),
+                    least_seconds: Some(6.0),
+                    most_seconds: Some(7.0),
+                    known_fraction: 0.5,
+                }),
             }],
             ..NodeBalance::default()
         };
@@ -263,7 +269,10 @@ async fn a_wall_its_platform_and_what_goes_beyond_it_are_in_every_form() {
     assert_eq!(column(&out, "overcount_uj"), ["2000000"; 2]);
     let (_, out, _) = tool(&url, "explain --model chat@v1").await;
     assert!(out.contains("platform: measured, ± 3 µJ"), "{out}");
-    assert!(out.contains("beside them: redfish/wall (node, the wall for 60 s) 12 µJ"), "{out}");
+    assert!(
+        out.contains("beside them: redfish/wall (node, the wall for 60 s, late by 6 to 7 s for 50.0 %) 12 µJ"),
+        "{out}"
+    );
 }
 
 #[tokio::test]
@@ -297,9 +306,10 @@ async fn csv_quotes_what_needs_it_and_leaves_the_unknown_empty() {
     let (_, out, _) = tool(&url, "energy --by workload -o csv").await;
     let lines: Vec<&str> = out.split("\r\n").collect();
     let header = "name,microjoules,method,cpu_seconds,units,joules_per_unit,per_unit_null_reason,simulated,\
-                  simulated_microjoules,content_microjoules,layer_residual_microjoules,pue,accelerator_microjoules";
+                  simulated_microjoules,content_microjoules,layer_residual_microjoules,pue,lag_method,\
+                  lag_least_seconds,lag_most_seconds,accelerator_microjoules";
     assert_eq!(lines[0], header);
-    assert_eq!((lines[1], lines[2]), ("\"a,\"\"b\"\"\",1500001,,,,,,false,0,,,,", "dark,,,,,,,false,0,,,,"));
+    assert_eq!((lines[1], lines[2]), ("\"a,\"\"b\"\"\",1500001,,,,,,false,0,,,,,,,", "dark,,,,,,,false,0,,,,,,,"));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 pub mod config_file;
 pub mod convert;
 pub mod credentials;
+pub mod metrics;
 
 /// `joulebook.telemetry.v1`: delivery from agents.
 pub mod telemetry {

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 mod cost;
 #[path = "answers/factors.rs"]
 mod factors;
+#[path = "answers/lag.rs"]
+mod lag;
 #[path = "answers/training.rs"]
 mod training;
 #[path = "answers/walls.rs"]

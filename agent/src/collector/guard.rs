@@ -242,9 +242,17 @@ impl<P: Probe> Reader<P> {
     }
 }
 
+/// How what is said of a source whose file does not answer ends.
+const STUCK: &str = "has not returned; it is not read again before it has";
+
 /// What is said of a source whose file does not answer.
 pub fn stuck(path: &Path) -> String {
-    format!("a read of {} has not returned; it is not read again before it has", path.display())
+    format!("a read of {} {STUCK}", path.display())
+}
+
+/// Whether that is what is said.
+pub fn says_stuck(why: &str) -> bool {
+    why.ends_with(STUCK)
 }
 
 fn nanos(duration: Duration) -> u64 {

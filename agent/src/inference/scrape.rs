@@ -13,7 +13,7 @@ use super::reader::{PageIdentity, PageVersion};
 use super::socket::{self, Listener, ProcessId};
 use super::tally::{Counts, FirstPage, Observation, Tally};
 use super::target::Target;
-use super::{CountSample, Failure};
+use super::{CountSample, Failure, TargetState};
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::process::InferenceGroup;
@@ -75,6 +75,7 @@ pub(super) struct Outputs {
     pub samples: mpsc::Sender<CountSample>,
     pub groups: Arc<watch::Sender<Vec<InferenceGroup>>>,
     pub failures: Arc<watch::Sender<BTreeMap<Failure, u64>>>,
+    pub targets: Arc<watch::Sender<BTreeMap<String, TargetState>>>,
     /// How consumers are named; until it is known no gateway is read.
     pub names: watch::Receiver<Option<Names>>,
 }
@@ -98,6 +99,30 @@ impl std::fmt::Debug for Surroundings {
             .field("procfs", &self.procfs)
             .field("started", &self.started)
             .finish_non_exhaustive()
+    }
+}
+
+/// A target among those that are told of, for as long as its task is there.
+struct Shown {
+    name: String,
+    targets: Arc<watch::Sender<BTreeMap<String, TargetState>>>,
+}
+
+impl Shown {
+    fn new(target: &Target, out: &Outputs) -> Self {
+        let shown = Self { name: target.name.clone(), targets: Arc::clone(&out.targets) };
+        shown.targets.send_modify(|targets| {
+            targets.insert(shown.name.clone(), TargetState::default());
+        });
+        shown
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.targets.send_modify(|targets| {
+            targets.remove(&self.name);
+        });
     }
 }
 
@@ -148,7 +173,12 @@ impl Task {
     }
 
     /// Scrapes at every interval and on demand, until nobody takes the samples any more.
-    pub(super) async fn run(mut self, mut demands: mpsc::Receiver<oneshot::Sender<()>>) {
+    pub(super) async fn run(mut self, demands: mpsc::Receiver<oneshot::Sender<()>>) {
+        let _shown = Shown::new(&self.target, &self.out);
+        self.scrapes(demands).await;
+    }
+
+    async fn scrapes(&mut self, mut demands: mpsc::Receiver<oneshot::Sender<()>>) {
         let mut ticks = interval(self.target.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let samples = self.out.samples.clone();
@@ -179,6 +209,12 @@ impl Task {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(ScrapeError::Slow),
         };
+        self.out.targets.send_modify(|targets| {
+            let state = targets.entry(self.target.name.clone()).or_default();
+            state.is_up = Some(scraped.is_ok());
+            state.scrapes += 1;
+            state.samples += scraped.as_ref().map_or(0, |samples| u64::try_from(samples.len()).unwrap_or(0));
+        });
         scraped.unwrap_or_else(|error| {
             self.fail(error.reason(), 1, &error);
             Vec::new()

@@ -2,6 +2,7 @@
 
 use super::{Ending, RunError};
 use crate::inference::Scraper;
+use crate::metrics::{Asked, Cycles, Sampled};
 use crate::sampler::{Flush, Sampler};
 use crate::span;
 use crate::spool::{SpoolError, SpoolHandle};
@@ -35,6 +36,8 @@ pub(crate) struct Delivery {
     pub(crate) scraper: Option<Scraper>,
     /// Asks for rows out of turn: the edges of spans.
     pub(crate) spans: mpsc::Receiver<span::Request>,
+    /// Asks how the sampler is: the page of metrics.
+    pub(crate) asked: mpsc::Receiver<Asked>,
 }
 
 /// Delivers until `ending` says how, then writes a last row, and sends what it can in 10 s if nothing takes its place.
@@ -42,7 +45,7 @@ pub(crate) struct Delivery {
 /// # Errors
 /// Of the spool or the uplink, for reasons that waiting does not cure.
 pub(crate) async fn deliver(delivery: Delivery, ending: impl Future<Output = Ending>) -> Result<(), RunError> {
-    let Delivery { sampler, spool, uplink, tick, scraper, spans } = delivery;
+    let Delivery { sampler, spool, uplink, tick, scraper, spans, asked } = delivery;
     let (stop, stopped) = watch::channel(false);
     let (flushes, to_write) = mpsc::channel(WAITING_BATCHES);
     let wishes = uplink.wishes_for_a_stream();
@@ -50,7 +53,7 @@ pub(crate) async fn deliver(delivery: Delivery, ending: impl Future<Output = End
     let mut writer = tokio::spawn(write(spool.clone(), to_write));
 
     let sampled = tokio::select! {
-        ending = sample(sampler, (tick, spans), scraper, (flushes, wishes), ending) => Ok(ending),
+        ending = sample(sampler, (tick, spans, asked), scraper, (flushes, wishes), ending) => Ok(ending),
         ended = &mut uplink => Err(ended.map_err(RunError::Ended)?.err().map_or(RunError::Spool(SpoolError::Closed), RunError::Uplink)),
         ended = &mut writer => Err(ended.map_err(RunError::Ended)?.err().map_or(SpoolError::Closed, |error| error).into()),
     };
@@ -81,7 +84,7 @@ pub(crate) async fn deliver(delivery: Delivery, ending: impl Future<Output = End
 /// Rows at every tick until `ending`, then the last scrape and the last row.
 async fn sample(
     mut sampler: Sampler,
-    (tick, mut spans): (Duration, mpsc::Receiver<span::Request>),
+    (tick, mut spans, mut asked): (Duration, mpsc::Receiver<span::Request>, mpsc::Receiver<Asked>),
     scraper: Option<Scraper>,
     (flushes, mut wishes): (mpsc::Sender<Flush>, watch::Receiver<u64>),
     ending: impl Future<Output = Ending>,
@@ -92,12 +95,18 @@ async fn sample(
     let mut ending = std::pin::pin!(ending);
     let mut ready = Some(tick);
     let mut last_edge = None;
+    let mut cycles = Cycles::default();
     let ending = loop {
         let mut edges = Vec::new();
         tokio::select! {
             biased;
             ending = &mut ending => break ending,
             _ = ticks.tick() => {}
+            Some(who) = asked.recv() => {
+                // Whoever asked may have gone.
+                let _ = who.send(Sampled { status: sampler.status(), cycles });
+                continue;
+            }
             Some(edge) = spans.recv(), if ready.is_none() => {
                 // Rows out of turn cost like any others: those who ask at one time share one, and the next ones wait.
                 if let Some(last) = last_edge {
@@ -108,13 +117,16 @@ async fn sample(
                 edges.extend(std::iter::from_fn(|| spans.try_recv().ok()));
             }
         }
+        let begun = Instant::now();
         // The uplink wishes for a new stream: what is old is delivered beside it. Its end is the agent's.
         let wished = wishes.has_changed().unwrap_or(false);
         let last_of_stream = wished.then(|| {
             wishes.mark_unchanged();
             sampler.begin_stream()
         });
-        send(&flushes, last_of_stream.flatten().into_iter().chain(sampler.tick())).await;
+        let rows = sampler.tick();
+        cycles.count(begun, tick);
+        send(&flushes, last_of_stream.flatten().into_iter().chain(rows)).await;
         let mut shown = sampler.snapshot();
         if let Some(shown) = shown.as_mut().filter(|shown| !edges.is_empty() && shown.is_late()) {
             // What was asked for with this row stands in the next one.

@@ -13,6 +13,8 @@ pub(super) struct Refusals {
     counts: BTreeMap<(String, &'static str), u64>,
     /// When a line was logged last, by reason, and how many were left out since.
     logged: BTreeMap<&'static str, (BootNanos, u64)>,
+    /// When a read of a source was found not to return, last.
+    stuck: BTreeMap<String, BootNanos>,
 }
 
 impl Refusals {
@@ -21,9 +23,17 @@ impl Refusals {
         &self.counts
     }
 
+    /// When a read of a source was found not to return, last.
+    pub(super) fn stuck_since(&self, source: &str) -> Option<BootNanos> {
+        self.stuck.get(source).copied()
+    }
+
     /// Counts one, and says why if that is told and no line of this reason was logged in the last 10 s.
     pub(super) fn add(&mut self, source: &str, reason: &'static str, now: BootNanos, why: Option<&str>) {
         *self.counts.entry((source.to_owned(), reason)).or_default() += 1;
+        if reason == "stuck" {
+            self.stuck.insert(source.to_owned(), now);
+        }
         let Some(why) = why else { return };
         let left_out = match self.logged.get_mut(reason) {
             Some((last, left_out)) if now.0.saturating_sub(last.0) < LOG_NANOS => {

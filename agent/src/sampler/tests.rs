@@ -372,6 +372,10 @@ fn a_machine_without_sensors_is_estimated_and_its_idle_power_is_told() {
         reader.take(sampler.tick());
     }
     reader.take(sampler.close());
+    let status = sampler.status();
+    let cpu = status.cpu.expect("an estimate of the CPUs");
+    assert_eq!((status.rows, cpu.energy, cpu.busy_nanos), (11, Microjoules(42_400_000), 10 * SECOND));
+    assert!(status.sources.iter().all(|source| source.last == Some(BootNanos(12 * SECOND)) && !source.stuck));
     // Half busy: (1.48 + 7) ÷ 2 W for 10 s.
     assert_eq!(reader.energy(Component::Cpu), (42_400_000, Vec::new()));
     assert!(reader.energy(Component::Dram).0 > 0);

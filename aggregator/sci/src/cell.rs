@@ -120,11 +120,44 @@ pub struct ServiceUse {
     pub measures: Measures,
 }
 
+/// How late a meter at the input was, over time in which that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LagUse {
+    /// Nanoseconds of that time; 0 where nothing is known, and then there is no least and most either.
+    pub nanos: u64,
+    /// Least lag in nanoseconds.
+    pub least_nanos: u64,
+    /// Most lag in nanoseconds.
+    pub most_nanos: u64,
+}
+
+impl LagUse {
+    /// A lag over some time, both in nanoseconds.
+    pub fn new(nanos: u64, lag: u64) -> Self {
+        Self { nanos, least_nanos: lag, most_nanos: lag }
+    }
+
+    /// Adds the time of `other` and what was known in it.
+    pub fn merge(&mut self, other: &Self) {
+        match (self.nanos, other.nanos) {
+            (_, 0) => {}
+            (0, _) => *self = *other,
+            _ => {
+                self.nanos = self.nanos.saturating_add(other.nanos);
+                self.least_nanos = self.least_nanos.min(other.least_nanos);
+                self.most_nanos = self.most_nanos.max(other.most_nanos);
+            }
+        }
+    }
+}
+
 /// What is known of a node's input, over the time in which a wall meter was there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InputUse {
     /// Nanoseconds in which each source was the wall.
     pub meters: BTreeMap<SourceKey, u64>,
+    /// How late it was, over those of them in which that is known.
+    pub lags: BTreeMap<SourceKey, LagUse>,
     /// Energy of the components in that time in µJ.
     pub component_microjoules: u64,
     /// Measured platform in µJ: the part of the account that is no estimate.
@@ -146,6 +179,9 @@ impl InputUse {
         for (source, nanos) in &other.meters {
             let mine = self.meters.entry(source.clone()).or_default();
             *mine = mine.saturating_add(*nanos);
+        }
+        for (source, lag) in &other.lags {
+            self.lags.entry(source.clone()).or_default().merge(lag);
         }
         self.component_microjoules = self.component_microjoules.saturating_add(other.component_microjoules);
         self.platform_microjoules = self.platform_microjoules.saturating_add(other.platform_microjoules);

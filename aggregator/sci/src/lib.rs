@@ -35,7 +35,8 @@ pub mod uncertainty;
 
 pub use allocate::{IdlePolicy, IdleScope, Ledger, ModelVersion, NodeSlot, VersionCost};
 pub use cell::{
-    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse,
+    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, LagUse, Purpose, ServiceUse, SourceKey, SourceUse,
+    WorkloadUse,
 };
 pub use score::{FunctionalUnit, NoScore, score};
 pub use settle::{Gap, NodeSeries, Run, settle};

@@ -7,7 +7,7 @@ mod device;
 mod dispute;
 mod wall;
 
-pub use wall::SURROUNDINGS_SECONDS;
+pub use wall::{SURROUNDINGS_SECONDS, lag};
 
 use crate::attribution::{
     Activity, Measures, among_services, base_and_dynamic, by_activity, by_reservation, weights_among,
@@ -71,6 +71,8 @@ pub struct NodeSeries {
     /// Energy of the parts and of the meters at the input, [`SURROUNDINGS_SECONDS`] around the window; empty for a node
     /// without such a meter.
     pub input_runs: Vec<Run>,
+    /// How late the meters at the input are, for the hours that `input_runs` touch.
+    pub lags: lag::Lags,
     /// Gaps that intersect the window.
     pub gaps: Vec<Gap>,
     /// Windows of lost records.

@@ -13,7 +13,7 @@ use crate::store::book::{CELL_SECONDS, Changes};
 use crate::store::catalog::{Catalog, Speaker};
 use crate::store::key::{self, GapKey, Meta, RowKey};
 use crate::store::retention::ACCEPTED_SECONDS;
-use crate::store::{Book, Durability, StoreError, Table};
+use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, Durability, StoreError, Table};
 use joulebook_units::{
     Batch, BootId, BootNanos, EnergyGap, Inventory, Layer, PollerName, RejectReason, StreamGap, StreamId, Subject,
     UnixNanos,

@@ -37,11 +37,11 @@ pub fn history(gathered: &Gathered<'_>, alias: &str) -> Result<GetAliasHistoryRe
         let mut open: BTreeMap<Arc<Service>, Window> = BTreeMap::new();
         let mut before = Vec::new();
         for slot in slots {
-            let now = gathered.counted(&member.record, slot, alias)?;
+            let now = distinct(gathered.counted(&member.record, slot, alias)?);
             // Where something begins or ends, the rows say when, as long as they are held.
             if now != before && gathered.resolution_seconds < seconds {
                 for part in slot.slots(gathered.resolution_seconds) {
-                    let services = gathered.counted(&member.record, part, alias)?;
+                    let services = distinct(gathered.counted(&member.record, part, alias)?);
                     take(&mut open, services, part, |service, span| epochs.push(epoch(service, span, node)));
                 }
             } else {
@@ -57,6 +57,21 @@ pub fn history(gathered: &Gathered<'_>, alias: &str) -> Result<GetAliasHistoryRe
     epochs.sort_by(|a, b| (a.start_unix_nanos, &a.node, &a.target).cmp(&(b.start_unix_nanos, &b.node, &b.target)));
     let resolution_seconds = u64::try_from(gathered.resolution_seconds).unwrap_or(1);
     Ok(GetAliasHistoryResponse { epochs, resolution_seconds })
+}
+
+/// Services as an epoch tells them apart. The rest of one may become known while it serves: the process that does its work
+/// is found later than its first counts.
+fn distinct(services: Vec<Arc<Service>>) -> Vec<Arc<Service>> {
+    let mut told: Vec<Arc<Service>> = Vec::new();
+    for service in services {
+        let mut told_apart = Arc::unwrap_or_clone(service);
+        (told_apart.adapter, told_apart.workload, told_apart.tokenizer) = (None, None, None);
+        (told_apart.serving.role, told_apart.serving.group) = (None, None);
+        if !told.iter().any(|one| **one == told_apart) {
+            told.push(Arc::new(told_apart));
+        }
+    }
+    told
 }
 
 /// Goes on with the stretches of the services that are known in a slot; what ends is given to `ended`.
@@ -132,6 +147,7 @@ mod tests {
             let start = UnixNanos(i64::try_from(place).expect("few") * 60_000_000_000);
             let slot = Window::new(start, start.plus_seconds(60)).expect("a window");
             let services = services.iter().map(|(weights, target)| service(weights, target)).collect();
+            let services = distinct(services);
             take(&mut open, services, slot, |service, span| found.push(told(service, span)));
         }
         found.extend(open.iter().map(|(service, span)| told(service, *span)));
@@ -151,5 +167,15 @@ mod tests {
         assert_eq!(epochs(&[a, apart, apart]), [one("a", 0, 3), one("b", 1, 3)], "two targets");
         let long: Vec<&[(&str, &str)]> = std::iter::once(a).chain(vec![&[][..]; 61]).chain([a]).collect();
         assert_eq!(epochs(&long).len(), 2, "who knows what it was in between");
+    }
+
+    #[test]
+    fn what_becomes_known_while_it_serves_and_is_not_told_begins_no_epoch() {
+        let first = service("a", "t");
+        let found = Service { workload: Some("pod:1".to_owned()), tokenizer: Some("k".to_owned()), ..(*first).clone() };
+        let other = Service { fingerprint: Some("b".to_owned()), ..found.clone() };
+        assert_eq!(distinct(vec![first.clone(), Arc::new(found.clone())]), std::slice::from_ref(&first));
+        assert_eq!(distinct(vec![Arc::new(found)]), std::slice::from_ref(&first));
+        assert_eq!(distinct(vec![first, Arc::new(other)]).len(), 2, "other weights are told");
     }
 }

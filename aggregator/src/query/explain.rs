@@ -1,6 +1,6 @@
 //! One number, term by term, and the balance of every node that it touches.
 
-use super::input::{is_estimated, platform_method};
+use super::input::{is_estimated, meter_lag, platform_method};
 use super::name::Names;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
@@ -187,6 +187,7 @@ fn meters(cell: &Cell) -> Vec<MeterUse> {
             layer: layer.name().to_owned(),
             microjoules: used.microjoules,
             wall_seconds: seconds(key),
+            lag: meter_lag(cell, key),
         })
         .collect()
 }

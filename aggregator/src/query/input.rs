@@ -2,10 +2,11 @@
 //! goes beyond the meter.
 
 use super::question::trust_name;
-use joulebook_proto::query::Reconciliation;
+use joulebook_proto::query::{MeterLag, Reconciliation};
 use joulebook_sci::reconcile::Trust;
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Cell, Flags};
+use joulebook_sci::{Cell, Flags, LagUse, SourceKey};
+use std::time::Duration;
 
 /// Whether some of a cell's input is estimated.
 pub(super) fn is_estimated(cell: &Cell) -> bool {
@@ -26,6 +27,24 @@ pub(super) fn platform_method<'a>(cells: impl Iterator<Item = &'a Cell>) -> &'st
         (false, true, false) => "modelled",
         (false, false, true) => "psu_efficiency",
         _ => "mixed",
+    }
+}
+
+/// How late a meter of a cell is; `None` where it was not the wall.
+pub(super) fn meter_lag(cell: &Cell, meter: &SourceKey) -> Option<MeterLag> {
+    let nanos = *cell.input.meters.get(meter)?;
+    Some(told(nanos, &cell.input.lags.get(meter).copied().unwrap_or_default()))
+}
+
+/// The lag of a meter that was the wall for so many nanoseconds.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+pub(super) fn told(nanos: u64, lag: &LagUse) -> MeterLag {
+    let seconds = |nanos| (lag.nanos > 0).then(|| Duration::from_nanos(nanos).as_secs_f64());
+    MeterLag {
+        method: if lag.nanos > 0 { "cross_correlation" } else { "unknown" }.to_owned(),
+        least_seconds: seconds(lag.least_nanos),
+        most_seconds: seconds(lag.most_nanos),
+        known_fraction: lag.nanos as f64 / nanos.max(1) as f64,
     }
 }
 

@@ -3,8 +3,9 @@
 
 use super::amount::Amount;
 use super::energy::{key, method_name, row};
+use super::input::told;
 use joulebook_proto::query::EnergyRow;
-use joulebook_sci::{NodeSlot, SourceKey, SourceUse};
+use joulebook_sci::{LagUse, NodeSlot, SourceKey, SourceUse};
 use joulebook_units::{Layer, Pue, Window};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,8 @@ pub struct MeterSum {
     amount: Amount,
     /// Own energy and that of the content over the slots in which both are known.
     compared: Option<(u64, u64)>,
+    /// Nanoseconds in which it was the wall, and how late it was.
+    wall: (u64, LagUse),
 }
 
 /// A PUE that was measured over a slot.
@@ -112,6 +115,9 @@ impl Nodes<'_> {
             let (own, simulated) = (used.microjoules, reader.simulated);
             let simulated_microjoules = if simulated { own } else { 0 };
             sum.amount.add(Amount { microjoules: own, simulated_microjoules, simulated });
+            let input = &reader.cell.input;
+            sum.wall.0 = sum.wall.0.saturating_add(input.meters.get(meter).copied().unwrap_or(0));
+            sum.wall.1.merge(&input.lags.get(meter).copied().unwrap_or_default());
             if let Some(content) = self.content(layer, reader, meter).filter(|_| self.is_known(used)) {
                 let (mine, others) = sum.compared.get_or_insert_default();
                 (*mine, *others) = (mine.saturating_add(own), others.saturating_add(content));
@@ -135,6 +141,7 @@ pub fn rows(sums: &BTreeMap<MeterKey, MeterSum>) -> Vec<EnergyRow> {
         EnergyRow {
             content_microjoules: sum.compared.map(|(_, content)| content),
             layer_residual_microjoules: residual.and_then(|residual| i64::try_from(residual).ok()),
+            lag: (sum.wall.0 > 0).then(|| told(sum.wall.0, &sum.wall.1)),
             pue: ratio.map(|(own, content)| own as f64 / content as f64),
             method: method_name(&BTreeSet::from([meter.method])),
             ..row(key(&columns), sum.amount, BTreeMap::new(), &BTreeSet::new())

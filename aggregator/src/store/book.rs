@@ -18,6 +18,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+mod lags;
 mod shown;
 
 pub use shown::{LostRecords, NodeRecord, PollerRecord, Run, Status, StoredGap, StreamStatus};
@@ -68,6 +69,8 @@ pub(crate) struct Changes {
     pub(crate) writes: Writes,
     /// Cells of 60 s (node, start) whose rows change.
     pub(crate) marks: BTreeSet<(u32, UnixNanos)>,
+    /// Nodes of which rows came to an hour that was over, or began a new one.
+    pub(crate) hours: BTreeSet<u32>,
 }
 
 /// The database.
@@ -75,6 +78,7 @@ pub struct Book {
     store: Arc<dyn Store>,
     commit: Mutex<Option<StoreError>>,
     catalog: RwLock<Catalog>,
+    lags: lags::Remembered,
 }
 
 impl fmt::Debug for Book {
@@ -100,7 +104,7 @@ impl Book {
                 catalog
             }
         };
-        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog) })
+        Ok(Self { store, commit: Mutex::new(None), catalog: RwLock::new(catalog), lags: lags::Remembered::default() })
     }
 
     /// The tables, for retention and tests.
@@ -402,6 +406,7 @@ impl Book {
         self.finish(&mut latch, changes.writes, durability)?;
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
         catalog.dirty.extend(changes.marks.into_iter().map(|mark| (mark, generation)));
+        changes.hours.into_iter().for_each(|node| catalog.hours.change(node));
         Ok(done)
     }
 
@@ -434,6 +439,7 @@ impl Book {
             reason: "it is gone".to_owned(),
         })?;
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        self.lags.clear();
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use super::block::descriptor::Entity;
 use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, PollerFact, Schema, StreamFact};
 use super::block::factor::SeriesFact;
 use super::book::{CELL_SURROUNDINGS_SECONDS, WALL_SURROUNDINGS_SECONDS};
+use super::hours::{HOUR_SECONDS, Hours};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
 use joulebook_units::{BootId, Hardware, Inventory, Layer, NodeName, PollerName, StreamId, Subject, UnixNanos};
@@ -65,6 +66,7 @@ pub(crate) struct Catalog {
     pub(crate) boots: HashMap<(u32, BootId), i64>,
     pub(crate) bridges: HashMap<u32, Bridges>,
     pub(crate) dirty: BTreeMap<(u32, UnixNanos), u64>,
+    pub(crate) hours: Hours,
     pub(crate) generation: u64,
     entities: Vec<Entity>,
     numbers: BTreeMap<Entity, u32>,
@@ -92,6 +94,11 @@ impl Catalog {
         catalog.check_references()?;
         let series = catalog.series.clone();
         series.iter().for_each(|((ordinal, _), subject)| catalog.note_wall(*ordinal, subject));
+        for stream in &catalog.streams {
+            if let Some(last) = stream.last {
+                catalog.hours.note(stream.node, last, last);
+            }
+        }
         Ok(Some(catalog))
     }
 
@@ -344,6 +351,12 @@ impl Catalog {
     /// How far around a cell of a node the rows reach that decide about it, in seconds.
     pub(crate) fn surroundings(&self, node: u32) -> i64 {
         if self.walls.contains(&node) { WALL_SURROUNDINGS_SECONDS } else { CELL_SURROUNDINGS_SECONDS }
+    }
+
+    /// The same in one direction, with what tells how late the meters at its input are.
+    pub(crate) fn reach(&self, node: u32) -> i64 {
+        let hours = if self.walls.contains(&node) { 2 * HOUR_SECONDS } else { 0 };
+        self.surroundings(node) + hours
     }
 
     /// Sets where a boot's clock lies.

@@ -62,7 +62,7 @@ pub fn apply(book: &Book, periods: &Periods, now: UnixNanos) -> Result<(), Store
             let marks = catalog.dirty.range((node, UnixNanos(i64::MIN))..=(node, UnixNanos(i64::MAX)));
             if let Some(((_, start), _)) = marks.into_iter().next() {
                 // A record reaches a cell's length beyond its first row, on either side.
-                rows = rows.min(start.plus_seconds(-catalog.surroundings(node) - CELL_SECONDS));
+                rows = rows.min(start.plus_seconds(-catalog.reach(node) - CELL_SECONDS));
             }
             let settled = before(now, periods.settled).floor_to(CELL_SECONDS);
             let kept = [

@@ -13,7 +13,7 @@ pub const VERSION: u32 = 2;
 /// The steps that lead to [`VERSION`], one for each version before it, oldest first.
 pub const STEPS: &[Step] = &[Step {
     from: 1,
-    what: "factors, training, consumers, pollers and what is known of services may be recorded; nothing is rewritten",
+    what: "factors, training, consumers, pollers, lags and what is known of services may be recorded; nothing is rewritten",
     apply: |_| Ok(()),
 }];
 

@@ -157,6 +157,9 @@ pub(crate) fn energy(answer: &GetEnergyResponse) -> Result<String, Failure> {
         "content_microjoules",
         "layer_residual_microjoules",
         "pue",
+        "lag_method",
+        "lag_least_seconds",
+        "lag_most_seconds",
     ];
     header.extend(columns.map(str::to_owned));
     header.extend(components.iter().map(|component| format!("{component}_microjoules")));
@@ -175,6 +178,9 @@ pub(crate) fn energy(answer: &GetEnergyResponse) -> Result<String, Failure> {
             cell(row.content_microjoules),
             cell(row.layer_residual_microjoules),
             cell(row.pue),
+            cell(row.lag.as_ref().map(|lag| lag.method.clone())),
+            cell(row.lag.as_ref().and_then(|lag| lag.least_seconds)),
+            cell(row.lag.as_ref().and_then(|lag| lag.most_seconds)),
         ]);
         cells.extend(components.iter().map(|component| cell(row.component_microjoules.get(*component).copied())));
         cells

@@ -20,7 +20,7 @@ use super::quantity::{self, UNKNOWN, energy_unit, mass_unit, number, percent, sh
 use super::simulated;
 use crate::command::version_name;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
-use joulebook_proto::query::{Energy, Reconciliation, SciAnswer};
+use joulebook_proto::query::{Energy, MeterLag, Reconciliation, SciAnswer};
 use joulebook_units::Microjoules;
 
 const WIDTH: u16 = 100;
@@ -188,6 +188,14 @@ fn remarks(answer: &SciAnswer) -> String {
         text += &format!("  score unknown: {reason}\n");
     }
     text
+}
+
+/// How late a meter is, and for how much of its time that is known.
+fn lag(lag: &MeterLag) -> String {
+    let (Some(least), Some(most)) = (lag.least_seconds, lag.most_seconds) else { return UNKNOWN.to_owned() };
+    let range = if least < most { format!("{least} to {most} s") } else { format!("{least} s") };
+    // Whole percents: the first readings of an hour have the lag of the hour before.
+    if lag.known_fraction > 0.99 { range } else { format!("{range} for {}", percent(Some(lag.known_fraction))) }
 }
 
 /// What is known of the nodes' inputs.

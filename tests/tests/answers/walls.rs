@@ -32,7 +32,7 @@ pub fn steps(told: usize, silent: usize, factor: u64) -> Vec<Step> {
 }
 
 /// A node's answer over the last rows of its history, before and after the ledger has settled, and its rows of layers.
-fn asked(steps: &[Step], last: i64, trust: Trust) -> (SciAnswer, SciAnswer, Vec<EnergyRow>) {
+pub fn asked(steps: &[Step], last: i64, trust: Trust) -> (SciAnswer, SciAnswer, Vec<EnergyRow>) {
     asked_of(&[history(0, steps)], last, trust)
 }
 

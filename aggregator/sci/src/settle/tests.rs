@@ -101,6 +101,7 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
             run(Subject::Count(service("b"), CountKind::OutputTokens), &tokens),
         ],
         input_runs: vec![],
+        lags: lag::Lags::default(),
         gaps: vec![],
         lost: vec![],
     }

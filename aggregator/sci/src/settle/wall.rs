@@ -6,7 +6,8 @@
 //! minute or longer. What a period leaves over is spread in time over the slots that it touches, to the microjoule, so
 //! that the cells under it add up to it. Readings that are further apart than [`LONGEST_SECONDS`] (a counter that bridges
 //! an outage) are taken as steady between and cut at every minute: what a cell depends on lies within
-//! [`SURROUNDINGS_SECONDS`] around it, whoever asks.
+//! [`SURROUNDINGS_SECONDS`] around it, whoever asks. Before that every reading is moved to when it was sensed, as far as
+//! that is known ([`lag`]).
 //!
 //! # Which meter is the wall
 //! Question: a node may have several (a distribution unit's outlet, a BMC over Redfish or IPMI, the ACPI meter, psys). One
@@ -18,8 +19,10 @@
 //! is the wall: it lies behind the power supply, and boards differ in whether it holds the accelerators. What would change
 //! this: a board whose psys is known to stand at the input.
 
+pub mod lag;
+
 use super::{NodeSeries, Run, at, source_key};
-use crate::cell::{Cell, Flags};
+use crate::cell::{Cell, Flags, LagUse};
 use crate::reconcile::{PSU_EFFICIENCY, psu_loss, residual};
 use crate::share::portion;
 use crate::spread::{At, Grid, Spread};
@@ -27,9 +30,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 use joulebook_units::{Layer, Method, Source, Subject, UnixNanos, Window};
+use lag::{Lags, MOST_SECONDS};
 
-/// How far around a cell the rows reach that decide about it where the node has a meter at its input.
-pub const SURROUNDINGS_SECONDS: i64 = LONGEST_SECONDS + 2 * PERIOD_SECONDS;
+/// How far around a cell the rows reach that decide about it where the node has a meter at its input. What its lag is
+/// depends on the hour of the clock before, too: [`lag::estimate`].
+pub const SURROUNDINGS_SECONDS: i64 = LONGEST_SECONDS + 2 * PERIOD_SECONDS + MOST_SECONDS;
 /// Length of a period that readings close together make.
 const PERIOD_SECONDS: i64 = 60;
 /// Readings further apart are cut at minutes: the longest averaging interval of an ACPI meter.
@@ -54,6 +59,8 @@ pub(super) struct Wall {
     slots: Vec<Input>,
     /// Nanoseconds in which each source was the wall.
     meters: BTreeMap<Source, u64>,
+    /// Those of them in which its lag is known.
+    lags: BTreeMap<Source, LagUse>,
     flags: Flags,
 }
 
@@ -65,13 +72,19 @@ struct Period<'a> {
     wall: u64,
     /// Energy that may lie on the wrong side of the period's edges, since the meter is late.
     shifted: u64,
+    /// How late the meter is, where that is known.
+    lag: Option<u64>,
 }
 
 impl Wall {
     /// The wall of a node; without a meter at the input nothing is measured.
     pub(super) fn new(node: &NodeSeries, grid: &Grid) -> Self {
-        let mut wall =
-            Self { slots: vec![Input::default(); grid.len()], meters: BTreeMap::new(), flags: Flags::default() };
+        let mut wall = Self {
+            slots: vec![Input::default(); grid.len()],
+            meters: BTreeMap::new(),
+            lags: BTreeMap::new(),
+            flags: Flags::default(),
+        };
         let span = grid.slots().first().zip(grid.slots().last());
         let Some(window) = span.and_then(|(first, last)| Window::new(first.start(), last.end())) else { return wall };
         let periods: Vec<Period<'_>> =
@@ -128,6 +141,9 @@ impl Wall {
             input.components = input.components.saturating_add(energy(piece));
             let nanos = self.meters.entry(period.meter.clone()).or_default();
             *nanos = nanos.saturating_add(part.nanos());
+            if let Some(lag) = period.lag {
+                self.lags.entry(period.meter.clone()).or_default().merge(&LagUse::new(part.nanos(), lag));
+            }
             if difference.is_flagged() {
                 self.flags.insert(Flags::OVERCOUNT);
             }
@@ -158,6 +174,9 @@ impl Wall {
         for (source, nanos) in &self.meters {
             let mine = cell.input.meters.entry(source_key(source)).or_default();
             *mine = mine.saturating_add(*nanos);
+        }
+        for (source, lag) in &self.lags {
+            cell.input.lags.entry(source_key(source)).or_default().merge(lag);
         }
         cell.flags.insert(self.flags);
     }
@@ -191,10 +210,10 @@ fn parts<'a>(node: &'a NodeSeries, grid: &Grid) -> Vec<(&'a Source, Spread)> {
     parts.into_iter().collect()
 }
 
-/// Periods of every meter at the node's input, each instant in one at most: the best meter that is known there.
-fn periods(node: &NodeSeries) -> Vec<Period<'_>> {
+/// The runs of every meter at the node's input.
+fn meters(runs: &[Run]) -> BTreeMap<&Source, Vec<&Run>> {
     let mut meters: BTreeMap<&Source, Vec<&Run>> = BTreeMap::new();
-    for run in &node.input_runs {
+    for run in runs {
         if let Subject::Energy(source) = &*run.subject
             && source.layer() == Some(Layer::Node)
             && source.contained_in.is_none()
@@ -202,10 +221,16 @@ fn periods(node: &NodeSeries) -> Vec<Period<'_>> {
             meters.entry(source).or_default().push(run);
         }
     }
-    let mut ordered: Vec<_> = meters
+    meters
+}
+
+/// Periods of every meter at the node's input, each instant in one at most: the best meter that is known there.
+fn periods(node: &NodeSeries) -> Vec<Period<'_>> {
+    let mut ordered: Vec<_> = meters(&node.input_runs)
         .into_iter()
         .map(|(source, runs)| {
-            let stretches = stretches(&runs);
+            let sensed = sensed(intervals(&runs), source, &node.lags);
+            let stretches = stretches(sensed);
             (rank(source, &stretches), source, stretches)
         })
         .collect();
@@ -216,7 +241,7 @@ fn periods(node: &NodeSeries) -> Vec<Period<'_>> {
         let free: Vec<Vec<At>> = stretches.iter().flat_map(|stretch| outside(stretch, &taken)).collect();
         for stretch in &free {
             taken.extend(window(stretch));
-            periods.extend(periods_of(meter, stretch));
+            periods.extend(periods_of(meter, stretch, &node.lags));
         }
         taken.sort_by_key(|window| window.start());
     }
@@ -237,15 +262,37 @@ fn rank(source: &Source, stretches: &[Vec<At>]) -> (u8, u32, u32) {
     (kind, u64::BITS - seconds.leading_zeros(), source.uncertainty_permille)
 }
 
-/// The unbroken stretches of a meter, each as energy since its begin. Intervals too long to be one reading are cut.
-fn stretches(runs: &[&Run]) -> Vec<Vec<At>> {
-    let mut intervals: Vec<(UnixNanos, UnixNanos, u64)> = Vec::new();
+/// A meter's energy between two readings.
+type Interval = (UnixNanos, UnixNanos, u64);
+
+/// What lies between the readings of a meter.
+fn intervals(runs: &[&Run]) -> Vec<Interval> {
+    let mut intervals = Vec::new();
     for pair in runs.iter().flat_map(|run| run.points.windows(2)) {
         let [(start, before), (end, after)] = pair else { continue };
         if let (true, Some(energy)) = (start < end, after.checked_sub(*before)) {
             intervals.push((*start, *end, energy));
         }
     }
+    intervals
+}
+
+/// Intervals moved to when they were sensed. One over whose course the lag changes becomes longer or shorter at the same
+/// power: what the meter showed is a power that it held.
+fn sensed(intervals: Vec<Interval>, meter: &Source, lags: &Lags) -> Vec<Interval> {
+    let moved = |(start, end, energy): Interval| {
+        let back = |reading: UnixNanos| {
+            let nanos = lags.of(meter, reading).and_then(|lag| i64::try_from(lag).ok());
+            UnixNanos(reading.0.saturating_sub(nanos.unwrap_or(0)))
+        };
+        let (from, to) = (back(start), back(end));
+        (from < to).then(|| (from, to, portion(energy, to.nanos_since(from), end.nanos_since(start))))
+    };
+    intervals.into_iter().filter_map(moved).collect()
+}
+
+/// The unbroken stretches of a meter, each as energy since its begin. Intervals too long to be one reading are cut.
+fn stretches(mut intervals: Vec<Interval>) -> Vec<Vec<At>> {
     intervals.sort_unstable();
     let mut stretches: Vec<Vec<At>> = Vec::new();
     for (start, end, energy) in intervals {
@@ -303,7 +350,7 @@ fn reached(stretch: &[At], instant: UnixNanos) -> u64 {
 }
 
 /// The periods of a stretch: between the first readings of minutes. What is left at its end joins the last one.
-fn periods_of<'a>(meter: &'a Source, stretch: &[At]) -> Vec<Period<'a>> {
+fn periods_of<'a>(meter: &'a Source, stretch: &[At], lags: &Lags) -> Vec<Period<'a>> {
     let Some(last) = stretch.len().checked_sub(1) else { return Vec::new() };
     let at = |place: usize| stretch.get(place).map(|(at, _)| *at);
     // The first reading at or after the begin of a minute.
@@ -318,7 +365,8 @@ fn periods_of<'a>(meter: &'a Source, stretch: &[At]) -> Vec<Period<'a>> {
         let [from, to] = pair else { return None };
         let ((start, before), (end, after)) = (stretch.get(*from)?, stretch.get(*to)?);
         let shifted = shifted(stretch, *from).saturating_add(shifted(stretch, *to));
-        Some(Period { meter, window: Window::new(*start, *end)?, wall: after.saturating_sub(*before), shifted })
+        let (wall, lag) = (after.saturating_sub(*before), lags.of_sensed(meter, *start));
+        Some(Period { meter, window: Window::new(*start, *end)?, wall, shifted, lag })
     };
     edges.windows(2).filter_map(period).filter(|period| !period.window.is_empty()).collect()
 }

@@ -250,6 +250,16 @@ impl Group<'_> {
             self.nodes.insert(number);
         }
         self.mark(number, span.0, span.1);
+        let points = record.columns.iter().filter_map(|column| column.points.first()).map(|(at, _)| *at);
+        let noted = self.catalog.hours.note(number, points.fold(first_row, UnixNanos::min), span.1);
+        if noted.changes {
+            self.changes.hours.insert(number);
+        }
+        // How late a meter at the input is read in an hour stands on the rows of the hour before.
+        let has_wall = self.catalog.surroundings(number) != CELL_SURROUNDINGS_SECONDS;
+        if let (true, Some(after)) = (has_wall, noted.after) {
+            self.mark(number, after.start(), after.end());
+        }
     }
 
     /// Marks every cell that rows from `from` to `to` decide about, at most those that data are accepted for.

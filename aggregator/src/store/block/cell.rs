@@ -14,6 +14,8 @@
 //! later      only where something of it is known, and absent from old cells; an empty input (n = 0) stands before it:
 //!            buckets      n, then each: entity of a service | kind of count | count
 //!            consumption  n, then each: entity | mask of known counts | counts in the contract's order | counted ns
+//! lags       only where one is known, and absent from old cells; everything else stands before it:
+//!            n, then each: entity of a source | ns for which it is known | least ns | most ns
 //! ```
 
 use super::descriptor::{
@@ -22,7 +24,8 @@ use super::descriptor::{
 use super::{Damaged, Reader, Writer};
 use joulebook_sci::attribution::Measures;
 use joulebook_sci::{
-    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse, WorkloadUse,
+    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, LagUse, Purpose, ServiceUse, SourceKey, SourceUse,
+    WorkloadUse,
 };
 use joulebook_units::{CountKind, Service, Workload};
 use std::collections::BTreeMap;
@@ -70,12 +73,16 @@ pub fn encode(key: &[u8], cell: &Cell, intern: &mut dyn FnMut(Entity) -> u32) ->
     ] {
         writer.number(number);
     }
-    let later = Later::of(cell);
+    let lags = &cell.input.lags;
+    let later = Later::of(cell, !lags.is_empty());
     if !cell.input.meters.is_empty() || later.is_some() {
         write_input(&mut writer, &cell.input, intern);
     }
     if let Some(later) = later {
         later.write(&mut writer, cell, intern);
+    }
+    if !lags.is_empty() {
+        write_lags(&mut writer, lags, intern);
     }
     writer.seal(key)
 }
@@ -86,14 +93,14 @@ struct Later<'a> {
 }
 
 impl<'a> Later<'a> {
-    /// `None` where nothing of it is known: the cell is written as it always was.
-    fn of(cell: &'a Cell) -> Option<Self> {
+    /// `None` where nothing of it is known, nor of what stands behind it: the cell is written as it always was.
+    fn of(cell: &'a Cell, has_more: bool) -> Option<Self> {
         let of_service = |(service, used): (&'a Arc<Service>, &'a ServiceUse)| {
             let buckets = used.counts.iter().filter(|(kind, _)| kind.is_bucket());
             buckets.map(move |(kind, count)| (service, *kind, *count)).collect::<Vec<_>>()
         };
         let buckets: Vec<_> = cell.services.iter().flat_map(of_service).collect();
-        (!buckets.is_empty() || !cell.consumption.is_empty()).then_some(Self { buckets })
+        (has_more || !buckets.is_empty() || !cell.consumption.is_empty()).then_some(Self { buckets })
     }
 
     fn write(&self, writer: &mut Writer, cell: &Cell, intern: &mut dyn FnMut(Entity) -> u32) {
@@ -136,6 +143,14 @@ fn write_input(writer: &mut Writer, input: &InputUse, intern: &mut dyn FnMut(Ent
     }
     for number in [input.component_microjoules, input.platform_microjoules, input.bound_microjoules] {
         writer.number(number);
+    }
+}
+
+fn write_lags(writer: &mut Writer, lags: &BTreeMap<SourceKey, LagUse>, intern: &mut dyn FnMut(Entity) -> u32) {
+    writer.length(lags.len());
+    for (source, lag) in lags {
+        writer.number(u64::from(intern(Entity::Source(source.clone()))));
+        [lag.nanos, lag.least_nanos, lag.most_nanos].into_iter().for_each(|number| writer.number(number));
     }
 }
 
@@ -241,6 +256,9 @@ pub fn decode(key: &[u8], value: &[u8], resolve: &dyn Fn(u32) -> Option<Entity>)
     if reader.end().is_err() {
         Later::read(reader, resolve, &mut cell)?;
     }
+    if reader.end().is_err() {
+        cell.input.lags = read_lags(reader, resolve)?;
+    }
     reader.end()?;
     Ok(cell)
 }
@@ -255,6 +273,19 @@ fn read_input(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) 
     input.platform_microjoules = reader.number()?;
     input.bound_microjoules = reader.number()?;
     Ok(input)
+}
+
+fn read_lags(
+    reader: &mut Reader<'_>,
+    resolve: &dyn Fn(u32) -> Option<Entity>,
+) -> Result<BTreeMap<SourceKey, LagUse>, Damaged> {
+    let mut lags = BTreeMap::new();
+    for _ in 0..reader.length()? {
+        let source = read_source(reader, resolve)?;
+        let (nanos, least_nanos, most_nanos) = (reader.number()?, reader.number()?, reader.number()?);
+        lags.insert(source, LagUse { nanos, least_nanos, most_nanos });
+    }
+    Ok(lags)
 }
 
 fn read_source(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<SourceKey, Damaged> {

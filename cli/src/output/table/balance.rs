@@ -2,7 +2,7 @@
 
 use super::super::quantity::{UNKNOWN, exact_joules, number};
 use super::super::simulated::mark;
-use super::{marked_name, sheet};
+use super::{lag, marked_name, sheet};
 use joulebook_proto::query::{ExplainResponse, NodeBalance};
 
 /// The terms, then the conservation of every node.
@@ -54,7 +54,8 @@ fn conservation(balance: &NodeBalance) -> String {
     let meters = balance.meters.iter().map(|meter| {
         let wall =
             if meter.wall_seconds > 0.0 { format!(", the wall for {} s", meter.wall_seconds) } else { String::new() };
-        format!("\nbeside them: {} ({}{wall}) {} µJ", meter.source_id, meter.layer, meter.microjoules)
+        let late = meter.lag.as_ref().map_or_else(String::new, |own| format!(", late by {}", lag(own)));
+        format!("\nbeside them: {} ({}{wall}{late}) {} µJ", meter.source_id, meter.layer, meter.microjoules)
     });
     let meters: String = meters.collect();
     let platform = match balance.platform_method.as_str() {

@@ -3,7 +3,7 @@
 use super::super::csv::key_names;
 use super::super::quantity::{UNKNOWN, exact_joules, number, percent};
 use super::super::simulated::{mark, share};
-use super::{input, sheet};
+use super::{input, lag, sheet};
 use joulebook_proto::query::{EnergyRow, GetEnergyResponse};
 use joulebook_units::Microjoules;
 
@@ -21,7 +21,7 @@ struct Column {
     cell: fn(&EnergyRow) -> String,
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     Column {
         name: "accelerator (J)",
         shown: |row| row.component_microjoules.contains_key("accelerator"),
@@ -53,6 +53,11 @@ const COLUMNS: [Column; 8] = [
         name: "PUE",
         shown: |row| row.pue.is_some(),
         cell: |row| row.pue.map_or(NONE.to_owned(), |pue| number(Some(pue))),
+    },
+    Column {
+        name: "late by",
+        shown: |row| row.lag.is_some(),
+        cell: |row| row.lag.as_ref().map_or(NONE.to_owned(), lag),
     },
     Column { name: "method", shown: |_| true, cell: |row| row.method.clone() },
     Column {

@@ -70,8 +70,14 @@ proptest! {
     fn a_minute_is_decided_by_what_lies_around_it(
         wall in prop::collection::vec((1i64..400 * SECOND, 0u64..1 << 36), 1..40),
         cpu in prop::collection::vec((1i64..20 * SECOND, 0u64..1 << 35), 1..200),
+        lags in prop::collection::vec(prop::option::of(0..=MOST_SECONDS.unsigned_abs()), 4),
         minute in 0i64..60,
     ) {
+        let mut known = Lags::default();
+        for (hour, lag) in (0..).zip(lags) {
+            let lag = lag.map(|lag| (meter("bmc", Method::IntegratedPower), lag * SECOND.unsigned_abs()));
+            known.set(UnixNanos::from_seconds(hour * lag::HOUR_SECONDS), lag.into_iter().collect());
+        }
         let minute = window(minute * 60 * SECOND, (minute + 1) * 60 * SECOND);
         let near = Window::new(
             minute.start().plus_seconds(-SURROUNDINGS_SECONDS),
@@ -84,9 +90,10 @@ proptest! {
             let kept = pairs.filter(|(_, pair)| keep(pair[0].0, pair[1].0));
             kept.map(|(source, pair)| run(Subject::Energy(source.clone()), pair)).collect()
         };
-        let all = NodeSeries { input_runs: one_by_one(&|_, _| true), ..NodeSeries::default() };
+        let all = NodeSeries { input_runs: one_by_one(&|_, _| true), lags: known.clone(), ..NodeSeries::default() };
         let around = NodeSeries {
             input_runs: one_by_one(&|from, to| from < near.end().0 && to >= near.start().0),
+            lags: known,
             ..NodeSeries::default()
         };
         let of = |node: &NodeSeries| {
@@ -94,7 +101,7 @@ proptest! {
             let wall = Wall::new(node, &grid);
             let slots: Vec<_> =
                 wall.slots.iter().map(|slot| (slot.measured, slot.bound, slot.overcount, slot.components)).collect();
-            (slots, wall.meters, wall.flags)
+            (slots, wall.meters, wall.lags, wall.flags)
         };
         prop_assert_eq!(of(&all), of(&around));
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::store::block::cell;
 use joulebook_sci::attribution::Measures;
 use joulebook_sci::{
-    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceUse, WorkloadUse,
+    Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, LagUse, Purpose, ServiceUse, SourceUse, WorkloadUse,
 };
 use std::collections::BTreeMap;
 
@@ -240,13 +240,17 @@ fn the_layout_of_cells_never_changes_and_damage_is_seen() {
         scope: rack(),
     };
     let input = InputUse {
-        meters: BTreeMap::from([(wall, 20)]),
+        meters: BTreeMap::from([(wall.clone(), 20)]),
+        lags: BTreeMap::new(),
         component_microjoules: 21,
         platform_microjoules: 22,
         bound_microjoules: 23,
         scaled_microjoules: 0,
     };
-    is_laid_out(Cell { input, ..sample() }, &format!("{first} 01 03 14 151617"));
+    is_laid_out(Cell { input: input.clone(), ..sample() }, &format!("{first} 01 03 14 151617"));
+    let lags = BTreeMap::from([(wall, LagUse { nanos: 28, least_nanos: 29, most_nanos: 30 })]);
+    let late = Cell { input: InputUse { lags, ..input }, ..sample() };
+    is_laid_out(late, &format!("{first} 01 03 14 151617 00 00 01 03 1c1d1e"));
     let mut shared = sample();
     shared.services.values_mut().for_each(|used| used.measures = Measures(0x22));
     is_laid_out(shared, &first.replace("8102 0a00", "818280808080808022 0a00"));
