@@ -33,8 +33,8 @@ export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, the contract's linter, helm and what looks at a chart.
-	.ci/setup libclang rocksdb engine triton mlserver nvml bmc buf chart
+setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, what reads our figures, the contract's linter, helm and what looks at a chart.
+	.ci/setup libclang rocksdb engine triton mlserver nvml bmc telemetry buf chart
 
 build: ## Builds the three programs, optimised.
 	.ci/setup libclang rocksdb
@@ -47,7 +47,7 @@ demo: ## Grams per token of two model versions served on this machine, and of tw
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
 
 test: lint ## Runs every test that needs no privilege, and the linters before.
-	.ci/setup engine triton mlserver nvml bmc chart
+	.ci/setup engine triton mlserver nvml bmc telemetry chart
 	.ci/test --workspace
 
 test-engines: ## Installs further inference servers and gateways and runs the tests against them.

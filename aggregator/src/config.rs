@@ -1,5 +1,6 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
+use crate::export::config::{ExportError, ExportSection, MetricsSection, OtlpSection};
 use crate::factor::{EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, SiteConfig};
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
@@ -41,6 +42,12 @@ pub struct Config {
     pub tls: TlsSection,
     /// `[connections]`: how many there may be.
     pub connections: ConnectionsSection,
+    /// `[export]`: what is worked out for other systems.
+    pub export: ExportSection,
+    /// `[metrics]`: the page that Prometheus reads.
+    pub metrics: MetricsSection,
+    /// `[otlp]`: a receiver of OpenTelemetry.
+    pub otlp: OtlpSection,
     /// `[[poller]]`: who may speak for nodes from outside.
     pub poller: Vec<PollerSection>,
     /// `[site.NAME]`: PUE, grid zone and intensity by the site that agents state.
@@ -118,7 +125,8 @@ impl Default for RetentionSection {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// A duration as people write it.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text)
         .map_err(|error| Error::custom(format!("`{text}` is no duration: {error}; write for example \"7d 2h\"")))
@@ -159,6 +167,9 @@ impl Default for Config {
             retention: RetentionSection::default(),
             tls: TlsSection::default(),
             connections: ConnectionsSection::default(),
+            export: ExportSection::default(),
+            metrics: MetricsSection::default(),
+            otlp: OtlpSection::default(),
             poller: Vec::new(),
             site: BTreeMap::new(),
             factor: Vec::new(),
@@ -210,6 +221,9 @@ pub enum ConfigError {
     /// Periods that would drop what is still needed.
     #[error("{0}")]
     Retention(&'static str),
+    /// Figures that cannot be worked out or shown so.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// A poller that cannot be.
     #[error("[[poller]]: {0}")]
     Poller(#[from] PollerError),
@@ -294,7 +308,9 @@ impl Config {
             ("backup_dir", self.backup_dir == other.backup_dir),
             ("node_directory", self.node_directory == other.node_directory),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
-            ("node_directory", self.node_directory == other.node_directory),
+            ("export", self.export == other.export),
+            ("metrics", self.metrics == other.metrics),
+            ("otlp", self.otlp == other.otlp),
             ("poller", self.poller == other.poller),
             ("tls.certificate", tls.certificate == other_tls.certificate),
             ("tls.key", tls.key == other_tls.key),
@@ -358,6 +374,9 @@ impl Config {
         if !(0.0..=50.0).contains(&self.disk.min_free_percent) {
             return Err(ConfigError::MinFree(self.disk.min_free_percent));
         }
+        self.export.check()?;
+        self.metrics.check(!plain)?;
+        self.otlp.check()?;
         self.pollers()?;
         if let Some(refusal) = self.periods().refusal() {
             return Err(ConfigError::Retention(refusal));

@@ -31,7 +31,7 @@ pub fn code(error: &RunError) -> u8 {
     match error {
         RunError::Config(error) if error.is_permission() => PERMISSION,
         RunError::Tls(error) if error.is_permission() => PERMISSION,
-        RunError::Config(_) | RunError::Tls(_) => CONFIGURATION,
+        RunError::Config(_) | RunError::Tls(_) | RunError::Otlp(_) => CONFIGURATION,
         RunError::Listen { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => PERMISSION,
         RunError::Listen { .. } => UNAVAILABLE,
         RunError::Serve(_) => IO,

@@ -9,6 +9,7 @@ pub mod config;
 pub mod dev_certs;
 pub mod directory;
 pub mod exit;
+pub mod export;
 pub mod factor;
 pub mod ingest;
 pub mod ledger;

@@ -5,6 +5,7 @@ use joulebook_aggregator::clock::{Clock, SystemClock};
 use joulebook_aggregator::config::{Config, ConfigError, EXAMPLE};
 use joulebook_aggregator::dev_certs::{self, DevCertsError};
 use joulebook_aggregator::directory::Directories;
+use joulebook_aggregator::export::metric;
 use joulebook_aggregator::reload::Reload;
 use joulebook_aggregator::run::{RunError, run_reloading};
 use joulebook_aggregator::{exit, offline};
@@ -78,6 +79,8 @@ enum Command {
         #[arg(long, value_name = "HOST")]
         server_name: Vec<String>,
     },
+    /// Print the reference of every metric of the metrics page, as a table in Markdown
+    Metrics,
     /// Restore a backup to a missing or empty folder of a database; no aggregator may serve it
     Restore {
         /// Folder of the backups
@@ -160,6 +163,11 @@ fn apart(command: &Command) -> u8 {
         Command::DevCerts { folder, node, poller, server_name } => make_certificates(folder, node, poller, server_name)
             .map(|()| 0)
             .map_err(|error| (exit::dev_certs_code(&error), error.to_string())),
+        Command::Metrics => {
+            // A closed pipe: whoever reads has read enough.
+            let _ = io::stdout().write_all(metric::reference().as_bytes());
+            Ok(0)
+        }
         Command::Restore { from, backup, place } => place.of_database().and_then(|data_dir| {
             offline::restore(from, *backup, &data_dir, &mut io::stdout())
                 .map(|()| 0)

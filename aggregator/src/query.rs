@@ -14,6 +14,7 @@ mod gather;
 mod input;
 mod layer;
 mod name;
+pub mod overview;
 mod question;
 
 use crate::clock::Clock;

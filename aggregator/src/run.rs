@@ -4,6 +4,10 @@ use crate::admin::{Admin, FeedStates, Series};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::directory::{self, Directories};
+use crate::export::Exporter;
+use crate::export::listener::{self, Pages};
+use crate::export::live::Live as Looks;
+use crate::export::otlp::{OtlpError, Sender};
 use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
@@ -56,6 +60,9 @@ pub enum RunError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The receiver of OpenTelemetry cannot be told anything.
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
     /// The server failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -99,6 +106,14 @@ pub async fn run_reloading(
     let renewal = renewal(&config, &clock, &counters)?;
     // Bound before the database is opened, so that a taken port changes no file; listened on after it.
     let socket = bind(config.listen).map_err(|source| RunError::Listen { listen: config.listen, source })?;
+    let sender = match &config.otlp.endpoint {
+        Some(_) => Some(Sender::new(config.otlp.clone(), Arc::clone(&clock), Arc::clone(&counters))?),
+        None => None,
+    };
+    let page = match config.metrics.listen {
+        Some(listen) => Some((bind(listen).map_err(|source| RunError::Listen { listen, source })?, listen)),
+        None => None,
+    };
     let (store, book) = open(&config)?;
     let space = Arc::new(Space::new(&config.data_dir, config.least_space()));
     let (stop, stopping) = watch::channel(false);
@@ -137,6 +152,20 @@ pub async fn run_reloading(
         space: Arc::clone(&space),
     };
     tasks.spawn(until_stop(desk.run(factors.subscribe()), stopping.clone()));
+    let looks = Looks {
+        book: Arc::clone(&book),
+        counters: Arc::clone(&counters),
+        factors: factors.subscribe(),
+        feeds: Arc::clone(&states),
+        space: Arc::clone(&space),
+        started: clock.unix(),
+    };
+    let exporter = Exporter {
+        query: Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock)),
+        section: config.export.clone(),
+        clock: Arc::clone(&clock),
+        counters: Arc::clone(&counters),
+    };
     let series = Series { factors: factors.subscribe(), states, clock: Arc::clone(&clock) };
     let (backups, kept) = (config.backup_dir.clone(), periods.subscribe());
     let admin = Admin::new(Arc::clone(&store), Arc::clone(&book), Arc::clone(&counters), kept, backups, series);
@@ -144,6 +173,27 @@ pub async fn run_reloading(
     tasks.spawn(watch_space(Arc::clone(&space), health, pressure, Arc::clone(&counters), stopping.clone()));
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
     let gate = Gate::new(transport, config.limits()?, clock, Arc::clone(&counters));
+    let told = watch::Sender::new(None);
+    if let Some(sender) = sender {
+        tasks.spawn(until_stop(sender.run(told.subscribe()), stopping.clone()));
+    }
+    let exports = page.is_some() || config.otlp.endpoint.is_some();
+    if let Some((socket, listen)) = page {
+        let figures = told.subscribe();
+        let plain = config.metrics.is_plain();
+        let tls = renewal.as_ref().filter(|_| !plain).map(Renewal::current);
+        let (listener, address) = self::listen(socket).map_err(|source| RunError::Listen { listen, source })?;
+        tracing::info!("metrics are read at {address}");
+        let pages = Pages { live: looks, figures, counters: Arc::clone(&counters), tls };
+        let stopping = stopping.clone();
+        tasks.spawn(async move {
+            listener::serve(pages, listener, stopping).await;
+            Ok(())
+        });
+    }
+    if exports {
+        tasks.spawn(until_stop(exporter.run(told), stopping.clone()));
+    }
     let listens_at = config.listen;
     let live = Live { factors, periods, space };
     if let Some(reload) = reload {

@@ -10,7 +10,7 @@ use joulebook_aggregator::store::memory::MemoryStore;
 use joulebook_aggregator::store::{Book, Resolution, Store, StoreError};
 use joulebook_proto::convert::encode_batch;
 use joulebook_sci::Cell;
-use joulebook_units::{BootId, BootNanos, UnixNanos, Window};
+use joulebook_units::{BootId, BootNanos, Subject, UnixNanos, Window};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,6 +41,11 @@ impl Aggregator {
 
     /// On a store, with a session of every node open.
     pub fn on(store: Arc<dyn Store>, histories: &[History]) -> Result<Self, StoreError> {
+        Self::of(store, histories, &dictionary())
+    }
+
+    /// The same of histories whose series measure something else.
+    pub fn of(store: Arc<dyn Store>, histories: &[History], dictionary: &[(u32, Subject)]) -> Result<Self, StoreError> {
         let book = Arc::new(Book::open(store)?);
         let end = histories.iter().map(|history| history.end).max().expect("a history");
         let now = UnixNanos(BOOTED + i64::try_from(end).expect("a time of this century"));
@@ -59,8 +64,8 @@ impl Aggregator {
             };
             let opened = vec![
                 Request::Open(u64::from(index), Box::new(opening)),
-                Request::Define(u64::from(index), history.stream, dictionary()),
-                Request::Define(u64::from(index), history.live, dictionary()),
+                Request::Define(u64::from(index), history.stream, dictionary.to_vec()),
+                Request::Define(u64::from(index), history.live, dictionary.to_vec()),
             ];
             intake.apply(now, opened)?;
         }

@@ -40,3 +40,17 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         std::thread::sleep(BETWEEN);
     }
 }
+
+/// The same where looking takes a while.
+///
+/// # Panics
+/// If it is not within a minute and a half.
+pub async fn until_async(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begin = Moment::now();
+    while !is_so().await {
+        if begin.elapsed() > PATIENCE {
+            panic!("{what}: not within {PATIENCE:?}");
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+}

@@ -1,11 +1,11 @@
 //! One question over HTTP or HTTPS: within limits of time and bytes, without redirects, and with secrets over TLS only.
 
 use super::provider::Ask;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
 use hyper::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
-use hyper::{Request, Uri};
+use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use joulebook_units::UnixNanos;
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Longest time for one answer, connecting included.
@@ -45,6 +45,12 @@ pub enum FetchError {
     Ca {
         /// The file.
         path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The own certificate cannot be shown.
+    #[error("the certificate that is shown cannot be used: {why}")]
+    Identity {
         /// Why.
         why: String,
     },
@@ -100,17 +106,27 @@ pub enum FetchError {
     },
 }
 
+/// The file of CA certificates that the system trusts.
+pub fn system_ca() -> PathBuf {
+    PathBuf::from(SYSTEM_CA.into_iter().find(|path| Path::new(path).exists()).unwrap_or(SYSTEM_CA[0]))
+}
+
+/// A certificate, those between it and its CA, and its key, both PEM.
+pub type OwnIdentity = (Vec<u8>, Vec<u8>);
+
 /// Asks.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     ca: Option<PathBuf>,
     limit: Duration,
+    /// What is shown.
+    identity: Option<OwnIdentity>,
 }
 
 impl Fetcher {
     /// One that trusts the certificates of `ca`, else those of the system.
     pub fn new(ca: Option<PathBuf>) -> Self {
-        Self { ca, limit: TIMEOUT }
+        Self { ca, limit: TIMEOUT, identity: None }
     }
 
     /// The same with another limit of time.
@@ -119,11 +135,29 @@ impl Fetcher {
         Self { limit, ..self }
     }
 
+    /// The same that shows a certificate with its key, both PEM.
+    #[must_use]
+    pub fn showing(self, identity: Option<OwnIdentity>) -> Self {
+        Self { identity, ..self }
+    }
+
     /// The body of the answer to a question asked at `now`.
     ///
     /// # Errors
     /// See [`FetchError`].
     pub async fn get(&self, ask: &Ask, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
+        self.send(ask, None, now).await
+    }
+
+    /// The body of the answer to what is told.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn post(&self, ask: &Ask, body: Vec<u8>, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
+        self.send(ask, Some(Bytes::from(body)), now).await
+    }
+
+    async fn send(&self, ask: &Ask, body: Option<Bytes>, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
         let url: Uri = ask.url.parse().map_err(|_| FetchError::Url(ask.url.clone()))?;
         let (Some(scheme), Some(host)) = (url.scheme_str(), url.host()) else {
             return Err(FetchError::Url(ask.url.clone()));
@@ -137,12 +171,19 @@ impl Fetcher {
         if ask.secret && !tls && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
             return Err(FetchError::Insecure(host));
         }
-        let asked = self.ask(ask, &url, &host, tls, now);
+        let asked = self.ask((ask, body), &url, &host, tls, now);
         let answered = tokio::time::timeout(self.limit, asked).await;
         answered.unwrap_or(Err(FetchError::Timeout { host, limit: self.limit }))
     }
 
-    async fn ask(&self, ask: &Ask, url: &Uri, host: &str, tls: bool, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
+    async fn ask(
+        &self,
+        ask: (&Ask, Option<Bytes>),
+        url: &Uri,
+        host: &str,
+        tls: bool,
+        now: UnixNanos,
+    ) -> Result<Vec<u8>, FetchError> {
         let failed = |source| FetchError::Connect { host: host.to_owned(), source };
         let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
         if !tls {
@@ -159,10 +200,7 @@ impl Fetcher {
 
     /// Read anew each time, so that a renewed bundle is taken over.
     fn trust(&self) -> Result<Arc<ClientConfig>, FetchError> {
-        let path = match &self.ca {
-            Some(path) => path.clone(),
-            None => PathBuf::from(SYSTEM_CA.into_iter().find(|path| Path::new(path).exists()).unwrap_or(SYSTEM_CA[0])),
-        };
+        let path = self.ca.clone().unwrap_or_else(system_ca);
         let refused = |why: String| FetchError::Ca { path: path.clone(), why };
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| refused(error.to_string()))? {
@@ -174,11 +212,24 @@ impl Fetcher {
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| refused(error.to_string()))?;
-        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+        let builder = builder.with_root_certificates(roots);
+        let Some((certificate, key)) = &self.identity else { return Ok(Arc::new(builder.with_no_client_auth())) };
+        let unusable = |why: String| FetchError::Identity { why };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+        let chain = chain.map_err(|error| unusable(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| unusable(error.to_string()))?;
+        let config = builder.with_client_auth_cert(chain, key).map_err(|error| unusable(error.to_string()))?;
+        Ok(Arc::new(config))
     }
 }
 
-async fn exchange<S>(stream: S, ask: &Ask, url: &Uri, host: &str, now: UnixNanos) -> Result<Vec<u8>, FetchError>
+async fn exchange<S>(
+    stream: S,
+    (ask, body): (&Ask, Option<Bytes>),
+    url: &Uri,
+    host: &str,
+    now: UnixNanos,
+) -> Result<Vec<u8>, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -189,14 +240,17 @@ where
     driver.spawn(connection);
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let authority = url.authority().map_or(host, |authority| authority.as_str());
-    let mut request = Request::get(path)
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, authority)
         .header(ACCEPT, "*/*")
         .header(USER_AGENT, concat!("joulebook-aggregator/", env!("CARGO_PKG_VERSION")));
     for (name, value) in &ask.headers {
-        request = request.header(*name, value);
+        request = request.header(name.as_ref(), value);
     }
-    let request = request.body(Empty::<Bytes>::new());
+    let request = request.body(Full::new(body.unwrap_or_default()));
     let request = request.map_err(|source| FetchError::Request { host: host.to_owned(), source })?;
     let response = sender.send_request(request).await.map_err(http)?;
     let code = response.status().as_u16();

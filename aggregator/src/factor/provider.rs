@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use joulebook_sci::series::Status;
 use joulebook_units::{UnixNanos, Window};
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// A value over a time.
 pub type Cell = (Window, f64, Status);
@@ -26,7 +27,7 @@ pub struct Ask {
     /// Whole address.
     pub url: String,
     /// Headers.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// Whether a secret is in it.
     pub secret: bool,
 }

@@ -60,14 +60,28 @@ pub fn rows(nodes: &BTreeMap<String, NodeTotals>, members: &[Member]) -> Vec<Ene
     for (name, node) in nodes {
         let member = members.iter().find(|member| member.record.inventory.node.as_str() == name);
         for (source, used) in node.cell.sources.iter().filter(|(key, _)| is_metered(key)) {
-            let device = member.and_then(|member| device(member, &source.id));
-            let model = member.zip(device).and_then(|(member, device)| model(member, device)).unwrap_or("unknown");
-            let columns = [("node", name.as_str()), ("gpu", device.unwrap_or(&source.id)), ("model", model)];
+            let unknown = || (source.id.clone(), "unknown".to_owned());
+            let (device, model) = member.map_or_else(unknown, |member| names(member, &source.id));
+            let columns = [("node", name.as_str()), ("gpu", &device), ("model", &model)];
             let amount = Amount::of_node(node, used.microjoules);
             rows.push(row(key(&columns), amount, BTreeMap::new(), &BTreeSet::from([source.method])));
         }
     }
     rows
+}
+
+/// Identity and model of the accelerator that a source meters, as far as they are known.
+pub(super) fn names(member: &Member, source: &str) -> (String, String) {
+    let device = device(member, source);
+    let model = device.and_then(|device| model(member, device)).unwrap_or("unknown");
+    (device.unwrap_or(source).to_owned(), model.to_owned())
+}
+
+/// Own memory in bytes of the accelerator that a source meters, if it is known.
+pub(super) fn memory(member: &Member, source: &str) -> Option<u64> {
+    let device = device(member, source)?;
+    let mut accelerators = member.record.inventory.hardware.accelerators.iter();
+    accelerators.find(|one| one.device.as_deref() == Some(device))?.memory_bytes
 }
 
 /// Identity of the accelerator that a source meters, as the node's inventory has it.

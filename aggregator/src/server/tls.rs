@@ -117,6 +117,13 @@ impl Tls {
         Ok(Self { config: Arc::new(config), clients, expires })
     }
 
+    /// The same for connections that speak HTTP/1.1.
+    pub fn http1(&self) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
     /// Whether a client that was let in would be let in again.
     pub(super) fn admits(&self, chain: &[CertificateDer<'_>], now: UnixNanos) -> bool {
         let Some((leaf, between)) = chain.split_first() else { return false };

@@ -53,6 +53,17 @@ impl Space {
         Self { folder: folder.to_owned(), least: Mutex::new(least), closed: AtomicBool::new(false) }
     }
 
+    /// The folder of the database.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes that are free on the disk, and its size; none if it cannot be looked at.
+    pub fn free_and_size(&self) -> Option<(u64, u64)> {
+        let disk = statvfs(&self.folder).ok()?;
+        Some((disk.blocks_available() * disk.fragment_size(), disk.blocks() * disk.fragment_size()))
+    }
+
     /// Leaves this much free from now on.
     pub fn leave(&self, least: Least) {
         *self.least.lock().unwrap_or_else(PoisonError::into_inner) = least;
@@ -61,11 +72,10 @@ impl Space {
     /// Looks at the disk: whether there is room to write. Once there was none, a fifth more must be free again, so that
     /// what is written next does not close it at once.
     pub fn is_open(&self) -> bool {
-        let Ok(disk) = statvfs(&self.folder) else {
+        let Some((free, total)) = self.free_and_size() else {
             // Whoever writes will say what is wrong.
             return true;
         };
-        let (free, total) = (disk.blocks_available() * disk.fragment_size(), disk.blocks() * disk.fragment_size());
         let least = *self.least.lock().unwrap_or_else(PoisonError::into_inner);
         let open = has_room(free, least.of(total), self.closed.load(Ordering::Relaxed));
         self.closed.store(!open, Ordering::Relaxed);

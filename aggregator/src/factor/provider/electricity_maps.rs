@@ -27,7 +27,7 @@ impl ElectricityMaps {
 impl Provider for ElectricityMaps {
     fn asks(&self, window: Window, now: UnixNanos, secret: &str) -> Vec<Ask> {
         let (address, zone) = (&self.address, encoded(&self.zone));
-        let ask = |url: String| Ask { url, headers: vec![("auth-token", secret.to_owned())], secret: true };
+        let ask = |url: String| Ask { url, headers: vec![("auth-token".into(), secret.to_owned())], secret: true };
         let past = Window::new(window.start(), window.end().min(now).max(window.start())).unwrap_or(window);
         let mut asks: Vec<Ask> = parts(past, DAYS * 86_400)
             .into_iter()

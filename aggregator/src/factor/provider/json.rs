@@ -23,7 +23,8 @@ impl Json {
 impl Provider for Json {
     fn asks(&self, window: Window, _now: UnixNanos, secret: &str) -> Vec<Ask> {
         let url = self.address.replace("{start}", &iso(window.start())).replace("{end}", &iso(window.end()));
-        let headers = if secret.is_empty() { vec![] } else { vec![("authorization", format!("Bearer {secret}"))] };
+        let headers =
+            if secret.is_empty() { vec![] } else { vec![("authorization".into(), format!("Bearer {secret}"))] };
         vec![Ask { url, headers, secret: !secret.is_empty() }]
     }
 

@@ -44,7 +44,8 @@ impl Provider for Prometheus {
             let (query, step) = (encoded(&self.query), self.step);
             format!("{}/api/v1/query_range?query={query}&start={from}&end={to}&step={step}", self.address)
         };
-        let headers = if secret.is_empty() { vec![] } else { vec![("authorization", format!("Bearer {secret}"))] };
+        let headers =
+            if secret.is_empty() { vec![] } else { vec![("authorization".into(), format!("Bearer {secret}"))] };
         let ask = |part: Window| Ask { url: url(part), headers: headers.clone(), secret: !secret.is_empty() };
         parts(past, self.step * POINTS).into_iter().map(ask).collect()
     }

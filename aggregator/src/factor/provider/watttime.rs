@@ -37,12 +37,16 @@ impl Provider for WattTime {
         };
         let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
         let url = format!("{}/login", self.address);
-        Ok(Some(Ask { url, headers: vec![("authorization", basic)], secret: true }))
+        Ok(Some(Ask { url, headers: vec![("authorization".into(), basic)], secret: true }))
     }
 
     fn asks(&self, window: Window, now: UnixNanos, secret: &str) -> Vec<Ask> {
         let (address, region) = (&self.address, encoded(&self.region));
-        let ask = |url: String| Ask { url, headers: vec![("authorization", format!("Bearer {secret}"))], secret: true };
+        let ask = |url: String| Ask {
+            url,
+            headers: vec![("authorization".into(), format!("Bearer {secret}"))],
+            secret: true,
+        };
         let past = Window::new(window.start(), window.end().min(now).max(window.start())).unwrap_or(window);
         let mut asks: Vec<Ask> = parts(past, DAYS * 86_400)
             .into_iter()

@@ -1,0 +1,259 @@
+//! Every name that leaves the aggregator: its type, unit, labels, help and how stable it is. The reference that
+//! `joulebook-aggregator metrics` prints is made from this file, so that it cannot differ from what is served.
+//!
+//! Names that begin with `joulebook_` are ours. Those of OpenTelemetry are in [`super::otlp::name`].
+
+use std::fmt::Write;
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows until the process starts again.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// Whether a name may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stability {
+    /// Name, unit, labels and meaning stay within a major version.
+    Stable,
+    /// It may change with any version, and the release notes say so.
+    Experimental,
+}
+
+/// A name and what it says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// The name, after Prometheus' conventions; that of a counter ends in `_total`.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// Unit, as the name says it; "" where the value has none.
+    pub unit: &'static str,
+    /// Labels, in the order of a point's values.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+    /// Whether it may change.
+    pub stability: Stability,
+}
+
+/// What tells a row of a model from every other.
+macro_rules! of_version {
+    ($($more:literal),*) => { &["model", "version", "weights", "serving_config", $($more),*] };
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $id:ident = $name:literal, $kind:ident, $unit:literal, $labels:expr, $stability:ident;)+) => {
+        $($(#[doc = $doc])+ pub static $id: Metric = Metric {
+            name: $name, kind: Kind::$kind, unit: $unit, labels: $labels, help: concat!($($doc),+), stability: Stability::$stability,
+        };)+
+        /// All of them, in the order of the page.
+        pub static ALL: &[&Metric] = &[$(&$id),+];
+    };
+}
+
+metrics! {
+    /// 1; its label is the version of the aggregator.
+    BUILD = "joulebook_build_info", Gauge, "", &["version"], Stable;
+    /// Whether telemetry is stored: 0 while the disk is nearly full.
+    INTAKE_OPEN = "joulebook_ingest_open", Gauge, "", &[], Stable;
+    /// Records that were stored.
+    RECORDS = "joulebook_ingest_records_total", Counter, "", &[], Stable;
+    /// Records that had been stored already: agents send again what was not acknowledged.
+    DUPLICATES = "joulebook_ingest_duplicates_total", Counter, "", &[], Stable;
+    /// Sessions of agents and pollers that were opened.
+    SESSIONS = "joulebook_ingest_sessions_total", Counter, "", &[], Stable;
+    /// What was refused, by who offered it and why.
+    REJECTED = "joulebook_ingest_rejected_total", Counter, "", &["interface", "reason"], Stable;
+    /// Records that agents declared lost: their energy is bridged, their detail is gone.
+    LOST = "joulebook_ingest_lost_records_total", Counter, "", &[], Stable;
+    /// How often agents were held back, by cause.
+    PRESSURE = "joulebook_ingest_pressure_total", Counter, "", &["cause"], Stable;
+    /// How often storing stopped because the disk was nearly full.
+    INTAKE_STOPS = "joulebook_ingest_stops_total", Counter, "", &[], Stable;
+    /// Sessions that opened with a clock too far from the aggregator's.
+    SKEW_EVENTS = "joulebook_ingest_clock_skew_events_total", Counter, "", &[], Stable;
+    /// Agents that knew of acknowledgements that this database does not: it was restored from a backup.
+    ACK_REGRESSIONS = "joulebook_ingest_ack_regression_records_total", Counter, "", &[], Stable;
+    /// Changes that were taken over: of the configuration, the certificates, the list of nodes.
+    RELOADS = "joulebook_reloads_total", Counter, "", &["what"], Stable;
+    /// Changes that were refused; what was before stays in force.
+    RELOAD_FAILURES = "joulebook_reload_failures_total", Counter, "", &["what"], Stable;
+    /// Time until the aggregator's own certificate ends.
+    CERTIFICATE = "joulebook_certificate_expiry_seconds", Gauge, "seconds", &[], Stable;
+    /// Questions that sources of factors answered.
+    POLLS = "joulebook_factor_polls_total", Counter, "", &[], Stable;
+    /// Questions that they did not.
+    POLL_FAILURES = "joulebook_factor_poll_failures_total", Counter, "", &[], Stable;
+    /// End of the last value of a series of factors.
+    FACTOR_LAST = "joulebook_factor_last_timestamp_seconds", Gauge, "seconds", &["series", "quantity"], Stable;
+    /// Whether the last question to the source of a series failed.
+    FACTOR_FAILING = "joulebook_factor_source_failing", Gauge, "", &["series"], Stable;
+    /// Cells that are still to be worked out.
+    DIRTY = "joulebook_store_dirty_cells", Gauge, "", &[], Stable;
+    /// Size of the database.
+    STORE_BYTES = "joulebook_store_bytes", Gauge, "bytes", &[], Stable;
+    /// Room on its disk.
+    STORE_FREE = "joulebook_store_disk_free_bytes", Gauge, "bytes", &[], Stable;
+    /// Size of its disk.
+    STORE_DISK = "joulebook_store_disk_size_bytes", Gauge, "bytes", &[], Stable;
+    /// Whether the agent of a node is connected.
+    NODE_CONNECTED = "joulebook_node_connected", Gauge, "", &["node"], Stable;
+    /// The last instant of which something of a node is stored.
+    NODE_LAST = "joulebook_node_last_row_timestamp_seconds", Gauge, "seconds", &["node"], Stable;
+    /// A node's wall clock less the aggregator's, at their last meeting.
+    NODE_SKEW = "joulebook_node_clock_skew_seconds", Gauge, "seconds", &["node"], Stable;
+    /// Records of a node that are lost, ever.
+    NODE_LOST = "joulebook_node_lost_records_total", Counter, "", &["node"], Stable;
+    /// Values of a node that were refused, ever.
+    NODE_REJECTED = "joulebook_node_rejected_values_total", Counter, "", &["node"], Stable;
+    /// Energy sources of a node by what becomes of them: read, or unavailable.
+    NODE_SOURCES = "joulebook_node_sources", Gauge, "", &["node", "state"], Stable;
+    /// Start of a window: ask the command line for exactly it and it gives exactly these values.
+    WINDOW_START = "joulebook_window_start_timestamp_seconds", Gauge, "seconds", &["window"], Stable;
+    /// End of a window.
+    WINDOW_END = "joulebook_window_end_timestamp_seconds", Gauge, "seconds", &["window"], Stable;
+    /// Energy of a model version in the window: accelerator, host and idle at the IT boundary, facility with PUE.
+    MODEL_ENERGY = "joulebook_model_energy_joules", Gauge, "joules", of_version!("level", "policy", "window"), Stable;
+    /// Parts of a model version's facility energy in the window.
+    MODEL_PART = "joulebook_model_energy_part_joules", Gauge, "joules", of_version!("part", "policy", "window"), Stable;
+    /// Grams of CO2e of a model version in the window, operational and embodied.
+    MODEL_CARBON = "joulebook_model_carbon_grams", Gauge, "grams", of_version!("part", "level", "policy", "window"), Stable;
+    /// Grams of CO2e per functional unit of a model version: its SCI, unless boundary says what it is instead.
+    MODEL_SCI = "joulebook_model_sci_grams", Gauge, "grams", of_version!("boundary", "level", "policy", "unit", "window"), Stable;
+    /// Lower end of the 95 % interval of the SCI.
+    MODEL_SCI_LOW = "joulebook_model_sci_low_grams", Gauge, "grams", of_version!("boundary", "level", "policy", "unit", "window"), Stable;
+    /// Upper end of the 95 % interval of the SCI.
+    MODEL_SCI_HIGH = "joulebook_model_sci_high_grams", Gauge, "grams", of_version!("boundary", "level", "policy", "unit", "window"), Stable;
+    /// Functional units that the SCI is per.
+    MODEL_UNITS = "joulebook_model_units", Gauge, "", of_version!("unit", "window"), Stable;
+    /// Tokens of a model version in the window: input (cached ones too), cached, output, reasoning.
+    MODEL_TOKENS = "joulebook_model_tokens", Gauge, "", of_version!("kind", "window"), Stable;
+    /// Requests of a model version that failed or were aborted in the window.
+    MODEL_FAILED = "joulebook_model_failed_requests", Gauge, "", of_version!("outcome", "window"), Stable;
+    /// Part of what an answer needs that is known, 0 to 1: energy (of window and nodes), joint (of the energy with counts), counts (of the window).
+    MODEL_COVERAGE = "joulebook_model_coverage_ratio", Gauge, "ratio", of_version!("of", "window"), Stable;
+    /// 1 for each thing to know of an answer, as `quality.flags` of the command line's answer names them.
+    MODEL_FLAG = "joulebook_model_quality_flag", Gauge, "", of_version!("flag", "window"), Experimental;
+    /// Mean grid carbon intensity that an answer rests on, in grams of CO2e per kWh.
+    MODEL_INTENSITY = "joulebook_model_intensity_grams", Gauge, "grams", of_version!("kind", "window"), Experimental;
+    /// 1; what is known of a model version besides its identity.
+    MODEL_INFO = "joulebook_model_info", Gauge, "", of_version!("engine", "version_source", "set_up"), Experimental;
+    /// Model versions that were left out because there are more than the limit.
+    LEFT_OUT = "joulebook_export_left_out_model_versions", Gauge, "", &["window"], Stable;
+    /// Energy of the nodes by account in the window: their sum is the energy of all nodes, exact to the microjoule.
+    ACCOUNT = "joulebook_account_energy_joules", Gauge, "joules", &["account", "window"], Stable;
+    /// Energy of a node by account in the last step, before idle is charged: model, dedicated_idle, workloads, system, pool_idle, platform, unattributed.
+    NODE_ENERGY = "joulebook_node_energy_joules", Gauge, "joules", &["node", "pool", "site", "account", "window"], Stable;
+    /// Energy of a node's parts beyond the meter at its input, in the last step.
+    NODE_OVERCOUNT = "joulebook_node_overcount_joules", Gauge, "joules", &["node", "window"], Stable;
+    /// Part of the step in which the energy of a node is known, 0 to 1.
+    NODE_COVERAGE = "joulebook_node_coverage_ratio", Gauge, "ratio", &["node", "window"], Stable;
+    /// Part of the time of a node's accelerators that something held, in the last step.
+    NODE_HELD = "joulebook_node_accelerators_held_ratio", Gauge, "ratio", &["node", "window"], Experimental;
+    /// Energy of an accelerator in the last step.
+    GPU_ENERGY = "joulebook_gpu_energy_joules", Gauge, "joules", &["node", "gpu", "model", "window"], Stable;
+    /// Energy of a node since the aggregator began to export.
+    NODE_ENERGY_TOTAL = "joulebook_node_energy_joules_total", Counter, "joules", &["node"], Stable;
+    /// Facility energy of a model version since the aggregator began to export.
+    MODEL_ENERGY_TOTAL = "joulebook_model_energy_joules_total", Counter, "joules", of_version!("level", "policy"), Stable;
+    /// Grams of CO2e of a model version since the aggregator began to export.
+    MODEL_CARBON_TOTAL = "joulebook_model_carbon_grams_total", Counter, "grams", of_version!("part", "level", "policy"), Stable;
+    /// How long the figures of the last step took to work out.
+    EXPORT_DURATION = "joulebook_export_duration_seconds", Gauge, "seconds", &[], Stable;
+    /// Steps whose figures could not be worked out; they are tried again.
+    EXPORT_FAILURES = "joulebook_export_failures_total", Counter, "", &[], Stable;
+    /// Points that were delivered by OTLP.
+    OTLP_SENT = "joulebook_otlp_sent_points_total", Counter, "", &[], Stable;
+    /// Points that were not delivered by OTLP, by reason: overflow (the receiver was away too long), refused.
+    OTLP_LOST = "joulebook_otlp_lost_points_total", Counter, "", &["reason"], Stable;
+    /// Deliveries by OTLP that failed and are tried again.
+    OTLP_RETRIES = "joulebook_otlp_retries_total", Counter, "", &[], Stable;
+    /// Points that wait to be delivered by OTLP.
+    OTLP_WAITING = "joulebook_otlp_waiting_points", Gauge, "", &[], Stable;
+    /// Pages that were served.
+    SCRAPES = "joulebook_metrics_pages_total", Counter, "", &[], Stable;
+    /// CPU time of the aggregator.
+    CPU = "process_cpu_seconds_total", Counter, "seconds", &[], Stable;
+    /// Resident memory of the aggregator.
+    MEMORY = "process_resident_memory_bytes", Gauge, "bytes", &[], Stable;
+    /// When the aggregator began.
+    STARTED = "process_start_time_seconds", Gauge, "seconds", &[], Stable;
+}
+
+impl Metric {
+    /// Its name without the ending of a counter, as OpenMetrics calls the family.
+    pub fn family(&self) -> &'static str {
+        match self.kind {
+            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
+            Kind::Gauge => self.name,
+        }
+    }
+
+    /// Name of its type.
+    pub fn type_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        }
+    }
+
+    /// What it says, on one line.
+    pub fn text(&self) -> &'static str {
+        self.help.trim_start()
+    }
+}
+
+/// The reference of all names, as a table in Markdown.
+pub fn reference() -> String {
+    let mut text =
+        "| name | type | unit | labels | stability | meaning |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
+    for metric in ALL {
+        let unit = if metric.unit.is_empty() { "1" } else { metric.unit };
+        let stability = match metric.stability {
+            Stability::Stable => "stable",
+            Stability::Experimental => "experimental",
+        };
+        let labels = metric.labels.join(", ");
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {unit} | {labels} | {stability} | {} |",
+            metric.name,
+            metric.type_name(),
+            metric.text()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_say_type_and_unit() {
+        let names: BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for metric in ALL {
+            let Metric { name, kind, unit, .. } = metric;
+            assert!(name.starts_with("joulebook_") || name.starts_with("process_"), "{name}");
+            assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            assert!(metric.family().ends_with(unit), "{name} does not name its unit {unit}");
+            assert!(metric.text().ends_with('.') && !metric.text().contains(['\n', '\\', '"']), "{name}");
+            let labels: BTreeSet<_> = metric.labels.iter().collect();
+            assert_eq!(labels.len(), metric.labels.len(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_reference_has_a_row_for_each() {
+        let text = reference();
+        assert_eq!(text.lines().count(), ALL.len() + 2);
+        assert!(ALL.iter().all(|metric| text.contains(&format!("| `{}` |", metric.name))));
+    }
+}
