@@ -7,6 +7,8 @@
     reason = "functions that tests call may fail the test"
 )]
 
+#[path = "chart/admission.rs"]
+mod admission;
 #[path = "chart/checkers.rs"]
 mod checkers;
 #[path = "chart/golden.rs"]

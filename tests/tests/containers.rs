@@ -14,6 +14,8 @@ mod image;
 mod kubelet;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -128,6 +130,15 @@ fn writable(pid: u32) -> Vec<String> {
     found.retain(|path| !["/proc", "/dev"].iter().any(|own| path.starts_with(own)));
     found.sort();
     found
+}
+
+/// What a page of the pods' network answers, as a kubelet asks it.
+fn page(port: u16, path: &str) -> String {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// A server's counts, told at the socket that the node's folder holds.

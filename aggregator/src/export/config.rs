@@ -155,7 +155,7 @@ impl ExportSection {
     /// # Errors
     /// See [`ExportError`].
     pub fn check(&self) -> Result<(), ExportError> {
-        let (step, hour) = (self.step.as_secs(), 3600);
+        let (step, hour) = (self.step.as_secs(), 3600_u64);
         let whole = self.step.subsec_nanos() == 0 && step.is_multiple_of(60);
         if self.step < LEAST_STEP
             || !whole

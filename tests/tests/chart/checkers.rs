@@ -10,7 +10,13 @@ use serde_json::Value;
 use joulebook_tests::chart::render::{chart, helm, python, text, value_sets};
 
 /// Kinds that belong to others and whose schemas Kubernetes does not have.
-const FOREIGN: [&str; 2] = ["kind Certificate with", "kind SecurityContextConstraints with"];
+const FOREIGN: [&str; 5] = [
+    "kind Certificate with",
+    "kind SecurityContextConstraints with",
+    "kind ServiceMonitor with",
+    "kind PodMonitor with",
+    "kind PrometheusRule with",
+];
 
 /// Rules of checkov that are broken on purpose: rule, kind and end of the name of the object, and why.
 const EXCEPTIONS: [(&str, &str, &str); 12] = [
@@ -30,8 +36,8 @@ const EXCEPTIONS: [(&str, &str, &str); 12] = [
     // On OpenShift the cluster chooses the user, which is high there.
     ("CKV_K8S_40", "StatefulSet", "-aggregator"),
     ("CKV_K8S_40", "Pod", "-test"),
-    // Agents and poller listen nowhere: they end when they cannot go on, and the kubelet starts them again. The pod of `helm
-    // test` ends by itself.
+    // Where monitoring.metrics is off, agents and poller listen nowhere: they end when they cannot go on, and the kubelet starts
+    // them again. The pod of `helm test` ends by itself.
     ("CKV_K8S_8", "", ""),
     ("CKV_K8S_9", "", ""),
 ];

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use joulebook_tests::chart::pod::{pods, text};
-use joulebook_tests::chart::render::{find, objects, of_kind, value_sets};
+use joulebook_tests::chart::render::{chart, find, objects, of_kind, parse, value_sets};
 
 fn labels(pod: &joulebook_tests::chart::pod::Pod<'_>) -> Value {
     match pod.owner["kind"] == "Pod" {
@@ -15,6 +15,12 @@ fn labels(pod: &joulebook_tests::chart::pod::Pod<'_>) -> Value {
 fn selects(policy: &Value, labels: &Value) -> bool {
     let wanted = policy["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
     wanted.iter().all(|(key, value)| labels[key] == *value)
+}
+
+/// The rule that lets the namespace of Prometheus read a page, and nobody else.
+fn scrapers(port: u16) -> Value {
+    let monitoring = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}});
+    json!({"ports": [{"port": port, "protocol": "TCP"}], "from": [monitoring]})
 }
 
 #[test]
@@ -30,7 +36,10 @@ fn each_pod_is_restricted_by_one_policy_of_its_namespace() {
             // Where the API server is, a policy cannot say: the job that stores certificates is closed from outside only.
             let ways = if pod.component == "bootstrap" { json!(["Ingress"]) } else { json!(["Ingress", "Egress"]) };
             assert_eq!(policies[0]["spec"]["policyTypes"], ways, "{set}: {}", pod.component);
-            if pod.component != "aggregator" {
+            let scraped = set == "monitoring" && ["agent", "poller"].contains(&pod.component.as_str());
+            if scraped {
+                assert_eq!(policies[0]["spec"]["ingress"], json!([scrapers(7465)]), "{set}: {}", pod.component);
+            } else if pod.component != "aggregator" {
                 assert_eq!(policies[0]["spec"]["ingress"], json!([]), "{set}: nobody reaches {}", pod.component);
             }
         }
@@ -119,4 +128,61 @@ fn agents_of_gpu_nodes_and_of_others_never_meet_on_a_node() {
     assert_eq!(terms, &Value::Array(avoided));
     assert_eq!(gpu["runtimeClassName"], "nvidia");
     assert!(cpu.get("runtimeClassName").is_none() && cpu.get("nodeSelector").is_none());
+}
+
+#[test]
+fn the_aggregators_page_is_read_by_those_who_are_named_and_by_nobody_else() {
+    let ingress = |set: &str| {
+        let objects = objects(set);
+        find(&objects, "NetworkPolicy", "joulebook-aggregator")["spec"]["ingress"].as_array().unwrap().clone()
+    };
+    assert_eq!(ingress("default").len(), 1, "agents and operators only");
+    let open = ingress("monitoring");
+    assert_eq!((open.len(), &open[1]), (2, &scrapers(7464)));
+}
+
+#[test]
+fn pages_are_open_where_monitors_and_probes_look_for_them() {
+    let objects = objects("monitoring");
+    let all = pods(&objects);
+    let mut asked = 0;
+    for (kind, endpoints) in [("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")] {
+        for monitor in of_kind(&objects, kind) {
+            let wanted = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
+            let port = &monitor["spec"][endpoints][0]["port"];
+            let met = all.iter().filter(|pod| {
+                pod.owner["metadata"]["namespace"] == monitor["metadata"]["namespace"]
+                    && wanted.iter().all(|(key, value)| labels(pod)[key] == *value)
+            });
+            for pod in met {
+                let ports = pod.container()["ports"].as_array().unwrap();
+                assert!(ports.iter().any(|open| open["name"] == *port), "{}", pod.component);
+                asked += 1;
+            }
+        }
+    }
+    assert_eq!(asked, 4, "two kinds of agents, the aggregator and the poller");
+    let service = find(&objects, "Service", "joulebook-aggregator");
+    assert!(service["spec"]["ports"].as_array().unwrap().iter().any(|port| port["name"] == "metrics"));
+}
+
+#[test]
+fn nothing_but_the_aggregator_listens_where_pages_are_off() {
+    for pod in pods(&objects("quiet")) {
+        let ports = pod.container()["ports"].as_array().map_or(0, Vec::len);
+        assert_eq!(ports, usize::from(pod.component == "aggregator"), "{}", pod.component);
+    }
+}
+
+#[test]
+fn rules_and_dashboards_are_the_files_of_the_chart() {
+    let objects = objects("monitoring");
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
+    let rules = parse(&read(chart().join("rules/joulebook.yaml"))).remove(0);
+    assert_eq!(find(&objects, "PrometheusRule", "joulebook")["spec"], rules);
+    let shown = find(&objects, "ConfigMap", "joulebook-dashboards")["data"].as_object().unwrap().clone();
+    assert_eq!(shown.len(), std::fs::read_dir(chart().join("dashboards")).unwrap().count());
+    for (name, dashboard) in shown {
+        assert_eq!(text(&dashboard), read(chart().join("dashboards").join(name)));
+    }
 }
