@@ -17,26 +17,29 @@ JOULEBOOK_NVML_CLIENT ?= $(CACHE)/engines/nvml/bin/python
 JOULEBOOK_BMC_CLIENT ?= $(CACHE)/engines/bmc/bin/python
 JOULEBOOK_CODECARBON ?= $(CACHE)/engines/codecarbon/bin/python
 JOULEBOOK_ECOLOGITS ?= $(CACHE)/engines/ecologits/bin/python
+JOULEBOOK_HELM ?= $(CACHE)/chart/helm/helm
+JOULEBOOK_KUBECTL ?= $(CACHE)/chart/kubectl/kubectl
+JOULEBOOK_CHART_PYTHON ?= $(CACHE)/engines/chart/bin/python
 JOULEBOOK_SCAPHANDRE ?= $(CACHE)/peers/scaphandre/usr/bin/scaphandre
-export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_LITELLM JOULEBOOK_KSERVE JOULEBOOK_BENTOML JOULEBOOK_TORCHSERVE JOULEBOOK_RAYSERVE JOULEBOOK_DYNAMO JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_ECOLOGITS JOULEBOOK_SCAPHANDRE
+export CARGO_TARGET_DIR JOULEBOOK_ENGINE JOULEBOOK_TRITON JOULEBOOK_MLSERVER JOULEBOOK_LITELLM JOULEBOOK_KSERVE JOULEBOOK_BENTOML JOULEBOOK_TORCHSERVE JOULEBOOK_RAYSERVE JOULEBOOK_DYNAMO JOULEBOOK_NVML_CLIENT JOULEBOOK_BMC_CLIENT JOULEBOOK_CODECARBON JOULEBOOK_ECOLOGITS JOULEBOOK_HELM JOULEBOOK_KUBECTL JOULEBOOK_CHART_PYTHON JOULEBOOK_SCAPHANDRE
 CARGO := .ci/cargo
 # What is mounted goes with the last process, however the run ends.
 RIGS := unshare --mount .ci/test -p joulebook-tests --features rigs
 
-RIG_TESTS := $(addprefix --test ,rigs kills falls power full_disk failed_sync disks backups network hostile overload clocks codecarbon)
+RIG_TESTS := $(addprefix --test ,rigs containers kills falls power full_disk failed_sync disks backups network hostile overload clocks codecarbon)
 
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
 export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE
 
-.PHONY: help setup build demo test test-engines test-rigs crash network mutants mutants-rigs fuzz bench bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-engines test-rigs images crash network mutants mutants-rigs fuzz bench bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, tools that estimate, what reads our figures, the contract's linter.
-	.ci/setup libclang rocksdb engine triton mlserver nvml bmc codecarbon ecologits telemetry buf
+setup: ## Installs what is missing: libclang, RocksDB as a library, the inference servers of demo and tests, NVIDIA's client of NVML, clients of BMCs, tools that estimate, what reads our figures, the contract's linter, helm and what looks at a chart.
+	.ci/setup libclang rocksdb engine triton mlserver nvml bmc codecarbon ecologits telemetry buf chart
 
 build: ## Builds the three programs, optimised.
 	.ci/setup libclang rocksdb
@@ -49,7 +52,7 @@ demo: ## Grams per token of two model versions served on this machine, and of tw
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release python3 tests/demo/run.py
 
 test: lint ## Runs every test that needs no privilege, and the linters before.
-	.ci/setup engine triton mlserver nvml bmc codecarbon ecologits telemetry
+	.ci/setup engine triton mlserver nvml bmc codecarbon ecologits telemetry chart
 	.ci/test --workspace
 
 test-engines: ## Installs further inference servers and gateways and runs the tests against them.
@@ -58,9 +61,19 @@ test-engines: ## Installs further inference servers and gateways and runs the te
 
 test-rigs: ## Runs the tests that need root, and three mutants in turn; fails where it cannot run them.
 	@[ "$$(id -u)" = 0 ] || { echo "test-rigs: needs root: it runs programs as other users and mounts file systems" >&2; exit 77; }
-	.ci/setup libclang rocksdb rigs codecarbon
+	.ci/setup libclang rocksdb rigs codecarbon chart
 	$(RIGS) $(RIG_TESTS) -- --nocapture --test-threads=1
 	MUTANTS=3 .ci/mutants
+
+IMAGES ?= $(CACHE)/images
+# No path of this machine in the programs: another checkout makes the same bytes. C's own by the flag of C.
+REMAP = $(foreach pair,$(CURDIR)=/joulebook $(CARGO_TARGET_DIR)=/target $(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo,"--remap-path-prefix=$(pair)",)
+images: ## Makes the container images as OCI layouts with their bills of materials; the agent's is at most 15 MB. [IMAGES=…]
+	.ci/setup libclang rocksdb
+	CFLAGS="-ffile-prefix-map=$(HOME)=/home" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/images $(CARGO) \
+	  --config "target.'cfg(all())'.rustflags=[$(subst ",',$(REMAP))]" \
+	  build --release --locked --bins -p joulebook-agent -p joulebook-aggregator -p joulebook
+	.ci/image --bins $(CARGO_TARGET_DIR)/images/release --out $(IMAGES) --agent-limit 15000000
 
 crash: ## Kills, power cuts, full disks, failed syncs, damage and backups in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [FULL=20] [EIO=50] [BACKUPS=20] [RESTORE_MIB=1024] [DAMAGES=1000] [SEED=…]
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }

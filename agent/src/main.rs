@@ -11,7 +11,7 @@ use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +63,9 @@ struct Arguments {
     /// Print a complete commented configuration and exit.
     #[arg(long)]
     print_default_config: bool,
+    /// Read the configuration as to serve with it, say whether that could be, and exit; nothing is opened or sent.
+    #[arg(long)]
+    check_config: bool,
 }
 
 /// Something other than to serve.
@@ -178,6 +181,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let command = arguments.command.take();
+    let check = arguments.check_config;
     let (file, overrides) = (arguments.config.clone(), overrides(arguments));
     let ended = match command {
         Some(Command::Doctor(look)) => {
@@ -195,6 +199,7 @@ fn main() -> ExitCode {
         Some(Command::Measure(wish)) => {
             Config::read(file.as_deref(), overrides).map_err(RunError::from).map(|config| measure(&config, &wish))
         }
+        None if check => check_config(file.as_deref(), overrides),
         None => serve(file, overrides),
     };
     match ended {
@@ -276,6 +281,15 @@ fn measure(config: &Config, wish: &MeasureArguments) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Everything that `serve` refuses before it opens anything, so that a chart or a unit can ask before a restart.
+fn check_config(file: Option<&Path>, overrides: Overrides) -> Result<ExitCode, RunError> {
+    let config = Config::load(file, overrides)?;
+    config.presets()?;
+    // A closed pipe is the reader's choice, not a failure.
+    let _ = std::io::stdout().write_all(b"the configuration is valid\n");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(path: Option<PathBuf>, overrides: Overrides) -> Result<ExitCode, RunError> {

@@ -64,11 +64,26 @@ pub fn write(
     pollers: &[PollerName],
     now: UnixNanos,
 ) -> Result<Vec<PathBuf>, DevCertsError> {
+    write_for(folder, nodes, pollers, &[], now)
+}
+
+/// The same for an aggregator that others reach by further host names.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_for(
+    folder: &Path,
+    nodes: &[NodeName],
+    pollers: &[PollerName],
+    hosts: &[String],
+    now: UnixNanos,
+) -> Result<Vec<PathBuf>, DevCertsError> {
+    let hosts: Vec<&str> = std::iter::once("localhost").chain(hosts.iter().map(String::as_str)).collect();
     let begins = now.plus_seconds(-EARLIER_SECONDS);
     let authority = Authority::new("joulebook dev CA", begins, LIFE)?;
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let mut subjects = vec![
-        ("server".to_owned(), Subject::server("joulebook-aggregator", &["localhost"], &addresses)),
+        ("server".to_owned(), Subject::server("joulebook-aggregator", &hosts, &addresses)),
         ("operator".to_owned(), Subject::client("operator", operator_uri("operator"))),
     ];
     subjects.extend(nodes.iter().map(|node| {

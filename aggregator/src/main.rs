@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use joulebook_aggregator::clock::{Clock, SystemClock};
 use joulebook_aggregator::config::{Config, ConfigError, EXAMPLE};
 use joulebook_aggregator::dev_certs::{self, DevCertsError};
+use joulebook_aggregator::directory::Directories;
 use joulebook_aggregator::export::metric;
 use joulebook_aggregator::reload::Reload;
 use joulebook_aggregator::run::{RunError, run_reloading};
@@ -57,6 +58,9 @@ struct Arguments {
     /// Print a complete configuration file with every default and exit
     #[arg(long)]
     print_default_config: bool,
+    /// Read the configuration as to serve with it, say whether that could be, and exit; nothing is opened
+    #[arg(long)]
+    check_config: bool,
 }
 
 /// Something other than to serve.
@@ -72,6 +76,9 @@ enum Command {
         /// Poller that gets a certificate; may be given several times
         #[arg(long, value_name = "NAME")]
         poller: Vec<PollerName>,
+        /// Further host name of the aggregator, beside localhost; may be given several times
+        #[arg(long, value_name = "HOST")]
+        server_name: Vec<String>,
     },
     /// What the metrics page tells
     Metrics {
@@ -143,6 +150,13 @@ fn main() -> ExitCode {
     if let Some(command) = &arguments.command {
         return ExitCode::from(apart(command));
     }
+    if arguments.check_config {
+        return ExitCode::from(check_config(&arguments).unwrap_or_else(|error| {
+            let (code, text) = told(error);
+            let _ = writeln!(io::stderr(), "joulebook-aggregator: {text}");
+            code
+        }));
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
@@ -158,7 +172,7 @@ fn main() -> ExitCode {
 /// Does something other than to serve, and returns the exit code.
 fn apart(command: &Command) -> u8 {
     let done = match command {
-        Command::DevCerts { folder, node, poller } => make_certificates(folder, node, poller)
+        Command::DevCerts { folder, node, poller, server_name } => make_certificates(folder, node, poller, server_name)
             .map(|()| 0)
             .map_err(|error| (exit::dev_certs_code(&error), error.to_string())),
         Command::Metrics { command: MetricsCommand::List } => {
@@ -200,10 +214,15 @@ impl Place {
     }
 }
 
-fn make_certificates(folder: &Path, nodes: &[NodeName], pollers: &[PollerName]) -> Result<(), DevCertsError> {
+fn make_certificates(
+    folder: &Path,
+    nodes: &[NodeName],
+    pollers: &[PollerName],
+    hosts: &[String],
+) -> Result<(), DevCertsError> {
     let host = || nix::unistd::gethostname().ok()?.into_string().ok()?.parse().ok();
     let nodes = if nodes.is_empty() { host().into_iter().collect() } else { nodes.to_vec() };
-    for path in dev_certs::write(folder, &nodes, pollers, SystemClock.unix())? {
+    for path in dev_certs::write_for(folder, &nodes, pollers, hosts, SystemClock.unix())? {
         // A closed pipe: whoever reads has read enough.
         let _ = writeln!(io::stdout(), "{}", path.display());
     }
@@ -226,6 +245,18 @@ fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
     config.tls.key = arguments.tls_key.clone().or(config.tls.key);
     config.tls.client_ca = arguments.tls_ca.clone().or(config.tls.client_ca);
     Ok(config)
+}
+
+/// Everything that `start` refuses before it opens anything, so that a chart or a unit can ask before a restart.
+fn check_config(arguments: &Arguments) -> Result<u8, RunError> {
+    let config = configuration(arguments)?;
+    config.check()?;
+    if let Some(file) = &config.node_directory {
+        Directories::read(file, SystemClock.unix())?;
+    }
+    // A closed pipe: whoever reads has read enough.
+    let _ = writeln!(io::stdout(), "the configuration is valid");
+    Ok(0)
 }
 
 fn start(arguments: Arguments) -> Result<(), RunError> {

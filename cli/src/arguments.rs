@@ -75,6 +75,10 @@ pub struct Connection {
         help_heading = "Connection"
     )]
     pub tls_key: Option<PathBuf>,
+    /// Whether the key's group may read it, as the group of a Kubernetes volume (fsGroup) must.
+    // Hidden: people have keys of their own, only the chart's pods have such.
+    #[arg(long, global = true, hide = true)]
+    pub tls_key_group_readable: bool,
     /// How long to wait for the whole answer, for example 10s or 1m
     #[arg(long, global = true, value_name = "DURATION", help_heading = "Connection", default_value = "10s", value_parser = duration)]
     pub timeout: Duration,

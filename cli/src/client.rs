@@ -90,10 +90,10 @@ fn endpoint(connection: &Connection) -> Result<Endpoint, Failure> {
 }
 
 fn credential_files(connection: &Connection) -> Result<CredentialFiles, Failure> {
-    let Connection { tls_ca, tls_cert, tls_key, .. } = connection;
+    let Connection { tls_ca, tls_cert, tls_key, tls_key_group_readable: key_group_readable, .. } = connection;
     match (tls_ca.clone(), tls_cert.clone(), tls_key.clone()) {
         (Some(ca), Some(certificate), Some(key)) => {
-            Ok(CredentialFiles { certificate, key, ca, key_group_readable: false })
+            Ok(CredentialFiles { certificate, key, ca, key_group_readable: *key_group_readable })
         }
         _ => Err(Failure::Usage(format!(
             "{} needs --tls-ca, --tls-cert and --tls-key (`joulebook-aggregator dev-certs FOLDER` makes them for one \

@@ -5,6 +5,7 @@
 
 pub mod aggregator;
 pub mod chaos;
+pub mod chart;
 pub mod counted;
 pub mod cpu_time;
 pub mod engine;

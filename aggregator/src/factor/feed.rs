@@ -43,6 +43,8 @@ pub struct FeedConfig {
     pub url: Option<String>,
     /// File with the source's secret, which nobody else may read: a token; for watttime name and password in two lines.
     pub secret_file: Option<PathBuf>,
+    /// Whether the file's group may read it.
+    pub secret_group_readable: bool,
     /// CA certificates (PEM) of the source. Unset: those of the system.
     pub ca_file: Option<PathBuf>,
     /// How often it is asked, at least 10 s. Unset: 5min.

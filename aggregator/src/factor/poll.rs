@@ -239,7 +239,8 @@ impl Poller {
         let refused = |why: String| PollError::Secret { path: path.clone(), why };
         let file = File::open(path).map_err(|error| refused(error.to_string()))?;
         let mode = file.metadata().map_err(|error| refused(error.to_string()))?.mode();
-        if mode & 0o066 != 0 {
+        let exposed = if self.feed.config.secret_group_readable { 0o026 } else { 0o066 };
+        if mode & exposed != 0 {
             return Err(refused(format!("others may read or write it: run `chmod 600 {}`", path.display())));
         }
         let mut text = String::new();

@@ -520,3 +520,22 @@ async fn a_secret_that_others_may_read_is_shown_to_nobody() {
     assert!(bench.failure().contains("plain text"), "{}", bench.failure());
     assert!(server.asked().is_empty());
 }
+
+#[tokio::test]
+async fn the_group_may_read_a_secret_where_the_configuration_says_so() {
+    let bench = Bench::new();
+    let server = Server::new(|_| ok("{}")).await;
+    let secret = bench.file("token", "t0ken");
+    let mode = |mode| std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).expect("mode");
+    let text =
+        format!("provider = \"electricity_maps\"\nzone = \"FR\"\nurl = \"{}\"\nsecret_file = \"{secret}\"", server.url);
+    let grouped = format!("{text}\nsecret_group_readable = true");
+    mode(0o644);
+    bench.poller(&grouped).poll().await;
+    assert!(server.asked().is_empty(), "others may read it: {}", bench.failure());
+    mode(0o440);
+    bench.poller(&text).poll().await;
+    assert!(server.asked().is_empty(), "the group may read it: {}", bench.failure());
+    bench.poller(&grouped).poll().await;
+    assert!(!server.asked().is_empty(), "{}", bench.failure());
+}
