@@ -162,3 +162,23 @@ impl Factors {
         ImpactFactors(accrued.collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_refused_by_its_key_and_what_is_not_declared_is_not_there() {
+        let site = |text: &str| SiteImpacts::new("hall", &toml::from_str(text).expect("syntax"));
+        for text in ["wue_site_l_per_kwh = -0.1", "wue_source_l_per_kwh = 1000.0", "abiotic_kg_sb_per_kwh = 2.0"] {
+            let refused = site(text).expect_err("out of range").to_string();
+            assert!(refused.contains("site.hall.") && refused.contains("0 to "), "{refused}");
+        }
+        assert_eq!(site("pue = 1.2").expect("valid"), SiteImpacts::default());
+        let declared = site("primary_energy_mj_per_kwh = 9.3\nimpact_source = \"a study\"").expect("valid");
+        let factor = &declared.0.0[&(Impact::PrimaryEnergy, ImpactPart::Electricity)];
+        assert!((factor.value - 9.3).abs() < 1e-12 && factor.source == "a study" && declared.0.0.len() == 1);
+        let embodied = EmbodiedConfig { node_abiotic_kg_sb: Some(-1.0), ..EmbodiedConfig::default() };
+        assert!(check(&embodied).is_err_and(|error| error.to_string().contains("embodied.node_abiotic_kg_sb")));
+    }
+}
