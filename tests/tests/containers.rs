@@ -218,6 +218,10 @@ fn root_without_a_capability_meters_a_node_keeps_and_delivers_what_it_measures_a
             energy(&answer)
         };
         until("ten seconds of the meter's energy are delivered", || measured() >= u64::from(WATTS) * 10 * 1_000_000);
+        for (port, path) in [(7465, "/healthz"), (7465, "/readyz"), (7464, "/healthz"), (7464, "/readyz")] {
+            let answer = page(port, path);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{port}{path}: {answer}");
+        }
         let end = now().unwrap();
         let window =
             ["explain", "--from", &begin, "--to", &end, "--per", "request", "--model", "scorer@2", "-o", "json"];

@@ -108,7 +108,9 @@ fn checkov_finds_what_is_argued_for_and_nothing_else() {
             .iter()
             .position(|(name, kind, end)| *name == rule && resource.starts_with(kind) && resource.ends_with(end));
         match excepted {
-            Some(place) => drop(used.insert(place)),
+            Some(place) => {
+                used.insert(place);
+            }
             None => found.push(format!("{rule} {}: {resource} in {}", failure["check_name"], failure["file_path"])),
         }
     }
