@@ -76,10 +76,10 @@ struct Taken {
 fn main() -> Result<()> {
     let settings = Settings::from_environment()?;
     let Settings { nodes, seconds, live_seconds, seed, noise, rounds } = settings;
-    println!(
+    meter::say(&format!(
         "bench: {nodes} nodes of {SERIES} series, {seconds} s backfill, {live_seconds} s live, seed {seed}, noise {noise}, \
          {rounds} rounds"
-    );
+    ));
     let told: Vec<Node> = (0..nodes).map(|number| workload::node(seed, number.into(), seconds, noise)).collect();
     let told = Arc::new(told);
     let floor: usize = told.iter().map(floor::bytes).sum::<Result<usize>>()?;
@@ -88,10 +88,10 @@ fn main() -> Result<()> {
     let (mut own, mut others) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         own.push(ours(&settings, &told)?);
-        println!("round {round}: ours {:?}", own.last());
+        meter::say(&format!("round {round}: ours {:?}", own.last()));
         if let Some(program) = &peer {
             others.push(theirs(program, &settings, &told)?);
-            println!("round {round}: VictoriaMetrics {:?}", others.last());
+            meter::say(&format!("round {round}: VictoriaMetrics {:?}", others.last()));
         }
     }
     report(&own, &others, floor);
@@ -110,11 +110,11 @@ fn ours(settings: &Settings, told: &Arc<Vec<Node>>) -> Result<Taken> {
     until("every hour is sealed", || aggregator.sealed() >= told.len());
     let sealed = meter::cpu_millis(pid)?;
     let samples = settings.samples(settings.seconds) / 1e6;
-    println!(
+    meter::say(&format!(
         "ours: {:.3} CPU s/M to take in, {:.3} to settle and seal",
         (acked - before) / 1e3 / samples,
         (sealed - acked) / 1e3 / samples
-    );
+    ));
     let backfill = (sealed - before) / 1e3 / samples;
     let memory = meter::memory(pid)?.resident_kib as f64 * 1024.0 / f64::from(settings.nodes) / SERIES as f64;
     let mut aggregator = Arc::into_inner(aggregator).context("still in use")?;
@@ -210,7 +210,7 @@ fn compact(data: &Path, samples: f64) -> Result<f64> {
     for table in Table::ALL {
         let own = files.iter().filter(|file| file.column_family_name == table.name());
         let bytes: usize = own.map(|file| file.size).sum();
-        println!("ours: table {:<10} {:.4} B/sample", table.name(), bytes as f64 / samples);
+        meter::say(&format!("ours: table {:<10} {:.4} B/sample", table.name(), bytes as f64 / samples));
     }
     drop(db);
     Ok(size(data)? as f64 / samples)
@@ -232,8 +232,8 @@ fn report(own: &[Taken], others: &[Taken], floor: f64) {
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied()
     };
-    println!("| goal | what | at most | ours | VictoriaMetrics | ratio, at most | floor | ratio, at most | |");
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    meter::say("| goal | what | at most | ours | VictoriaMetrics | ratio, at most | floor | ratio, at most | |");
+    meter::say("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let line = |id: &str, what: &str, most: f64, of: fn(&Taken) -> f64, to_peer: f64, floor: Option<(f64, f64)>| {
         let Some(ours) = median(own, of) else { return };
         let peer = median(others, of);
@@ -241,14 +241,14 @@ fn report(own: &[Taken], others: &[Taken], floor: f64) {
             && peer.is_none_or(|peer| ours <= to_peer * peer)
             && floor.is_none_or(|(floor, to_floor)| ours <= to_floor * floor);
         let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
-        println!(
+        meter::say(&format!(
             "| {id} | {what} | {most} | {ours:.3} | {} | {} (≤ {to_peer}) | {} | {} | {} |",
             shown(peer),
             shown(peer.map(|peer| ours / peer)),
             shown(floor.map(|(floor, _)| floor)),
             floor.map_or_else(|| "–".to_owned(), |(floor, most)| format!("{:.3} (≤ {most})", ours / floor)),
             if met { "met" } else { "missed" }
-        );
+        ));
     };
     line("PERF-S1", "bytes a sample, whole folder", 1.60, |taken| taken.bytes, 0.78, Some((floor, 1.06)));
     line("PERF-I1", "live: CPU s per M samples", 0.40, |taken| taken.live, 0.17, None);

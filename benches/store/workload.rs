@@ -152,7 +152,7 @@ pub fn node(seed: u64, number: u64, seconds: usize, noise: f64) -> Node {
         .map(|_| Socket { watts: 170.0, package: random.even() * 1e12, dram: random.even() * 1e12 })
         .collect();
     let mut input = 0.0;
-    let mut columns = vec![Vec::with_capacity(seconds); SERIES];
+    let mut columns: Vec<Vec<u64>> = (0..SERIES).map(|_| Vec::with_capacity(seconds)).collect();
     let mut before = None;
     for at in &rows {
         let passed = before.map_or(1.0, |before| (at - before) as f64 / 1_000.0);

@@ -64,7 +64,7 @@ fn steps(node: u64) -> Vec<Step> {
     let device = |number: u64, place: u64| DeviceStep {
         microjoules: 900_000_000 + (number * 7 + place * 13 + node) % 50 * 10_000_000,
         integrated_microjoules: 900_000_000 + (number * 7 + place * 13 + node) % 50 * 10_000_000,
-        busy_nanos: if number / 60 % 3 == 0 { 0 } else { 2 * SECOND },
+        busy_nanos: if (number / 60).is_multiple_of(3) { 0 } else { 2 * SECOND },
         held_bytes: (20 + place * 10) << 30,
         users: 1,
         listed: true,
@@ -73,7 +73,7 @@ fn steps(node: u64) -> Vec<Step> {
         nanos: 5 * SECOND,
         microjoules: 300_000_000 + (number * 11 + node) % 40 * 5_000_000,
         cpu_nanos: SECOND,
-        tokens: if number / 60 % 3 == 0 { 0 } else { 400 + node * 10 },
+        tokens: if (number / 60).is_multiple_of(3) { 0 } else { 400 + node * 10 },
         scraped: true,
         gap: false,
         ends_batch: false,

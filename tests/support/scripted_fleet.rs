@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use joulebook_aggregator::store::rocks::RocksStore;
 use joulebook_tests::scripted::{Fleet, Script, Truth, grid};
 use joulebook_units::UnixNanos;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,6 +35,6 @@ fn main() -> Result<()> {
         std::fs::write(&file, grid::CONFIGURATION).with_context(|| format!("writing {}", file.display()))?;
     }
     Fleet::write(Arc::new(RocksStore::open(&folder)?), script);
-    println!("{}", serde_json::to_string_pretty(&Truth::of(&script))?);
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&Truth::of(&script))?)?;
     Ok(())
 }

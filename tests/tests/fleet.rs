@@ -4,6 +4,7 @@
 //! of the aggregator; how long an answer took is printed, and nothing hangs on it.
 
 #![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
+#![allow(clippy::print_stdout, reason = "it prints how long an answer took, and nothing hangs on it")]
 
 use joulebook_aggregator::store::memory::MemoryStore;
 use joulebook_proto::query::{

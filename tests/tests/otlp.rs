@@ -1,6 +1,6 @@
 //! What is told by OpenTelemetry: real receivers print and store it, and none of them can hold anything up.
 
-#![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
+#![allow(clippy::expect_used, clippy::panic, reason = "functions that tests call may fail the test")]
 
 #[path = "otlp/away.rs"]
 mod away;

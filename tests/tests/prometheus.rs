@@ -1,6 +1,6 @@
 //! The aggregator's page for Prometheus: a real one reads it, and what it shows is what the command line answers.
 
-#![allow(clippy::expect_used, reason = "functions that tests call may fail the test")]
+#![allow(clippy::expect_used, clippy::panic, reason = "functions that tests call may fail the test")]
 
 #[path = "prometheus/cardinality.rs"]
 mod cardinality;

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 fn cells_out_of_rows_are_those_that_are_written_without() {
     let fleet = &*FLEET;
     let last = fleet.script.hours().last().expect("an hour");
-    for node in 0..NODES.len() {
+    for (node, known) in NODES.iter().enumerate() {
         let (found, minute) = (fleet.from_rows(node), fleet.minute(node, last));
         assert_eq!(found.len(), 60);
-        assert!(found.iter().all(|cell| *cell == minute), "{}: {:?}\n{minute:?}", NODES[node].name, found[30]);
+        assert!(found.iter().all(|cell| *cell == minute), "{}: {:?}\n{minute:?}", known.name, found[30]);
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::*;
 use joulebook_tests::scripted::script::DAY_HOURS;
-use std::time::Instant;
+use joulebook_tests::wait::Moment;
 
 #[test]
 fn every_policy_gives_out_the_same_joules_and_grams_and_the_default_those_of_the_script() {
     let fleet = &*FLEET;
     let truth = truth(fleet);
     for policy in POLICIES {
-        let began = Instant::now();
+        let began = Moment::now();
         let answers = ask(fleet, &question(fleet.script.window(), policy));
         println!(
             "SCI of 5 versions over 30 days × {} h by {policy:?}: {:?}",
