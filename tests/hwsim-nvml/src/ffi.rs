@@ -11,7 +11,7 @@
 #![allow(clippy::missing_safety_doc, reason = "the contract is nvml.h's: valid pointers, lengths as given")]
 
 use crate::abi::{FieldValue, Memory, PciInfo, ProcessInfo, ProcessSample, Utilization};
-use crate::state::{Class, GPU_BYTES, Gpu, HEADER_BYTES, MOST_GPUS, NO_MODULE, State};
+use crate::state::{ACTIVITY_COUNTERS, Class, GPU_BYTES, Gpu, HEADER_BYTES, MOST_GPUS, NO_MODULE, State};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_ulonglong, c_void};
@@ -407,7 +407,16 @@ pub unsafe extern "C" fn nvmlDeviceGetName(handle: Device, place: *mut c_char, l
     unsafe { give_text(handle, place, length, |gpu| &gpu.name) }
 }
 
+/// Notes beside the state that counters of activity were read: on a real device they keep it from its lowest power. Fields
+/// that are no energy and no power are taken for such counters.
+fn note_activity_counters() {
+    let _ = std::fs::write(state_path().with_file_name(ACTIVITY_COUNTERS), b"");
+}
+
 fn field(gpu: &Gpu, asked: &mut FieldValue, at: u64) -> Result<(), c_uint> {
+    if ![FIELD_ENERGY, FIELD_AVERAGE, FIELD_INSTANT, FIELD_PROCESS_AVERAGE].contains(&asked.field) {
+        note_activity_counters();
+    }
     let class = if asked.field == FIELD_ENERGY { Class::Energy } else { Class::Power };
     if gpu.code(class) != SUCCESS {
         return Err(gpu.code(class));

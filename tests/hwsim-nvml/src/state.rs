@@ -25,6 +25,8 @@ pub const SEGMENTS: usize = 3;
 pub const MOST_INSTANCES: usize = 7;
 /// Module power that is not there.
 pub const NO_MODULE: u32 = u32::MAX;
+/// A file beside the state: counters of activity were read.
+pub const ACTIVITY_COUNTERS: &str = "activity-counters";
 const MAGIC: &[u8; 8] = b"HWSIM1\0\0";
 const NANOS_PER_MS: u64 = 1_000_000;
 

@@ -10,7 +10,7 @@ use crate::profile::{Levels, Profile};
 use crate::redfish::Bmc;
 use crate::truth::Leaf;
 use crate::workload::{Table, Workload};
-use hwsim_nvml::state::{Gpu, MOST_INSTANCES, Process, State};
+use hwsim_nvml::state::{ACTIVITY_COUNTERS, Gpu, MOST_INSTANCES, Process, State};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -188,6 +188,11 @@ impl Node {
     /// The folder of everything.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether anyone has read counters of activity of a GPU: on a real one they raise its idle power.
+    pub fn read_activity_counters(&self) -> bool {
+        self.root.join("run").join(ACTIVITY_COUNTERS).exists()
     }
 
     /// The profile.

@@ -59,6 +59,21 @@ fn a_gpu_that_is_divided_while_the_agent_runs_is_refused_nothing_until_the_next_
     assert!(rig.sampler().refused().is_empty(), "{:?}", rig.sampler().refused());
 }
 
+#[test]
+fn counters_of_activity_are_read_of_divided_gpus_alone_for_they_raise_a_gpus_idle_power() {
+    let mut rig = Rig::new("dgx-h100", Options::default()).unwrap();
+    rig.node.add_workload(user("one", 4_001, 0, 500, 30)).unwrap();
+    rig.start().unwrap();
+    rig.pass(120, SECOND).unwrap();
+    assert!(!rig.node.read_activity_counters(), "no GPU is divided");
+    let mut divided = Rig::new("dgx-h100", Options::default()).unwrap();
+    divided.node.divide(1, &[3]).unwrap();
+    divided.node.add_workload(on(1, user("big", 4_001, 1, 1_000, 30))).unwrap();
+    divided.start().unwrap();
+    divided.pass(5, SECOND).unwrap();
+    assert!(divided.node.read_activity_counters(), "their instances tell nothing else");
+}
+
 /// A page of dcgm-exporter on a port of its own; says its URL. It is served for as long as the test runs.
 fn exporter(page: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,7 +1,8 @@
 //! Devices that are divided into instances, and the activity of those.
 
 use super::{
-    Device, INVALID_ARGUMENT, NOT_FOUND, NOT_SUPPORTED, SUCCESS, code, current, device, instance_of, part, put, slot_of,
+    Device, INVALID_ARGUMENT, NOT_FOUND, NOT_SUPPORTED, SUCCESS, code, current, device, instance_of,
+    note_activity_counters, part, put, slot_of,
 };
 use crate::abi::{Attributes, GpmMetric, GpmQuestion, GpmSupport};
 use crate::state::{Class, MOST_INSTANCES};
@@ -96,6 +97,7 @@ pub unsafe extern "C" fn nvmlGpmSampleFree(sample: *mut c_void) -> c_uint {
 /// Takes a sample of an instance.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlGpmMigSampleGet(handle: Device, instance: c_uint, sample: *mut c_void) -> c_uint {
+    note_activity_counters();
     code(device(handle, Class::Other).and_then(|(state, slot)| {
         let gpu = &state.gpus[slot];
         if gpu.architecture < HOPPER {
@@ -105,6 +107,19 @@ pub unsafe extern "C" fn nvmlGpmMigSampleGet(handle: Device, instance: c_uint, s
         let index = index.ok_or(INVALID_ARGUMENT)?;
         // SAFETY: made by nvmlGpmSampleAlloc.
         unsafe { put(sample.cast::<usize>(), (index + 1) << 16 | (slot + 1)) }
+    }))
+}
+
+/// Takes a sample of a whole device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlGpmSampleGet(handle: Device, sample: *mut c_void) -> c_uint {
+    note_activity_counters();
+    code(device(handle, Class::Other).and_then(|(state, slot)| {
+        if state.gpus[slot].architecture < HOPPER {
+            return Err(NOT_SUPPORTED);
+        }
+        // SAFETY: made by nvmlGpmSampleAlloc.
+        unsafe { put(sample.cast::<usize>(), slot + 1) }
     }))
 }
 
