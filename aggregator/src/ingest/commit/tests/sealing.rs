@@ -18,6 +18,17 @@ impl Rig {
         }
     }
 
+    /// Twenty batches at the beginning of an hour, which is over and sealed, and the second at which it began.
+    fn with_a_chunk() -> (Self, u64) {
+        let mut rig = Self::open();
+        let hour = rig.first_hour();
+        rig.batches(1, hour, 20);
+        rig.later(OVER);
+        rig.settle_all();
+        assert_eq!(rig.seal(), 1);
+        (rig, hour)
+    }
+
     fn seal(&self) -> usize {
         self.book.seal(self.clock(), &|| false).expect("seal").chunks
     }
@@ -79,12 +90,7 @@ fn an_hour_that_is_over_and_settled_is_one_chunk_and_says_the_same() {
 
 #[test]
 fn what_comes_late_lies_beside_its_chunk_until_the_hour_is_sealed_again() {
-    let mut rig = Rig::open();
-    let hour = rig.first_hour();
-    rig.batches(1, hour, 20);
-    rig.later(OVER);
-    rig.settle_all();
-    assert_eq!(rig.seal(), 1);
+    let (mut rig, hour) = Rig::with_a_chunk();
     rig.batches(21, hour + 100, 20);
     let before = rig.runs();
     assert_eq!((before.len(), rig.stored().len(), rig.seal()), (80, 21, 0), "the hour has changed cells");
@@ -95,12 +101,7 @@ fn what_comes_late_lies_beside_its_chunk_until_the_hour_is_sealed_again() {
 
 #[test]
 fn a_stream_goes_on_from_sealed_rows_after_a_restart_and_a_loss() {
-    let mut rig = Rig::open();
-    let hour = rig.first_hour();
-    rig.batches(1, hour, 20);
-    rig.later(OVER);
-    rig.settle_all();
-    assert_eq!(rig.seal(), 1);
+    let (mut rig, hour) = Rig::with_a_chunk();
     rig.restart();
     let last = hour + 99;
     let span = LostSpan { boot: BOOT, first: BootNanos((last + 1) * SECOND), last: BootNanos((last + 9) * SECOND) };
@@ -150,12 +151,7 @@ fn sealed_rows_go_with_their_hour() {
 
 #[test]
 fn a_damaged_chunk_is_damage_and_never_a_number() {
-    let mut rig = Rig::open();
-    let hour = rig.first_hour();
-    rig.batches(1, hour, 20);
-    rig.later(OVER);
-    rig.settle_all();
-    assert_eq!(rig.seal(), 1);
+    let (mut rig, hour) = Rig::with_a_chunk();
     let key = rig.stored()[0].encode();
     let whole = rig.store.get(Table::Rows, &key).expect("get").expect("a chunk");
     for place in [0, 1, whole.len() / 2, whole.len() - 1] {
