@@ -12,11 +12,10 @@ use crate::peer::Peer;
 use crate::workload::{Node, SERIES};
 use anyhow::{Context, Result, ensure};
 use joulebook_agent::clock::{Clock, SystemClock};
-use joulebook_aggregator::store::Table;
+use joulebook_aggregator::store::rocks::RocksStore;
 use joulebook_benches as meter;
 use joulebook_tests::wait::until;
 use joulebook_units::UnixNanos;
-use rocksdb::{DB, Options};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -200,19 +199,11 @@ fn feed(peer: &Peer, told: &Arc<Vec<Node>>, begin: i64, rows: usize, pace: Optio
 
 /// Bytes per sample of a data folder that RocksDB has compacted, and of each table.
 fn compact(data: &Path, samples: f64) -> Result<f64> {
-    let names = Table::ALL.map(Table::name).into_iter().chain(["default"]);
-    let db = DB::open_cf(&Options::default(), data, names.clone())?;
-    for name in names {
-        let family = db.cf_handle(name).context("a table")?;
-        db.compact_range_cf::<&[u8], &[u8]>(family, None, None);
-    }
-    let files = db.live_files()?;
-    for table in Table::ALL {
-        let own = files.iter().filter(|file| file.column_family_name == table.name());
-        let bytes: usize = own.map(|file| file.size).sum();
+    let store = RocksStore::open(data)?;
+    for (table, bytes) in store.compact()? {
         meter::say(&format!("ours: table {:<10} {:.4} B/sample", table.name(), bytes as f64 / samples));
     }
-    drop(db);
+    drop(store);
     Ok(size(data)? as f64 / samples)
 }
 
