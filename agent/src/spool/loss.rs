@@ -97,6 +97,7 @@ impl LossFile {
     /// Makes every later write fail, as on a broken disk.
     #[cfg(test)]
     pub fn break_it(&mut self) {
+        // Tests alone break it, and the file is theirs.
         self.file = File::open(&self.path).expect("readable");
     }
 }

@@ -26,6 +26,8 @@ pub mod phase;
 pub mod power;
 pub mod quantity;
 pub mod reconcile;
+#[cfg(test)]
+mod sample;
 pub mod score;
 pub mod series;
 pub mod settle;

@@ -421,6 +421,4 @@ impl VersionTotals {
 }
 
 #[cfg(test)]
-mod calibration;
-#[cfg(test)]
 mod tests;

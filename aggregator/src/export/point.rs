@@ -11,11 +11,11 @@ pub fn window_name(window: Window) -> String {
 
 /// Seconds since 1970.
 #[allow(clippy::cast_precision_loss, reason = "microseconds are enough")]
-pub fn seconds(at: UnixNanos) -> f64 {
+pub(super) fn seconds(at: UnixNanos) -> f64 {
     at.0 as f64 / 1e9
 }
 
 /// Joules of µJ.
-pub fn joules(microjoules: u64) -> f64 {
+pub(super) fn joules(microjoules: u64) -> f64 {
     joulebook_units::Microjoules(microjoules).to_joules().0
 }

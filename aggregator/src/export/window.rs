@@ -56,7 +56,7 @@ fn count(number: usize) -> f64 {
 }
 
 /// The parts of an answer's energy, by name.
-pub fn parts(energy: &Energy) -> [(&'static str, Option<f64>); 7] {
+pub(super) fn parts(energy: &Energy) -> [(&'static str, Option<f64>); 7] {
     [
         ("accelerator", energy.accelerator_j),
         ("host", energy.host_j),

@@ -138,7 +138,7 @@ impl Known {
 }
 
 /// Nanoseconds in a metric's unit of time; seconds where it has none.
-pub fn nanos_per(unit: &str) -> Option<f64> {
+pub(super) fn nanos_per(unit: &str) -> Option<f64> {
     match unit {
         "" | "s" => Some(1e9),
         "ms" => Some(1e6),

@@ -1,40 +1,17 @@
 use super::*;
 use crate::cell::{EntryKey, ServiceUse};
+use crate::sample;
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use joulebook_units::{CountKind, CpuTimeMethod, Support, VersionSource, Workload, WorkloadKind};
+use joulebook_units::{CountKind, Support, Workload, WorkloadKind};
 use proptest::prelude::*;
 
 fn service(version: &str) -> Arc<Service> {
-    Arc::new(Service {
-        model: Some("tiny".to_string()),
-        version: Some(version.to_string()),
-        version_source: VersionSource::Config,
-        fingerprint: None,
-        adapter: None,
-        engine: "custom".to_string(),
-        target: alloc::format!("http://{version}/"),
-        workload: Some(alloc::format!("process/{version}")),
-        tokenizer: None,
-        serving: joulebook_units::Serving::default(),
-    })
+    Arc::new(Service { workload: Some(alloc::format!("process/{version}")), ..sample::service(version) })
 }
 
 fn workload() -> Arc<Workload> {
-    Arc::new(Workload {
-        id: "remainder".to_string(),
-        kind: WorkloadKind::Remainder,
-        name: "other".to_string(),
-        cgroup: None,
-        container_id: None,
-        pod_uid: None,
-        cpu_time_method: CpuTimeMethod::ProcessTime,
-        reserved_millicores: None,
-        reservation_origin: None,
-        part_of: None,
-        group: None,
-        engine: None,
-    })
+    Arc::new(Workload::bare("remainder", WorkloadKind::Remainder, "other"))
 }
 
 /// A node on which `versions` use energy and reserve capacity.

@@ -1,26 +1,16 @@
 use super::*;
 use crate::allocate::IdlePolicy;
+use crate::sample;
 use crate::totals::{Level, NodeTotals};
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use joulebook_units::{Service, VersionSource};
+use joulebook_units::Service;
 use proptest::prelude::*;
 
 const ENGINE: &str = "http://127.0.0.1:8080";
 
 fn service(version: &str, target: &str) -> Arc<Service> {
-    Arc::new(Service {
-        model: Some("tiny".to_string()),
-        version: Some(version.to_string()),
-        version_source: VersionSource::Config,
-        fingerprint: None,
-        adapter: None,
-        engine: "llamacpp".to_string(),
-        target: target.to_string(),
-        workload: None,
-        tokenizer: None,
-        serving: joulebook_units::Serving::default(),
-    })
+    Arc::new(Service { engine: "llamacpp".to_string(), target: target.to_string(), ..sample::service(version) })
 }
 
 fn of(name: &str, endpoint: Option<&str>, model: Option<&str>) -> Consumption {

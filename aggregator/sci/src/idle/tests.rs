@@ -1,30 +1,17 @@
 use super::*;
 use crate::cell::{EntryKey, ServiceUse};
+use crate::sample;
 use crate::totals::Rate;
-use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use joulebook_units::{
-    CountKind, CpuTimeMethod, GramsCo2ePerKwh, Pue, Service, Serving, Support, VersionSource, Workload, WorkloadKind,
-};
+use joulebook_units::{CountKind, GramsCo2ePerKwh, Pue, Service, Support, Workload, WorkloadKind};
 use proptest::prelude::*;
 
 const SLOT_SECONDS: i64 = 300;
 
 fn service(version: &str) -> Arc<Service> {
-    Arc::new(Service {
-        model: Some("tiny".to_string()),
-        version: Some(version.to_string()),
-        version_source: VersionSource::Config,
-        fingerprint: None,
-        adapter: None,
-        engine: "custom".to_string(),
-        target: format!("http://{version}/"),
-        workload: None,
-        tokenizer: None,
-        serving: Serving::default(),
-    })
+    Arc::new(sample::service(version))
 }
 
 fn version(number: &str) -> ModelVersion {
@@ -32,20 +19,7 @@ fn version(number: &str) -> ModelVersion {
 }
 
 fn trainer() -> Arc<Workload> {
-    Arc::new(Workload {
-        id: "unit/train".to_string(),
-        kind: WorkloadKind::Remainder,
-        name: "train".to_string(),
-        cgroup: None,
-        container_id: None,
-        pod_uid: None,
-        cpu_time_method: CpuTimeMethod::ProcessTime,
-        reserved_millicores: None,
-        reservation_origin: None,
-        part_of: None,
-        group: None,
-        engine: None,
-    })
+    Arc::new(Workload::bare("unit/train", WorkloadKind::Remainder, "train"))
 }
 
 /// A node whose versions execute, hold and rest: dynamic, base and dedicated idle energy of each.

@@ -1,22 +1,14 @@
+mod calibration;
+
 use super::*;
 use crate::allocate::IdlePolicy;
 use crate::cell::{Account, EntryKey, Purpose, ServiceUse};
+use crate::sample;
 use alloc::string::ToString;
-use joulebook_units::{Component, CountKind, VersionSource};
+use joulebook_units::{Component, CountKind};
 
 fn service(version: &str) -> Arc<Service> {
-    Arc::new(Service {
-        model: Some("tiny".to_string()),
-        version: Some(version.to_string()),
-        version_source: VersionSource::Config,
-        fingerprint: None,
-        adapter: None,
-        engine: "custom".to_string(),
-        target: version.to_string(),
-        workload: Some(version.to_string()),
-        tokenizer: None,
-        serving: joulebook_units::Serving::default(),
-    })
+    Arc::new(Service { workload: Some(version.to_string()), ..sample::service(version) })
 }
 
 fn site() -> SiteFactors {

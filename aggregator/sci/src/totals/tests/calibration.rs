@@ -7,7 +7,7 @@ use crate::allocate::{IdlePolicy, NodeSlot};
 use crate::cell::{Account, EntryKey, Purpose, ServiceUse, SourceKey};
 use crate::reconcile::estimate;
 use alloc::string::ToString;
-use joulebook_units::{Component, CountKind, VersionSource};
+use joulebook_units::{Component, CountKind};
 
 const TRIALS: u32 = 2_000;
 /// Half-width of a 95 % interval over the standard deviation.
@@ -56,25 +56,10 @@ fn source(part: usize) -> SourceKey {
     }
 }
 
-fn service() -> Arc<Service> {
-    Arc::new(Service {
-        model: Some("m".to_string()),
-        version: Some("1".to_string()),
-        version_source: VersionSource::Config,
-        fingerprint: None,
-        adapter: None,
-        engine: "custom".to_string(),
-        target: "t".to_string(),
-        workload: Some("w".to_string()),
-        tokenizer: None,
-        serving: joulebook_units::Serving::default(),
-    })
-}
-
 /// A slot of a node as its sensors show it.
 fn measured(node: usize, joules: [f64; 2], embodied_g: f64, gap_high: f64) -> NodeSlot {
     let mut cell = Cell { capacity_core_nanos: 100, ..Cell::default() };
-    let service = service();
+    let service = service("1");
     let mut sum = 0;
     for (part, joules) in joules.into_iter().enumerate() {
         let microjoules = libm::round(joules.max(0.0) * 1e6) as u64;
