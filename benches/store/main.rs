@@ -104,7 +104,7 @@ fn ours(settings: &Settings, told: &Arc<Vec<Node>>) -> Result<Taken> {
     let pid = i32::try_from(aggregator.program.pid())?;
     let begin = SystemClock.wall().floor_to(HOUR_SECONDS).plus_seconds(-2 * HOUR_SECONDS);
     let before = meter::cpu_millis(pid)?;
-    runtime.block_on(send(&aggregator, told, 0, begin, None))?;
+    runtime.block_on(send(&aggregator, told, begin, None))?;
     let acked = meter::cpu_millis(pid)?;
     until("every hour is sealed", || aggregator.sealed() >= told.len());
     let sealed = meter::cpu_millis(pid)?;
@@ -120,15 +120,14 @@ fn ours(settings: &Settings, told: &Arc<Vec<Node>>) -> Result<Taken> {
     ensure!(aggregator.program.stop()?.success(), "{}", aggregator.program.said());
     let bytes = compact(aggregator.data(), settings.samples(settings.seconds))?;
 
-    // Live: other nodes of a database of its own, a batch of five rows each five seconds, as they come.
+    // What the hour left to settle would be counted with what is live: a database of its own.
     let folder = TempDir::new()?;
     let aggregator = Arc::new(Ours::start(folder.path())?);
     let pid = i32::try_from(aggregator.program.pid())?;
-    let now: Vec<Node> = live(settings);
-    let now = Arc::new(now);
+    let now = Arc::new(live(settings));
     let begin = SystemClock.wall().plus_seconds(-i64::try_from(settings.live_seconds)?);
     let before = meter::cpu_millis(pid)?;
-    runtime.block_on(send(&aggregator, &now, 0, begin, Some(Duration::from_secs(ROWS as u64))))?;
+    runtime.block_on(send(&aggregator, &now, begin, Some(Duration::from_secs(ROWS as u64))))?;
     let live = (meter::cpu_millis(pid)? - before) / 1e3 / (settings.samples(settings.live_seconds) / 1e6);
     Ok(Taken { backfill, live, bytes, memory })
 }
@@ -140,17 +139,11 @@ fn live(settings: &Settings) -> Vec<Node> {
         .collect()
 }
 
-async fn send(
-    aggregator: &Arc<Ours>,
-    told: &Arc<Vec<Node>>,
-    first: u32,
-    begin: UnixNanos,
-    pace: Option<Duration>,
-) -> Result<()> {
+async fn send(aggregator: &Arc<Ours>, told: &Arc<Vec<Node>>, begin: UnixNanos, pace: Option<Duration>) -> Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..u32::try_from(told.len())? {
         let (aggregator, told) = (Arc::clone(aggregator), Arc::clone(told));
-        tasks.spawn(async move { aggregator.send(first + number, &told[number as usize], begin, pace).await });
+        tasks.spawn(async move { aggregator.send(number, &told[number as usize], begin, pace).await });
     }
     while let Some(done) = tasks.join_next().await {
         done??;

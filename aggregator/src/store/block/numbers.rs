@@ -31,8 +31,6 @@ const REGISTER: u8 = 4;
 
 /// Fewer numbers than this are never smaller packed.
 const LEAST_PACKED: usize = 24;
-/// From here on what is packed need not be held against what is plain.
-const SURELY_PACKED: usize = 256;
 /// An order of differences that is expected to be so much larger than the best is not tried.
 const CLOSE: f64 = 1.2;
 /// Highest order of differences.
@@ -126,20 +124,28 @@ fn read_register(reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, Dama
 
 /// Appends a sequence as it is or packed.
 fn write_each(writer: &mut Writer, numbers: &[u64]) {
+    let plain = plain(numbers);
     let packed = if numbers.len() < LEAST_PACKED { None } else { pack(numbers) };
-    if let Some(packed) = &packed
-        && (numbers.len() >= SURELY_PACKED || packed.len() < plain_length(numbers))
-    {
-        writer.byte(PACKED);
-        writer.block(packed);
-        return;
+    match packed.filter(|packed| packed.len() < plain.length_so_far()) {
+        Some(packed) => {
+            writer.byte(PACKED);
+            writer.block(&packed);
+        }
+        None => {
+            writer.byte(PLAIN);
+            writer.join(plain);
+        }
     }
-    writer.byte(PLAIN);
+}
+
+fn plain(numbers: &[u64]) -> Writer {
+    let mut plain = Writer::part();
     let mut before = 0u64;
     for number in numbers {
-        writer.signed(number.wrapping_sub(before).cast_signed());
+        plain.signed(number.wrapping_sub(before).cast_signed());
         before = *number;
     }
+    plain
 }
 
 fn read_each(reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, Damaged> {
@@ -160,16 +166,6 @@ fn read_of(kind: u8, reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, 
         PACKED => unpack(reader.block()?, count),
         _ => Err(Damaged("unknown kind of sequence")),
     }
-}
-
-fn plain_length(numbers: &[u64]) -> usize {
-    let mut writer = Writer::default();
-    let mut before = 0u64;
-    for number in numbers {
-        writer.signed(number.wrapping_sub(before).cast_signed());
-        before = *number;
-    }
-    writer.length_so_far()
 }
 
 /// Packs by the order of differences that is smallest. `pco` itself judges by samples, and is 2 % larger on counters of
