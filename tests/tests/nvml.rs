@@ -16,7 +16,7 @@ use std::time::Duration;
 use joulebook_hwsim::fault::Kind;
 use joulebook_hwsim::node::Options;
 use joulebook_hwsim::workload::Workload;
-use joulebook_tests::simulated::{BEGIN, Report, Rig, SECOND};
+use joulebook_tests::simulated::{BEGIN, Report, Rig, SECOND, profile};
 use joulebook_units::{EnergyGap, GapReason, IdleOrigin, Method, Source, Subject};
 use serde_json::Value;
 
@@ -138,6 +138,20 @@ fn joules_are_the_truth_and_what_nvidias_own_client_reads_at_1_hz() {
 #[test]
 fn joules_are_the_truth_and_what_nvidias_own_client_reads_at_10_hz() {
     joules_are_the_truth(SECOND / 10, 400);
+}
+
+#[test]
+fn a_gpu_newer_than_any_program_is_metered_like_the_newest_that_is_known() {
+    let mut newer = profile("dgx-h100").unwrap();
+    newer.gpus.as_mut().unwrap().model = "NVIDIA R200".to_owned();
+    let mut rig = Rig::of(newer, Options::default()).unwrap();
+    load(&mut rig, 8, 200);
+    rig.start().unwrap();
+    rig.pass(60, SECOND).unwrap();
+    let energy = rig.energy("nvml");
+    let (known, report) = &energy[&source(0)];
+    assert!(report.agrees(truth(&rig, 0, report)), "{report:?}");
+    assert_eq!((known.method, report.gaps.len()), (Method::Counter, 0));
 }
 
 #[test]

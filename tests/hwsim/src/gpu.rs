@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 const AMPERE: u32 = 7;
 const ADA: u32 = 8;
 const HOPPER: u32 = 9;
+/// A part that is newer than what any program knows.
+const NOT_YET_KNOWN: u32 = 77;
 
 /// The state file.
 #[derive(Debug)]
@@ -68,6 +70,7 @@ fn device(gpus: &Gpus, slot: u32) -> Gpu {
         architecture: match &gpus.model {
             model if model.contains("L40") => ADA,
             model if model.contains("A100") => AMPERE,
+            model if model.contains("R200") => NOT_YET_KNOWN,
             _ => HOPPER,
         },
         codes: [0; 8],
