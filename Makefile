@@ -31,9 +31,9 @@ RIG_TESTS := $(addprefix --test ,rigs containers kills falls power full_disk fai
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
-export BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE
+export BENCH_STREAMS BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE
 
-.PHONY: help setup build demo test test-engines test-rigs images crash network mutants mutants-rigs fuzz bench bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-engines test-rigs images crash network mutants mutants-rigs fuzz bench bench-streams bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -118,6 +118,10 @@ fuzz: ## Runs the fuzz targets under libFuzzer. [FUZZ_SECONDS=60 each] [FUZZ_TAR
 bench: ## What a sample costs to take in and to keep, beside VictoriaMetrics and the floor, 15 minutes. [BENCH_NODES=32] [BENCH_SECONDS=3600] [BENCH_LIVE_SECONDS=60] [BENCH_SEED=1] [BENCH_NOISE=1] [BENCH_ROUNDS=1]
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench store
+
+bench-streams: ## Whether acknowledgements keep up with so many nodes at once, what one costs, and that all of it is stored; 3 minutes. [BENCH_STREAMS=10000] [BENCH_SECONDS=60] [BENCH_SEED=1]
+	@$(MAKE) --no-print-directory build
+	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench streams
 
 bench-agent: ## What a cycle of the agent costs beside the floor and other agents, 25 minutes. [BENCH_ROUNDS=3] [BENCH_CYCLES=10] [BENCH_PROCESSES=30,300,3000]
 	@$(MAKE) --no-print-directory build

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use joulebook_agent::clock::{Clock, SystemClock};
-use joulebook_benches::{self as meter, Memory};
+use joulebook_benches::meter::{self, Memory};
 use joulebook_tests::installation::AGENT_READY;
 use joulebook_tests::program::{Program, binary};
 use serde_json::json;

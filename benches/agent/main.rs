@@ -39,12 +39,12 @@ fn main() -> Result<ExitCode> {
     let peers = Peers::find(&settings);
     let why_not_private = place.why_not_private.clone();
     let bench = Bench { settings, tools, node, installation, peers, why_not_private, agents: Cell::new(0) };
-    if let Some(why) = joulebook_benches::why_no_calls() {
-        joulebook_benches::say(&format!("system calls: not measured: {why}"));
+    if let Some(why) = joulebook_benches::meter::why_no_calls() {
+        joulebook_benches::meter::say(&format!("system calls: not measured: {why}"));
     }
     let (measured, left_out) = bench.run()?;
     let report = goal::report(&measured, &left_out);
-    joulebook_benches::say(&report.text);
+    joulebook_benches::meter::say(&report.text);
     Ok(ExitCode::from(u8::from(!report.must_hold)))
 }
 
@@ -112,7 +112,7 @@ impl Bench {
             Contestant::ALL.into_iter().map(|one| (one, self.obstacle(one))).partition(|(_, why)| why.is_none());
         let left_out: LeftOut = left_out.into_iter().filter_map(|(one, why)| Some((one, why?))).collect();
         for (one, why) in &left_out {
-            joulebook_benches::say(&format!("{}: not measured: {why}", one.name()));
+            joulebook_benches::meter::say(&format!("{}: not measured: {why}", one.name()));
         }
         let mut measured = Vec::new();
         for count in self.settings.processes.iter().copied() {
@@ -122,11 +122,11 @@ impl Bench {
                     crowd.arrange(one.arrangement())?;
                     match self.measure(*one, count, round) {
                         Ok(result) => {
-                            joulebook_benches::say(&result.line());
+                            joulebook_benches::meter::say(&result.line());
                             measured.push(result);
                         }
                         Err(why) if one.is_peer() => {
-                            joulebook_benches::say(&format!(
+                            joulebook_benches::meter::say(&format!(
                                 "{} at {count} processes: not measured: {why:#}",
                                 one.name()
                             ));

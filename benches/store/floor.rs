@@ -1,8 +1,8 @@
 //! How small the numbers get by themselves: each series of an hour packed by pco at its highest level, registers as their
 //! counts, the times once a node. What a store needs besides is not in it.
 
-use crate::workload::Node;
 use anyhow::Result;
+use joulebook_benches::workload::Node;
 use pco::ChunkConfig;
 use pco::standalone::simple_compress;
 

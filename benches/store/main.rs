@@ -3,17 +3,16 @@
 //! `make bench`; the first line of the output says what was run, the last ones are the goals.
 
 mod floor;
-mod ours;
 mod peer;
-mod workload;
 
-use crate::ours::{Ours, ROWS};
 use crate::peer::Peer;
-use crate::workload::{Node, SERIES};
 use anyhow::{Context, Result, ensure};
 use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_aggregator::store::rocks::RocksStore;
-use joulebook_benches as meter;
+use joulebook_benches::ours::{Ours, ROWS};
+use joulebook_benches::workload::{Node, SERIES};
+use joulebook_benches::{meter, setting, workload};
+use joulebook_tests::chaos::latency::Latency;
 use joulebook_tests::wait::until;
 use joulebook_units::UnixNanos;
 use std::fs;
@@ -38,17 +37,13 @@ struct Settings {
 
 impl Settings {
     fn from_environment() -> Result<Self> {
-        fn read<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
-            let given = std::env::var(name).ok().filter(|text| !text.is_empty());
-            given.map_or(Ok(default), |text| text.parse().ok().with_context(|| format!("{name}={text} is no number")))
-        }
         let settings = Self {
-            nodes: read("BENCH_NODES", 32)?,
-            seconds: read("BENCH_SECONDS", 3_600)?,
-            live_seconds: read("BENCH_LIVE_SECONDS", 60)?,
-            seed: read("BENCH_SEED", 1)?,
-            noise: read("BENCH_NOISE", 1.0)?,
-            rounds: read("BENCH_ROUNDS", 1)?,
+            nodes: setting("BENCH_NODES", 32)?,
+            seconds: setting("BENCH_SECONDS", 3_600)?,
+            live_seconds: setting("BENCH_LIVE_SECONDS", 60)?,
+            seed: setting("BENCH_SEED", 1)?,
+            noise: setting("BENCH_NOISE", 1.0)?,
+            rounds: setting("BENCH_ROUNDS", 1)?,
         };
         ensure!(settings.seconds <= 3_600, "BENCH_SECONDS: at most an hour, 3600");
         Ok(settings)
@@ -143,7 +138,14 @@ async fn send(aggregator: &Arc<Ours>, told: &Arc<Vec<Node>>, begin: UnixNanos, p
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..u32::try_from(told.len())? {
         let (aggregator, told) = (Arc::clone(aggregator), Arc::clone(told));
-        tasks.spawn(async move { aggregator.send(number, &told[number as usize], begin, pace).await });
+        tasks.spawn(async move {
+            let node = &told[number as usize];
+            let session = aggregator.connect(number, node).await?;
+            match pace {
+                Some(pace) => session.pace(node, begin, pace, &mut Latency::default().node()).await,
+                None => session.send(node, begin).await,
+            }
+        });
     }
     while let Some(done) = tasks.join_next().await {
         done??;

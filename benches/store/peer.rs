@@ -1,7 +1,7 @@
 //! VictoriaMetrics, fed by Prometheus remote write as an agent of its would.
 
-use crate::workload::Node;
 use anyhow::{Context, Result, bail, ensure};
+use joulebook_benches::workload::Node;
 use joulebook_tests::program::Program;
 use prost::Message;
 use std::io::{Read, Write};

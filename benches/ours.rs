@@ -7,7 +7,8 @@ use joulebook_proto::convert;
 use joulebook_proto::telemetry::stream_request::Message as Up;
 use joulebook_proto::telemetry::stream_response::Message as Down;
 use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient;
-use joulebook_proto::telemetry::{Dictionary, Hello, OpenStream, Record, StreamRequest};
+use joulebook_proto::telemetry::{Dictionary, Hello, OpenStream, Record, StreamRequest, StreamResponse};
+use joulebook_tests::chaos::latency;
 use joulebook_tests::chaos::plan::{Plan, RigClock};
 use joulebook_tests::chaos::secure::Keys;
 use joulebook_tests::chaos::server::Server;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// Rows of a batch, as an agent sends them.
 pub const ROWS: usize = 5;
@@ -60,9 +61,8 @@ impl Ours {
         counts.filter_map(count).sum()
     }
 
-    /// Sends what a node tells from the instant `begin` on, and waits until all of it is acknowledged. With `pace` a batch
-    /// is sent so often, else as fast as they are acknowledged.
-    pub async fn send(&self, number: u32, node: &Node, begin: UnixNanos, pace: Option<Duration>) -> Result<()> {
+    /// A session of a node, its series told.
+    pub async fn connect(&self, number: u32, node: &Node) -> Result<Session> {
         let name = Plan::node(number);
         let pair = self.keys.pair(&name);
         let tls = ClientTlsConfig::new()
@@ -82,40 +82,93 @@ impl Ours {
             ..convert::inventory_to_hello(&inventory(number, node)?)
         };
         let (up, requests) = mpsc::channel(64);
-        let say =
-            async |message| up.send(StreamRequest { message: Some(message) }).await.context("the session is over");
-        say(Up::Hello(hello)).await?;
         let mut client = TelemetryServiceClient::new(channel);
+        say(&up, Up::Hello(hello)).await?;
         let mut down = client.stream(ReceiverStream::new(requests)).await?.into_inner();
         ensure!(matches!(down.message().await?.and_then(|first| first.message), Some(Down::HelloReply(_))), "no reply");
-        let dictionary = (0u32..)
-            .zip(&node.series)
-            .map(|(place, (kind, of, _))| convert::series_to_wire(place + 1, &subject(*kind, *of)));
-        say(Up::Dictionary(Dictionary { stream_id: stream_id.clone(), series: dictionary.collect() })).await?;
+        let series = (0u32..).zip(&node.series);
+        let series = series.map(|(place, (kind, of, _))| convert::series_to_wire(place + 1, &subject(*kind, *of)));
+        say(&up, Up::Dictionary(Dictionary { stream_id, series: series.collect() })).await?;
+        Ok(Session { up, down, boot, now, wall, acked: 0 })
+    }
 
-        // Where the first second lies on the node's clock.
-        let first = now.0.checked_add_signed(begin.0 - wall.0).context("before the node's boot")?;
-        let (mut acked, mut clock) = (0, pace.map(tokio::time::interval));
-        for (sequence, start) in (1u64..).zip((0..node.rows.len()).step_by(ROWS)) {
-            if let Some(clock) = &mut clock {
-                clock.tick().await;
-            }
-            let payload = convert::encode_batch(&batch(node, boot, first, begin, start))?;
-            let (payload_hash, payload) = (payload.hash.to_vec(), payload.bytes);
-            say(Up::Record(Record { stream_id: stream_id.clone(), sequence, payload_hash, payload })).await?;
-            while sequence - acked >= UNDER_WAY {
-                acked = hear(&mut down, acked).await?;
-            }
-        }
-        let last = node.rows.len().div_ceil(ROWS) as u64;
-        while acked < last {
-            acked = hear(&mut down, acked).await?;
-        }
-        Ok(())
+    /// An operator's connection.
+    pub async fn operator(&self) -> Result<Channel> {
+        self.keys.operator(&self.address).await
     }
 }
 
-async fn hear(down: &mut tonic::Streaming<joulebook_proto::telemetry::StreamResponse>, acked: u64) -> Result<u64> {
+/// A node's session.
+pub struct Session {
+    up: mpsc::Sender<StreamRequest>,
+    down: tonic::Streaming<StreamResponse>,
+    boot: BootId,
+    /// One instant on the node's clock and on everyone's.
+    now: BootNanos,
+    wall: UnixNanos,
+    acked: u64,
+}
+
+impl Session {
+    /// Sends what a node tells from the instant `begin` on, as fast as it is acknowledged, and waits until all of it is.
+    pub async fn send(mut self, node: &Node, begin: UnixNanos) -> Result<()> {
+        for (sequence, start) in batches(node) {
+            self.record(node, begin, sequence, start).await?;
+            while sequence - self.acked >= UNDER_WAY {
+                self.acked = hear(&mut self.down, self.acked).await?;
+            }
+        }
+        while self.acked < batches(node).count() as u64 {
+            self.acked = hear(&mut self.down, self.acked).await?;
+        }
+        Ok(())
+    }
+
+    /// The same with a batch so often; what an acknowledgement takes is noted.
+    pub async fn pace(
+        mut self,
+        node: &Node,
+        begin: UnixNanos,
+        pace: Duration,
+        times: &mut latency::Node,
+    ) -> Result<()> {
+        let mut clock = tokio::time::interval(pace);
+        for (sequence, start) in batches(node) {
+            loop {
+                tokio::select! {
+                    _ = clock.tick() => break,
+                    heard = hear(&mut self.down, self.acked) => self.acked = heard?,
+                }
+                times.acked(self.acked);
+            }
+            times.made(sequence);
+            self.record(node, begin, sequence, start).await?;
+        }
+        while self.acked < batches(node).count() as u64 {
+            self.acked = hear(&mut self.down, self.acked).await?;
+            times.acked(self.acked);
+        }
+        Ok(())
+    }
+
+    async fn record(&self, node: &Node, begin: UnixNanos, sequence: u64, start: usize) -> Result<()> {
+        let first = self.now.0.checked_add_signed(begin.0 - self.wall.0).context("before the node's boot")?;
+        let payload = convert::encode_batch(&batch(node, self.boot, first, begin, start))?;
+        let (payload_hash, payload) = (payload.hash.to_vec(), payload.bytes);
+        say(&self.up, Up::Record(Record { stream_id: self.boot.0.to_vec(), sequence, payload_hash, payload })).await
+    }
+}
+
+/// Number and first row of each batch of a node.
+fn batches(node: &Node) -> impl Iterator<Item = (u64, usize)> + use<> {
+    (1u64..).zip((0..node.rows.len()).step_by(ROWS))
+}
+
+async fn say(up: &mpsc::Sender<StreamRequest>, message: Up) -> Result<()> {
+    up.send(StreamRequest { message: Some(message) }).await.context("the session is over")
+}
+
+async fn hear(down: &mut tonic::Streaming<StreamResponse>, acked: u64) -> Result<u64> {
     match down.message().await?.and_then(|heard| heard.message) {
         Some(Down::Ack(ack)) => {
             ensure!(ack.rejections.is_empty(), "{:?}", ack.rejections);
@@ -131,7 +184,7 @@ fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usize) 
     let rows = &node.rows[start..node.rows.len().min(start + ROWS)];
     let at = |row: usize| BootNanos(first + node.rows[row] * 1_000_000);
     let columns = (0u32..).zip(&node.series).map(|(place, (kind, _, values))| {
-        let value = |row: usize| if *kind == Kind::GpuEnergy { values[row] * 1_000 } else { values[row] };
+        let value = |row: usize| values[row] * kind.unit();
         let point = |row: usize| Point { at: at(row), value: value(row) };
         let previous = start.checked_sub(1).map(point);
         Column { series: place + 1, previous, points: (start..start + rows.len()).map(point).collect() }

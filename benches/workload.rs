@@ -54,6 +54,11 @@ impl Kind {
         }
     }
 
+    /// What its values are told to us in: energies in µJ.
+    pub fn unit(self) -> u64 {
+        if self == Self::GpuEnergy { 1_000 } else { 1 }
+    }
+
     /// Unit of its register as a power of two of a joule, if it is read from one.
     pub fn register(self) -> Option<u32> {
         match self {
