@@ -231,7 +231,10 @@ impl Query {
             }
             layer::Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.add_to(&mut meters);
             for (site, origin) in slot.sites.iter().zip(&slot.pues) {
-                pues.entry(site.clone()).or_default().insert(origin.clone());
+                // They are the same from slot to slot.
+                if !pues.get(site).is_some_and(|known| known.contains(origin)) {
+                    pues.entry(site.clone()).or_default().insert(origin.clone());
+                }
             }
             let by_version = totals.add(&slot.nodes, &slot.factors);
             if question.level == Level::Facility {

@@ -188,6 +188,25 @@ impl VersionCost {
         self.active().saturating_add(idle).saturating_add(self.support)
     }
 
+    /// Adds an entry of one of its services.
+    fn add_own(&mut self, (key, energy, share): EntryShare<'_>) {
+        self.direct = self.direct.saturating_add(energy);
+        if key.purpose == Purpose::DedicatedIdle {
+            self.dedicated_idle = self.dedicated_idle.saturating_add(energy.saturating_add(share));
+            return;
+        }
+        self.platform = self.platform.saturating_add(share);
+        let part = match (key.component, key.purpose) {
+            (Component::Accelerator, Purpose::Base) => &mut self.accelerator_base,
+            (Component::Accelerator, _) => &mut self.accelerator_dynamic,
+            _ => &mut self.host,
+        };
+        *part = part.saturating_add(energy);
+        if key.component == Component::Cpu {
+            self.cpu = self.cpu.saturating_add(energy);
+        }
+    }
+
     /// Embodied carbon in grams, that of allocated pool idle included.
     pub fn embodied(&self) -> f64 {
         self.embodied_g + self.embodied_idle_g
@@ -322,29 +341,21 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, Su
     let (entries, left) = with_platform(&node.cell);
     let mut idle: u64 = 0;
     let mut support = SupportEnergy::new();
+    // Entries of a service stand together: its version is looked for once.
+    let of_one = |one: &EntryShare<'_>, next: &EntryShare<'_>| match (&one.0.account, &next.0.account) {
+        (Account::Service(one), Account::Service(next)) => one == next,
+        _ => false,
+    };
+    for together in entries.chunk_by(of_one) {
+        let Some((EntryKey { account: Account::Service(service), .. }, ..)) = together.first() else { continue };
+        let cost = costs.versions.entry((index, ModelVersion::of(service))).or_default();
+        together.iter().for_each(|entry| cost.add_own(*entry));
+    }
     for (key, energy, share) in entries {
         let whole = energy.saturating_add(share);
         let Some(ledger) = costs.ledgers.get_mut(index) else { continue };
         match &key.account {
-            Account::Service(service) => {
-                let cost = costs.versions.entry((index, ModelVersion::of(service))).or_default();
-                cost.direct = cost.direct.saturating_add(energy);
-                match (key.purpose, key.component) {
-                    (Purpose::DedicatedIdle, _) => cost.dedicated_idle = cost.dedicated_idle.saturating_add(whole),
-                    (purpose, component) => {
-                        cost.platform = cost.platform.saturating_add(share);
-                        let part = match (component, purpose) {
-                            (Component::Accelerator, Purpose::Base) => &mut cost.accelerator_base,
-                            (Component::Accelerator, _) => &mut cost.accelerator_dynamic,
-                            _ => &mut cost.host,
-                        };
-                        *part = part.saturating_add(energy);
-                        if component == Component::Cpu {
-                            cost.cpu = cost.cpu.saturating_add(energy);
-                        }
-                    }
-                }
-            }
+            Account::Service(_) => {}
             Account::Workload(workload) if workload.engine.is_some() => {
                 ledger.unattributed_inference = ledger.unattributed_inference.saturating_add(whole);
             }

@@ -3,15 +3,19 @@
 //! All quantities are integers that add: a cell of 300 s is the sum of its five of 60 s, and any window is the sum of
 //! its seconds.
 
+mod sum;
+
 use crate::attribution::Measures;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::cmp::Ordering;
 use joulebook_units::series::layer;
 use joulebook_units::{Component, Consumption, CountKind, Layer, Method, Scope, Service, UnixNanos, Window, Workload};
+use sum::{add_all, by_identity};
 
 /// Who a part of the energy belongs to before any allocation.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Account {
     /// A served model version at one counting point.
     Service(Arc<Service>),
@@ -25,6 +29,38 @@ pub enum Account {
     Platform,
     /// Known energy that could be given to nobody.
     Unattributed,
+}
+
+impl Account {
+    /// Place among the kinds of accounts.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Service(_) => 0,
+            Self::Workload(_) => 1,
+            Self::System => 2,
+            Self::PoolIdle => 3,
+            Self::Platform => 4,
+            Self::Unattributed => 5,
+        }
+    }
+}
+
+impl Ord for Account {
+    /// By kind, then by who it is. Cells of one store share who they name, and what is shared is equal: nothing of it is
+    /// compared, which a month of cells would be busy with.
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Service(one), Self::Service(other)) if !Arc::ptr_eq(one, other) => one.cmp(other),
+            (Self::Workload(one), Self::Workload(other)) if !Arc::ptr_eq(one, other) => one.cmp(other),
+            _ => self.rank().cmp(&other.rank()),
+        }
+    }
+}
+
+impl PartialOrd for Account {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What the energy was used for.
@@ -95,6 +131,16 @@ pub struct SourceUse {
     pub gap_low_microjoules: u64,
     /// See `gap_low_microjoules`.
     pub gap_high_microjoules: u64,
+}
+
+impl SourceUse {
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        self.microjoules = self.microjoules.saturating_add(other.microjoules);
+        self.covered_nanos = self.covered_nanos.saturating_add(other.covered_nanos);
+        self.gap_low_microjoules = self.gap_low_microjoules.saturating_add(other.gap_low_microjoules);
+        self.gap_high_microjoules = self.gap_high_microjoules.saturating_add(other.gap_high_microjoules);
+    }
 }
 
 /// What a service did, and every weight an idle policy can ask for.
@@ -176,13 +222,8 @@ impl InputUse {
 
     /// Adds every quantity of `other`.
     pub fn merge(&mut self, other: &Self) {
-        for (source, nanos) in &other.meters {
-            let mine = self.meters.entry(source.clone()).or_default();
-            *mine = mine.saturating_add(*nanos);
-        }
-        for (source, lag) in &other.lags {
-            self.lags.entry(source.clone()).or_default().merge(lag);
-        }
+        add_all(&mut self.meters, &other.meters, Ord::cmp, |mine, other| *mine = mine.saturating_add(*other));
+        add_all(&mut self.lags, &other.lags, Ord::cmp, LagUse::merge);
         self.component_microjoules = self.component_microjoules.saturating_add(other.component_microjoules);
         self.platform_microjoules = self.platform_microjoules.saturating_add(other.platform_microjoules);
         self.bound_microjoules = self.bound_microjoules.saturating_add(other.bound_microjoules);
@@ -195,6 +236,13 @@ impl InputUse {
 pub struct WorkloadUse {
     /// CPU time in nanoseconds.
     pub cpu_nanos: u64,
+}
+
+impl WorkloadUse {
+    /// Adds every quantity of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        self.cpu_nanos = self.cpu_nanos.saturating_add(other.cpu_nanos);
+    }
 }
 
 /// What a consumer had from an upstream of a gateway.
@@ -304,26 +352,11 @@ pub struct Cell {
 impl Cell {
     /// Adds every quantity of `other`.
     pub fn merge(&mut self, other: &Self) {
-        for (key, other) in &other.sources {
-            let mine = self.sources.entry(key.clone()).or_default();
-            mine.microjoules = mine.microjoules.saturating_add(other.microjoules);
-            mine.covered_nanos = mine.covered_nanos.saturating_add(other.covered_nanos);
-            mine.gap_low_microjoules = mine.gap_low_microjoules.saturating_add(other.gap_low_microjoules);
-            mine.gap_high_microjoules = mine.gap_high_microjoules.saturating_add(other.gap_high_microjoules);
-        }
-        for (key, microjoules) in &other.entries {
-            self.add(key.clone(), *microjoules);
-        }
-        for (service, other) in &other.services {
-            self.services.entry(Arc::clone(service)).or_default().merge(other);
-        }
-        for (workload, other) in &other.workloads {
-            let mine = self.workloads.entry(Arc::clone(workload)).or_default();
-            mine.cpu_nanos = mine.cpu_nanos.saturating_add(other.cpu_nanos);
-        }
-        for (of, other) in &other.consumption {
-            self.consumption.entry(Arc::clone(of)).or_default().merge(other);
-        }
+        add_all(&mut self.sources, &other.sources, Ord::cmp, SourceUse::merge);
+        add_all(&mut self.entries, &other.entries, Ord::cmp, |mine, other| *mine = mine.saturating_add(*other));
+        add_all(&mut self.services, &other.services, by_identity, ServiceUse::merge);
+        add_all(&mut self.workloads, &other.workloads, by_identity, WorkloadUse::merge);
+        add_all(&mut self.consumption, &other.consumption, by_identity, ConsumptionUse::merge);
         self.overcount_microjoules = self.overcount_microjoules.saturating_add(other.overcount_microjoules);
         self.input.merge(&other.input);
         self.capacity_core_nanos = self.capacity_core_nanos.saturating_add(other.capacity_core_nanos);

@@ -11,7 +11,7 @@ use crate::allocate::{ModelVersion, VersionCost};
 use crate::cell::{ConsumptionUse, ServiceUse};
 use crate::operational::CompensatedSum;
 use crate::share::largest_remainder;
-use crate::totals::{Carbon, Totals, Unrated, VersionTotals};
+use crate::totals::{Carbon, MeterErrors, Totals, Unrated, VersionTotals};
 use crate::uncertainty::Deviations;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -253,6 +253,7 @@ fn portion(whole: &VersionTotals, cost: VersionCost, simulated: VersionCost, wei
         deviations.add(source, deviation, share);
     }
     let carbon = Carbon {
+        meters: MeterErrors::default(),
         operational: scaled(whole.carbon.operational),
         embodied: scaled(whole.carbon.embodied),
         joint: scaled(whole.carbon.joint),

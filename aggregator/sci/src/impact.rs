@@ -6,7 +6,7 @@
 
 use crate::allocate::{ModelVersion, NodeSlot};
 use crate::operational::{CompensatedSum, facility};
-use crate::totals::{Level, SiteFactors, SlotTerm, deviate_energy, gap_energy};
+use crate::totals::{Level, MeterErrors, SiteFactors, SlotTerm, gap_energy};
 use crate::uncertainty::{Deviations, LIFESPAN};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -97,6 +97,7 @@ pub struct ImpactTotals {
     /// Most that declared gaps can add.
     gap_high: CompensatedSum,
     deviations: Deviations,
+    meters: MeterErrors,
     /// Where factors come from.
     pub sources: BTreeSet<String>,
 }
@@ -177,14 +178,14 @@ impl Impacts {
                 };
                 totals.known_j.entry(part).or_default().add(it.0);
                 totals.add(part, (amount, term.joint_share), factor);
-                let deviations = &mut totals.deviations;
+                let ImpactTotals { deviations, meters, .. } = totals;
                 match part {
                     ImpactPart::Site => {
-                        deviate_energy(deviations, node, Level::Facility, amount);
+                        meters.deviate(deviations, node, Level::Facility, amount);
                         totals.gap_high.add(Joules(gap).to_kwh() * factor.value);
                     }
                     ImpactPart::Electricity => {
-                        deviate_energy(deviations, node, Level::Facility, amount);
+                        meters.deviate(deviations, node, Level::Facility, amount);
                         deviations.add(&site.pue_source, amount, site.pue_half_width);
                         totals.gap_high.add(facility(Joules(gap), site.pue).to_kwh() * factor.value);
                     }

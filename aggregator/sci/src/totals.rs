@@ -1,16 +1,19 @@
 //! Totals of a window: allocated slots × factors, added up per model version and per node.
 
+mod meter;
+
+pub(crate) use meter::MeterErrors;
+
 use crate::allocate::{IdleRule, IdleScope, Ledger, ModelVersion, NodeSlot, SlotCosts, VersionCost, allocate};
-use crate::cell::{Cell, Flags, SourceKey};
+use crate::cell::{Cell, Flags};
 use crate::operational::{CompensatedSum, facility, operational};
 use crate::phase::Phases;
 use crate::uncertainty::{Deviations, LIFESPAN};
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use joulebook_units::{GramsCo2ePerKwh, Joules, Method, Microjoules, Pue, Service};
+use joulebook_units::{GramsCo2ePerKwh, Joules, Microjoules, Pue, Service};
 
 /// Boundary level (methodology A.2); each contains the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +97,8 @@ pub struct Carbon {
     pub gap_high: CompensatedSum,
     /// Deviations by source of error, of the joint part.
     pub deviations: Deviations,
+    /// Where the deviations of each node's meters stand.
+    pub(crate) meters: MeterErrors,
     /// Energy in joules at the asked level by the origin of its intensity.
     pub rated: BTreeMap<usize, CompensatedSum>,
     /// Energy without an intensity.
@@ -213,8 +218,15 @@ impl Totals {
         for ((index, version), cost) in &costs.versions {
             let (Some(node), Some(site)) = (nodes.get(*index), factors.get(*index)) else { continue };
             let share = joint.get(version).copied().unwrap_or(1.0);
-            let totals = self.versions.entry(version.clone()).or_default();
-            terms.entry(version.clone()).or_default().push(totals.add(*index, node, site, cost, self.level, share));
+            if !self.versions.contains_key(version) {
+                self.versions.insert(version.clone(), VersionTotals::default());
+            }
+            let Some(totals) = self.versions.get_mut(version) else { continue };
+            let term = totals.add(*index, node, site, cost, self.level, share);
+            match terms.get_mut(version) {
+                Some(known) => known.push(term),
+                None => drop(terms.insert(version.clone(), alloc::vec![term])),
+            }
             totals.scopes.extend(costs.scopes.iter().copied());
         }
         terms
@@ -239,11 +251,18 @@ impl Totals {
             for service in node.cell.services.keys() {
                 let version = self.versions.entry(ModelVersion::of(service)).or_default();
                 version.services.insert(Arc::clone(service));
-                version.served_on.insert(node.node.clone());
+                insert(&mut version.served_on, &node.node);
             }
             let totals = self.nodes.entry(node.node.clone()).or_default();
             totals.allocated = charged.fold(totals.allocated, |sum, (_, cost)| sum.saturating_add(cost.with_idle()));
         }
+    }
+}
+
+/// Inserts a name, which is copied only where it is new.
+fn insert(names: &mut BTreeSet<String>, name: &String) {
+    if !names.contains(name) {
+        names.insert(name.clone());
     }
 }
 
@@ -263,7 +282,7 @@ impl VersionTotals {
         if node.simulated {
             self.simulated.merge(cost);
         }
-        self.nodes.insert(node.node.clone());
+        insert(&mut self.nodes, &node.node);
         self.flags.insert(node.cell.flags);
         let energy = Microjoules(level.energy(cost));
         let whole = facility(Microjoules(cost.with_idle()).to_joules(), site.pue);
@@ -331,7 +350,8 @@ impl Carbon {
 
     /// Books the deviations of one term.
     fn deviate(&mut self, node: &NodeSlot, site: &SiteFactors, level: Level, operational: f64, embodied: f64) {
-        deviate_energy(&mut self.deviations, node, level, operational);
+        let Self { deviations, meters, .. } = self;
+        meters.deviate(deviations, node, level, operational);
         if level == Level::Facility {
             self.deviations.add(&site.pue_source, operational, site.pue_half_width);
             self.deviations.add(&site.embodied_source, embodied, site.embodied_half_width);
@@ -353,34 +373,6 @@ impl Carbon {
     }
 }
 
-/// Books the deviations of an amount that is proportional to energy of a node at a level.
-#[allow(clippy::cast_precision_loss, reason = "a ratio")]
-pub(crate) fn deviate_energy(deviations: &mut Deviations, node: &NodeSlot, level: Level, amount: f64) {
-    for (source, share) in energy_shares(&node.cell) {
-        let half_width = f64::from(source.uncertainty_permille) / 1e3;
-        let term = amount * share;
-        if source.method == Method::Estimated {
-            // Every node runs the same model: its error does not average out.
-            deviations.add(&format!("model:{}", source.id), term, half_width);
-        } else {
-            // One part of a sensor's error is its own, the other that of its kind; together they are the whole.
-            let half_width = half_width * core::f64::consts::FRAC_1_SQRT_2;
-            deviations.add(&format!("sensor:{}:{}", node.node, source.id), term, half_width);
-            deviations.add(&format!("sensor-kind:{}", source.collector), term, half_width);
-        }
-    }
-    if level >= Level::Host {
-        // Power supplies are alike everywhere, while each meter and each model errs on its own.
-        let input = &node.cell.input;
-        let share = input.bound_microjoules as f64 / node.cell.total_microjoules().max(1) as f64;
-        if node.cell.flags.contains(Flags::PSU_ESTIMATED) {
-            deviations.add("psu_efficiency", amount, share);
-        } else {
-            deviations.add(&format!("platform:{}", node.node), amount, share);
-        }
-    }
-}
-
 /// Most energy in joules that the node's declared gaps hold, in proportion to `energy` µJ of the node's.
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
 pub(crate) fn gap_energy(cell: &Cell, energy: u64) -> f64 {
@@ -391,14 +383,6 @@ pub(crate) fn gap_energy(cell: &Cell, energy: u64) -> f64 {
         return 0.0;
     }
     Microjoules(high).to_joules().0 * (energy as f64 / total as f64)
-}
-
-/// Component sources of a cell with their parts of its energy, Σ = 1 where there is any.
-#[allow(clippy::cast_precision_loss, reason = "a ratio")]
-fn energy_shares(cell: &Cell) -> impl Iterator<Item = (&SourceKey, f64)> {
-    let total = cell.component_microjoules().max(1) as f64;
-    let components = cell.sources.iter().filter(|(key, _)| key.is_part());
-    components.map(move |(key, source)| (key, source.microjoules as f64 / total))
 }
 
 /// Part of each version's own energy in a slot for which its counts are known. A version that used none has no entry.

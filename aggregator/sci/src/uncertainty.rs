@@ -3,6 +3,7 @@
 use crate::operational::CompensatedSum;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 /// Name of the table of half-widths that intervals rest on.
 pub const PROFILE: &str = "joulebook-default/1";
@@ -19,23 +20,39 @@ pub const TRAINING_UNITS: f64 = 0.50;
 
 /// Deviations by source of error, in the unit of the total.
 #[derive(Debug, Clone, Default)]
-pub struct Deviations(BTreeMap<String, CompensatedSum>);
+pub struct Deviations {
+    /// Where the sum of each source of error stands.
+    places: BTreeMap<String, usize>,
+    sums: Vec<CompensatedSum>,
+}
 
 impl Deviations {
     /// Adds a term `value` that a source of error touches with the relative half-width `half_width`.
     pub fn add(&mut self, source: &str, value: f64, half_width: f64) {
-        if let Some(sum) = self.0.get_mut(source) {
-            sum.add(value * half_width);
-            return;
+        let place = self.place(source);
+        self.add_at(place, value, half_width);
+    }
+
+    /// Where the sum of a source of error stands, for terms that come in their thousands.
+    pub(crate) fn place(&mut self, source: &str) -> usize {
+        if let Some(place) = self.places.get(source) {
+            return *place;
         }
-        let mut sum = CompensatedSum::default();
-        sum.add(value * half_width);
-        self.0.insert(String::from(source), sum);
+        self.places.insert(String::from(source), self.sums.len());
+        self.sums.push(CompensatedSum::default());
+        self.sums.len() - 1
+    }
+
+    /// [`Deviations::add`] to the sum at a place.
+    pub(crate) fn add_at(&mut self, place: usize, value: f64, half_width: f64) {
+        if let Some(sum) = self.sums.get_mut(place) {
+            sum.add(value * half_width);
+        }
     }
 
     /// Half-width of the 95 % interval without gaps: root of the squares of the sources' deviations.
     pub fn half_width(&self) -> f64 {
-        libm::sqrt(self.0.values().fold(0.0, |sum, deviation| sum + deviation.get() * deviation.get()))
+        libm::sqrt(self.by_source().fold(0.0, |sum, (_, deviation)| sum + deviation * deviation))
     }
 
     /// 95 % interval around `value`; gap bounds widen it linearly, and the lower end is never below 0.
@@ -46,7 +63,8 @@ impl Deviations {
 
     /// Deviation of each source.
     pub fn by_source(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.0.iter().map(|(source, deviation)| (source.as_str(), deviation.get()))
+        let of = |place: &usize| self.sums.get(*place).map_or(0.0, |sum| sum.get());
+        self.places.iter().map(move |(source, place)| (source.as_str(), of(place)))
     }
 }
 

@@ -134,9 +134,10 @@ impl<'a> Gathered<'a> {
         };
         let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
+        let nodes = book.nodes();
         let mut gathered = Self {
             book,
-            stored: Stored::new(book),
+            stored: Stored::new(book, nodes.len()),
             known: Arc::clone(factors),
             window,
             resolution_seconds,
@@ -147,7 +148,7 @@ impl<'a> Gathered<'a> {
             models: RefCell::default(),
             now,
         };
-        for mut record in book.nodes() {
+        for mut record in nodes {
             let labels = labels.of(&record.inventory.node).map(|told| &told.node_labels).unwrap_or(&unlabelled);
             let placement = &mut record.inventory.placement;
             placement.site = placement.site.take().or_else(|| factors.site_by_labels(labels));

@@ -2,10 +2,10 @@ mod calibration;
 
 use super::*;
 use crate::allocate::IdlePolicy;
-use crate::cell::{Account, EntryKey, Purpose, ServiceUse};
+use crate::cell::{Account, EntryKey, Purpose, ServiceUse, SourceKey};
 use crate::sample;
 use alloc::string::ToString;
-use joulebook_units::{Component, CountKind};
+use joulebook_units::{Component, CountKind, Method};
 
 fn service(version: &str) -> Arc<Service> {
     Arc::new(Service { workload: Some(version.to_string()), ..sample::service(version) })
