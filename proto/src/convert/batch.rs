@@ -9,7 +9,9 @@ use crate::telemetry;
 use bytes::Bytes;
 use joulebook_units::{Batch, BootId, BootNanos, Column, EnergyGap, Microjoules, Point, UnixNanos};
 use prost::Message;
-use std::io::Read;
+use std::cell::RefCell;
+use std::io;
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 /// Most bytes of a payload, compressed and decompressed.
 pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
@@ -19,6 +21,8 @@ const MAX_COLUMNS: usize = Batch::MAX_SAMPLES;
 const COMPRESSION_LEVEL: i32 = 3;
 /// 2^20: no frame of the contract needs a window larger than what it may hold.
 const MAX_WINDOW_LOG: u32 = 20;
+/// How much larger a batch is than its frame, mostly.
+const EXPECTED_RATIO: usize = 4;
 
 /// A batch as it is stored and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,22 +254,55 @@ fn gap_from_wire(gap: &telemetry::EnergyGap) -> Result<EnergyGap, ConvertError> 
     Ok(gap)
 }
 
+thread_local! {
+    /// Makes the frames of a thread whole again, one after the other: to make a decoder takes longer than a batch, and as much
+    /// memory as a window at most.
+    static DECODER: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
+}
+
 /// Decompresses exactly one frame of at most 1 MiB.
 fn decompress(payload: &[u8]) -> Result<Vec<u8>, ConvertError> {
-    let limit = ConvertError::Limit { what: "bytes of a payload", limit: MAX_PAYLOAD_BYTES };
     if payload.len() > MAX_PAYLOAD_BYTES {
-        return Err(limit);
+        return Err(ConvertError::Limit { what: "bytes of a payload", limit: MAX_PAYLOAD_BYTES });
     }
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(ConvertError::Compression)?;
-    decoder.window_log_max(MAX_WINDOW_LOG).map_err(ConvertError::Compression)?;
-    let mut decoder = decoder.single_frame();
-    let mut serialized = Vec::new();
-    let bound = u64::try_from(MAX_PAYLOAD_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    Read::by_ref(&mut decoder).take(bound).read_to_end(&mut serialized).map_err(ConvertError::Compression)?;
-    if serialized.len() > MAX_PAYLOAD_BYTES {
-        return Err(limit);
+    DECODER.with_borrow_mut(|kept| {
+        // What a frame that failed left behind is forgotten.
+        let decoder = match kept {
+            Some(decoder) => {
+                decoder.reinit().map_err(ConvertError::Compression)?;
+                decoder
+            }
+            None => {
+                let mut decoder = Decoder::new().map_err(ConvertError::Compression)?;
+                decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG)).map_err(ConvertError::Compression)?;
+                kept.insert(decoder)
+            }
+        };
+        frame(decoder, payload)
+    })
+}
+
+/// What the only frame of a payload holds.
+fn frame(decoder: &mut Decoder<'static>, payload: &[u8]) -> Result<Vec<u8>, ConvertError> {
+    let mut serialized = Vec::with_capacity(payload.len().saturating_mul(EXPECTED_RATIO).clamp(64, MAX_PAYLOAD_BYTES));
+    let mut input = InBuffer::around(payload);
+    loop {
+        let (read, written) = (input.pos(), serialized.len());
+        let mut output = OutBuffer::around_pos(&mut serialized, written);
+        let left = decoder.run(&mut input, &mut output).map_err(ConvertError::Compression)?;
+        if serialized.len() > MAX_PAYLOAD_BYTES {
+            return Err(ConvertError::Limit { what: "bytes of a payload", limit: MAX_PAYLOAD_BYTES });
+        }
+        if left == 0 {
+            break;
+        }
+        if serialized.len() == serialized.capacity() {
+            serialized.reserve(serialized.len());
+        } else if (input.pos(), serialized.len()) == (read, written) {
+            return Err(ConvertError::Compression(io::ErrorKind::UnexpectedEof.into()));
+        }
     }
-    if !decoder.finish().is_empty() {
+    if input.pos() < payload.len() {
         return Err(refuse("Record.payload", "one Zstandard frame and nothing after it"));
     }
     Ok(serialized)

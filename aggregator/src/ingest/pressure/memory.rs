@@ -62,8 +62,13 @@ pub(in crate::ingest) async fn watch(pressure: Pressure, waiting: Waiting) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let (was, waits) = (pressure.is(Cause::Memory), waiting.any());
+        // The kernel takes longer to tell than a live agent's record takes: it is asked only where that decides something.
+        if !was && !waits {
+            continue;
+        }
         let Some(used) = used(proc) else { continue };
-        pressure.set(Cause::Memory, is_pressing(pressure.is(Cause::Memory), used, limit, waiting.any()));
+        pressure.set(Cause::Memory, is_pressing(was, used, limit, waits));
     }
 }
 

@@ -39,6 +39,8 @@ const ORDERS: usize = 3;
 const REGISTERS: [u8; 2] = [14, 16];
 /// After so many microjoules the readings of a register of either unit repeat: 10⁶ = 2⁶ · 15,625.
 const PERIOD: u64 = 15_625;
+/// Of so many steps of a register at most one is no difference of readings: over a wrap something is added.
+const MOST_OFF: usize = 8;
 /// Numbers of a register between two of its wraps, on average at least.
 const LEAST_SPAN: usize = 64;
 
@@ -263,13 +265,13 @@ fn reading(bits: u8, microjoules: u64) -> Option<u64> {
 type Register = (u8, Vec<(usize, u64)>, Vec<u64>);
 
 fn register(bits: u8, numbers: &[u64]) -> Option<Register> {
-    if numbers.len() < LEAST_PACKED {
+    if numbers.len() < LEAST_PACKED || !may_be_register(bits, numbers) {
         return None;
     }
     let mut spans: Vec<(usize, u64)> = Vec::new();
     let mut start = 0;
     while start < numbers.len() {
-        if spans.len() > numbers.len() / LEAST_SPAN {
+        if spans.len() > 1 + start / LEAST_SPAN {
             return None;
         }
         let (shift, length) = longest(bits, &numbers[start..])?;
@@ -289,6 +291,17 @@ fn register(bits: u8, numbers: &[u64]) -> Option<Register> {
         }
     }
     Some((bits, spans, readings))
+}
+
+/// Whether most of the first steps are such as between two readings: a microjoule or less from a whole number of the unit,
+/// whatever the shift. Looking for the shift takes long, and nearly every sequence is of something else.
+fn may_be_register(bits: u8, numbers: &[u64]) -> bool {
+    let first = &numbers[..numbers.len().min(LEAST_SPAN + 1)];
+    let off = |pair: &&[u64]| {
+        let part = (u128::from(pair[1].abs_diff(pair[0])) << bits) % 1_000_000;
+        part.min(1_000_000 - part) > 1 << bits
+    };
+    first.windows(2).filter(off).count() <= first.len() / MOST_OFF
 }
 
 /// The shift that makes most of the first numbers readings of the register, and how many.

@@ -189,6 +189,17 @@ fn a_second_frame_or_a_cut_one_is_refused() {
 }
 
 #[test]
+fn a_frame_that_failed_leaves_nothing_behind_for_the_next_one() {
+    let good = compressed(&valid());
+    let expected = decode_batch(&good).expect("read");
+    let bomb = zstd::bulk::compress(&vec![0; 64 << 20], COMPRESSION_LEVEL).expect("compresses");
+    for bad in [&good[..good.len() - 1], &good[..3], &[], &bomb, &[good.clone(), good.clone()].concat(), b"no frame"] {
+        assert!(decode_batch(bad).is_err());
+        assert_eq!(decode_batch(&good).expect("read after a bad one"), expected);
+    }
+}
+
+#[test]
 fn a_value_that_cannot_be_costs_its_batch_nothing() {
     let mut batch = decode_batch(&compressed(&valid())).expect("valid");
     batch.columns[0].points[2].value = u64::MAX;
