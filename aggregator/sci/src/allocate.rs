@@ -366,7 +366,7 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, Su
     if let Some(ledger) = costs.ledgers.get_mut(index) {
         ledger.unattributed = ledger.unattributed.saturating_add(left);
     }
-    for (service, used) in &node.cell.services {
+    for (service, used) in node.cell.counted_services() {
         costs.versions.entry((index, ModelVersion::of(service))).or_default().used.merge(used);
     }
     (idle, support)
@@ -382,7 +382,7 @@ fn book_embodied(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> f64 {
     if capacity == 0 {
         return node.embodied_g;
     }
-    for (service, used) in &node.cell.services {
+    for (service, used) in node.cell.counted_services() {
         let share = kind.reserved(used) as f64 / capacity as f64;
         costs.versions.entry((index, ModelVersion::of(service))).or_default().embodied_g += node.embodied_g * share;
     }

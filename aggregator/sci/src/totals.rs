@@ -236,7 +236,7 @@ impl Totals {
                 totals.ledger.unattributed = totals.ledger.unattributed.saturating_add(ledger.unattributed);
             }
             let charged = costs.versions.iter().filter(|((other, _), _)| *other == index);
-            for service in node.cell.services.keys() {
+            for (service, _) in node.cell.counted_services() {
                 let version = self.versions.entry(ModelVersion::of(service)).or_default();
                 version.services.insert(Arc::clone(service));
                 version.served_on.insert(node.node.clone());
