@@ -308,6 +308,7 @@ impl VersionCost {
         }
         self.embodied_g += other.embodied_g;
         self.embodied_idle_g += other.embodied_idle_g;
+        self.embodied_support_g += other.embodied_support_g;
         self.used.merge(&other.used);
     }
 }
