@@ -244,6 +244,11 @@ impl Sources {
         self.devices.iter_mut().for_each(Nvml::read_last);
     }
 
+    /// Power limit of a device in mW that holds now; `None` where it is not known.
+    pub fn power_limit(&self, device: &str) -> Option<u64> {
+        self.devices.iter().find_map(|devices| devices.power_limit(device))
+    }
+
     /// Use of the accelerators since the last call.
     pub fn device_use(&mut self) -> Vec<DeviceUse> {
         self.devices.iter_mut().flat_map(Nvml::device_use).collect()

@@ -48,6 +48,8 @@ pub struct Pod {
     pub addresses: BTreeSet<IpAddr>,
     /// Image digests by container id.
     images: BTreeMap<String, String>,
+    /// Images by their names and tags, by container id.
+    named: BTreeMap<String, String>,
 }
 
 impl Directory {
@@ -70,14 +72,20 @@ impl Directory {
 
 impl Pod {
     fn from_wire(pod: WirePod) -> Self {
-        let images = pod.containers.into_iter().filter_map(|one| Some((one.container_id?, one.image_digest?)));
+        let (mut images, mut named) = (BTreeMap::new(), BTreeMap::new());
+        for container in pod.containers {
+            let Some(id) = container.container_id else { continue };
+            images.extend(container.image_digest.map(|digest| (id.clone(), digest)));
+            named.extend(container.image.filter(|image| is_usable(image)).map(|image| (id, image)));
+        }
         Self {
             namespace: pod.namespace,
             name: pod.name,
             labels: cut(pod.labels),
             annotations: cut(pod.annotations),
             addresses: pod.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
-            images: images.collect(),
+            images,
+            named,
         }
     }
 
@@ -93,10 +101,21 @@ impl Pod {
 
     /// The version that the image of a container stands for: `image:` and 12 hexadecimal digits.
     pub fn image_version(&self, container: Option<&str>) -> Option<String> {
-        let digest = self.images.get(container?)?;
+        let container = container?;
+        // A pod may ask for an image by its digest.
+        let asked = || self.named.get(container)?.split_once('@').map(|(_, digest)| digest);
+        let digest = self.images.get(container).map(String::as_str).or_else(asked)?;
         let hex = digest.rsplit(':').next()?;
         let usable = hex.len() >= IMAGE_DIGITS && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         usable.then(|| format!("image:{}", hex.chars().take(IMAGE_DIGITS).collect::<String>()))
+    }
+
+    /// The tag of the image that a container was asked to run, if it is a version. Weak: whoever has the registry moves it.
+    pub fn image_tag(&self, container: Option<&str>, is_version: impl Fn(&str) -> bool) -> Option<String> {
+        let name = self.named.get(container?)?.split('@').next()?;
+        // Before the last slash a colon stands before a port.
+        let (_, tag) = name.rsplit('/').next()?.rsplit_once(':')?;
+        is_version(tag).then(|| tag.to_owned())
     }
 
     /// The service group that it works in: pods of one group on other nodes have the same labels.
@@ -115,10 +134,12 @@ impl Pod {
 }
 
 fn cut(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let usable = |(key, value): &(String, String)| {
-        key.len() <= MOST_BYTES && value.len() <= MOST_BYTES && !value.chars().any(char::is_control)
-    };
+    let usable = |(key, value): &(String, String)| key.len() <= MOST_BYTES && is_usable(value);
     labels.into_iter().take(MOST_LABELS).filter(usable).collect()
+}
+
+fn is_usable(text: &str) -> bool {
+    text.len() <= MOST_BYTES && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -157,6 +178,26 @@ mod tests {
         assert_eq!(known.image_version(Some(&"c".repeat(64))).as_deref(), Some("image:abababababab"));
         assert_eq!((known.image_version(Some("other")), known.image_version(None)), (None, None));
         assert_eq!(known.addresses.len(), 1);
+    }
+
+    #[test]
+    fn an_images_tag_is_what_stands_behind_its_name_and_a_digest_asked_for_is_one() {
+        let of = |image: &str| {
+            let mut wire = pod(&[]);
+            wire.containers[0].image_digest = None;
+            wire.containers[0].image = Some(image.to_owned());
+            let pod = Pod::from_wire(wire);
+            let id = "c".repeat(64);
+            (pod.image_tag(Some(&id), |tag| tag != "latest"), pod.image_version(Some(&id)))
+        };
+        let tag = |tag: &str| (Some(tag.to_owned()), None);
+        assert_eq!(of("registry.example:5000/llm/vllm:v0.9.1"), tag("v0.9.1"));
+        assert_eq!(of("vllm:2"), tag("2"));
+        for none in ["registry.example:5000/llm/vllm", "vllm", "vllm:latest", "", "a:b\n"] {
+            assert_eq!(of(none), (None, None), "{none}");
+        }
+        let digest = format!("vllm:2@sha256:{}", "ab".repeat(32));
+        assert_eq!(of(&digest), (Some("2".to_owned()), Some("image:abababababab".to_owned())));
     }
 
     #[test]

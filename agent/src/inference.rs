@@ -45,6 +45,11 @@ pub use push::{Desks, MeterDesk, SpanDesk};
 pub use socket::ProcessId;
 pub use target::{Target, TargetConfig, TargetError};
 
+/// Whether a target is a process that tells of itself: no page is read there.
+pub fn tells_itself(target: &str) -> bool {
+    [push::NAME, otlp::NAME].iter().any(|way| target.strip_prefix(way).is_some_and(|rest| rest.starts_with('/')))
+}
+
 /// Samples that may wait before the scrapes wait for whoever takes them.
 const SAMPLES: usize = 1024;
 /// USER_HZ on every Linux of today.

@@ -28,6 +28,7 @@ pub mod part;
 pub mod proc;
 mod service;
 mod table;
+mod told;
 
 use id::{group_id, id_of_path, key_of, row_id};
 use membership::Membership;
@@ -126,6 +127,8 @@ pub struct Workloads {
     cgroups_refused: Vec<PathBuf>,
     meters: Meters,
     together: Together,
+    /// Processes that tell of themselves inside a server whose page is read, and that server.
+    within: BTreeMap<Key, Key>,
 }
 
 #[derive(Debug, Clone)]
@@ -201,6 +204,7 @@ impl Workloads {
             cgroups_refused: Vec::new(),
             meters: Meters::default(),
             together: Together::default(),
+            within: BTreeMap::new(),
         }
     }
 
@@ -418,10 +422,12 @@ impl Workloads {
 
     /// Keeps the inference servers whose process lives.
     fn remember(&mut self, groups: &[InferenceGroup], used: &BTreeMap<Key, Used>) {
-        for group in groups {
-            self.inference.insert((group.pid, group.start_ticks), group.clone());
+        self.within = self.within_pages(groups, used);
+        let is_within = |group: &InferenceGroup| told::tells(group) && self.within.contains_key(&told::key(group));
+        for group in groups.iter().filter(|group| !is_within(group)) {
+            self.inference.insert(told::key(group), group.clone());
         }
-        self.inference.retain(|key, _| used.contains_key(key));
+        self.inference.retain(|key, group| used.contains_key(key) && !is_within(group));
     }
 
     /// Inference servers that stand for a whole group (path), and those that are told apart by process (`None`).
@@ -518,7 +524,9 @@ impl Workloads {
         remembered
             .chain(groups)
             .filter_map(|group| {
-                let whole = self.whole(&(group.pid, group.start_ticks), hosts)?;
+                let key = told::key(group);
+                let server = self.within.get(&key).filter(|_| told::tells(group)).unwrap_or(&key);
+                let whole = self.whole(server, hosts)?;
                 Some((group.target.clone(), whole))
             })
             .collect()

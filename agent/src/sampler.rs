@@ -97,6 +97,8 @@ pub struct Sampler {
     devices: Devices,
     /// Workloads of the processes that hold devices, as of the last sample of workloads.
     device_users: BTreeMap<i32, String>,
+    /// Counts that wait for the first list of those on the devices.
+    waiting: Vec<CountSample>,
     part_ids: BTreeMap<(String, PartName), String>,
     busy_permille: Option<u64>,
     busy: Busy,
@@ -157,6 +159,7 @@ impl Sampler {
             workload_ids: BTreeMap::new(),
             devices: Devices::default(),
             device_users: BTreeMap::new(),
+            waiting: Vec::new(),
             part_ids: BTreeMap::new(),
             busy_permille: None,
             busy: Busy::default(),
@@ -224,7 +227,7 @@ impl Sampler {
         if let Some(sample) = sample {
             self.workloads(now, sample);
         }
-        counts.into_iter().for_each(|sample| self.count(sample));
+        self.counts(counts);
         self.idle(now);
         self.rows += 1;
         self.last_row = Some(now);
@@ -236,6 +239,7 @@ impl Sampler {
 
     /// Takes the last row, with all that is known by then, and closes the open batch.
     pub fn finish(&mut self) -> Vec<Flush> {
+        self.devices.wait_no_more();
         self.parts.sources.read_last();
         let mut flushes = self.tick();
         flushes.extend(self.close());

@@ -310,6 +310,7 @@ fn count(kind: CountKind) -> String {
         CountKind::Workflows => "workflows",
         CountKind::StoredRequests => "stored_requests",
         CountKind::StoredTokens => "stored_tokens",
+        CountKind::ResidentByteSeconds => "resident_byte_seconds",
         CountKind::LatencyWithin(u64::MAX) => "latency_known",
         CountKind::LatencyWithin(nanos) => return format!("latency_within_{nanos}_ns"),
         CountKind::PromptWithin(u64::MAX) => "prompt_known",

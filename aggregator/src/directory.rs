@@ -1,7 +1,7 @@
 //! What runs on which node, from a file: each agent is told the pods of its own node, whole, whenever they change.
 //!
 //! The file is TOML: a table `[node.NAME]` with `labels`, and for each pod `[[node.NAME.pod]]` with `uid`, `namespace`,
-//! `name`, `labels`, `annotations`, `addresses`, and `[[node.NAME.pod.container]]` with `name`, `id`, `image_digest`,
+//! `name`, `labels`, `annotations`, `addresses`, and `[[node.NAME.pod.container]]` with `name`, `id`, `image`, `image_digest`,
 //! `cpu_request_millicores`, `memory_request_bytes`. On bare metal the labels of nodes alone are of use.
 
 use crate::config::{ConfigError, read_toml};
@@ -129,6 +129,7 @@ struct ContainerEntry {
     #[serde(default)]
     name: String,
     id: Option<String>,
+    image: Option<String>,
     image_digest: Option<String>,
     cpu_request_millicores: Option<u64>,
     memory_request_bytes: Option<u64>,
@@ -139,6 +140,7 @@ impl Node {
         let container = |one: ContainerEntry| PodContainer {
             name: one.name,
             container_id: one.id,
+            image: one.image,
             image_digest: one.image_digest,
             cpu_request_millicores: one.cpu_request_millicores,
             memory_request_bytes: one.memory_request_bytes,

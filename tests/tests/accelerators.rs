@@ -181,6 +181,36 @@ fn energy_of_gpus_goes_to_the_versions_that_hold_and_use_them() {
     assert!(close(grams(0) / grams(1), 1.5 / 1.25), "{} and {}", grams(0), grams(1));
 }
 
+#[test]
+fn the_power_limit_that_holds_for_its_gpus_is_a_part_of_a_servers_set_up() {
+    let (installation, _aggregator) = Installation::start().unwrap();
+    let simulator = Simulator::start("l40s-4gpu", &installation.folder().join("node")).unwrap();
+    let [mut one, _, _, mut two] = servers(free_ports().unwrap());
+    (one.version, two.version) = ("1", "1");
+    let servers = [one, two];
+    servers.iter().for_each(|server| simulator.serve(server).unwrap());
+    let config =
+        simulator.agent_config(&installation.connection("simulated"), &installation.spool(), &servers).unwrap();
+    let path = installation.folder().join("agent.toml");
+    // Of the last server the configuration knows better.
+    std::fs::write(&path, config + "serving = { power_limit_watts = 200.0 }\n").unwrap();
+    let mut agent =
+        Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
+    agent.wait_for(AGENT_READY).unwrap();
+    wait_for_gpus(&installation);
+    let begin = now().unwrap();
+    std::thread::sleep(WARM_UP);
+    let end = now().unwrap();
+    assert!(agent.stop().unwrap().success(), "{}", agent.said());
+    let page = installation.ask(&["sci", "--from", &begin, "--to", &end]).unwrap();
+    let answers = page["answers"].as_array().unwrap();
+    let under = |limit: &str| {
+        let limit = format!("power_limit_milliwatts={limit}");
+        answers.iter().filter(|answer| answer["operating"].to_string().contains(&limit)).count()
+    };
+    assert_eq!((answers.len(), under("350000"), under("200000")), (2, 1, 1), "two set-ups of a version: {page}");
+}
+
 /// µJ of one watt over the time in which energy is known, from the energy of all GPUs.
 fn energy_a_watt(gpus: &Value) -> f64 {
     gpus["total_microjoules"].as_f64().unwrap() / (at_work(500.0) + LOADED_W + at_work(300.0) + EMPTY_W)

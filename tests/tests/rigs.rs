@@ -9,6 +9,8 @@
 
 #[path = "rigs/groups.rs"]
 mod groups;
+#[path = "rigs/peers.rs"]
+mod peers;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -205,6 +205,11 @@ impl Nvml {
         self.gpus.contains_key(device)
     }
 
+    /// Power limit of a GPU in mW that holds now.
+    pub fn power_limit(&self, device: &str) -> Option<u64> {
+        self.gpus.get(device)?.power_limit()
+    }
+
     /// Power of a GPU with nothing resident, as configured or from a table.
     pub fn stated_idle(&self, device: &str) -> Option<Idle> {
         let configured = self.idle.map(|power| (power, IdleOrigin::Configured));

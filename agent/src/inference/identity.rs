@@ -1,7 +1,7 @@
 //! Which model and version a target serves. First hit wins, and the answer says which rule it was:
 //! configuration → label of the page → the mapping's static name → the engine's own endpoints → the weights file that
 //! the process maps → labels of the pod → command line, environment and files of the process → the weights' fingerprint →
-//! the container's image. A word that is no version ("default") is as good as none.
+//! the container's image, by digest or else by tag. A word that is no version ("default") is as good as none.
 //!
 //! The version is a name; the fingerprint is what it stands for. A name that is given other weights is another version from
 //! then on, whoever gave the name.
@@ -58,6 +58,8 @@ pub struct PodFacts {
     pub version: Option<String>,
     /// What the container's image stands for.
     pub image: Option<String>,
+    /// Tag of the container's image.
+    pub image_tag: Option<String>,
     /// The service group.
     pub group: Option<String>,
 }
@@ -111,7 +113,8 @@ impl Served {
         let of_process = || Some((self.process.version.clone()?, VersionSource::Process));
         let of_file = || weights.map(|weights| (short(&weights.header.fingerprint), weights.source));
         let of_image = || Some((self.pod.image.clone()?, VersionSource::Image));
-        in_file.or_else(of_pod).or_else(of_process).or_else(of_file).or_else(of_image)
+        let of_tag = || Some((self.pod.image_tag.clone()?, VersionSource::ImageTag));
+        in_file.or_else(of_pod).or_else(of_process).or_else(of_file).or_else(of_image).or_else(of_tag)
     }
 
     /// What names the weights by their content; without it the image, whose weights may be inside.
@@ -231,6 +234,7 @@ fn pod(places: &Places, process: ProcessId, labels: &[String]) -> PodFacts {
     PodFacts {
         version: pod.version(labels, is_version),
         image: pod.image_version(identity.container_id.as_deref()),
+        image_tag: pod.image_tag(identity.container_id.as_deref(), is_version),
         group: pod.group(),
     }
 }
@@ -372,7 +376,12 @@ mod tests {
             version: Some("engine".into()),
             weights: Some(Weights::of(header(Some("tiny"), Some("file")), VersionSource::Process)),
             process: ProcessFacts { version: Some("process".into()), is_denied: true, ..ProcessFacts::default() },
-            pod: PodFacts { version: Some("pod".into()), image: Some("image:ab".into()), group: Some("g".into()) },
+            pod: PodFacts {
+                version: Some("pod".into()),
+                image: Some("image:ab".into()),
+                image_tag: Some("0.9".into()),
+                group: Some("g".into()),
+            },
             ..Served::default()
         };
         let page = PageIdentity { model: None, version: PageVersion::Untold, consumer: None };
@@ -388,6 +397,7 @@ mod tests {
             (|served| served.pod.version = None, "process", VersionSource::Process),
             (|served| served.process.version = None, "f:0123456789ab", VersionSource::EngineApi),
             (|served| served.weights = None, "image:ab", VersionSource::Image),
+            (|served| served.pod.image = None, "0.9", VersionSource::ImageTag),
         ];
         for (take, version, source) in steps.drain(..) {
             take(&mut served);
@@ -395,7 +405,7 @@ mod tests {
             assert_eq!((service.version.as_deref(), service.version_source), (Some(version), source));
             assert_eq!(service.serving.group.as_deref(), Some("g"));
         }
-        served.pod.image = None;
+        served.pod.image_tag = None;
         assert_eq!(served.service(&target, &page, false).version_source, VersionSource::NotReadable);
         served.process.is_denied = false;
         assert_eq!(served.service(&target, &page, false).version_source, VersionSource::Unresolved);

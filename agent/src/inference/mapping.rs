@@ -174,6 +174,8 @@ pub enum Field {
     Running,
     /// Requests that wait now: a gauge.
     Waiting,
+    /// Memory that the model holds in its server now, in bytes: a gauge.
+    ResidentBytes,
     /// Of a gateway: requests that it answered from its own cache.
     StoredRequests,
     /// Of a gateway: tokens of answers from its own cache.
@@ -182,7 +184,7 @@ pub enum Field {
 
 impl Field {
     /// Every field, in the order in which they are told.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::RequestsOk,
         Self::RequestsFailed,
         Self::RequestsAborted,
@@ -200,6 +202,7 @@ impl Field {
         Self::Sessions,
         Self::Running,
         Self::Waiting,
+        Self::ResidentBytes,
         Self::StoredRequests,
         Self::StoredTokens,
     ];
@@ -224,6 +227,7 @@ impl Field {
             Self::Sessions => "sessions",
             Self::Running => "running",
             Self::Waiting => "waiting",
+            Self::ResidentBytes => "resident_bytes",
             Self::StoredRequests => "stored_requests",
             Self::StoredTokens => "stored_tokens",
         }
@@ -249,6 +253,7 @@ impl Field {
             Self::Sessions => CountKind::Sessions,
             Self::Running => CountKind::RunningNanos,
             Self::Waiting => CountKind::WaitingNanos,
+            Self::ResidentBytes => CountKind::ResidentByteSeconds,
             Self::StoredRequests => CountKind::StoredRequests,
             Self::StoredTokens => CountKind::StoredTokens,
         }

@@ -38,7 +38,7 @@ pub mod wire;
 const MOST_CONNECTIONS: usize = 64;
 const MOST_OF_ONE: usize = 2;
 /// Name of this way.
-const NAME: &str = "otlp";
+pub(super) const NAME: &str = "otlp";
 /// Keys of the configuration.
 pub const SOCKET: &str = "otlp.socket";
 /// The same for the port.

@@ -46,7 +46,7 @@ const LONGEST_SPAN: Duration = Duration::from_secs(7 * 86_400);
 /// From its first byte on, a line takes no longer: who sends byte by byte would hold one of the connections.
 const SLOWEST_LINE: Duration = Duration::from_secs(5);
 /// Name of this way.
-const NAME: &str = "push";
+pub(super) const NAME: &str = "push";
 /// Key of the socket in the configuration.
 pub const KEY: &str = "push.socket";
 

@@ -174,7 +174,7 @@ impl Tally {
             }
             let mut counts = Counts::default();
             for (field, total) in counted {
-                let Some(total) = total.map(|total| rounded(field, total)) else { continue };
+                let Some(total) = total.map(|total| summed(field, total)) else { continue };
                 let given = sums.given.entry(field).or_insert(0);
                 counts.added.insert(field.kind(), u64::try_from(total.saturating_sub(*given)).unwrap_or(u64::MAX));
                 *given = total.max(*given);
@@ -255,6 +255,11 @@ fn quantity(value: f64, seconds: bool) -> Option<u128> {
         return Some((value * 1e12).round() as u128);
     }
     (value.fract().abs() < f64::MIN_POSITIVE).then_some(value as u128)
+}
+
+/// What was added up: of memory in byte-nanoseconds, in byte-seconds, since nanoseconds would not fit for long.
+fn summed(field: Field, value: u128) -> u128 {
+    if field == Field::ResidentBytes { value / 1_000_000_000 } else { rounded(field, value) }
 }
 
 /// Seconds become nanoseconds, the rest stays.
@@ -356,6 +361,23 @@ mod tests {
         assert_eq!(["info{a=\"\"} 1", "info{a=\"x\"} 1", "info{a=\"\"} 2"].map(&mut told), [false, true, true]);
         tally.new_epoch(FirstPage::CountsFromZero);
         assert!(!tally.observe(&Page::default(), BootNanos(2)).adapters);
+    }
+
+    #[test]
+    fn memory_that_a_model_holds_adds_up_over_the_time_for_which_it_was_seen_to_hold_it() {
+        let mapping = "labels.model = \"m\"\nvalues.resident_bytes = { metric = \"mem\", type = \"gauge\" }";
+        let mut tally = Tally::new(Reader::new(toml::from_str(mapping).expect("valid")).expect("counts"));
+        let mut held = |second: u64, bytes: u64| {
+            let text = format!("# TYPE mem gauge\nmem{{m=\"a\"}} {bytes}\n");
+            let page = Page::parse(text.as_bytes()).expect("legal");
+            let seen = tally.observe(&page, BootNanos(second * 1_000_000_000));
+            (
+                seen.services[0].1.added[&CountKind::ResidentByteSeconds],
+                seen.services[0].1.shown[&CountKind::ResidentByteSeconds],
+            )
+        };
+        let pages = [(10, 80 << 30), (20, 40 << 30), (25, 40 << 30)].map(|(second, bytes)| held(second, bytes));
+        assert_eq!(pages, [(0, 80 << 30), ((80 << 30) * 10, 40 << 30), ((40 << 30) * 5, 40 << 30)]);
     }
 
     #[test]

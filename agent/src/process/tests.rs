@@ -89,6 +89,33 @@ fn without_control_groups_processes_split_the_machine_and_the_parts_sum_to_the_w
 }
 
 #[test]
+fn who_tells_of_itself_inside_a_server_whose_page_is_read_is_that_server() {
+    let machine = Machine::new();
+    for (pid, parent) in [(10, 1), (11, 10), (20, 1)] {
+        machine.process(pid, parent, 5, 0);
+    }
+    let mut workloads = machine.workloads();
+    let tells = |way: &str, pid: i32| InferenceGroup {
+        target: format!("{way}/{pid}@5"),
+        reserved_millicores: None,
+        ..server(pid, 5)
+    };
+    // Told first, and read later.
+    let told = [tells("push", 10), tells("otlp", 11), tells("push", 20)];
+    let rows = |sample: &WorkloadSample| told.clone().map(|group| sample.groups.get(&group.target).cloned());
+    let of = |pids: [i32; 3]| pids.map(|pid| Some(format!("process/{pid}@5")));
+    assert_eq!(rows(&workloads.sample(at(1), &told)), of([10, 11, 20]));
+    let with_page = [vec![server(10, 5)], told.to_vec()].concat();
+    machine.process(11, 10, 5, 50);
+    machine.busy(50);
+    let sample = workloads.sample(at(2), &with_page);
+    assert_eq!(rows(&sample), of([10, 10, 20]));
+    assert_eq!((cpu(&sample, "process/10@5"), cpu(&sample, "process/11@5")), (Some(50 * TICK), None));
+    let row = sample.rows.iter().find(|row| row.workload.id == "process/10@5").expect("the server's row");
+    assert_eq!(row.workload.reserved_millicores, Some(500), "as the page's target says");
+}
+
+#[test]
 fn b14_a_reused_pid_gets_nothing_of_the_old_process() {
     let machine = Machine::new();
     machine.process(10, 1, 5, 0);

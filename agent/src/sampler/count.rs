@@ -4,17 +4,40 @@ use super::{Baseline, STALE, Sampler};
 use crate::inference::{CountSample, ProcessId};
 use joulebook_units::{BootNanos, Point, Service, Subject};
 
+/// Rows for which counts wait for the first list of those on the devices.
+const PATIENCE_ROWS: u64 = 5;
+
 impl Sampler {
+    /// Takes counts. Which power limit a server works under is a part of whose counts they are: at the start they wait until
+    /// it is known who is on which device.
+    pub(super) fn counts(&mut self, new: Vec<CountSample>) {
+        if self.rows >= PATIENCE_ROWS || self.parts.sources.accelerators().is_empty() {
+            self.devices.wait_no_more();
+        }
+        self.waiting.extend(new);
+        if self.devices.is_listed() {
+            std::mem::take(&mut self.waiting).into_iter().for_each(|sample| self.count(sample));
+        }
+    }
+
     /// Takes the counts of a service.
-    pub(super) fn count(&mut self, sample: CountSample) {
+    fn count(&mut self, sample: CountSample) {
         let service = sample.service;
         let whole = self.workload_ids.get(&service.target).cloned();
         let part = whole.clone().zip(sample.part).and_then(|part| self.part_ids.get(&part).cloned());
         let workload = service.workload.clone().or(part).or(whole);
+        let mut serving = service.serving.clone();
+        let configured = &mut serving.configuration.power_limit_milliwatts;
+        let sources = &self.parts.sources;
+        let read = |workload| self.devices.power_limit(workload, |device| sources.power_limit(device));
+        *configured = configured.or_else(|| workload.as_deref().and_then(read));
         let epoch = sample.process.map_or(0, epoch_of);
         for (kind, counted) in sample.counts {
             let subject = match &sample.of {
-                None => Subject::Count(Service { workload: workload.clone(), ..service.clone() }, kind),
+                None => {
+                    let (workload, serving) = (workload.clone(), serving.clone());
+                    Subject::Count(Service { workload, serving, ..service.clone() }, kind)
+                }
                 Some(of) => Subject::Consumption(of.clone(), kind),
             };
             let series = self.book.series(&subject);

@@ -7,8 +7,10 @@
 use super::book::Book;
 use crate::collector::DeviceUse;
 use joulebook_units::{Point, Subject};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// So many power limits are remembered.
+const MOST_LIMITS: usize = 1024;
 /// Workload of processes that could not be identified.
 pub const UNMAPPED: &str = "unmapped";
 
@@ -29,6 +31,10 @@ pub struct Devices {
     devices: BTreeMap<String, Device>,
     /// Sums of busy time by series, as the stream has them.
     sums: HashMap<u32, u64>,
+    /// Whether it is known who is on them, or is not waited for.
+    listed: bool,
+    /// Power limits in mW that workloads were last seen to work under.
+    limits: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +57,35 @@ impl Devices {
     /// What the time up to the last list of a device was like.
     pub fn quiet(&self, device: &str) -> Quiet {
         self.devices.get(device).and_then(|device| device.quiet).unwrap_or(Quiet::No)
+    }
+
+    /// The power limit in mW of each device that a workload holds, as `limit` tells it; `None` where it is not known, or not
+    /// one for all of them. A server that lets go of its devices for a while is set up as before.
+    pub fn power_limit(&mut self, workload: &str, limit: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+        let held = self.devices.iter().filter(|(_, device)| device.resident.contains_key(workload));
+        let limits: BTreeSet<Option<u64>> = held.map(|(device, _)| limit(device)).collect();
+        let now = match limits.first() {
+            None => return self.limits.get(workload).copied(),
+            Some(first) => first.filter(|_| limits.len() == 1),
+        };
+        if self.limits.len() >= MOST_LIMITS {
+            self.limits.clear();
+        }
+        match now {
+            Some(limit) => self.limits.insert(workload.to_owned(), limit),
+            None => self.limits.remove(workload),
+        };
+        now
+    }
+
+    /// Whether any list was read, or none is waited for.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Says that no list is waited for any more.
+    pub fn wait_no_more(&mut self) {
+        self.listed = true;
     }
 
     /// Forgets the sum of a series that will not go on.
@@ -101,6 +136,7 @@ impl Devices {
                 _ => book.start(series, used.since.map(|at| Point { at, value: bytes }), point),
             }
         }
+        self.listed = true;
         let device = self.devices.entry(used.device.clone()).or_default();
         device.quiet = Some(match (used.since.is_some(), device.resident.is_empty(), resident.is_empty()) {
             _ if used.busy_nanos > 0 || used.users.iter().any(|user| user.busy_nanos > 0) => Quiet::No,
@@ -190,6 +226,21 @@ mod tests {
         rig.list(None, 9, &[(1, 0)]);
         rig.list(Some(9), 10, &[(1, 7)]);
         assert_eq!(rig.time("process/1@1"), [(1, 0), (1, 0), (2, 400), (9, 400), (9, 400), (10, 407)]);
+    }
+
+    #[test]
+    fn a_power_limit_is_known_where_all_held_devices_have_the_same_and_is_kept_while_none_is_held() {
+        let mut rig = Rig::new();
+        rig.list(None, 1, &[(1, 0)]);
+        let limit = |rig: &mut Rig, of: Option<u64>| rig.devices.power_limit("process/1@1", |_| of);
+        assert_eq!(limit(&mut rig, Some(300)), Some(300));
+        rig.list(Some(1), 2, &[(2, 0)]);
+        assert_eq!(limit(&mut rig, Some(400)), Some(300), "it holds none now");
+        rig.list(Some(2), 3, &[(1, 0)]);
+        assert_eq!((limit(&mut rig, Some(400)), limit(&mut rig, None)), (Some(400), None));
+        rig.devices.devices.entry("H".to_owned()).or_default().resident.insert("process/1@1".to_owned(), 9);
+        let two = rig.devices.power_limit("process/1@1", |device| Some(if device == "G" { 300 } else { 400 }));
+        assert_eq!(two, None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use capacity::Capacity;
 use joulebook_units::{Component, Service, ServingConfiguration, Support};
-use support::SupportEnergy;
+use support::SupportCosts;
 
 /// How pool idle is charged (methodology A.6, I3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -165,6 +165,8 @@ pub struct VersionCost {
     pub embodied_g: f64,
     /// Embodied carbon of allocated pool idle, in grams.
     pub embodied_idle_g: f64,
+    /// Embodied carbon of what the support services of the version's pools hold, in grams.
+    pub embodied_support_g: f64,
     /// What the services of the version did.
     pub used: ServiceUse,
     /// Component energy of the version (without platform and pool idle), the base of its joint coverage.
@@ -207,9 +209,9 @@ impl VersionCost {
         }
     }
 
-    /// Embodied carbon in grams, that of allocated pool idle included.
+    /// Embodied carbon in grams, that of allocated pool idle and of support included.
     pub fn embodied(&self) -> f64 {
-        self.embodied_g + self.embodied_idle_g
+        self.embodied_g + self.embodied_idle_g + self.embodied_support_g
     }
 
     /// Part of the version's own energy for which counts are known, 0 … 1; `None` if it used none.
@@ -310,12 +312,17 @@ pub fn allocate(nodes: &[NodeSlot], rule: impl Into<IdleRule>) -> SlotCosts {
         embodied_unallocated_g: vec![0.0; nodes.len()],
         ..SlotCosts::default()
     };
-    let direct: Vec<(u64, SupportEnergy)> =
+    let mut direct: Vec<(u64, SupportCosts)> =
         nodes.iter().enumerate().map(|(index, node)| book_direct(index, node, &mut costs)).collect();
+    let with_support = nodes.iter().zip(&mut direct).enumerate();
     let idle_g: Vec<f64> =
-        nodes.iter().enumerate().map(|(index, node)| book_embodied(index, node, &mut costs)).collect();
-    for (index, ((idle, support), idle_g)) in direct.into_iter().zip(&idle_g).enumerate() {
-        book_idle(index, nodes, (idle, *idle_g), rule, &mut costs);
+        with_support.map(|(index, (node, (_, support)))| book_embodied(index, node, support, &mut costs)).collect();
+    for (index, ((idle, mut support), idle_g)) in direct.into_iter().zip(&idle_g).enumerate() {
+        let whole = nodes.get(index).and_then(support::pool_of_whole);
+        if let Some(pool) = whole {
+            support.entry(pool.into()).or_default().embodied_g += idle_g;
+        }
+        book_idle(index, nodes, (idle, if whole.is_some() { 0.0 } else { *idle_g }), rule, &mut costs);
         support::book(index, nodes, support, rule.policy, &mut costs);
     }
     costs.embodied_idle_g = idle_g;
@@ -337,10 +344,10 @@ pub(crate) fn with_platform(cell: &Cell) -> (Vec<EntryShare<'_>>, u64) {
 }
 
 /// Books a node's own entries with their platform shares, and returns its pool idle in µJ and what its support used.
-fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, SupportEnergy) {
+fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, SupportCosts) {
     let (entries, left) = with_platform(&node.cell);
     let mut idle: u64 = 0;
-    let mut support = SupportEnergy::new();
+    let mut support = SupportCosts::new();
     // Entries of a service stand together: its version is looked for once.
     let of_one = |one: &EntryShare<'_>, next: &EntryShare<'_>| match (&one.0.account, &next.0.account) {
         (Account::Service(one), Account::Service(next)) => one == next,
@@ -360,12 +367,12 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, Su
                 ledger.unattributed_inference = ledger.unattributed_inference.saturating_add(whole);
             }
             Account::Workload(workload) => match support::pool_of(node, workload) {
-                Some(pool) => *support.entry(pool.into()).or_default() += whole,
+                Some(pool) => support.entry(pool.into()).or_default().microjoules += whole,
                 None => ledger.workloads = ledger.workloads.saturating_add(whole),
             },
             Account::System => ledger.system = ledger.system.saturating_add(whole),
             Account::PoolIdle => match support::pool_of_whole(node) {
-                Some(pool) => *support.entry(pool.into()).or_default() += whole,
+                Some(pool) => support.entry(pool.into()).or_default().microjoules += whole,
                 None => idle = idle.saturating_add(whole),
             },
             Account::Unattributed | Account::Platform => {
@@ -377,30 +384,31 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, Su
     if let Some(ledger) = costs.ledgers.get_mut(index) {
         ledger.unattributed = ledger.unattributed.saturating_add(left);
     }
-    for (service, used) in &node.cell.services {
+    for (service, used) in node.cell.counted_services() {
         costs.versions.entry((index, ModelVersion::of(service))).or_default().used.merge(used);
     }
     (idle, support)
 }
 
-/// Books embodied carbon by reserved capacity and returns the grams of idle capacity. A node whose capacity is not known,
+/// Books embodied carbon by reserved capacity, sets that of support aside, and returns the grams of idle capacity. A node whose capacity is not known,
 /// or where nothing is reserved, has nothing but idle grams.
 #[allow(clippy::cast_precision_loss, reason = "shares of capacity are ratios")]
-fn book_embodied(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> f64 {
+fn book_embodied(index: usize, node: &NodeSlot, support: &mut SupportCosts, costs: &mut SlotCosts) -> f64 {
     let kind = Capacity::of(&node.cell);
     let reserved: u64 = node.cell.services.values().map(|used| kind.reserved(used)).sum();
     let capacity = kind.whole(&node.cell).max(reserved);
     if capacity == 0 {
         return node.embodied_g;
     }
-    for (service, used) in &node.cell.services {
+    for (service, used) in node.cell.counted_services() {
         let share = kind.reserved(used) as f64 / capacity as f64;
         costs.versions.entry((index, ModelVersion::of(service))).or_default().embodied_g += node.embodied_g * share;
     }
     let free_g = node.embodied_g * ((capacity - reserved) as f64 / capacity as f64);
     let others_g = free_g * kind.held_by_others(&node.cell);
+    let set_aside_g = support::set_aside(node, kind, others_g, support);
     if let Some(grams) = costs.embodied_unallocated_g.get_mut(index) {
-        *grams += others_g;
+        *grams += others_g - set_aside_g;
     }
     free_g - others_g
 }

@@ -130,12 +130,17 @@ impl Measures {
     pub const EQUAL: Self = Self(1 << 4);
     /// What servers of its group did that count nothing themselves.
     pub const GROUP: Self = Self(1 << 5);
+    /// What each of them holds of the server's memory: of what is held whether they work or not.
+    pub const MEMORY: Self = Self(1 << 6);
+    /// Not a way to share: another place counts the same requests, and counts told here were left out.
+    pub const LEFT_OUT: Self = Self(1 << 7);
 
-    const NAMES: [(Self, &'static str); 6] = [
+    const NAMES: [(Self, &'static str); 7] = [
         (Self::PROCESS, "process"),
         (Self::BUSY_TIME, "busy_time"),
         (Self::TOKENS, "tokens"),
         (Self::REQUESTS, "requests"),
+        (Self::MEMORY, "memory"),
         (Self::EQUAL, "equal"),
         (Self::GROUP, "group"),
     ];
@@ -143,6 +148,11 @@ impl Measures {
     /// Sets the bits of `other`.
     pub fn insert(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+
+    /// Whether every bit of `other` is set.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
     }
 
     /// Names in answers, best first.
@@ -168,11 +178,17 @@ pub fn among_services(energy: u64, services: &[Activity], output: OutputWeight) 
     largest_remainder(energy, &weights).unwrap_or_default()
 }
 
-/// Shares of several services in what their process group holds whether they work or not: models that are loaded hold it in
-/// equal parts, since nothing tells how much of it each one needs. Where a version has processes of its own, what those hold
-/// is theirs alone.
-pub fn among_residents(amount: u64, services: usize) -> Vec<u64> {
-    largest_remainder(amount, &alloc::vec![1; services]).unwrap_or_default()
+/// Shares of several services in what their process group holds whether they work or not, and by what: models that are
+/// loaded hold it by the memory that each one has in the server, where that is known of all of them, else in equal parts.
+/// Where a version has processes of its own, what those hold is theirs alone.
+pub fn among_residents(amount: u64, services: &[Activity]) -> (Vec<u64>, Measures) {
+    let held =
+        |service: &Activity| service.weights.get(&CountKind::ResidentByteSeconds).copied().filter(|held| *held > 0);
+    let (weights, measure) = match services.iter().map(held).collect::<Option<Vec<u128>>>() {
+        Some(weights) => (weights, Measures::MEMORY),
+        None => (alloc::vec![1; services.len()], Measures::EQUAL),
+    };
+    (largest_remainder(amount, &weights).unwrap_or_default(), measure)
 }
 
 /// What a service weighs by one measure; `None` if that is not known.
@@ -269,8 +285,18 @@ mod tests {
         for (weight, parts) in [(1000, [300, 100]), (3000, [200, 200]), (500, [343, 57]), (0, [400, 0])] {
             assert_eq!(among_services(400, &services, OutputWeight(weight)), parts, "{weight}");
         }
-        assert_eq!(among_residents(101, 2), [51, 50]);
-        assert!(among_residents(101, 0).is_empty());
+    }
+
+    #[test]
+    fn loaded_models_hold_by_memory_where_it_is_known_of_all_of_them_else_equally() {
+        let holds = |bytes: u128| Activity { weights: [(CountKind::ResidentByteSeconds, bytes)].into() };
+        let (nothing, unknown) = (holds(0), Activity::default());
+        assert_eq!(among_residents(100, &[holds(3 << 40), holds(1 << 40)]), (alloc::vec![75, 25], Measures::MEMORY));
+        for other in [nothing, unknown.clone()] {
+            assert_eq!(among_residents(101, &[holds(3), other]), (alloc::vec![51, 50], Measures::EQUAL));
+        }
+        assert!(among_residents(101, &[]).0.is_empty());
+        assert_eq!(weights_among(&[holds(3), holds(1)], OutputWeight::default()).1, Measures::EQUAL, "it is no work");
     }
 
     #[test]

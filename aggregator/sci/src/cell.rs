@@ -366,6 +366,11 @@ impl Cell {
         self.flags.insert(other.flags);
     }
 
+    /// Services but for those that another place counts.
+    pub fn counted_services(&self) -> impl Iterator<Item = (&Arc<Service>, &ServiceUse)> {
+        self.services.iter().filter(|(_, used)| !used.is_left_out())
+    }
+
     /// Adds energy to an entry. Entries of no energy are not kept.
     pub fn add(&mut self, key: EntryKey, microjoules: u64) {
         if microjoules > 0 {
@@ -426,6 +431,11 @@ impl Cell {
 }
 
 impl ServiceUse {
+    /// Whether nothing is known of it but that another place counts its requests: then it is no version's.
+    pub fn is_left_out(&self) -> bool {
+        *self == Self { measures: Measures::LEFT_OUT, ..Self::default() }
+    }
+
     /// Adds every quantity of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (kind, count) in &other.counts {

@@ -59,7 +59,7 @@ pub fn regroup(nodes: &mut [NodeSlot], output: OutputWeight) {
 fn counters(nodes: &[NodeSlot]) -> BTreeMap<GroupKey, Vec<Counter>> {
     let mut all: BTreeMap<GroupKey, BTreeMap<Arc<Service>, (ServiceUse, u64)>> = BTreeMap::new();
     for node in nodes {
-        for (service, used) in &node.cell.services {
+        for (service, used) in node.cell.counted_services() {
             let Some(group) = service.serving.group.clone() else { continue };
             let mine = all.entry((group, node.simulated)).or_default().entry(Arc::clone(service)).or_default();
             mine.0.merge(used);

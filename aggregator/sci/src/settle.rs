@@ -5,8 +5,10 @@
 
 mod device;
 mod dispute;
+mod point;
 mod wall;
 
+pub use point::counting_for;
 pub use wall::{SURROUNDINGS_SECONDS, lag};
 
 use crate::attribution::{
@@ -105,6 +107,8 @@ struct Joined {
     memory_used: Held,
     counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
     consumption: BTreeMap<Arc<Consumption>, BTreeMap<CountKind, Spread>>,
+    /// Services whose requests another place counts too.
+    doubled: BTreeSet<Arc<Service>>,
     devices: Vec<Device>,
     wall: Wall,
     strangers: BTreeMap<String, Arc<Workload>>,
@@ -127,6 +131,7 @@ impl Joined {
             memory_used: Held::new(slots),
             counts: BTreeMap::new(),
             consumption: BTreeMap::new(),
+            doubled: BTreeSet::new(),
             devices: Device::all(node, &grid),
             wall: Wall::new(node, &grid),
             strangers: BTreeMap::new(),
@@ -139,6 +144,7 @@ impl Joined {
         for run in &node.runs {
             joined.add(run);
         }
+        joined.doubled = point::count_once(&mut joined.counts, &joined.parts);
         joined.strangers = device::strangers(&joined.devices, joined.cpu.keys());
         joined.covered = joined.covered_nanos(&node.expected_sources);
         joined
@@ -268,7 +274,8 @@ impl Joined {
         let own = self.counts.iter().filter(|(service, _)| {
             service.workload.as_deref().is_some_and(|workload| workload == whole || is_part(workload))
         });
-        own.map(|(service, counts)| Served::new(service, used, counts, slot)).collect()
+        let served = own.map(|(service, counts)| Served::new(service, used, counts, slot));
+        served.filter(|served| served.counted > 0 || !self.doubled.contains(served.service)).collect()
     }
 
     fn attribute_cpu(&self, slot: usize, holders: &[Holder<'_>], base: u64, dynamic: u64, cell: &mut Cell) {
@@ -325,6 +332,9 @@ impl Joined {
         }
         for (service, counts) in &self.counts {
             let mine = cell.services.entry(Arc::clone(service)).or_default();
+            if self.doubled.contains(service) {
+                mine.measures.insert(Measures::LEFT_OUT);
+            }
             for (kind, spread) in counts.iter().filter(|(_, spread)| spread.covered.iter().any(|nanos| *nanos > 0)) {
                 let count = mine.counts.entry(*kind).or_default();
                 *count = count.saturating_add(spread.amounts.iter().sum());
@@ -405,8 +415,8 @@ struct Served<'a> {
 
 impl<'a> Served<'a> {
     fn new(service: &'a Arc<Service>, used: &str, counts: &BTreeMap<CountKind, Spread>, slot: usize) -> Self {
-        let longest =
-            |values: fn(&Spread) -> &Vec<u64>| counts.values().map(|s| at(values(s), slot)).max().unwrap_or(0);
+        let works = || counts.iter().filter(|(kind, _)| kind.is_work());
+        let longest = |values: fn(&Spread) -> &Vec<u64>| works().map(|(_, s)| at(values(s), slot)).max().unwrap_or(0);
         let weight = |spread: &Spread| spread.weights.get(slot).copied().unwrap_or(0);
         Self {
             service,
@@ -440,10 +450,11 @@ impl Holder<'_> {
             return;
         }
         // Base energy is that of what is held: a model that is loaded and not asked holds it too.
-        let parts = match purpose {
-            Purpose::Base => among_residents(energy, self.services.len()),
-            _ => among_services(energy, &self.activities(), self.output_weight),
+        let (parts, measure) = match purpose {
+            Purpose::Base => among_residents(energy, &self.activities()),
+            _ => (among_services(energy, &self.activities(), self.output_weight), Measures::default()),
         };
+        let measure = if self.services.len() > 1 && energy > 0 { measure } else { Measures::default() };
         for (served, energy) in self.services.iter().zip(parts) {
             // Counts that stand still prove idleness; counts that are not known prove nothing.
             let idle = portion(energy, served.counted.saturating_sub(served.moving), self.nanos.max(1));
@@ -451,6 +462,7 @@ impl Holder<'_> {
             cell.add(entry(account(), component, purpose), energy - idle);
             cell.add(entry(account(), component, Purpose::DedicatedIdle), idle);
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
+            mine.measures.insert(measure);
             mine.joint_microjoules =
                 mine.joint_microjoules.saturating_add(portion(energy, served.counted, self.nanos.max(1)));
         }
@@ -467,7 +479,7 @@ impl Holder<'_> {
         let measure = if activities.len() > 1 { weights_among(&activities, output).1 } else { Measures::default() };
         let reserved = u64::try_from(self.reserved_millicore_nanos() / 1000).unwrap_or(u64::MAX);
         let cpu = among_services(self.cpu_nanos, &activities, output);
-        let reserved = among_residents(reserved, activities.len());
+        let reserved = among_residents(reserved, &activities).0;
         for ((served, cpu), reserved) in self.services.iter().zip(cpu).zip(reserved) {
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);

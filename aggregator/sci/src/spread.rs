@@ -142,6 +142,36 @@ impl Spread {
             }
         }
     }
+
+    /// Whether anything is known of a slot.
+    pub fn is_known(&self, slot: usize) -> bool {
+        self.covered.get(slot).is_some_and(|nanos| *nanos > 0)
+    }
+
+    /// Forgets what is known of a slot.
+    pub fn forget(&mut self, slot: usize) {
+        self.give(slot, &mut Self::new(0));
+    }
+
+    /// Gives what is known of a slot to another series on the same grid.
+    pub fn give(&mut self, slot: usize, other: &mut Self) {
+        let numbers = [
+            (&mut self.amounts, &mut other.amounts),
+            (&mut self.covered, &mut other.covered),
+            (&mut self.moving, &mut other.moving),
+        ];
+        for (own, other) in numbers {
+            add_at(other, slot, own.get_mut(slot).map(core::mem::take).unwrap_or(0));
+        }
+        let weight = self.weights.get_mut(slot).map(core::mem::take).unwrap_or(0);
+        if let Some(sum) = other.weights.get_mut(slot) {
+            *sum = sum.saturating_add(weight);
+        }
+        let longest = self.longest.get_mut(slot).map(core::mem::take).unwrap_or(0);
+        if let Some(most) = other.longest.get_mut(slot) {
+            *most = longest.max(*most);
+        }
+    }
 }
 
 /// A held series on a grid: value × time in each slot, and the time in which it is known.

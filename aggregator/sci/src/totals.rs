@@ -248,7 +248,7 @@ impl Totals {
                 totals.ledger.unattributed = totals.ledger.unattributed.saturating_add(ledger.unattributed);
             }
             let charged = costs.versions.iter().filter(|((other, _), _)| *other == index);
-            for service in node.cell.services.keys() {
+            for (service, _) in node.cell.counted_services() {
                 let version = self.versions.entry(ModelVersion::of(service)).or_default();
                 version.services.insert(Arc::clone(service));
                 insert(&mut version.served_on, &node.node);
@@ -327,6 +327,7 @@ impl VersionCost {
         }
         self.embodied_g += other.embodied_g;
         self.embodied_idle_g += other.embodied_idle_g;
+        self.embodied_support_g += other.embodied_support_g;
         self.used.merge(&other.used);
     }
 }

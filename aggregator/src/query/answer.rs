@@ -349,5 +349,6 @@ pub fn version_source(source: VersionSource) -> &'static str {
         VersionSource::Image => "image",
         VersionSource::Unresolved => "unresolved",
         VersionSource::NotReadable => "not_readable",
+        VersionSource::ImageTag => "image_tag",
     }
 }

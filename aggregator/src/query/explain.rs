@@ -4,6 +4,7 @@ use super::input::{is_estimated, meter_lag, platform_method};
 use super::name::Names;
 use super::{Computed, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
+use joulebook_sci::attribution::Measures;
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::{Account, Cell, IdleRule, ModelVersion, Purpose, Rate, VersionTotals};
 use joulebook_units::Microjoules;
@@ -22,6 +23,7 @@ pub fn explain(
 ) -> ExplainResponse {
     let mut terms = slot_terms(computed, rule, version);
     terms.extend(sums(totals, &answer));
+    terms.extend(left_out(computed, totals));
     let nodes = computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
     let names = Names::of(computed.totals.versions.keys());
     let balances = nodes.map(|(name, node)| balance(name, node, &names)).collect();
@@ -138,6 +140,30 @@ fn sums(totals: &VersionTotals, answer: &SciAnswer) -> Vec<Term> {
     terms.extend(carbon.deviations.by_source().map(|(source, deviation)| {
         term("δ", "Σ terms × half-width; sources of error add in quadrature", Some(deviation), "gCO2e", source)
     }));
+    terms
+}
+
+/// What servers of the version tell of themselves, and another place counts: it is in no sum.
+fn left_out(computed: &Computed<'_>, totals: &VersionTotals) -> Vec<Term> {
+    let mut terms = Vec::new();
+    for (name, node) in computed.totals.nodes.iter().filter(|(name, _)| totals.served_on.contains(*name)) {
+        let told = node.cell.services.iter().filter(|(_, used)| used.measures.contains(Measures::LEFT_OUT));
+        for (told, _) in told {
+            let mut pages =
+                totals.services.iter().filter(|page| page.workload == told.workload && page.engine != told.engine);
+            let Some(page) = pages.next() else { continue };
+            let model = told.model.as_deref().unwrap_or("no model");
+            terms.push(Term {
+                name: format!("left out[{name}, {}]", told.target),
+                formula: format!("counts of {model} by {}: {} counts the same requests", told.engine, page.engine),
+                value: None,
+                unit: String::new(),
+                source: page.target.clone(),
+                microjoules: None,
+                simulated: node.simulated,
+            });
+        }
+    }
     terms
 }
 

@@ -5,7 +5,7 @@ use crate::telemetry::{self, CountKind as Wire};
 use joulebook_units::{Consumer, Consumption, CountKind};
 
 /// Kinds without a bound.
-const PLAIN: [(CountKind, Wire); 20] = [
+const PLAIN: [(CountKind, Wire); 21] = [
     (CountKind::RequestsOk, Wire::RequestsOk),
     (CountKind::RequestsFailed, Wire::RequestsFailed),
     (CountKind::RequestsAborted, Wire::RequestsAborted),
@@ -26,6 +26,7 @@ const PLAIN: [(CountKind, Wire); 20] = [
     (CountKind::Workflows, Wire::Workflows),
     (CountKind::StoredRequests, Wire::StoredRequests),
     (CountKind::StoredTokens, Wire::StoredTokens),
+    (CountKind::ResidentByteSeconds, Wire::ResidentByteSeconds),
 ];
 
 /// The wire values of a kind and of its bound.

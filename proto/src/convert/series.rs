@@ -47,7 +47,7 @@ enum_both_ways!(
     version_source_from_wire,
     VersionSource,
     "ServiceIdentity.version_source",
-    [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved, NotReadable]
+    [Config, Pushed, Label, DenyList, EngineApi, PodLabel, Process, Image, Unresolved, NotReadable, ImageTag]
 );
 enum_both_ways!(service_role_to_wire, service_role_from_wire, ServiceRole, "Serving.role", [Router, Prefill, Decode]);
 

@@ -45,6 +45,8 @@ pub enum CountKind {
     StoredRequests,
     /// Tokens of answers from a gateway's own cache (part of the input and output tokens).
     StoredTokens,
+    /// Memory that the model holds in its server × time in byte-seconds, each size held from when it was read until the next one.
+    ResidentByteSeconds,
     /// Requests that took at most so many nanoseconds from their arrival to their end; `u64::MAX` is all of them.
     LatencyWithin(u64),
     /// Requests whose prompt holds at most so many tokens; `u64::MAX` is all of them.
@@ -53,7 +55,7 @@ pub enum CountKind {
 
 impl CountKind {
     /// Every kind without a bound, in the order of the store.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::RequestsOk,
         Self::RequestsFailed,
         Self::RequestsAborted,
@@ -74,6 +76,7 @@ impl CountKind {
         Self::Workflows,
         Self::StoredRequests,
         Self::StoredTokens,
+        Self::ResidentByteSeconds,
     ];
 
     /// Whether it is a bucket of a distribution: of one service there are as many as the engine has bounds.
@@ -83,7 +86,12 @@ impl CountKind {
 
     /// Whether it is the integral of what holds at an instant: at its source it is no sum.
     pub fn is_held(self) -> bool {
-        matches!(self, Self::RunningNanos | Self::WaitingNanos)
+        matches!(self, Self::RunningNanos | Self::WaitingNanos | Self::ResidentByteSeconds)
+    }
+
+    /// Whether it counts work: what holds memory works no more for that.
+    pub fn is_work(self) -> bool {
+        self != Self::ResidentByteSeconds
     }
 
     /// Whether its unit is the nanosecond.

@@ -257,6 +257,8 @@ pub enum VersionSource {
     Unresolved,
     /// Nothing told, and what could have told may not be read (the process of another user, say).
     NotReadable,
+    /// The tag of the container's image, where its digest is not known: weak, since a tag can be moved to another image.
+    ImageTag,
 }
 
 /// One served model version at one counting point.

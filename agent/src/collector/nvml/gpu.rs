@@ -30,6 +30,8 @@ pub struct Gpu {
     /// Name of the collector.
     collector: &'static str,
     facts: Facts,
+    /// Power limit in mW that holds now; the facts have the highest so far, which no power may exceed by much.
+    limit_milliwatts: Option<u32>,
     /// Whether energy comes from the counter.
     counts: bool,
     /// Looks in a row that found no counter on a GPU that had one.
@@ -52,6 +54,7 @@ impl Gpu {
         Self {
             collector,
             counts: facts.counts,
+            limit_milliwatts: facts.limit_milliwatts,
             facts,
             without: 0,
             counted: None,
@@ -105,13 +108,18 @@ impl Gpu {
     pub fn learn(&mut self, facts: &Facts) -> bool {
         self.facts.index = facts.index;
         let is_divided_anew = std::mem::replace(&mut self.facts.divided, facts.divided) != facts.divided;
+        self.limit_milliwatts = facts.limit_milliwatts;
+        let is_raised = facts.limit_milliwatts.is_some() && facts.limit_milliwatts > self.facts.limit_milliwatts;
+        if is_raised {
+            self.facts.limit_milliwatts = facts.limit_milliwatts;
+        }
         if facts.counts || !self.counts {
             self.without = 0;
-            return is_divided_anew;
+            return is_divided_anew || is_raised;
         }
         self.without += 1;
         if self.without < GIVEN_UP_LOOKS {
-            return is_divided_anew;
+            return is_divided_anew || is_raised;
         }
         self.counts = false;
         self.takes_over = true;
@@ -121,6 +129,11 @@ impl Gpu {
     /// Model as the hardware names it.
     pub fn model(&self) -> &str {
         &self.facts.model
+    }
+
+    /// Power limit in mW that holds now.
+    pub fn power_limit(&self) -> Option<u64> {
+        self.limit_milliwatts.map(u64::from)
     }
 
     fn id(&self) -> String {
@@ -329,5 +342,31 @@ impl Gpu {
         let of_users = users.iter().fold(0u64, |sum, user| sum.saturating_add(user.busy_nanos)).min(nanos);
         let busy_nanos = busy.unwrap_or(of_users);
         Some(DeviceUse { device: self.facts.uuid.clone(), since, at, busy_nanos, users })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_limit_that_changes_is_told_and_only_a_higher_one_raises_what_is_plausible() {
+        let with = |limit: Option<u32>| Facts {
+            uuid: "GPU-1".to_owned(),
+            index: 0,
+            model: "m".to_owned(),
+            bus: None,
+            limit_milliwatts: limit,
+            memory_bytes: None,
+            divided: false,
+            counts: true,
+            module: false,
+            power_usage: Sampled::Instant,
+        };
+        let mut gpu = Gpu::new(with(Some(400_000)), "nvml");
+        let mut after = |limit| (gpu.learn(&with(limit)), gpu.power_limit(), gpu.ceiling());
+        assert_eq!(after(Some(300_000)), (false, Some(300_000), Milliwatts(500_000)));
+        assert_eq!(after(Some(600_000)), (true, Some(600_000), Milliwatts(750_000)));
+        assert_eq!(after(None), (false, None, Milliwatts(750_000)));
     }
 }

@@ -44,14 +44,19 @@ impl Capacity {
         }
     }
 
+    /// The part of a node that it is.
+    pub(super) fn component(self) -> Component {
+        match self {
+            Self::Devices => Component::Accelerator,
+            Self::Cores => Component::Cpu,
+        }
+    }
+
     /// The part of the capacity that no service has reserved which other workloads hold: base energy goes by reservation,
     /// so it is the part that theirs is of it.
     #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     pub(super) fn held_by_others(self, cell: &Cell) -> f64 {
-        let component = match self {
-            Self::Devices => Component::Accelerator,
-            Self::Cores => Component::Cpu,
-        };
+        let component = self.component();
         let (mut others, mut nobodys) = (0u64, 0u64);
         for (key, energy) in cell.entries.iter().filter(|(key, _)| key.component == component) {
             match (&key.account, key.purpose) {

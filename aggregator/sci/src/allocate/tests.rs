@@ -154,6 +154,36 @@ fn capacity_that_other_workloads_hold_is_in_nobodys_embodied_carbon() {
 }
 
 #[test]
+fn what_support_holds_has_its_embodied_carbon_charged_with_its_energy() {
+    let of = |workload: Option<String>, pool: &str| Support {
+        role: "router".to_string(),
+        workload,
+        pool: Some(pool.to_string()),
+    };
+    let mut node = with_accelerators("a", 8, &[("1", 1000)], 0);
+    let mut add = |account, purpose, energy| {
+        node.cell.add(EntryKey { account, component: Component::Accelerator, purpose }, energy);
+    };
+    // Of the seven accelerators without a model, support holds six, and one is free.
+    add(Account::Workload(workload()), Purpose::Base, 420);
+    add(Account::PoolIdle, Purpose::PoolIdle, 70);
+    let policy = IdlePolicy::ReservedCapacityTime;
+    for (support, policy, charged_g, left_g) in [
+        (of(Some(workload().id.clone()), "a"), policy, 9.0, 0.0),
+        (of(Some(workload().id.clone()), "nobody serves there"), policy, 0.0, 9.0),
+        (of(Some(workload().id.clone()), "a"), IdlePolicy::Unallocated, 0.0, 10.5),
+        // A node that is there for others is so with what is idle of it.
+        (of(None, "a"), policy, 10.5, 0.0),
+    ] {
+        let costs = allocate(&[NodeSlot { support: vec![support.clone()], ..node.clone() }], policy);
+        let cost = charged(&costs, 0, "1");
+        assert!((cost.embodied_support_g - charged_g).abs() < 1e-12, "{support:?} {cost:?}");
+        assert!((costs.embodied_unallocated_g[0] - left_g).abs() < 1e-12, "{support:?} {costs:?}");
+        assert!((cost.embodied() + left_g - 12.0).abs() < 1e-12, "every gram is somewhere: {support:?}");
+    }
+}
+
+#[test]
 fn idle_of_each_kind_of_node_goes_first_to_those_who_hold_that_kind() {
     let nodes = [
         with_accelerators("a", 1, &[("gpu", 1000)], 10),

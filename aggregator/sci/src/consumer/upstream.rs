@@ -1,6 +1,8 @@
 //! Which services an upstream of a gateway is: by its address, else by its model's name.
 
 use crate::allocate::ModelVersion;
+use crate::attribution::Measures;
+use crate::settle::counting_for;
 use crate::totals::NodeTotals;
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -12,6 +14,8 @@ use joulebook_units::{Consumption, Service};
 /// The services of a window by where they are counted.
 pub struct Upstreams<'a> {
     services: BTreeSet<(&'a str, &'a Arc<Service>)>,
+    /// Services whose requests are counted at another one, which then stands for them.
+    doubled: BTreeSet<(&'a str, &'a Arc<Service>)>,
     /// Gateways that tell of consumers themselves, each with its node.
     gateways: BTreeSet<(&'a str, &'a str)>,
 }
@@ -20,13 +24,18 @@ impl<'a> Upstreams<'a> {
     /// Those of the nodes' cells.
     pub fn new(nodes: &'a BTreeMap<String, NodeTotals>) -> Self {
         let of_node = |(name, node): (&'a String, &'a NodeTotals)| {
-            node.cell.services.keys().map(move |service| (name.as_str(), service))
+            node.cell.counted_services().map(move |(service, _)| (name.as_str(), service))
+        };
+        let doubled = |(name, node): (&'a String, &'a NodeTotals)| {
+            let left_out = node.cell.services.iter().filter(|(_, used)| used.measures.contains(Measures::LEFT_OUT));
+            left_out.map(move |(service, _)| (name.as_str(), service))
         };
         let of_gateways = |(name, node): (&'a String, &'a NodeTotals)| {
             node.cell.consumption.keys().map(move |of| (name.as_str(), of.gateway.as_str()))
         };
         Self {
             services: nodes.iter().flat_map(of_node).collect(),
+            doubled: nodes.iter().flat_map(doubled).collect(),
             gateways: nodes.iter().flat_map(of_gateways).collect(),
         }
     }
@@ -47,6 +56,7 @@ impl<'a> Upstreams<'a> {
             None => self.named(of),
             Some(endpoint) => {
                 let there = self.at(node, endpoint);
+                let there = if there.is_empty() { self.standing_for(node, endpoint) } else { there };
                 match there.is_empty() {
                     true if may_be_inside(endpoint) => self.named(of),
                     true => BTreeSet::new(),
@@ -73,6 +83,14 @@ impl<'a> Upstreams<'a> {
             })
         });
         there.map(|(_, service)| -> &'a Service { service }).collect()
+    }
+
+    /// Those that count what a server tells itself.
+    fn standing_for(&self, node: &str, endpoint: &str) -> BTreeSet<&'a Service> {
+        let told = self.doubled.iter().filter(|(at, service)| *at == node && service.target == endpoint);
+        let on_node =
+            || self.services.iter().filter(|(at, _)| *at == node).map(|(_, service)| -> &'a Service { service });
+        told.flat_map(|(_, told)| counting_for(told, on_node().filter(|page| page.workload == told.workload))).collect()
     }
 
     fn named(&self, of: &Consumption) -> BTreeSet<&'a Service> {

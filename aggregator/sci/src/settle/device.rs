@@ -250,7 +250,7 @@ fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holde
 impl Holder<'_> {
     /// Books reserved accelerator capacity × time on this workload's services.
     fn reserve_devices(&self, nanos: u64, cell: &mut Cell) {
-        for (served, nanos) in self.services.iter().zip(among_residents(nanos, self.services.len())) {
+        for (served, nanos) in self.services.iter().zip(among_residents(nanos, &self.activities()).0) {
             let mine = cell.services.entry(Arc::clone(served.service)).or_default();
             mine.reserved_device_nanos = mine.reserved_device_nanos.saturating_add(nanos);
         }

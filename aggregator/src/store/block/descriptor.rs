@@ -27,7 +27,7 @@ const WORKLOADS: [WorkloadKind; 6] = [
     WorkloadKind::Remainder,
 ];
 const CPU_METHODS: [CpuTimeMethod; 2] = [CpuTimeMethod::Cgroup, CpuTimeMethod::ProcessTime];
-const VERSIONS: [VersionSource; 10] = [
+const VERSIONS: [VersionSource; 11] = [
     VersionSource::Config,
     VersionSource::Pushed,
     VersionSource::Label,
@@ -38,6 +38,7 @@ const VERSIONS: [VersionSource; 10] = [
     VersionSource::Image,
     VersionSource::Unresolved,
     VersionSource::NotReadable,
+    VersionSource::ImageTag,
 ];
 
 /// Something that cells name by number.
