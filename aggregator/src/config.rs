@@ -2,7 +2,8 @@
 
 use crate::export::config::{ExportError, ExportSection, MetricsSection, OtlpSection};
 use crate::factor::{
-    EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig, SiteConfig, SiteRule,
+    ComponentConfig, EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig,
+    SiteConfig, SiteRule,
 };
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
@@ -65,6 +66,8 @@ pub struct Config {
     pub embodied: EmbodiedConfig,
     /// `[[out_of_service]]`: when nodes are drained, in repair or burnt in.
     pub out_of_service: Vec<OutOfServiceConfig>,
+    /// `[[component]]`: what nobody meters, modelled beside the score.
+    pub component: Vec<ComponentConfig>,
     /// Who answers for the figures.
     pub accountable_contact: Option<String>,
     /// Role of the reporting organisation: `operator` or `consumer`.
@@ -208,6 +211,7 @@ impl Default for Config {
             factor: Vec::new(),
             embodied: EmbodiedConfig::default(),
             out_of_service: Vec::new(),
+            component: Vec::new(),
             accountable_contact: None,
             ghg_role: None,
         }
@@ -332,6 +336,7 @@ impl Config {
             factor: self.factor.clone(),
             embodied: self.embodied.clone(),
             out_of_service: self.out_of_service.clone(),
+            component: self.component.clone(),
             accountable_contact: self.accountable_contact.clone(),
             ghg_role: self.ghg_role,
         }

@@ -4,12 +4,14 @@
 //! does not comes from an [`IntensitySource`]. The chain goes from fine to coarse and records every step it took.
 
 mod chain;
+mod component;
 mod config;
 mod embodied;
 mod feed;
 mod fixed;
 pub mod http;
 pub mod impact;
+mod instance;
 mod label;
 pub mod mapping;
 mod out_of_service;
@@ -18,6 +20,7 @@ pub mod provider;
 mod table;
 
 pub use chain::Asked;
+pub use component::{ComponentConfig, DeclaredComponent};
 pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, NodeEmbodiedConfig, SiteConfig, SiteRule};
 pub use embodied::EmbodiedFacts;
 pub use feed::{Feed, FeedConfig, ProviderName};
@@ -190,6 +193,7 @@ pub struct Factors {
     rules: Vec<SiteRule>,
     feeds: Vec<Feed>,
     embodied: embodied::Catalogue,
+    components: Vec<DeclaredComponent>,
     out_of_service: Vec<OutOfService>,
     accountable_contact: Option<String>,
     ghg_role: Option<GhgRole>,
@@ -221,6 +225,7 @@ impl Factors {
             feeds,
             rules: config.site_rule.clone(),
             embodied,
+            components: component::parse(&config.component)?,
             out_of_service: out_of_service::parse(&config.out_of_service)?,
             accountable_contact: config.accountable_contact.clone(),
             ghg_role: config.ghg_role,
@@ -360,6 +365,15 @@ impl Factors {
         inside.collect()
     }
 
+    /// What nobody meters and is declared for a version.
+    pub fn components<'a>(
+        &'a self,
+        model: Option<&'a str>,
+        version: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a DeclaredComponent> {
+        self.components.iter().filter(move |one| one.is_of(model, version))
+    }
+
     /// Kind of deployment of `site`, as configured.
     pub fn deployment(&self, site: Option<&str>) -> Option<Deployment> {
         self.site(site).0.deployment
@@ -391,6 +405,11 @@ impl Factors {
             Dataset { name: "International Energy Agency: world mean intensity", version: "2019", licence: "fact" },
             Dataset { name: "Uptime Institute Global Survey: mean PUE", version: "2024", licence: "fact" },
             Dataset { name: "Cloud Carbon Footprint: embodied defaults", version: "ccf-coefficients", licence: "fact" },
+            Dataset {
+                name: "Cloud Carbon Footprint: embodied carbon of Amazon EC2 instances",
+                version: "npm @cloud-carbon-footprint/aws 0.15.0",
+                licence: "Apache-2.0",
+            },
             Dataset { name: "NVIDIA HGX H100: product carbon footprint", version: "summary", licence: "fact" },
             Dataset { name: "EcoLogits: embodied carbon of a host of 8 GPUs", version: "methodology", licence: "fact" },
         ]
@@ -489,7 +508,7 @@ fn resolve(tables: &Tables, name: &str, config: &SiteConfig) -> Result<Site, Fac
 /// The first eight bytes of a hash over the tables and the configuration as debug text, which names every field.
 fn revision(config: &FactorConfig) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    for part in [table::COUNTRIES, table::REGIONS, &format!("{config:?}"), embodied::REVISION] {
+    for part in [table::COUNTRIES, table::REGIONS, instance::INSTANCES, &format!("{config:?}"), embodied::REVISION] {
         hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
         hasher.update(part.as_bytes());
     }

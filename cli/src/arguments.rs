@@ -6,7 +6,7 @@ mod idle;
 mod training;
 
 pub use estimate::{EstimateArguments, EstimateInputs, MethodName};
-pub use factors::{BasisName, FactorsCommand, PushArguments, QuantityName};
+pub use factors::{BasisName, FactorsCommand, PushArguments, QuantityName, UnitName};
 pub use idle::{IdleArguments, ScopeName};
 pub use training::TrainingCommand;
 
@@ -130,6 +130,9 @@ pub struct CompareArguments {
     /// First scope in which pool idle looks for versions to be charged to
     #[arg(long, value_enum, default_value_t = ScopeName::Node)]
     pub idle_scope: ScopeName,
+    /// Where tokenizers or kinds of intensity differ, compare per request, or by the kind of the first, and say so
+    #[arg(long)]
+    pub normalise: bool,
     /// How the comparison is printed
     #[arg(short, long, value_enum, default_value_t = AdminForm::Table)]
     pub output: AdminForm,
@@ -434,6 +437,7 @@ words! {
     Per => FunctionalUnit {
         TotalToken = TotalToken, InputToken = InputToken, OutputToken = OutputToken, Request = Request, Item = Item,
         InferenceSecond = InferenceSecond, Image = Image, AudioSecond = AudioSecond, Workflow = Workflow,
+        GpuSecond = GpuSecond,
     }
 }
 words! {

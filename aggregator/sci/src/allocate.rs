@@ -444,6 +444,8 @@ fn book_idle(index: usize, nodes: &[NodeSlot], (idle, idle_g): (u64, f64), rule:
                 *weights.entry(version.clone()).or_default() += kind.weight(cost, rule.policy);
             }
         }
+        // Whoever has no weight has no part, and no entry on a node that is nothing to it.
+        weights.retain(|_, weight| *weight > 0);
         let values: Vec<u128> = weights.values().copied().collect();
         let Some(parts) = largest_remainder(idle, &values) else { continue };
         let sum: u128 = values.iter().sum();

@@ -11,6 +11,7 @@ pub mod attribution;
 pub mod boundary;
 pub mod cell;
 pub mod compare;
+pub mod component;
 pub mod consumer;
 pub mod dedicated;
 pub mod distribution;

@@ -26,6 +26,8 @@ pub enum FunctionalUnit {
     AudioSecond,
     /// Run of a workflow.
     Workflow,
+    /// Second of an accelerator that is held, busy or not.
+    GpuSecond,
 }
 
 impl FunctionalUnit {
@@ -41,10 +43,22 @@ impl FunctionalUnit {
             Self::Image => "image",
             Self::AudioSecond => "audio_second",
             Self::Workflow => "workflow",
+            Self::GpuSecond => "gpu_second",
         }
     }
 
-    /// How many of them a service delivered; `None` if the engine does not tell.
+    /// How it is made of what is counted.
+    pub fn conversion(self) -> &'static str {
+        match self {
+            Self::TotalToken => "input_token + output_token",
+            Self::InferenceSecond => "busy time in nanoseconds / 1e9",
+            Self::AudioSecond => "sound in nanoseconds / 1e9",
+            Self::GpuSecond => "held accelerator-nanoseconds / 1e9, over the time in which counts are known",
+            _ => "as counted",
+        }
+    }
+
+    /// How many of them a service delivered; `None` if the engine does not tell, or if no accelerator is held.
     #[allow(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     pub fn count(self, used: &ServiceUse) -> Option<f64> {
         let get = |kind| used.counts.get(&kind).copied();
@@ -61,6 +75,12 @@ impl FunctionalUnit {
             Self::Image => get(CountKind::Images).map(|n| n as f64),
             Self::AudioSecond => get(CountKind::AudioNanos).map(|n| n as f64 / 1e9),
             Self::Workflow => get(CountKind::Workflows).map(|n| n as f64),
+            // The carbon is that of the time in which counts are known: so is what was held.
+            Self::GpuSecond if used.reserved_device_nanos > 0 && used.resident_nanos > 0 && used.counted_nanos > 0 => {
+                let counted = (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0);
+                Some(used.reserved_device_nanos as f64 / 1e9 * counted)
+            }
+            Self::GpuSecond => None,
         }
     }
 }
@@ -71,6 +91,9 @@ pub enum NoScore {
     /// The engine does not tell this unit.
     #[error("the engine does not tell its number of units ({0})")]
     UnitUnknown(&'static str),
+    /// No accelerator is held, or nothing tells when it worked.
+    #[error("it holds no accelerator in a time in which its counts are known, so that there is no {0}")]
+    NoDevice(&'static str),
     /// Nothing was delivered: the carbon stands in the ledger as overhead without output.
     #[error("no unit ({0}) was delivered; the carbon is overhead without output")]
     NoOutput(&'static str),
@@ -79,6 +102,7 @@ pub enum NoScore {
 /// Carbon per functional unit in grams. R = 0 has no score: the carbon stands, the ratio does not exist.
 pub fn score(carbon: GramsCo2e, unit: FunctionalUnit, units: Option<f64>) -> Result<f64, NoScore> {
     match units {
+        None if unit == FunctionalUnit::GpuSecond => Err(NoScore::NoDevice(unit.name())),
         None => Err(NoScore::UnitUnknown(unit.name())),
         Some(units) if units > 0.0 => Ok(carbon.0 / units),
         Some(_) => Err(NoScore::NoOutput(unit.name())),
@@ -140,6 +164,24 @@ mod tests {
         assert_eq!(FunctionalUnit::TotalToken.count(&used), None);
         used.counts.insert(CountKind::OutputTokens, 7);
         assert!(FunctionalUnit::TotalToken.count(&used).is_some_and(|n| (n - 12.0).abs() < 1e-12));
+    }
+
+    #[test]
+    fn seconds_of_accelerators_are_those_held_while_counts_are_known() {
+        let held = |counted_nanos: u64| ServiceUse {
+            resident_nanos: 40_000_000_000,
+            counted_nanos,
+            reserved_device_nanos: 20_000_000_000,
+            ..ServiceUse::default()
+        };
+        let count = |used: &ServiceUse| FunctionalUnit::GpuSecond.count(used);
+        assert!(count(&held(40_000_000_000)).is_some_and(|n| (n - 20.0).abs() < 1e-12), "half a device for 40 s");
+        assert!(count(&held(10_000_000_000)).is_some_and(|n| (n - 5.0).abs() < 1e-12));
+        assert_eq!(count(&held(0)), None, "no carbon is joint with it");
+        let cpu_only = ServiceUse { reserved_device_nanos: 0, ..held(40_000_000_000) };
+        assert_eq!(count(&cpu_only), None);
+        let none = score(GramsCo2e(1.0), FunctionalUnit::GpuSecond, None);
+        assert_eq!(none, Err(NoScore::NoDevice("gpu_second")));
     }
 
     #[test]

@@ -18,7 +18,7 @@ type Cell = (Window, f64, CellStatus);
 /// Records what was pushed.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for cells that are none, FAILED_PRECONDITION for another subject, else the store's.
+/// INVALID_ARGUMENT for cells that are none and for another subject, else the store's.
 pub(super) fn push(book: &Book, request: &PushFactorsRequest, now: UnixNanos) -> Result<PushFactorsResponse, Status> {
     let series = request.series.as_ref().ok_or_else(|| Status::invalid_argument("no series is named"))?;
     let subject = subject(series)?;
@@ -47,8 +47,10 @@ pub(super) fn push(book: &Book, request: &PushFactorsRequest, now: UnixNanos) ->
 fn refusal(error: &RecordError) -> Status {
     let message = error.to_string();
     match error {
-        RecordError::Name(_) | RecordError::TooMany(_) | RecordError::Window(_) => Status::invalid_argument(message),
-        RecordError::Other { .. } => Status::failed_precondition(message),
+        RecordError::Name(_) | RecordError::TooMany(_) | RecordError::Window(_) | RecordError::Other { .. } => {
+            Status::invalid_argument(message)
+        }
+
         RecordError::Store(StoreError::Full { .. }) => Status::unavailable(message),
         RecordError::Store(_) => Status::data_loss(message),
     }
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!((again.recorded, again.unchanged, again.revision_unix_nanos), (1, 1, 6));
         let other = FactorSeries { zone: "hall 2".into(), ..pue() };
         let refused = push(&book, &PushFactorsRequest { series: Some(other), cells: vec![hour(0, 1.1)] }, UnixNanos(7));
-        assert_eq!(refused.expect_err("refused").code(), Code::FailedPrecondition);
+        assert_eq!(refused.expect_err("refused").code(), Code::InvalidArgument);
         let listed = list(&book, &[], &BTreeMap::new()).series;
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].revisions, listed[0].series.clone()), (2, Some(pue())));

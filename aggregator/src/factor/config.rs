@@ -1,5 +1,6 @@
 //! The operator's part of the factors: where sites stand, what they measured themselves, what their hosts are made of.
 
+use super::component::ComponentConfig;
 use super::feed::FeedConfig;
 use super::out_of_service::OutOfServiceConfig;
 use serde::Deserialize;
@@ -19,6 +20,8 @@ pub struct FactorConfig {
     pub factor: Vec<FeedConfig>,
     /// `[embodied]`: totals of the hosts' parts. Unset: the defaults.
     pub embodied: EmbodiedConfig,
+    /// `[[component]]`: what nobody meters, modelled beside the score. Unset: nothing.
+    pub component: Vec<ComponentConfig>,
     /// `[[out_of_service]]`: when nodes are drained, in repair or burnt in. Unset: never.
     pub out_of_service: Vec<OutOfServiceConfig>,
     /// Who answers for the figures. Unset: answers say that nobody was named.

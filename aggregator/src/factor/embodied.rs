@@ -3,6 +3,7 @@
 //! Defaults are single facts with their source here: most are Cloud Carbon Footprint's (ccf-coefficients). The source's name
 //! says which stages of life a figure covers: none holds use, none holds its end.
 
+use super::instance;
 use super::label::INSTANCE_TYPE;
 use super::mapping::instant;
 use super::{EmbodiedConfig, FactorError, NodeEmbodiedConfig};
@@ -11,7 +12,7 @@ use joulebook_units::{Accelerator, GramsCo2e, Hardware, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes whenever a default below does: part of the factors' revision.
-pub(super) const REVISION: &str = "embodied defaults 3: ccf-coefficients, NVIDIA HGX PCF, EcoLogits 8-GPU host";
+pub(super) const REVISION: &str = "embodied defaults 4: ccf-coefficients, NVIDIA HGX PCF, EcoLogits 8-GPU host";
 
 /// Each further socket (ccf-coefficients).
 const CPU_KG: f64 = 100.0;
@@ -48,7 +49,8 @@ const BYTES_PER_GIB: f64 = 1_073_741_824.0;
 /// Embodied carbon of one host, or of a guest's share of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbodiedFacts {
-    /// Totals over the whole life by part: base, cpu, dram, disks, gpu, or guest_share (and gpu) for a guest. A part
+    /// Totals over the whole life by part: base, cpu, dram, disks, network, gpu; guest_share (and gpu) for a guest; instance
+    /// for one of a cloud that a table knows; whole where the operator states one figure. A part
     /// whose size is not known is absent and named in `notes`.
     pub parts: BTreeMap<String, GramsCo2e>,
     /// Expected life in hours, above 0.
@@ -73,6 +75,8 @@ pub(super) struct Catalogue {
     extended: Option<(UnixNanos, f64)>,
     nodes: BTreeMap<String, Option<UnixNanos>>,
     instances: BTreeMap<String, Option<UnixNanos>>,
+    /// What is known of cloud instances, in kg.
+    table: BTreeMap<String, f64>,
 }
 
 impl EmbodiedFacts {
@@ -143,7 +147,7 @@ impl Catalogue {
         if extended.is_some() && !aged {
             return Err(refused("extended_at", "it needs in_service_since: the age of no host is known"));
         }
-        Ok(Self { config: config.clone(), since, extended, nodes, instances })
+        Ok(Self { config: config.clone(), since, extended, nodes, instances, table: instance::by_type()? })
     }
 
     /// The operator's figures as they are configured.
@@ -163,7 +167,15 @@ impl Catalogue {
                 bill.add("whole", 1.0, Some(kg), Assumed::ccf(kg));
                 bill.named = own.source.clone();
             }
-            None => parts(&self.config, hardware, &mut bill),
+            None => match instance.and_then(|name| Some((name, *self.table.get(name)?))) {
+                Some((name, kg)) if !states_parts(&self.config) => {
+                    let default = Assumed { kg, uncertainty: GENERIC_UNCERTAINTY, source: instance::SOURCE };
+                    bill.add("instance", 1.0, None, default);
+                    bill.notes.push(format!("instance {name}: its share of its host, accelerators and storage inside"));
+                    network(&self.config, &mut bill);
+                }
+                _ => parts(&self.config, hardware, &mut bill),
+            },
         }
         let since = self.nodes.get(node).copied().flatten();
         let since = since.or_else(|| self.instances.get(instance?).copied().flatten()).or(self.since);
@@ -229,11 +241,22 @@ fn parts(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
         }
         host(config, hardware, bill);
     }
+    network(config, bill);
+    accelerators(config, &hardware.accelerators, bill);
+}
+
+fn network(config: &EmbodiedConfig, bill: &mut Bill) {
     match config.network_kg {
         Some(kg) => bill.add("network", 1.0, Some(kg), Assumed::ccf(kg)),
         None => bill.notes.push("network gear left out: no figure is stated".to_owned()),
     }
-    accelerators(config, &hardware.accelerators, bill);
+}
+
+/// Whether the operator states what parts weigh: then no table of whole instances takes their place.
+fn states_parts(config: &EmbodiedConfig) -> bool {
+    let parts =
+        [config.host_kg, config.cpu_kg, config.dram_kg_per_gb, config.disk_kg, config.gpu_kg, config.guest_kg_per_vcpu];
+    parts.iter().any(Option::is_some) || !config.gpu_kg_by_model.is_empty()
 }
 
 /// A mass for what is not stated.

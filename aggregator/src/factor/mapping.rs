@@ -16,7 +16,10 @@ const MOST_REFUSED: f64 = 0.01;
 /// An intensity that is below this everywhere is one in kilograms.
 const KILOGRAMS_BELOW: f64 = 2.0;
 /// Length of the last cell of a table without ends, where the cell before does not say.
-const DEFAULT_CELL_SECONDS: i64 = 3600;
+pub(super) const DEFAULT_CELL_SECONDS: i64 = 3600;
+/// Most refused values that are told one by one.
+const MOST_TOLD: usize = 100;
+
 /// `mapping` of `[[factor]]`: names of columns (csv) or pointers to fields of each element (json).
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,11 +28,11 @@ pub struct Mapping {
     pub items: Option<String>,
     /// Start of the cell. Unset: start.
     pub start: Option<String>,
-    /// End of the cell. Unset: each lasts until the next one begins.
+    /// End of the cell. Unset: csv: the column end where there is one; else each lasts until the next one begins.
     pub end: Option<String>,
     /// The value. Unset: value.
     pub value: Option<String>,
-    /// Its status. Unset: all have `all_are`.
+    /// Its status. Unset: csv: the column status where there is one; else all have `all_are`.
     pub status: Option<String>,
     /// Status of all values: measured, estimated or forecast. Unset: measured.
     pub all_are: Option<String>,
@@ -61,8 +64,10 @@ pub struct RawCell {
 pub struct Cells {
     /// In order, without overlap.
     pub cells: Vec<(Window, f64, Status)>,
-    /// Values that were refused, each with its line.
+    /// Values that were refused, each with its line: the first hundred.
     pub refused: Vec<String>,
+    /// How many were.
+    pub refusals: usize,
 }
 
 /// Why a table or document is not used at all.
@@ -83,12 +88,14 @@ pub enum MappingError {
     #[error("{0}")]
     Unreadable(String),
     /// Too many values are none.
-    #[error("{} of {of} values are refused, more than 1 in 100; the first: {}", refused.len(), refused.first().map_or("", String::as_str))]
+    #[error("{count} of {of} values are refused, more than 1 in 100; the first: {first}")]
     Refused {
-        /// Each of them, with its line.
-        refused: Vec<String>,
+        /// How many.
+        count: usize,
         /// Of how many.
         of: usize,
+        /// The first of them, with its line.
+        first: String,
     },
     /// Two values for one instant.
     #[error(
@@ -156,31 +163,80 @@ impl Mapping {
     /// # Errors
     /// See [`MappingError`].
     pub fn cells_each(&self, raw: &[RawCell], quantity: Quantity, seconds: i64) -> Result<Cells, MappingError> {
-        if raw.is_empty() {
-            return Err(MappingError::Empty);
-        }
-        let zone = self.zone().map_err(MappingError::Unreadable)?;
-        let factor = self.factor(quantity).unwrap_or(1.0);
-        let common = self.common_status().unwrap_or(Status::Measured);
-        let mut refused = Vec::new();
-        let mut read: Vec<(u64, Point)> = Vec::new();
-        for cell in raw {
-            match point(cell, quantity, factor, common, zone.as_ref()) {
-                Ok(point) => read.push((cell.line, point)),
-                Err(why) => refused.push(format!("line {}: {why}", cell.line)),
+        let mut reading = self.reading(quantity)?;
+        raw.iter().for_each(|cell| reading.take(cell));
+        reading.cells(seconds)
+    }
+
+    /// Reads cells one by one: of a long table nothing is kept as it was written.
+    ///
+    /// # Errors
+    /// A time zone that nobody knows.
+    pub fn reading(&self, quantity: Quantity) -> Result<Reading, MappingError> {
+        Ok(Reading {
+            quantity,
+            factor: self.factor(quantity).unwrap_or(1.0),
+            unit_is_said: self.unit.is_some(),
+            common: self.common_status().unwrap_or(Status::Measured),
+            zone: self.zone().map_err(MappingError::Unreadable)?,
+            read: Vec::new(),
+            refused: Vec::new(),
+            refusals: 0,
+        })
+    }
+}
+
+/// Cells that are being read.
+pub struct Reading {
+    quantity: Quantity,
+    factor: f64,
+    unit_is_said: bool,
+    common: Status,
+    zone: Option<TimeZone>,
+    read: Vec<(u64, Point)>,
+    refused: Vec<String>,
+    refusals: usize,
+}
+
+impl Reading {
+    /// How many were read, refused ones included.
+    pub fn taken(&self) -> usize {
+        self.read.len() + self.refusals
+    }
+
+    /// Takes the next one.
+    pub fn take(&mut self, cell: &RawCell) {
+        match point(cell, self.quantity, self.factor, self.common, self.zone.as_ref()) {
+            Ok(point) => self.read.push((cell.line, point)),
+            Err(why) => {
+                self.refusals += 1;
+                if self.refused.len() < MOST_TOLD {
+                    self.refused.push(format!("line {}: {why}", cell.line));
+                }
             }
         }
+    }
+
+    /// The cells, where a single one without an end is `seconds` long.
+    ///
+    /// # Errors
+    /// See [`MappingError`].
+    pub fn cells(mut self, seconds: i64) -> Result<Cells, MappingError> {
+        let of = self.taken();
+        if of == 0 {
+            return Err(MappingError::Empty);
+        }
         #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-        let share = refused.len() as f64 / raw.len() as f64;
-        if share > MOST_REFUSED || read.is_empty() {
-            return Err(MappingError::Refused { refused, of: raw.len() });
+        let share = self.refusals as f64 / of as f64;
+        if share > MOST_REFUSED || self.read.is_empty() {
+            return Err(MappingError::Refused { count: self.refusals, of, first: self.refused.swap_remove(0) });
         }
         let small = |(_, point): &(u64, Point)| point.value < KILOGRAMS_BELOW;
-        let nothing = read.iter().all(|(_, point)| point.value <= 0.0);
-        if quantity == Quantity::Intensity && self.unit.is_none() && read.iter().all(small) && !nothing {
+        let nothing = self.read.iter().all(|(_, point)| point.value <= 0.0);
+        if self.quantity == Quantity::Intensity && !self.unit_is_said && self.read.iter().all(small) && !nothing {
             return Err(MappingError::Kilograms);
         }
-        let ended = with_ends(&mut read, seconds);
+        let ended = with_ends(&mut self.read, seconds);
         let plain: Vec<(Window, f64)> = ended.iter().map(|(window, value, _, _)| (*window, *value)).collect();
         let line = |index: usize| ended.get(index).map_or(0, |cell| cell.3);
         let order = in_order(&plain).map_err(|Conflict { first, second }| MappingError::Conflict {
@@ -188,7 +244,8 @@ impl Mapping {
             second: line(first).max(line(second)),
         })?;
         let cell = |index: usize| ended.get(index).map(|(window, value, status, _)| (*window, *value, *status));
-        Ok(Cells { cells: order.into_iter().filter_map(cell).collect(), refused })
+        let cells = order.into_iter().filter_map(cell).collect();
+        Ok(Cells { cells, refused: self.refused, refusals: self.refusals })
     }
 }
 

@@ -261,11 +261,16 @@ impl Poller {
             let file = File::open(&path).map_err(|source| PollError::File { path: path.clone(), source })?;
             Ok::<_, PollError>(read_csv(&feed, file)?)
         });
-        let (cells, refused) = read.await.map_err(|error| io_error(&self.feed.name, &error.to_string()))??;
-        for line in &refused {
-            tracing::warn!(series = self.feed.name, line, "a row of a file of factors is refused");
+        let read = read.await.map_err(|error| io_error(&self.feed.name, &error.to_string()))??;
+        if let Some(first) = read.refused.first() {
+            tracing::warn!(
+                series = self.feed.name,
+                rows = read.refusals,
+                first,
+                "rows of a file of factors are refused"
+            );
         }
-        let recorded = self.record(cells, now).await?;
+        let recorded = self.record(read.cells, now).await?;
         self.seen = Some(looked);
         Ok(Some(recorded))
     }

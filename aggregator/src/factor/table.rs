@@ -130,7 +130,7 @@ impl IntensitySource for CountryTable<'_> {
     }
 }
 
-fn rows<const N: usize>(
+pub(super) fn rows<const N: usize>(
     name: &'static str,
     text: &'static str,
 ) -> impl Iterator<Item = Result<(u64, [String; N]), FactorError>> {
@@ -150,7 +150,7 @@ fn grams(table: &'static str, line: u64, text: &str) -> Result<GramsCo2ePerKwh, 
     value.ok_or_else(|| damaged(table, line, "g_co2e_per_kwh"))
 }
 
-fn damaged(table: &'static str, line: u64, column: &'static str) -> FactorError {
+pub(super) fn damaged(table: &'static str, line: u64, column: &'static str) -> FactorError {
     FactorError::DamagedTable { table, line, column }
 }
 

@@ -196,6 +196,27 @@ fn the_operators_figures_go_before_the_defaults_by_model_node_and_instance() {
 }
 
 #[test]
+fn a_cloud_instance_is_billed_by_its_table_unless_the_operator_states_its_parts() {
+    let guest = Hardware { threads: Some(4), guest: Some(true), ..Hardware::default() };
+    let of = |toml: &str, instance: &str| {
+        let typed = labels(&[("node.kubernetes.io/instance-type", instance)]);
+        factors(toml).expect("valid").embodied_of("n", &typed, &guest)
+    };
+    let facts = of("", "m5.xlarge");
+    assert_eq!(facts.parts.keys().collect::<Vec<_>>(), ["instance"]);
+    assert!((facts.total().0 - 67_099.0).abs() < 1.0 && (facts.uncertainty - 0.5).abs() < 1e-12);
+    assert!(facts.te_source.contains("EC2") && facts.te_source.contains("manufacture"), "{}", facts.te_source);
+    assert!(facts.notes.iter().any(|note| note.contains("network gear left out")), "{:?}", facts.notes);
+    assert_eq!(of("[embodied]\nnetwork_kg = 5.0", "m5.xlarge").parts.len(), 2);
+    for (toml, instance) in [("[embodied]\nguest_kg_per_vcpu = 10.0", "m5.xlarge"), ("", "m99.xlarge")] {
+        assert_eq!(of(toml, instance).parts.keys().collect::<Vec<_>>(), ["guest_share"], "{toml} {instance}");
+    }
+    let stated = of("[embodied.instance.\"m5.xlarge\"]\ntotal_kg = 40.0", "m5.xlarge");
+    assert_eq!(stated.parts.keys().collect::<Vec<_>>(), ["whole"]);
+    assert!((stated.total().0 - 40_000.0).abs() < 1e-9);
+}
+
+#[test]
 fn a_host_past_its_life_accrues_nothing_and_one_whose_life_was_extended_the_rest() {
     let since = "[embodied]\nlifespan_hours = 8760.0\nin_service_since = \"2026-01-01T00:00:00Z\"\n";
     let hour = |text: &str| {

@@ -4,6 +4,7 @@ mod conditions;
 mod extended;
 mod figures;
 mod impacts;
+mod modelled;
 mod origin;
 mod quality;
 mod simulation;
@@ -135,6 +136,7 @@ impl Context<'_> {
             instruments: self.instruments(&parts, &mut missing),
             phases: Some(figures::phases(&parts, &mut missing)),
             impacts: Some(self.impacts(&parts, &mut missing)),
+            modelled: self.modelled(&parts, &mut missing),
             simulated: parts.simulation.any,
             simulated_share: missing.or_note(parts.simulation.share, "simulated_share", "the version used no energy"),
             ..SciAnswer::default()
@@ -255,6 +257,12 @@ impl Context<'_> {
                 "the engine does not tell reasoning tokens apart",
             ),
             statistic: "mean".to_owned(),
+            failed_share: missing.or_note(
+                figures::failed_share(used),
+                "r.failed_share",
+                "not told, or no request ended",
+            ),
+            conversion: parts.unit.conversion().to_owned(),
         }
     }
 

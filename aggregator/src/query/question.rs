@@ -187,6 +187,7 @@ fn unit(value: i32) -> Result<Option<FunctionalUnit>, QueryError> {
         Wire::Image => Some(FunctionalUnit::Image),
         Wire::AudioSecond => Some(FunctionalUnit::AudioSecond),
         Wire::Workflow => Some(FunctionalUnit::Workflow),
+        Wire::GpuSecond => Some(FunctionalUnit::GpuSecond),
     })
 }
 

@@ -96,8 +96,11 @@ impl Book {
                 let read = FactorKey::decode(key).and_then(|key_of| Ok((key_of, CellsFact::decode(key, value)?)));
                 match read {
                     Ok((key, cells)) if counts(&key) => {
-                        let touches = |cell: &SeriesCell| cell.window.intersect(window).is_some();
-                        known.cells.extend(cells.values(key.revision).filter(touches));
+                        // Cells under one key reach far: some of them lie after the window.
+                        for cell in cells.values(key.revision) {
+                            known.later |= cell.window.start() >= window.end();
+                            known.cells.extend(Some(cell).filter(|cell| cell.window.intersect(window).is_some()));
+                        }
                         ControlFlow::Continue(())
                     }
                     Ok(_) => ControlFlow::Continue(()),

@@ -2,6 +2,7 @@
 
 use super::{FormArguments, KindName};
 use clap::{Args, Subcommand, ValueEnum};
+use joulebook_sci::quantity::Quantity;
 use std::path::PathBuf;
 
 /// Series of factors.
@@ -28,6 +29,9 @@ pub struct PushArguments {
     /// Which emissions an intensity counts
     #[arg(long, value_enum, required_if_eq("quantity", "intensity"))]
     pub basis: Option<BasisName>,
+    /// Unit of intensities [default: g-per-kwh; where all are below 2 it must be said]
+    #[arg(long, value_enum)]
+    pub unit: Option<UnitName>,
     /// Grid zone or site [default: the name of the series]
     #[arg(long)]
     pub zone: Option<String>,
@@ -56,13 +60,37 @@ pub enum QuantityName {
 }
 
 impl QuantityName {
+    /// The quantity.
+    pub fn quantity(self) -> Quantity {
+        match self {
+            Self::Intensity => Quantity::Intensity,
+            Self::Pue => Quantity::Pue,
+            Self::WueSite => Quantity::WueSite,
+            Self::WueSource => Quantity::WueSource,
+        }
+    }
+
     /// The contract's word.
     pub fn word(self) -> &'static str {
+        self.quantity().name()
+    }
+}
+
+/// Unit of intensities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnitName {
+    /// Grams per kilowatt-hour
+    GPerKwh,
+    /// Kilograms per kilowatt-hour
+    KgPerKwh,
+}
+
+impl UnitName {
+    /// What a value is multiplied by.
+    pub fn factor(self) -> f64 {
         match self {
-            Self::Intensity => "intensity",
-            Self::Pue => "pue",
-            Self::WueSite => "wue_site",
-            Self::WueSource => "wue_source",
+            Self::GPerKwh => 1.0,
+            Self::KgPerKwh => 1000.0,
         }
     }
 }

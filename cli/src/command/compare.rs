@@ -6,8 +6,8 @@ use crate::client;
 use crate::failure::Failure;
 use crate::output::{json, table};
 use jiff::Timestamp;
-use joulebook_proto::query::{GetSciRequest, ModelSelector, SciAnswer, TimeWindow};
-use joulebook_sci::compare::{Basis, Comparison, Scored, compare, differences};
+use joulebook_proto::query::{FunctionalUnit, GetSciRequest, IntensityKind, ModelSelector, SciAnswer, TimeWindow};
+use joulebook_sci::compare::{Basis, Comparison, Difference, Scored, compare, differences};
 use serde::Serialize;
 
 /// Two scores that may be compared.
@@ -23,6 +23,8 @@ pub(crate) struct Compared {
     pub(crate) ratio: f64,
     /// Whether the intervals have a value in common.
     pub(crate) within_intervals: bool,
+    /// In what they differed as they were asked: both were then asked in another unit, or by one kind of intensity.
+    pub(crate) normalised: Vec<String>,
 }
 
 pub(crate) async fn answer(
@@ -30,31 +32,64 @@ pub(crate) async fn answer(
     arguments: &CompareArguments,
     now: Timestamp,
 ) -> Result<String, Failure> {
-    let window = window(&arguments.period, now)?;
-    let first = ask(connection, arguments, window, &arguments.first).await?;
-    let second = ask(connection, arguments, window, &arguments.second).await?;
-    let compared = compared(&first, &second)?;
+    let mut question = question(arguments, window(&arguments.period, now)?);
+    let mut both = ask_both(connection, arguments, &question).await?;
+    let mut against = against(&both);
+    let mut normalised = Vec::new();
+    if arguments.normalise && !against.is_empty() {
+        for difference in &against {
+            match difference.what {
+                "tokenizer" => question.functional_unit = FunctionalUnit::Request.into(),
+                "kind of intensity" => question.intensity_kind = kind(&difference.first)?.into(),
+                _ => continue,
+            }
+            normalised.push(difference.describe());
+        }
+        both = ask_both(connection, arguments, &question).await?;
+        against = self::against(&both);
+    }
+    if !against.is_empty() {
+        let named: Vec<String> = against.iter().map(Difference::describe).collect();
+        let help = match against.iter().all(|one| ["tokenizer", "kind of intensity"].contains(&one.what)) {
+            true if !arguments.normalise => "; --normalise compares per request, or by the kind of the first",
+            _ => "",
+        };
+        return Err(Failure::Usage(format!("the two are not comparable; they differ in {}{help}", named.join("; "))));
+    }
+    let compared = compared(&both, normalised)?;
     match arguments.output {
         AdminForm::Table => Ok(table::comparison(&compared)),
         AdminForm::Json => json::plain(&compared),
     }
 }
 
-async fn ask(
-    connection: &Connection,
-    arguments: &CompareArguments,
-    window: TimeWindow,
-    of: &ModelSelector,
-) -> Result<SciAnswer, Failure> {
-    let question = GetSciRequest {
+fn question(arguments: &CompareArguments, window: TimeWindow) -> GetSciRequest {
+    GetSciRequest {
         window: Some(window),
-        selector: Some(of.clone()),
         functional_unit: arguments.per.map_or(0, |per| per.wire().into()),
         level: arguments.level.wire().into(),
         idle_policy: arguments.idle.wire().into(),
         idle_scope: arguments.idle_scope.wire().into(),
         ..GetSciRequest::default()
-    };
+    }
+}
+
+/// The contract's value of a kind of intensity by its word.
+fn kind(word: &str) -> Result<IntensityKind, Failure> {
+    let name = format!("INTENSITY_KIND_{}", word.to_uppercase());
+    IntensityKind::from_str_name(&name).ok_or_else(|| Failure::Usage(format!("`{word}` is no one kind of intensity")))
+}
+
+async fn ask_both(
+    connection: &Connection,
+    arguments: &CompareArguments,
+    question: &GetSciRequest,
+) -> Result<[SciAnswer; 2], Failure> {
+    Ok([ask(connection, question, &arguments.first).await?, ask(connection, question, &arguments.second).await?])
+}
+
+async fn ask(connection: &Connection, question: &GetSciRequest, of: &ModelSelector) -> Result<SciAnswer, Failure> {
+    let question = GetSciRequest { selector: Some(of.clone()), ..question.clone() };
     let answered = client::ask(connection, async |mut client| client.get_sci(question).await).await?;
     let mut answers = answered.answers;
     match (answers.pop(), answers.as_slice()) {
@@ -64,12 +99,11 @@ async fn ask(
     }
 }
 
-fn compared(first: &SciAnswer, second: &SciAnswer) -> Result<Compared, Failure> {
-    let against = differences(&basis(first), &basis(second));
-    if !against.is_empty() {
-        let named: Vec<String> = against.iter().map(joulebook_sci::compare::Difference::describe).collect();
-        return Err(Failure::Usage(format!("the two are not comparable; they differ in {}", named.join("; "))));
-    }
+fn against([first, second]: &[SciAnswer; 2]) -> Vec<Difference> {
+    differences(&basis(first), &basis(second))
+}
+
+fn compared([first, second]: &[SciAnswer; 2], normalised: Vec<String>) -> Result<Compared, Failure> {
     let (one, other) = (scored(first)?, scored(second)?);
     let Comparison { ratio, within_intervals } =
         compare(one, other).ok_or_else(|| Failure::Usage(format!("{} scores 0", version_name(first))))?;
@@ -79,6 +113,7 @@ fn compared(first: &SciAnswer, second: &SciAnswer) -> Result<Compared, Failure> 
         unit: first.sci.clone().unwrap_or_default().unit,
         ratio,
         within_intervals,
+        normalised,
     })
 }
 

@@ -1,14 +1,15 @@
 //! `joulebook factors`: series of factors, listed and pushed.
 
-use crate::arguments::{AdminForm, Connection, FactorsCommand, FormArguments, PushArguments};
+use crate::arguments::{AdminForm, Connection, FactorsCommand, FormArguments, PushArguments, UnitName};
 use crate::client;
 use crate::failure::Failure;
 use crate::output::{json, table};
 use jiff::Timestamp;
 use joulebook_proto::admin::{FactorCell, FactorSeries, ListFactorsRequest, PushFactorsRequest, PushFactorsResponse};
 use joulebook_proto::query::IntensityKind;
-use joulebook_sci::series::ends;
-use joulebook_units::UnixNanos;
+use joulebook_sci::quantity::Quantity;
+use joulebook_sci::series::{Conflict, ends, in_order};
+use joulebook_units::{UnixNanos, Window};
 use std::fs::File;
 use std::path::Path;
 
@@ -16,6 +17,8 @@ use std::path::Path;
 const CELLS_PER_QUESTION: usize = 20_000;
 /// Larger files are sent in parts by whoever has them: the aggregator takes no more at once.
 const MOST_CELLS: usize = 250_000;
+/// An intensity that is below this everywhere is one in kilograms.
+const KILOGRAMS_BELOW: f64 = 2.0;
 /// Length of a single cell without an end: an hour.
 const SINGLE_CELL_NANOS: i64 = 3600 * UnixNanos::PER_SECOND;
 
@@ -34,7 +37,8 @@ pub(crate) async fn answer(connection: &Connection, command: &FactorsCommand) ->
 }
 
 async fn push(connection: &Connection, arguments: &PushArguments) -> Result<String, Failure> {
-    let cells = read(&arguments.file)?;
+    let quantity = arguments.quantity.quantity();
+    let cells = read(&arguments.file, quantity, arguments.unit)?;
     let series = FactorSeries {
         name: arguments.series.clone(),
         quantity: arguments.quantity.word().to_owned(),
@@ -63,8 +67,9 @@ fn word(kind: IntensityKind) -> String {
 }
 
 /// The cells of a file with the columns start, value and, if it has them, end and status. Without ends each cell lasts until
-/// the next one begins. All of it is read before anything is sent.
-fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
+/// the next one begins. All of it is read and checked before anything is sent: what is sent in several questions is not taken
+/// back.
+fn read(path: &Path, quantity: Quantity, unit: Option<UnitName>) -> Result<Vec<FactorCell>, Failure> {
     let unusable = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(|error| unusable(&error.to_string()))?;
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
@@ -72,7 +77,7 @@ fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
     let column = |name: &str| header.iter().position(|column| column == name);
     let needed = |name: &str| column(name).ok_or_else(|| unusable(&format!("there is no column `{name}`")));
     let (start, end, value, status) = (needed("start")?, column("end"), needed("value")?, column("status"));
-    let mut cells = Vec::new();
+    let mut cells: Vec<(u64, FactorCell)> = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| unusable(&error.to_string()))?;
         let line = record.position().map_or(0, csv::Position::line);
@@ -84,12 +89,15 @@ fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
             nanos.ok_or_else(|| refused(&format!("`{}` is no time; write 2026-11-24T10:00:00Z", text(place))))
         };
         let begins = instant(start)?;
-        cells.push(FactorCell {
+        let told: f64 = text(value).parse().map_err(|_| refused(&format!("`{}` is no number", text(value))))?;
+        let told = told * unit.map_or(1.0, UnitName::factor);
+        let cell = FactorCell {
             start_unix_nanos: begins,
             end_unix_nanos: end.map_or(Ok(begins), instant)?,
-            value: text(value).parse().map_err(|_| refused(&format!("`{}` is no number", text(value))))?,
+            value: quantity.check(told).map_err(|error| refused(&error.to_string()))?,
             status: status.map_or("measured", text).to_owned(),
-        });
+        };
+        cells.push((line, cell));
         if cells.len() > MOST_CELLS {
             return Err(unusable(&format!("more than {MOST_CELLS} cells; send parts of it, nothing was sent")));
         }
@@ -97,14 +105,32 @@ fn read(path: &Path) -> Result<Vec<FactorCell>, Failure> {
     if cells.is_empty() {
         return Err(unusable("there is no cell in it"));
     }
+    let small = cells.iter().all(|(_, cell)| cell.value < KILOGRAMS_BELOW);
+    if quantity == Quantity::Intensity && unit.is_none() && small && cells.iter().any(|(_, cell)| cell.value > 0.0) {
+        return Err(unusable("every value is below 2 g/kWh, as if in kg/kWh; say --unit; nothing was sent"));
+    }
     if end.is_none() {
-        cells.sort_by_key(|cell| cell.start_unix_nanos);
-        let starts: Vec<UnixNanos> = cells.iter().map(|cell| UnixNanos(cell.start_unix_nanos)).collect();
-        for (cell, end) in cells.iter_mut().zip(ends(&starts, SINGLE_CELL_NANOS)) {
+        cells.sort_by_key(|(_, cell)| cell.start_unix_nanos);
+        let starts: Vec<UnixNanos> = cells.iter().map(|(_, cell)| UnixNanos(cell.start_unix_nanos)).collect();
+        for ((_, cell), end) in cells.iter_mut().zip(ends(&starts, SINGLE_CELL_NANOS)) {
             cell.end_unix_nanos = end.0;
         }
     }
-    Ok(cells)
+    let window = |cell: &FactorCell| Window::new(UnixNanos(cell.start_unix_nanos), UnixNanos(cell.end_unix_nanos));
+    let mut plain = Vec::with_capacity(cells.len());
+    for (line, cell) in &cells {
+        let window = window(cell).filter(|window| !window.is_empty());
+        let window = window
+            .ok_or_else(|| unusable(&format!("line {line}: it does not end after it starts; nothing was sent")))?;
+        plain.push((window, cell.value));
+    }
+    in_order(&plain).map_err(|Conflict { first, second }| {
+        let mut lines = [first, second].map(|place| cells.get(place).map_or(0, |(line, _)| *line));
+        lines.sort_unstable();
+        let [first, second] = lines;
+        unusable(&format!("lines {first} and {second} overlap: which one holds is not said; nothing was sent"))
+    })?;
+    Ok(cells.into_iter().map(|(_, cell)| cell).collect())
 }
 
 #[cfg(test)]
@@ -115,7 +141,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("grid.csv");
         std::fs::write(&path, text).expect("written");
-        read(&path)
+        read(&path, Quantity::Intensity, None)
     }
 
     #[test]

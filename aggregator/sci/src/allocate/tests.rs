@@ -101,6 +101,14 @@ fn idle_of_a_node_without_holders_goes_to_the_pool_then_the_cluster_then_the_led
 }
 
 #[test]
+fn a_version_without_a_weight_has_no_entry_on_a_node_whose_idle_it_does_not_carry() {
+    let nodes = [node("a", &[("1", 100, 500), ("2", 100, 0)], 0, 0), node("a", &[], 40, 0)];
+    let costs = allocate(&nodes, IdlePolicy::ReservedCapacityTime);
+    assert_eq!(costs.versions[&(1, ModelVersion::of(&service("1")))].pool_idle, 40);
+    assert!(!costs.versions.contains_key(&(1, ModelVersion::of(&service("2")))), "it is not charged there");
+}
+
+#[test]
 fn platform_enters_at_host_level_by_component_energy() {
     let nodes = [node("a", &[("1", 300, 1000)], 0, 97)];
     let costs = allocate(&nodes, IdlePolicy::ReservedCapacityTime);

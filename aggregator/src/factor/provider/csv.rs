@@ -1,13 +1,13 @@
 //! A file of comma-separated values with a header, by a mapping.
 
-use super::{Cell, Unread};
+use super::Unread;
 use crate::factor::feed::Feed;
-use crate::factor::mapping::{Cells, MappingError, RawCell};
+use crate::factor::mapping::{Cells, DEFAULT_CELL_SECONDS, MappingError, RawCell};
 use crate::store::factors::MAX_CELLS;
 use std::io::Read;
 
 /// Cells of a file, and the rows that were refused. A file of too many rows is refused before it is read to its end.
-pub(in crate::factor) fn read(feed: &Feed, file: impl Read) -> Result<(Vec<Cell>, Vec<String>), Unread> {
+pub(in crate::factor) fn read(feed: &Feed, file: impl Read) -> Result<Cells, Unread> {
     let mapping = &feed.config.mapping;
     let delimiter = mapping.delimiter.and_then(|delimiter| u8::try_from(delimiter).ok()).unwrap_or(b',');
     let mut reader =
@@ -25,16 +25,21 @@ pub(in crate::factor) fn read(feed: &Feed, file: impl Read) -> Result<(Vec<Cell>
     };
     let start = place(mapping.start.as_deref().unwrap_or("start"))?;
     let value = place(mapping.value.as_deref().unwrap_or("value"))?;
-    let end = mapping.end.as_deref().map(place).transpose()?;
-    let status = mapping.status.as_deref().map(place).transpose()?;
-    let mut raw = Vec::new();
+    // Columns of these names are what they are called.
+    let told = |mapped: Option<&str>, usual: &str| match mapped {
+        Some(name) => place(name).map(Some),
+        None => Ok(names.iter().position(|name| name == usual)),
+    };
+    let end = told(mapping.end.as_deref(), "end")?;
+    let status = told(mapping.status.as_deref(), "status")?;
+    let mut reading = mapping.reading(feed.subject.quantity)?;
     for record in reader.records() {
         let record = record.map_err(strange)?;
-        if raw.len() == MAX_CELLS {
+        if reading.taken() == MAX_CELLS {
             return Err(Unread::Refused(format!("it has more than {MAX_CELLS} rows; split it by years")));
         }
         let text = |place: usize| record.get(place).unwrap_or_default().to_owned();
-        raw.push(RawCell {
+        reading.take(&RawCell {
             line: record.position().map_or(0, ::csv::Position::line),
             start: text(start),
             end: end.map(text),
@@ -42,6 +47,5 @@ pub(in crate::factor) fn read(feed: &Feed, file: impl Read) -> Result<(Vec<Cell>
             status: status.map(text),
         });
     }
-    let Cells { cells, refused } = mapping.cells(&raw, feed.subject.quantity)?;
-    Ok((cells, refused))
+    Ok(reading.cells(DEFAULT_CELL_SECONDS)?)
 }

@@ -1,6 +1,7 @@
 //! Energy, carbon and score of an answer.
 
 use super::*;
+use joulebook_sci::ServiceUse;
 use joulebook_sci::phase::PhaseMethod;
 use joulebook_sci::uncertainty::Deviations;
 
@@ -203,6 +204,15 @@ pub(super) fn conservation(parts: &Parts<'_>) -> wire::Conservation {
         overcount_uj: sum(|node| node.cell.overcount_microjoules),
         residual_uj: i64::try_from(residual).unwrap_or(i64::MAX),
     }
+}
+
+/// Requests that failed over those that ended: those that were given up ended too.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+pub(super) fn failed_share(used: &ServiceUse) -> Option<f64> {
+    let get = |kind| used.counts.get(&kind).copied();
+    let (done, failed) = (get(CountKind::RequestsOk)?, get(CountKind::RequestsFailed)?);
+    let ended = done.saturating_add(failed).saturating_add(get(CountKind::RequestsAborted).unwrap_or(0));
+    (ended > 0).then(|| failed as f64 / ended as f64)
 }
 
 pub(super) fn tokens(parts: &Parts<'_>, missing: &mut Missing) -> wire::Tokens {

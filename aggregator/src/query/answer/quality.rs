@@ -92,7 +92,8 @@ impl Context<'_> {
                 "iso_21031_2024: intensity is average, the standard's first edition asks for marginal".to_owned(),
             );
         }
-        let consumer_unit = !matches!(parts.unit, FunctionalUnit::Item | FunctionalUnit::InferenceSecond);
+        let consumer_unit =
+            !matches!(parts.unit, FunctionalUnit::Item | FunctionalUnit::InferenceSecond | FunctionalUnit::GpuSecond);
         if !consumer_unit {
             reasons.push("sci_ai_consumer: the functional unit is not in the consumer's list".to_owned());
         }

@@ -16,5 +16,9 @@ pub(crate) fn comparison(compared: &Compared) -> String {
         true => "; the intervals overlap: it may be no difference",
         false => "",
     };
-    format!("{table}\n{second} is {} × {first}{doubt}\n", number(Some(compared.ratio)))
+    let named = match compared.normalised.as_slice() {
+        [] => String::new(),
+        differences => format!("normalised; as they were asked they differ in {}\n", differences.join("; ")),
+    };
+    format!("{table}\n{second} is {} × {first}{doubt}\n{named}", number(Some(compared.ratio)))
 }
