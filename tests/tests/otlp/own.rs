@@ -29,7 +29,7 @@ fn an_agent_tells_a_real_receiver_of_its_node_and_its_health() {
             r"k8s\.cluster\.name.*prod",
             r"k8s\.node\.name.*under-test",
             r"hw\.energy",
-            r"hw\.id.*rapl/intel-rapl:0",
+            r"hw\.id.*rapl/package-0",
             r"joulebook\.agent\.rows",
             r"joulebook\.agent\.session\.open",
             r"joulebook\.agent\.spool",
