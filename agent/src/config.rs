@@ -80,6 +80,8 @@ pub struct Config {
     pub push: PushSection,
     /// Counts that servers export as OpenTelemetry metrics.
     pub otlp: OtlpSection,
+    /// A receiver of OpenTelemetry that is told of the node.
+    pub export: joulebook_otlp::OtlpSection,
     /// How consumers are named.
     pub consumers: ConsumersSection,
     /// Workloads that are there for others.
@@ -485,6 +487,7 @@ impl Config {
         self.ipmi.check()?;
         self.otlp.check()?;
         self.metrics.check()?;
+        self.export.check()?;
         meter::check(&self.meter, self.push.socket.is_some())?;
         let powers = [
             ("redfish.ceiling_watts", self.redfish.ceiling_watts),

@@ -22,7 +22,7 @@ pub const IO: u8 = 74;
 pub fn code(error: &RunError) -> u8 {
     match error {
         RunError::Config(error) if error.is_permission() => PERMISSION,
-        RunError::Config(_) | RunError::Target(_) => CONFIGURATION,
+        RunError::Config(_) | RunError::Target(_) | RunError::Export(_) => CONFIGURATION,
         RunError::Tls(error) if error.is_permission() => PERMISSION,
         RunError::Tls(_) => CONFIGURATION,
         RunError::Listen(error) => error.exit_code(),

@@ -1,12 +1,13 @@
 //! `joulebook-agent`: arguments → configuration → run → exit code.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use joulebook_agent::clock::SystemClock;
+use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_agent::collector::gaudi::serve::{HELPER as GAUDI_HELPER, serve as serve_gaudi};
 use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides, Role};
-use joulebook_agent::run::RunError;
+use joulebook_agent::run::{RunError, unix_clock};
 use joulebook_agent::{doctor, exit, measure, presets, reload};
+use joulebook_otlp::trace::{Carrier, Telling, own, without_spans};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
@@ -16,6 +17,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Reads power and inference counts of this node and delivers them to the aggregator.
 #[derive(Debug, Parser)]
@@ -177,11 +181,11 @@ fn main() -> ExitCode {
         let _ = std::io::stdout().write_all(EXAMPLE.as_bytes());
         return ExitCode::SUCCESS;
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("JOULEBOOK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let command = arguments.command.take();
     let check = arguments.check_config;
+    if command.is_some() || check {
+        log(None);
+    }
     let (file, overrides) = (arguments.config.clone(), overrides(arguments));
     let ended = match command {
         Some(Command::Doctor(look)) => {
@@ -292,8 +296,38 @@ fn check_config(file: Option<&Path>, overrides: Overrides) -> Result<ExitCode, R
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says to standard error what happens, and notes it for a receiver of OpenTelemetry if there is one that wants to know.
+fn log(telling: Option<Telling>) {
+    let filter = EnvFilter::try_from_env("JOULEBOOK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
+    let people = people.with_filter(without_spans(filter));
+    tracing_subscriber::registry().with(people).with(telling.map(Telling::layer)).init();
+}
+
+/// The configuration, with what it says of the agent's own spans and log in force.
+fn begin(path: Option<&Path>, overrides: Overrides) -> Result<(Config, Option<Carrier>), RunError> {
+    let begun = Config::load(path, overrides).map_err(RunError::from).and_then(|config| {
+        let clock = unix_clock(&(Arc::new(SystemClock) as Arc<dyn Clock>));
+        let host = config.node_name().ok().filter(|_| config.role == Role::Node);
+        let service = ("joulebook-agent", env!("CARGO_PKG_VERSION"));
+        let own = own(&config.export, service, host.as_ref().map(|host| host.as_str()), &clock)?;
+        Ok((config, own))
+    });
+    match begun {
+        Ok((config, own)) => {
+            let (telling, carrier) = own.unzip();
+            log(telling);
+            Ok((config, carrier))
+        }
+        Err(error) => {
+            log(None);
+            Err(error)
+        }
+    }
+}
+
 fn serve(path: Option<PathBuf>, overrides: Overrides) -> Result<ExitCode, RunError> {
-    let config = Config::load(path.as_deref(), overrides.clone())?;
+    let (config, carrier) = begin(path.as_deref(), overrides.clone())?;
     keep_descriptors();
     // Question: one thread or several for the tasks? A tick works a millisecond a second, a session less, and the disk has
     // a thread of its own. Several threads would wake each other for every tick and message, which costs 80 to 100 µs a
@@ -314,8 +348,12 @@ fn serve(path: Option<PathBuf>, overrides: Overrides) -> Result<ExitCode, RunErr
         });
         let file = ConfigFile::watch(path.clone(), LOOK_EVERY).map_err(|source| RunError::Start { source })?;
         let read = || Config::read(path.as_deref(), overrides.clone());
-        let running = reload::run_reloading(config, file, read, Arc::new(SystemClock), stopped);
-        running.await.map(|()| ExitCode::SUCCESS)
+        let carrying = carrier.map(Carrier::start);
+        let ended = reload::run_reloading(config, file, read, Arc::new(SystemClock), stopped).await;
+        if let Some(carrying) = carrying {
+            carrying.finish().await;
+        }
+        ended.map(|()| ExitCode::SUCCESS)
     })
 }
 

@@ -4,6 +4,7 @@
 //! samplers are asked when the page is, so that it costs nothing while nobody reads it.
 
 mod cost;
+pub(crate) mod export;
 pub mod listener;
 pub mod name;
 
@@ -12,6 +13,8 @@ use crate::sampler::status::{SourceStatus, Status};
 use crate::spool::Counters;
 use crate::uplink::UplinkCounters;
 use cost::Cost;
+use joulebook_otlp::trace::queues;
+use joulebook_otlp::{Queue, Signal};
 use joulebook_proto::metrics::{Point, Points};
 use joulebook_units::{BootNanos, NodeName, RejectReason, UnixNanos};
 use name::*;
@@ -28,6 +31,8 @@ const MOST_SOURCES: usize = 512;
 const MOST_TARGETS: usize = 512;
 /// A sampler that does not answer within this is left out: its row is under way.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long after the start a receiver is told first: rows are there by then.
+const STEP_WAIT: Duration = Duration::from_secs(5);
 /// Without a row for so long, or for three ticks, the agent is not ready.
 const READY: Duration = Duration::from_secs(30);
 
@@ -150,11 +155,18 @@ pub(crate) struct Board {
     cost: Mutex<Cost>,
     /// What the wall clock was ahead of the boot clock at the first page of each stream.
     clocks: Mutex<BTreeMap<NodeName, i64>>,
+    /// What waits for a receiver of OpenTelemetry, if there is one.
+    told: Option<Arc<Queue>>,
 }
 
 impl Board {
     pub(crate) fn new(process: Arc<Process>, streams: Vec<Stream>, targets: Option<Targets>) -> Self {
-        Self { process, streams, targets, cost: Mutex::default(), clocks: Mutex::default() }
+        Self { process, streams, targets, cost: Mutex::default(), clocks: Mutex::default(), told: None }
+    }
+
+    /// The same with what waits for a receiver of OpenTelemetry.
+    pub(crate) fn telling(self, told: Option<Arc<Queue>>) -> Self {
+        Self { told, ..self }
     }
 
     /// Why the agent does not do its work; `None` if it does.
@@ -178,10 +190,16 @@ impl Board {
 
     /// Everything, as of now.
     async fn points(&self) -> Vec<Point> {
-        let mut points = Points::default();
+        self.process.pages.fetch_add(1, Ordering::Relaxed);
+        self.look().await.0
+    }
+
+    /// Everything, and how the sampler of each node is; none where its row takes long.
+    async fn look(&self) -> (Vec<Point>, Vec<(NodeName, Option<Status>)>) {
+        let (mut points, mut nodes) = (Points::default(), Vec::new());
         let process = &self.process;
         points.add(&BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
-        points.count(&PAGES, &[], process.pages.fetch_add(1, Ordering::Relaxed) + 1);
+        points.count(&PAGES, &[], process.pages.load(Ordering::Relaxed));
         points.count(&RELOADS, &[], process.reloads.load(Ordering::Relaxed));
         points.count(&RELOAD_FAILURES, &[], process.reload_failures.load(Ordering::Relaxed));
         let (mut cpu, mut helper) = (None, None);
@@ -193,13 +211,18 @@ impl Board {
                 // A poller has no CPU that it meters.
                 (cpu, helper) = (status.cpu, status.helper);
             }
-            add_delivery(&mut points, stream, sampled.map(|sampled| sampled.status.now.1));
+            let status = sampled.map(|sampled| sampled.status);
+            add_delivery(&mut points, stream, status.as_ref().map(|status| status.now.1));
+            nodes.push((stream.node.clone(), status));
         }
         self.cost.lock().unwrap_or_else(PoisonError::into_inner).add_to(&mut points, cpu, helper);
         if let Some(targets) = &self.targets {
             add_targets(&mut points, targets);
         }
-        points.into_vec()
+        for (signal, queue) in self.told.iter().map(|queue| (Signal::Metrics, queue)).chain(own_queues()) {
+            add_told(&mut points, signal, queue);
+        }
+        (points.into_vec(), nodes)
     }
 
     fn add_rows(&self, points: &mut Points, stream: &Stream, status: &Status, cycles: &Cycles) {
@@ -273,6 +296,20 @@ fn add_delivery(points: &mut Points, stream: &Stream, now: Option<UnixNanos>) {
     }
     let ends = uplink.certificate_ends.zip(now);
     points.add(&CERTIFICATE, &node, ends.map(|(ends, now)| seconds(ends.0.saturating_sub(now.0))));
+}
+
+/// Queues of the agent's own spans and log.
+fn own_queues<'a>() -> impl Iterator<Item = (Signal, &'a Arc<Queue>)> {
+    queues().iter().map(|(signal, queue)| (*signal, queue))
+}
+
+fn add_told(points: &mut Points, signal: Signal, queue: &Queue) {
+    let (counts, name) = (queue.counts(), signal.name());
+    points.count(&OTLP_SENT, &[name], counts.sent);
+    points.count(&OTLP_LOST, &[name, "overflow"], counts.overflow);
+    points.count(&OTLP_LOST, &[name, "refused"], counts.refused);
+    points.count(&OTLP_RETRIES, &[name], counts.retries);
+    points.count(&OTLP_WAITING, &[name], counts.waiting);
 }
 
 fn add_targets(points: &mut Points, targets: &Targets) {

@@ -9,12 +9,13 @@ use crate::clock::Clock;
 use crate::collector::redfish::Redfish;
 use crate::collector::{Collector, Sources};
 use crate::config::{Config, Subject, SubjectSection};
-use crate::metrics::{self, Board, listener};
+use crate::metrics::{self, Board, export, listener};
 use crate::run::delivery::{Delivery, deliver};
-use crate::run::{Ending, RunError, boot_id, inventory, security, spool_config};
+use crate::run::{Ending, RunError, boot_id, export_from, inventory, security, spool_config, unix_clock};
 use crate::sampler::{Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolError};
 use crate::uplink::{Uplink, UplinkConfig};
+use joulebook_otlp::Sender;
 use joulebook_units::PollerName;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -43,6 +44,7 @@ pub(crate) async fn run(
         boot: boot_id(&config.roots)?,
     };
     let (name, subjects) = (config.poller_name()?, config.subjects()?);
+    let exporting = export::sender(&config.export, unix_clock(&clock))?;
     let listener = listener::bind(config.metrics.listen).await?;
     make_folder(&config)?;
     let (stop, stopped) = watch::channel(None);
@@ -61,7 +63,9 @@ pub(crate) async fn run(
             deliver(delivery, told).await
         });
     }
-    let board = Arc::new(Board::new(process, streams, None));
+    let board = Board::new(process, streams, None).telling(exporting.as_ref().map(Sender::queue));
+    let board = Arc::new(board);
+    let _exporting = export_from(&board, exporting, &config);
     let page = listener.map(|listener| tokio::spawn(listener::serve(listener, board)));
     let (told, ended) = tokio::select! {
         ending = ending => (ending, Ok(())),

@@ -10,6 +10,7 @@ use crate::config::{Config, ConfigError, Role};
 use crate::inference;
 use crate::metrics::Process;
 use crate::run::{Ending, RunError, run_counted, security};
+use joulebook_otlp::Signal;
 use joulebook_proto::config_file::{ConfigFile, RELOAD_FAILURES, RELOADS};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -97,6 +98,11 @@ fn prove(now: &Config, new: Config) -> Result<Config, ReloadError> {
     // Records that were not delivered would stay behind.
     if now.spool.dir != new.spool.dir {
         return Err(ReloadError::Fixed("spool.dir"));
+    }
+    // One subscriber for the whole process, made at its start.
+    let own = |config: &Config| [Signal::Traces, Signal::Logs].iter().any(|signal| config.export.tells(*signal));
+    if now.export != new.export && (own(now) || own(&new)) {
+        return Err(ReloadError::Fixed("export"));
     }
     security(&new)?;
     if let Some(socket) = new.push.socket.as_deref().filter(|socket| now.push.socket.as_deref() != Some(*socket)) {

@@ -8,13 +8,14 @@ use crate::directory::Directory;
 use crate::hardware;
 use crate::inference::{self, Desks, ListenError, MeterDesk, SpanDesk, TargetError};
 use crate::metrics::listener::{self, PageError};
-use crate::metrics::{self, Board, Targets};
+use crate::metrics::{self, Board, Targets, export};
 use crate::poller;
 use crate::process::{Workloads, proc::read_text};
 use crate::sampler::{Parts, Sampler, tell};
 use crate::spool::{Spool, SpoolConfig, SpoolError};
 use crate::uplink::{Security, Uplink, UplinkConfig, UplinkError};
 use delivery::{Delivery, deliver};
+use joulebook_otlp::{OtlpError, Sender, UnixClock};
 use joulebook_proto::credentials::CredentialError;
 use joulebook_proto::telemetry::NodeDirectory;
 use joulebook_units::{BootId, Hardware, Inventory, NodeName, Placement, SourceState, Support};
@@ -23,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinSet};
 
 pub(crate) mod delivery;
 
@@ -55,6 +56,9 @@ pub enum RunError {
     /// The page of metrics.
     #[error(transparent)]
     Page(#[from] PageError),
+    /// The receiver of OpenTelemetry cannot be told anything.
+    #[error("[export] {0}")]
+    Export(#[from] OtlpError),
     /// Energy sensors exist and none may be read.
     #[error("no energy sensor may be read: {why}; run as root, or set allow_no_sources to run on estimates")]
     NoSource {
@@ -158,6 +162,7 @@ async fn run_node(
         directory.clone(),
         config.discovery.wanted(),
     )?;
+    let exporting = export::sender(&config.export, unix_clock(&clock))?;
     let listener = listener::bind(config.metrics.listen).await?;
     let (spool, recovery) = Spool::open(&spool_config(&config, &config.spool.dir, config.spool.max_bytes))?;
     inference.name_consumers(config.consumers.names(&config.spool.dir)?);
@@ -202,7 +207,9 @@ async fn run_node(
     let any_certificate = config.redfish.url.is_some().then_some(config.redfish.danger_accept_any_certificate);
     let spooled = (spool.watch(), config.spool.max_bytes);
     let (stream, asked) = metrics::Stream::new((node, tick), spooled, uplink.counters(), any_certificate);
-    let board = Arc::new(Board::new(process, vec![stream], Some(servers)));
+    let board = Board::new(process, vec![stream], Some(servers));
+    let board = Arc::new(board.telling(exporting.as_ref().map(Sender::queue)));
+    let _exporting = export_from(&board, exporting, &config);
     let page = listener.map(|listener| tokio::spawn(listener::serve(listener, board)));
     let delivery = Delivery { sampler, spool, uplink, tick, scraper: Some(scraper), spans, asked };
     let delivered = deliver(delivery, ending).await;
@@ -218,6 +225,22 @@ async fn run_node(
     delivered?;
     tracing::info!("agent stopped");
     Ok(())
+}
+
+/// The wall clock for who delivers.
+pub fn unix_clock(clock: &Arc<dyn Clock>) -> UnixClock {
+    let clock = Arc::clone(clock);
+    Arc::new(move || clock.wall())
+}
+
+/// Begins to tell a receiver of OpenTelemetry, if there is one. It ends with the value.
+pub(crate) fn export_from(board: &Arc<Board>, exporting: Option<Sender>, config: &Config) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    if let Some(sender) = exporting {
+        let (queue, cluster) = (sender.queue(), config.export.cluster.clone());
+        tasks.spawn(export::tell(Arc::clone(board), (sender, queue), (cluster, export::STEP)));
+    }
+    tasks
 }
 
 /// Passes on what the aggregator tells of the node's pods.

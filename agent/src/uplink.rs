@@ -262,6 +262,7 @@ impl Uplink {
         }
     }
 
+    #[tracing::instrument(name = "uplink.session", skip_all)]
     async fn session(&self, channel: Channel, ended: Option<BootNanos>) -> End {
         let mut inventory = self.inventory.clone();
         let streams = match self.spool.streams().await {

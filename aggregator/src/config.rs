@@ -1,6 +1,6 @@
 //! Configuration: TOML, every key documented in [`EXAMPLE`], unknown keys refused, flags override the file.
 
-use crate::export::config::{ExportError, ExportSection, MetricsSection, OtlpSection};
+use crate::export::config::{ExportError, ExportSection, MetricsSection};
 use crate::factor::{
     ComponentConfig, EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig,
     SiteConfig, SiteRule,
@@ -9,6 +9,7 @@ use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
 use crate::store::space::Least;
+use joulebook_otlp::{OtlpError, OtlpSection};
 use joulebook_proto::config_file::is_writable_by_others;
 use joulebook_proto::credentials::{CredentialFiles, SecurityUnclear};
 use joulebook_sci::attribution::OutputWeight;
@@ -265,6 +266,9 @@ pub enum ConfigError {
     /// Figures that cannot be worked out or shown so.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The section `[otlp]` cannot be.
+    #[error("[otlp] {0}")]
+    Otlp(#[from] OtlpError),
     /// A poller that cannot be.
     #[error("[[poller]]: {0}")]
     Poller(#[from] PollerError),

@@ -9,7 +9,6 @@ mod config;
 mod embodied;
 mod feed;
 mod fixed;
-pub mod http;
 pub mod impact;
 mod instance;
 mod label;
@@ -24,6 +23,8 @@ pub use component::{ComponentConfig, DeclaredComponent};
 pub use config::{Deployment, EmbodiedConfig, FactorConfig, GhgRole, NodeEmbodiedConfig, SiteConfig, SiteRule};
 pub use embodied::EmbodiedFacts;
 pub use feed::{Feed, FeedConfig, ProviderName};
+/// Questions over HTTP.
+pub use joulebook_otlp::http;
 pub use out_of_service::{OutOfService, OutOfServiceConfig};
 
 use crate::store::{Book, StoreError};

@@ -44,6 +44,7 @@ impl Keeping {
     pub async fn seal(self, stopping: watch::Receiver<bool>) -> Result<(), StoreError> {
         let stop = stopping.clone();
         let work = move |book: &Book, now| {
+            let _span = tracing::info_span!("store.seal").entered();
             let sealed = book.seal(now, &|| *stop.borrow())?;
             if sealed.chunks > 0 {
                 tracing::info!(chunks = sealed.chunks, records = sealed.records, "rows are sealed");

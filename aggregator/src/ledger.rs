@@ -81,6 +81,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The store's.
+    #[tracing::instrument(name = "ledger.settle", skip_all)]
     pub fn pass(&self, now: UnixNanos) -> Result<usize, StoreError> {
         let mut by_node: BTreeMap<u32, Vec<(UnixNanos, u64)>> = BTreeMap::new();
         // Rows after the surroundings of a cell do not change it any more, and a row marks whole minutes: a cell that is

@@ -7,8 +7,9 @@ use joulebook_aggregator::dev_certs::{self, DevCertsError};
 use joulebook_aggregator::directory::Directories;
 use joulebook_aggregator::export::metric;
 use joulebook_aggregator::reload::Reload;
-use joulebook_aggregator::run::{RunError, run_reloading};
+use joulebook_aggregator::run::{RunError, run_reloading, unix_clock};
 use joulebook_aggregator::{exit, offline};
+use joulebook_otlp::trace::{Carrier, Telling, own, without_spans};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use joulebook_proto::metrics::reference;
 use joulebook_units::{NodeName, PollerName};
@@ -20,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How long work that cannot be stopped may hold the end of the process up.
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -157,9 +160,6 @@ fn main() -> ExitCode {
             code
         }));
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let ansi = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -259,8 +259,21 @@ fn check_config(arguments: &Arguments) -> Result<u8, RunError> {
     Ok(0)
 }
 
+/// Says to standard error what happens, and notes it for a receiver of OpenTelemetry if there is one that wants to know.
+fn log(telling: Option<Telling>) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let people = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let people = people.with_filter(without_spans(filter));
+    tracing_subscriber::registry().with(people).with(telling.map(Telling::layer)).init();
+}
+
 fn start(arguments: Arguments) -> Result<(), RunError> {
     let config = configuration(&arguments)?;
+    config.otlp.check().map_err(ConfigError::from)?;
+    let service = ("joulebook-aggregator", env!("CARGO_PKG_VERSION"));
+    let clock = unix_clock(&(Arc::new(SystemClock) as Arc<dyn Clock>));
+    let (telling, carrier) = own(&config.otlp, service, None, &clock)?.unzip();
+    log(telling);
     let runtime = tokio::runtime::Runtime::new().map_err(|_| RunError::Stuck)?;
     let ended = runtime.block_on(async {
         let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -276,7 +289,12 @@ fn start(arguments: Arguments) -> Result<(), RunError> {
         let Ok(file) = ConfigFile::watch(arguments.config.clone(), LOOK_EVERY) else { return Err(RunError::Stuck) };
         let reload = Reload::new(file, move || configuration(&arguments));
         let nobody = tokio::sync::oneshot::channel().0;
-        run_reloading(config, Some(reload), Arc::new(SystemClock), nobody, stopped).await
+        let carrying = carrier.map(Carrier::start);
+        let ended = run_reloading(config, Some(reload), Arc::new(SystemClock), nobody, stopped).await;
+        if let Some(carrying) = carrying {
+            carrying.finish().await;
+        }
+        ended
     });
     // A backup cannot be stopped while RocksDB copies files; nothing that was acknowledged waits for it.
     runtime.shutdown_timeout(LAST_WAIT);

@@ -254,7 +254,7 @@ pub struct Answering(Arc<Query>);
 impl Answering {
     async fn ask<Q, A>(
         &self,
-        request: Request<Q>,
+        (kind, request): (&'static str, Request<Q>),
         answer: fn(&Query, &Q) -> Result<A, QueryError>,
     ) -> Result<Response<A>, Status>
     where
@@ -263,7 +263,13 @@ impl Answering {
     {
         let query = Arc::clone(&self.0);
         let question = request.into_inner();
-        let answered = tokio::task::spawn_blocking(move || answer(&query, &question)).await;
+        let answered = tokio::task::spawn_blocking(move || {
+            let span = tracing::info_span!("query", kind, error = tracing::field::Empty).entered();
+            answer(&query, &question).inspect_err(|error| {
+                span.record("error", tracing::field::display(error));
+            })
+        })
+        .await;
         let answered = answered.map_err(|_| Status::internal("answering failed; see the aggregator's log"))?;
         Ok(Response::new(answered?))
     }
@@ -272,26 +278,26 @@ impl Answering {
 #[tonic::async_trait]
 impl QueryService for Answering {
     async fn get_sci(&self, request: Request<GetSciRequest>) -> Result<Response<GetSciResponse>, Status> {
-        self.ask(request, Query::sci).await
+        self.ask(("sci", request), Query::sci).await
     }
 
     async fn get_energy(&self, request: Request<GetEnergyRequest>) -> Result<Response<GetEnergyResponse>, Status> {
-        self.ask(request, Query::energy).await
+        self.ask(("energy", request), Query::energy).await
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
-        self.ask(request, Query::explain).await
+        self.ask(("explain", request), Query::explain).await
     }
 
     async fn get_alias_history(
         &self,
         request: Request<GetAliasHistoryRequest>,
     ) -> Result<Response<GetAliasHistoryResponse>, Status> {
-        self.ask(request, Query::alias_history).await
+        self.ask(("alias_history", request), Query::alias_history).await
     }
 
     async fn get_idle(&self, request: Request<GetIdleRequest>) -> Result<Response<GetIdleResponse>, Status> {
-        self.ask(request, Query::idle).await
+        self.ask(("idle", request), Query::idle).await
     }
 }
 

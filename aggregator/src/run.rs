@@ -7,7 +7,7 @@ use crate::directory::{self, Directories};
 use crate::export::Exporter;
 use crate::export::listener::{self, Pages};
 use crate::export::live::Live as Looks;
-use crate::export::otlp::{OtlpError, Sender};
+use crate::export::otlp;
 use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
@@ -21,6 +21,7 @@ use crate::server::{self, ServeError};
 use crate::store::rocks::RocksStore;
 use crate::store::space::Space;
 use crate::store::{Book, Store, StoreError, schema};
+use joulebook_otlp::{OtlpError, Sender, Signal, UnixClock};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use std::io;
 use std::net::SocketAddr;
@@ -60,7 +61,7 @@ pub enum RunError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The receiver of OpenTelemetry cannot be told anything.
-    #[error(transparent)]
+    #[error("[otlp] {0}")]
     Otlp(#[from] OtlpError),
     /// The server failed.
     #[error(transparent)]
@@ -105,9 +106,9 @@ pub async fn run_reloading(
     let renewal = renewal(&config, &clock, &counters)?;
     // Bound before the database is opened, so that a taken port changes no file; listened on after it.
     let socket = bind(config.listen).map_err(|source| RunError::Listen { listen: config.listen, source })?;
-    let sender = match &config.otlp.endpoint {
-        Some(_) => Some(Sender::new(config.otlp.clone(), Arc::clone(&clock), Arc::clone(&counters))?),
-        None => None,
+    let sender = match config.otlp.tells(Signal::Metrics) {
+        true => Some(Sender::new(&config.otlp, Signal::Metrics, otlp::ROOM, unix_clock(&clock))?),
+        false => None,
     };
     let page = match config.metrics.listen {
         Some(listen) => Some((bind(listen).map_err(|source| RunError::Listen { listen, source })?, listen)),
@@ -159,6 +160,7 @@ pub async fn run_reloading(
         factors: factors.subscribe(),
         feeds: Arc::clone(&states),
         space: Arc::clone(&space),
+        told: sender.as_ref().map(Sender::queue),
         started: clock.unix(),
     };
     let exporter = Exporter {
@@ -175,10 +177,12 @@ pub async fn run_reloading(
     let transport = renewal.as_ref().map_or(Transport::Plain, |renewal| Transport::Tls(renewal.current()));
     let gate = Gate::new(transport, config.limits()?, clock, Arc::clone(&counters));
     let told = watch::Sender::new(None);
-    if let Some(sender) = sender {
-        tasks.spawn(until_stop(sender.run(told.subscribe()), stopping.clone()));
+    let exports = page.is_some() || sender.is_some();
+    if let Some(mut sender) = sender {
+        let telling = otlp::tell(told.subscribe(), sender.queue(), config.otlp.cluster.clone());
+        tasks.spawn(until_stop(telling, stopping.clone()));
+        tasks.spawn(until_stop(async move { sender.run().await }, stopping.clone()));
     }
-    let exports = page.is_some() || config.otlp.endpoint.is_some();
     if let Some((socket, listen)) = page {
         let figures = told.subscribe();
         let plain = config.metrics.is_plain();
@@ -223,6 +227,12 @@ pub async fn run_reloading(
     drop((book, store));
     // What ended it is the cause; what the others say after it is not.
     ended.and(finished)
+}
+
+/// The wall clock for who delivers.
+pub fn unix_clock(clock: &Arc<dyn Clock>) -> UnixClock {
+    let clock = Arc::clone(clock);
+    Arc::new(move || clock.unix())
 }
 
 /// The certificates that the configuration names; none for plaintext.

@@ -176,6 +176,7 @@ impl Exported {
             factors: factors.clone(),
             feeds: Arc::default(),
             space: Arc::new(Space::new(folder.path(), Least { percent: 0.0, bytes: 0 })),
+            told: None,
             started: now,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

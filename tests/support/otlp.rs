@@ -30,9 +30,9 @@ pub struct Rotel {
 }
 
 impl Rotel {
-    /// One that prints each point.
-    pub fn printing() -> Result<Self> {
-        Self::start(&["--exporter", "blackhole", "--debug-log", "metrics", "--debug-log-verbosity", "detailed"])
+    /// One that prints all of `metrics`, `traces` or `logs`.
+    pub fn printing(what: &str) -> Result<Self> {
+        Self::start(&["--exporter", "blackhole", "--debug-log", what, "--debug-log-verbosity", "detailed"])
     }
 
     /// One that passes on to a store.

@@ -4,14 +4,15 @@
 
 #[path = "otlp/away.rs"]
 mod away;
+#[path = "otlp/own.rs"]
+mod own;
 #[path = "otlp/tls.rs"]
 mod tls;
 
 use joulebook_aggregator::export::Snapshot;
-use joulebook_aggregator::export::config::{ExportSection, OtlpProtocol, OtlpSection};
-use joulebook_aggregator::export::otlp::{Sender, messages};
-use joulebook_aggregator::ingest::Counters;
-use joulebook_tests::aggregator::At;
+use joulebook_aggregator::export::config::ExportSection;
+use joulebook_aggregator::export::otlp::{ROOM, messages, tell};
+use joulebook_otlp::{Counts, OtlpSection, Protocol as OtlpProtocol, Queue, Sender, Signal};
 use joulebook_tests::export::Exported;
 use joulebook_tests::otlp::{Rotel, Victoria};
 use joulebook_tests::prometheus::Labels;
@@ -36,26 +37,28 @@ async fn figures() -> (Exported, Arc<Snapshot>) {
 /// Someone who tells a receiver what is put in. It ends with the value.
 struct Telling {
     told: watch::Sender<Option<Arc<Snapshot>>>,
-    counters: Arc<Counters>,
+    queue: Arc<Queue>,
     _task: JoinSet<()>,
 }
 
 impl Telling {
     fn start(section: OtlpSection) -> Self {
-        let counters = Arc::new(Counters::default());
-        let sender = Sender::new(section, Arc::new(At(UnixNanos(0))), Arc::clone(&counters)).expect("a receiver");
+        let clock = Arc::new(|| UnixNanos(0));
+        let mut sender = Sender::new(&section, Signal::Metrics, ROOM, clock).expect("a receiver");
+        let queue = sender.queue();
         let (told, figures) = watch::channel(None);
         let mut task = JoinSet::new();
-        task.spawn(sender.run(figures));
-        Self { told, counters, _task: task }
+        task.spawn(async move { sender.run().await });
+        task.spawn(tell(figures, Arc::clone(&queue), section.cluster));
+        Self { told, queue, _task: task }
     }
 
     fn tell(&self, snapshot: &Arc<Snapshot>) {
         self.told.send_replace(Some(Arc::clone(snapshot)));
     }
 
-    fn count(&self, name: &str) -> u64 {
-        self.counters.all().get(name).copied().unwrap_or_default()
+    fn counts(&self) -> Counts {
+        self.queue.counts()
     }
 }
 
@@ -64,18 +67,18 @@ fn section(endpoint: String, protocol: OtlpProtocol) -> OtlpSection {
 }
 
 fn points(snapshot: &Snapshot) -> u64 {
-    messages(snapshot, None).iter().map(|(_, points)| *points as u64).sum()
+    messages(snapshot, None).iter().map(|message| message.items as u64).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_receiver_prints_our_points_by_grpc_and_by_http() {
     let (_exported, snapshot) = figures().await;
     for protocol in [OtlpProtocol::Grpc, OtlpProtocol::Http] {
-        let rotel = Rotel::printing().expect("rotel");
+        let rotel = Rotel::printing("metrics").expect("rotel");
         let address = if protocol == OtlpProtocol::Grpc { &rotel.grpc } else { &rotel.http };
         let telling = Telling::start(section(format!("http://{address}"), protocol));
         telling.tell(&snapshot);
-        until_async("all is delivered", async || telling.count("otlp_sent_points_total") == points(&snapshot)).await;
+        until_async("all is delivered", async || telling.counts().sent == points(&snapshot)).await;
         for word in [
             "hw.energy",
             "hw.power",

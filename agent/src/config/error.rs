@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// A configuration that no agent may start with.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The section `[export]` cannot be.
+    #[error("[export] {0}")]
+    Export(#[from] joulebook_otlp::OtlpError),
     /// The file could not be read.
     #[error("reading configuration {path} failed: {source}; name an existing file with --config")]
     Unreadable {

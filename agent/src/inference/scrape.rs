@@ -203,6 +203,7 @@ impl Task {
         }
     }
 
+    #[tracing::instrument(name = "scrape", skip_all, fields(target = %self.target.name))]
     async fn scrape(&mut self) -> Vec<CountSample> {
         let scraped = match timeout(TOTAL, self.page()).await {
             Ok(Ok((page, at))) => self.book(&page, at).await,

@@ -96,4 +96,12 @@ metrics! {
     TARGET_SAMPLES = "joulebook_agent_target_samples_total", Counter, "samples", &["target"], Stable;
     /// Pages, and values of them, that were refused, by reason; reports at the push socket have the target push.
     TARGET_FAILURES = "joulebook_agent_target_failures_total", Counter, "", &["target", "reason"], Stable;
+    /// What was delivered by OTLP, by signal: points of metrics, spans of traces, records of logs.
+    OTLP_SENT = "joulebook_agent_otlp_sent_points_total", Counter, "", &["signal"], Stable;
+    /// What was not delivered by OTLP, by signal and reason: overflow (the receiver was away too long), refused.
+    OTLP_LOST = "joulebook_agent_otlp_lost_points_total", Counter, "", &["signal", "reason"], Stable;
+    /// Deliveries by OTLP that failed and are tried again, by signal.
+    OTLP_RETRIES = "joulebook_agent_otlp_retries_total", Counter, "", &["signal"], Stable;
+    /// What waits to be delivered by OTLP, by signal.
+    OTLP_WAITING = "joulebook_agent_otlp_waiting_points", Gauge, "", &["signal"], Stable;
 }

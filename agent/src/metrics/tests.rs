@@ -3,7 +3,7 @@ use super::*;
 use crate::sampler::status::{SourceStatus, Status};
 use crate::spool::{Spool, SpoolConfig};
 use joulebook_proto::metrics::{Format, Kind, Metric, write};
-use joulebook_units::{Component, Method, Milliwatts, Source, SourceState};
+use joulebook_units::{Component, Method, Microjoules, Milliwatts, Source, SourceState};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +27,7 @@ fn source(id: &str, unavailable: Option<&str>, stuck: bool) -> SourceStatus {
         basis: String::new(),
     };
     let state = SourceState { source, unavailable: unavailable.map(str::to_owned) };
-    SourceStatus { state, last: Some(BootNanos(95 * SECOND)), gaps: 2, stuck }
+    SourceStatus { state, last: Some(BootNanos(95 * SECOND)), gaps: 2, energy: Microjoules(0), stuck }
 }
 
 fn status(sources: Vec<SourceStatus>, last_row: Option<u64>) -> Status {
@@ -40,6 +40,7 @@ fn status(sources: Vec<SourceStatus>, last_row: Option<u64>) -> Status {
         turns: BTreeMap::from([(("a".to_owned(), "wrap"), 4)]),
         cpu: None,
         helper: None,
+        devices: vec![],
     }
 }
 

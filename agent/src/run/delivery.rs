@@ -10,6 +10,7 @@ use crate::uplink::{Uplink, UplinkError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tracing::{Instrument, Span};
 
 /// Batches that may wait for the disk before rows wait too.
 const WAITING_BATCHES: usize = 16;
@@ -165,6 +166,11 @@ async fn send(flushes: &mpsc::Sender<Flush>, rows: impl Iterator<Item = Flush>) 
     }
 }
 
+/// The span of a batch on its way to the disk.
+fn appending() -> Span {
+    tracing::info_span!("spool.append")
+}
+
 /// Appends batches in order. While the disk is full they wait in the spool's memory, and the disk is tried again.
 async fn write(spool: SpoolHandle, mut flushes: mpsc::Receiver<Flush>) -> Result<(), SpoolError> {
     let mut waits = false;
@@ -172,10 +178,10 @@ async fn write(spool: SpoolHandle, mut flushes: mpsc::Receiver<Flush>) -> Result
         let written = tokio::select! {
             flush = flushes.recv() => match flush {
                 Some(Flush { batch, local, new_series, begins_stream: false }) => {
-                    spool.append(batch, local, new_series).await.map(drop)
+                    spool.append(batch, local, new_series).instrument(appending()).await.map(drop)
                 }
                 Some(Flush { batch, local, new_series, begins_stream: true }) => {
-                    spool.begin_stream(batch, local, new_series).await.map(drop)
+                    spool.begin_stream(batch, local, new_series).instrument(appending()).await.map(drop)
                 }
                 None => return Ok(()),
             },

@@ -6,7 +6,7 @@
 
 use super::book::Book;
 use crate::collector::DeviceUse;
-use joulebook_units::{Point, Subject};
+use joulebook_units::{BootNanos, Point, Subject};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// So many power limits are remembered.
@@ -42,6 +42,8 @@ struct Device {
     /// Workloads of the last list, each with the series of its busy time.
     resident: BTreeMap<String, u32>,
     quiet: Option<Quiet>,
+    /// When its last list was read, its time at work since the start, and the memory that is held.
+    used: Option<(BootNanos, u64, Option<u64>)>,
 }
 
 /// What one list changed.
@@ -86,6 +88,14 @@ impl Devices {
     /// Says that no list is waited for any more.
     pub fn wait_no_more(&mut self) {
         self.listed = true;
+    }
+
+    /// Each device with the instant of its last list, its time at work since the start in ns, and the memory that processes
+    /// hold in bytes.
+    pub fn used(&self) -> impl Iterator<Item = (&str, BootNanos, u64, Option<u64>)> {
+        self.devices.iter().filter_map(|(id, device)| {
+            device.used.map(|(at, busy_nanos, memory)| (id.as_str(), at, busy_nanos, memory))
+        })
     }
 
     /// Forgets the sum of a series that will not go on.
@@ -138,6 +148,9 @@ impl Devices {
         }
         self.listed = true;
         let device = self.devices.entry(used.device.clone()).or_default();
+        let before = device.used.map_or(0, |(_, busy, _)| busy);
+        let held = used.users.iter().try_fold(0u64, |sum, user| Some(sum.saturating_add(user.memory_bytes?)));
+        device.used = Some((used.at, before.saturating_add(used.busy_nanos), held));
         device.quiet = Some(match (used.since.is_some(), device.resident.is_empty(), resident.is_empty()) {
             _ if used.busy_nanos > 0 || used.users.iter().any(|user| user.busy_nanos > 0) => Quiet::No,
             (true, true, true) => Quiet::Empty,
@@ -158,7 +171,7 @@ impl Devices {
 mod tests {
     use super::*;
     use crate::collector::DeviceUser;
-    use joulebook_units::{BootId, BootNanos, UnixNanos};
+    use joulebook_units::{BootId, UnixNanos};
 
     const SECOND: u64 = 1_000_000_000;
 

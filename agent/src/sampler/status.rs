@@ -24,6 +24,25 @@ pub struct Status {
     pub cpu: Option<CpuEnergy>,
     /// The process that holds a maker's library, while it runs.
     pub helper: Option<u32>,
+    /// Accelerators whose use is known.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// An accelerator as of its last list of processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// Its identity.
+    pub device: String,
+    /// Its model, where it is known.
+    pub model: Option<String>,
+    /// When the list was read.
+    pub at: BootNanos,
+    /// Time at work since the agent's start, in ns.
+    pub busy_nanos: u64,
+    /// Memory that processes hold, in bytes; absent where it cannot be told of each.
+    pub memory_bytes: Option<u64>,
+    /// Its memory in bytes.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// A source.
@@ -35,6 +54,8 @@ pub struct SourceStatus {
     pub last: Option<BootNanos>,
     /// Stretches in which its energy is not known.
     pub gaps: u64,
+    /// Its energy so far; 0 before the first reading.
+    pub energy: Microjoules,
     /// Whether a read of it does not return.
     pub stuck: bool,
 }
@@ -87,7 +108,13 @@ impl Sampler {
             let at_a_reading = self.refusals.stuck_since(&state.source.id);
             let stuck = at_a_reading.is_some_and(|since| last.is_none_or(|at| at <= since))
                 || state.unavailable.as_deref().is_some_and(says_stuck);
-            SourceStatus { state: state.clone(), last, gaps: meter.map_or(0, |meter| meter.gaps), stuck }
+            SourceStatus {
+                state: state.clone(),
+                last,
+                gaps: meter.map_or(0, |meter| meter.gaps),
+                energy: Microjoules(meter.map_or(0, |meter| meter.value)),
+                stuck,
+            }
         };
         Status {
             rows: self.rows,
@@ -98,7 +125,23 @@ impl Sampler {
             turns: self.turns.clone(),
             cpu: self.cpu_energy(),
             helper: self.parts.sources.helper_pid(),
+            devices: self.device_states(),
         }
+    }
+
+    fn device_states(&self) -> Vec<DeviceStatus> {
+        let inventory = self.parts.inventory.borrow();
+        let known =
+            |device: &str| inventory.hardware.accelerators.iter().find(|known| known.device.as_deref() == Some(device));
+        let state = |(device, at, busy_nanos, memory_bytes): (&str, BootNanos, u64, Option<u64>)| DeviceStatus {
+            device: device.to_owned(),
+            model: known(device).map(|known| known.model.clone()),
+            at,
+            busy_nanos,
+            memory_bytes,
+            memory_limit_bytes: known(device).and_then(|known| known.memory_bytes),
+        };
+        self.devices.used().map(state).collect()
     }
 
     fn cpu_energy(&self) -> Option<CpuEnergy> {

@@ -1,10 +1,9 @@
-//! The sections `[export]`, `[metrics]` and `[otlp]` of the configuration.
+//! The sections `[export]` and `[metrics]` of the configuration.
 
 use crate::config::duration;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// The shortest step: energy that is finer shows what a machine computes.
@@ -48,80 +47,6 @@ pub struct MetricsSection {
     pub plaintext: bool,
 }
 
-/// How a receiver of OpenTelemetry is spoken with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OtlpProtocol {
-    /// gRPC.
-    #[default]
-    Grpc,
-    /// HTTP/1.1 with protobuf.
-    Http,
-}
-
-/// `[otlp]`: a receiver of OpenTelemetry.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OtlpSection {
-    /// Its address; absent: nobody is told.
-    pub endpoint: Option<String>,
-    /// How it is spoken with.
-    pub protocol: OtlpProtocol,
-    /// Whether plaintext is spoken beyond this machine.
-    pub plaintext: bool,
-    /// File of headers, one `name: value` a line.
-    pub headers_file: Option<PathBuf>,
-    /// CA certificates of the receiver; absent: those of the system.
-    pub ca_file: Option<PathBuf>,
-    /// Certificate that is shown to it.
-    pub certificate: Option<PathBuf>,
-    /// Its private key.
-    pub key: Option<PathBuf>,
-    /// How long one message may take.
-    #[serde(deserialize_with = "duration")]
-    pub timeout: Duration,
-    /// Points that may wait for it.
-    pub max_points: usize,
-    /// Name of the Kubernetes cluster: hosts are its nodes then.
-    pub cluster: Option<String>,
-}
-
-impl Default for OtlpSection {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            protocol: OtlpProtocol::default(),
-            plaintext: false,
-            headers_file: None,
-            ca_file: None,
-            certificate: None,
-            key: None,
-            timeout: Duration::from_secs(10),
-            max_points: 200_000,
-            cluster: None,
-        }
-    }
-}
-
-impl OtlpSection {
-    /// Refuses what cannot be.
-    ///
-    /// # Errors
-    /// See [`ExportError`].
-    pub fn check(&self) -> Result<(), ExportError> {
-        if self.endpoint.is_some() {
-            self.url().map_err(|error| ExportError::Otlp(error.to_string()))?;
-        }
-        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&self.timeout) {
-            return Err(ExportError::Otlp("otlp.timeout must be 1s to 5m".to_owned()));
-        }
-        if !(1_000..=10_000_000).contains(&self.max_points) {
-            return Err(ExportError::Otlp("otlp.max_points must be 1000 to 10000000".to_owned()));
-        }
-        Ok(())
-    }
-}
-
 /// Why the sections cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExportError {
@@ -144,9 +69,6 @@ pub enum ExportError {
         "metrics.listen = \"{0}\" can be reached by others: set [tls], or metrics.plaintext = true where the network is closed otherwise"
     )]
     Plaintext(SocketAddr),
-    /// The receiver of OpenTelemetry.
-    #[error("{0}")]
-    Otlp(String),
 }
 
 impl ExportSection {

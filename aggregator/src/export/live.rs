@@ -12,6 +12,8 @@ use crate::factor::Factors;
 use crate::ingest::Counters;
 use crate::store::Book;
 use crate::store::space::Space;
+use joulebook_otlp::trace::queues;
+use joulebook_otlp::{Counts, Queue, Signal};
 use joulebook_proto::metrics::Metric;
 use joulebook_units::UnixNanos;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -24,17 +26,6 @@ use tokio::sync::watch;
 pub(super) const PAGES: &str = "metrics_pages_total";
 /// Steps whose figures could not be worked out.
 pub(super) const FAILURES: &str = "export_failures_total";
-/// Points that were delivered by OTLP.
-pub(super) const SENT: &str = "otlp_sent_points_total";
-/// Points that were dropped because the receiver was away too long.
-pub(super) const OVERFLOWED: &str = "otlp_overflow_points_total";
-/// Points that the receiver refused.
-pub(super) const REFUSED: &str = "otlp_refused_points_total";
-/// Deliveries that are tried again.
-pub(super) const RETRIES: &str = "otlp_retries_total";
-/// Points that wait.
-pub(super) const WAITING: &str = "otlp_waiting_points";
-
 /// Every counter of [`Counters`], and what it is called outside.
 const COUNTERS: &[(&str, &Metric, &[&str])] = &[
     ("intake_open", &INTAKE_OPEN, &[]),
@@ -69,14 +60,9 @@ const COUNTERS: &[(&str, &Metric, &[&str])] = &[
     ("factor_poll_failures_total", &POLL_FAILURES, &[]),
     (PAGES, &SCRAPES, &[]),
     (FAILURES, &EXPORT_FAILURES, &[]),
-    (SENT, &OTLP_SENT, &[]),
-    (OVERFLOWED, &OTLP_LOST, &["overflow"]),
-    (REFUSED, &OTLP_LOST, &["refused"]),
-    (RETRIES, &OTLP_RETRIES, &[]),
-    (WAITING, &OTLP_WAITING, &[]),
 ];
 /// States that are not there before something set them: 0 would be a claim.
-const SET_LATER: [&str; 3] = ["intake_open", "cert_expiry_seconds", WAITING];
+const SET_LATER: [&str; 2] = ["intake_open", "cert_expiry_seconds"];
 
 /// What is looked at.
 pub struct Live {
@@ -90,6 +76,8 @@ pub struct Live {
     pub feeds: FeedStates,
     /// The database's disk.
     pub space: Arc<Space>,
+    /// What waits for a receiver of OpenTelemetry, if there is one.
+    pub told: Option<Arc<Queue>>,
     /// When the process began.
     pub started: UnixNanos,
 }
@@ -103,9 +91,19 @@ impl Live {
         self.add_nodes(&mut points);
         self.add_factors(&mut points);
         self.add_store(&mut points);
+        self.add_told(&mut points);
         add_process(&mut points);
         points.add(&STARTED, &[], seconds(self.started));
         points
+    }
+
+    /// Figures even while nobody is told them: that none is lost is known then.
+    fn add_told(&self, points: &mut Points) {
+        let figures = self.told.as_ref().map(|queue| queue.counts());
+        add_counts(points, Signal::Metrics, figures.unwrap_or_default(), figures.is_some());
+        for (signal, queue) in queues() {
+            add_counts(points, *signal, queue.counts(), true);
+        }
     }
 
     #[allow(clippy::cast_precision_loss, reason = "counts far below 2^53")]
@@ -159,6 +157,17 @@ fn add_counters(points: &mut Points, counters: &BTreeMap<&'static str, u64>) {
         let value = counters.get(name).copied();
         let value = if SET_LATER.contains(name) { value } else { Some(value.unwrap_or_default()) };
         points.add(metric, labels, value.map(|value| value as f64));
+    }
+}
+
+fn add_counts(points: &mut Points, signal: Signal, counts: Counts, is_told: bool) {
+    let name = signal.name();
+    points.count(&OTLP_SENT, &[name], counts.sent);
+    points.count(&OTLP_LOST, &[name, "overflow"], counts.overflow);
+    points.count(&OTLP_LOST, &[name, "refused"], counts.refused);
+    points.count(&OTLP_RETRIES, &[name], counts.retries);
+    if is_told {
+        points.count(&OTLP_WAITING, &[name], counts.waiting);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every name that leaves the aggregator: its type, unit, labels, help and how stable it is. The reference that
 //! `joulebook-aggregator metrics list` prints is made from this file, so that it cannot differ from what is served.
 //!
-//! Names that begin with `joulebook_` are ours. Those of OpenTelemetry are in [`super::otlp::name`].
+//! Names that begin with `joulebook_` are ours. Those of OpenTelemetry are in [`joulebook_otlp::name`].
 
 use joulebook_proto::metrics;
 
@@ -121,14 +121,14 @@ metrics! {
     EXPORT_DURATION = "joulebook_export_duration_seconds", Gauge, "seconds", &[], Stable;
     /// Steps whose figures could not be worked out; they are tried again.
     EXPORT_FAILURES = "joulebook_export_failures_total", Counter, "", &[], Stable;
-    /// Points that were delivered by OTLP.
-    OTLP_SENT = "joulebook_otlp_sent_points_total", Counter, "", &[], Stable;
-    /// Points that were not delivered by OTLP, by reason: overflow (the receiver was away too long), refused.
-    OTLP_LOST = "joulebook_otlp_lost_points_total", Counter, "", &["reason"], Stable;
-    /// Deliveries by OTLP that failed and are tried again.
-    OTLP_RETRIES = "joulebook_otlp_retries_total", Counter, "", &[], Stable;
-    /// Points that wait to be delivered by OTLP.
-    OTLP_WAITING = "joulebook_otlp_waiting_points", Gauge, "", &[], Stable;
+    /// What was delivered by OTLP, by signal: points of metrics; spans of traces and records of logs where they are told.
+    OTLP_SENT = "joulebook_otlp_sent_points_total", Counter, "", &["signal"], Stable;
+    /// What was not delivered by OTLP, by signal and reason: overflow (the receiver was away too long), refused.
+    OTLP_LOST = "joulebook_otlp_lost_points_total", Counter, "", &["signal", "reason"], Stable;
+    /// Deliveries by OTLP that failed and are tried again, by signal.
+    OTLP_RETRIES = "joulebook_otlp_retries_total", Counter, "", &["signal"], Stable;
+    /// What waits to be delivered by OTLP, by signal.
+    OTLP_WAITING = "joulebook_otlp_waiting_points", Gauge, "", &["signal"], Stable;
     /// Pages that were served.
     SCRAPES = "joulebook_metrics_pages_total", Counter, "", &[], Stable;
     /// CPU time of the aggregator.

@@ -141,6 +141,7 @@ impl Poller {
     }
 
     /// Asks once, notes how it went, and says how long to wait before the next time.
+    #[tracing::instrument(name = "factor.fetch", skip_all, fields(series = %self.feed.name))]
     pub async fn poll(&mut self) -> Duration {
         let now = self.desk.clock.unix();
         let asked = self.fill(now).await;

@@ -10,27 +10,17 @@ mod watttime;
 
 pub(super) use csv::read as read_csv;
 
+pub use super::http::Ask;
+
 use super::feed::{Feed, ProviderName};
 use super::mapping::MappingError;
 use jiff::Timestamp;
 use joulebook_sci::series::Status;
 use joulebook_units::{UnixNanos, Window};
 use serde_json::Value;
-use std::borrow::Cow;
 
 /// A value over a time.
 pub type Cell = (Window, f64, Status);
-
-/// A question.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ask {
-    /// Whole address.
-    pub url: String,
-    /// Headers.
-    pub headers: Vec<(Cow<'static, str>, String)>,
-    /// Whether a secret is in it.
-    pub secret: bool,
-}
 
 /// Why an answer holds no values.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -227,6 +227,7 @@ impl Intake {
 
     /// Carries out requests in their order in one synced commit at `now`, and says what became of each. When it
     /// returns, everything it acknowledges is durable; when it fails, nothing is, and it never succeeds again.
+    #[tracing::instrument(name = "ingest.commit", skip_all, fields(requests = requests.len()))]
     pub fn apply(&mut self, now: UnixNanos, requests: Vec<Request>) -> Result<Vec<Reply>, StoreError> {
         let book = Arc::clone(&self.book);
         book.transact(Durability::Synced, |catalog, changes| {

@@ -1,7 +1,7 @@
 //! A receiver that is away: what waits is bounded, what is dropped is counted, and the rest arrives when it is back.
 
 use super::{Telling, figures, points, section};
-use joulebook_aggregator::export::config::{OtlpProtocol, OtlpSection};
+use joulebook_otlp::{OtlpSection, Protocol as OtlpProtocol};
 use joulebook_tests::wait::until_async;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
@@ -59,7 +59,11 @@ fn serve(listener: TcpListener, taking: Taking, tasks: &mut JoinSet<()>) {
 }
 
 fn bounded(address: String, max_points: usize) -> OtlpSection {
-    OtlpSection { timeout: Duration::from_millis(300), max_points, ..section(address, OtlpProtocol::Grpc) }
+    OtlpSection {
+        timeout: Duration::from_millis(300),
+        max_points: Some(max_points),
+        ..section(address, OtlpProtocol::Grpc)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,16 +79,16 @@ async fn a_receiver_that_is_away_for_long_costs_the_oldest_points_and_each_is_co
     for _ in 0..12 {
         telling.tell(&snapshot);
         told += each;
-        let accounted = || telling.count("otlp_waiting_points") + telling.count("otlp_overflow_points_total");
+        let accounted = || telling.counts().waiting + telling.counts().overflow;
         until_async("it is put in line", async || accounted() == told).await;
-        assert!(telling.count("otlp_waiting_points") <= each * 3);
+        assert!(telling.counts().waiting <= each * 3);
     }
-    assert_eq!(telling.count("otlp_overflow_points_total"), each * 9);
-    until_async("it is tried again", async || telling.count("otlp_retries_total") > 0).await;
+    assert_eq!(telling.counts().overflow, each * 9);
+    until_async("it is tried again", async || telling.counts().retries > 0).await;
     let (taking, mut tasks) = (Taking::default(), JoinSet::new());
     serve(listener, taking.clone(), &mut tasks);
-    until_async("what waits arrives", async || telling.count("otlp_sent_points_total") == each * 3).await;
-    assert_eq!((telling.count("otlp_waiting_points"), telling.count("otlp_refused_points_total")), (0, 0));
+    until_async("what waits arrives", async || telling.counts().sent == each * 3).await;
+    assert_eq!((telling.counts().waiting, telling.counts().refused), (0, 0));
     // A call that was given up may have been taken, too.
     assert!(taking.taken.load(Ordering::SeqCst) >= 3);
 }
@@ -100,13 +104,13 @@ async fn what_is_refused_is_dropped_and_counted_and_what_may_come_again_does() {
     let telling = Telling::start(OtlpSection { timeout: Duration::from_secs(30), ..bounded(address, 100_000) });
     *taking.refuses.lock().expect("free") = Some(Code::Unavailable);
     telling.tell(&snapshot);
-    until_async("it is tried again", async || telling.count("otlp_retries_total") > 0).await;
-    assert_eq!(telling.count("otlp_waiting_points"), each);
+    until_async("it is tried again", async || telling.counts().retries > 0).await;
+    assert_eq!(telling.counts().waiting, each);
     *taking.refuses.lock().expect("free") = None;
-    until_async("it arrives", async || telling.count("otlp_sent_points_total") == each - 3).await;
-    assert_eq!(telling.count("otlp_refused_points_total"), 3, "points that were not taken are told");
+    until_async("it arrives", async || telling.counts().sent == each - 3).await;
+    assert_eq!(telling.counts().refused, 3, "points that were not taken are told");
     *taking.refuses.lock().expect("free") = Some(Code::InvalidArgument);
     telling.tell(&snapshot);
-    until_async("it is dropped", async || telling.count("otlp_refused_points_total") == 3 + each).await;
-    assert_eq!(telling.count("otlp_waiting_points"), 0);
+    until_async("it is dropped", async || telling.counts().refused == 3 + each).await;
+    assert_eq!(telling.counts().waiting, 0);
 }

@@ -76,6 +76,7 @@ fn live() -> Live {
         factors: watch::channel(Arc::new(factors)).1,
         feeds: Arc::default(),
         space: Arc::new(Space::new(Path::new("."), Least { percent: 0.0, bytes: 0 })),
+        told: None,
         started: UnixNanos(0),
     }
 }

@@ -3,41 +3,23 @@
 //! Sums are cumulative since the export began, so that a message that is lost costs resolution and no joule. Gauges are
 //! means over the last step, or the figures of a window that their `joulebook.window` names.
 
-use super::name::{
-    GEN_AI_ENERGY, GEN_AI_ENERGY_PER_TOKEN, GEN_AI_IDLE_RATIO, GEN_AI_POWER, HW_ENERGY, HW_GPU_MEMORY_LIMIT,
-    HW_HOST_ENERGY, HW_HOST_POWER, HW_POWER, MODEL_CARBON, MODEL_ENERGY, Name, WINDOW_CARBON, WINDOW_COVERAGE,
-    WINDOW_ENERGY, WINDOW_SCI, WINDOW_SCI_HIGH, WINDOW_SCI_LOW, WINDOW_TOKENS, WINDOW_UNITS, attribute,
-};
 use crate::export::Snapshot;
 use crate::export::metric;
 use crate::export::point::joules;
 use crate::query::overview::{SourceView, VersionView};
-use joulebook_proto::metrics::Metric as Ours;
-use joulebook_units::Component;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
-use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data,
-    number_data_point,
+use joulebook_otlp::Message;
+use joulebook_otlp::name::{
+    GEN_AI_ENERGY, GEN_AI_ENERGY_PER_TOKEN, GEN_AI_IDLE_RATIO, GEN_AI_POWER, HW_ENERGY, HW_GPU_MEMORY_LIMIT,
+    HW_HOST_ENERGY, HW_HOST_POWER, HW_POWER, MODEL_CARBON, MODEL_ENERGY, Name, WINDOW_CARBON, WINDOW_COVERAGE,
+    WINDOW_ENERGY, WINDOW_SCI, WINDOW_SCI_HIGH, WINDOW_SCI_LOW, WINDOW_TOKENS, WINDOW_UNITS, attribute, kind,
 };
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use joulebook_otlp::point::{How, Messages, Told, resource, text};
+use joulebook_proto::metrics::Metric as Ours;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use std::collections::BTreeMap;
 
-/// Points of one message: far below the 4 MiB that receivers take.
-const POINTS: usize = 2_000;
 /// Who tells.
-const SERVICE: &str = "joulebook-aggregator";
-
-/// How a value adds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
-    /// A gauge.
-    Gauge,
-    /// A sum since the export began.
-    Sum,
-    /// What there is, which may become less.
-    Level,
-}
+const SERVICE: (&str, &str) = ("joulebook-aggregator", env!("CARGO_PKG_VERSION"));
 
 /// Our figures of windows that are told, as gauges.
 const WINDOWS: [(&Ours, Name); 8] = [
@@ -51,20 +33,20 @@ const WINDOWS: [(&Ours, Name); 8] = [
     (&metric::MODEL_COVERAGE, WINDOW_COVERAGE),
 ];
 
-/// The messages of a step, each with the number of its points.
-pub fn messages(snapshot: &Snapshot, cluster: Option<&str>) -> Vec<(ExportMetricsServiceRequest, usize)> {
-    let writer = Writer { snapshot, seconds: seconds(snapshot), cluster };
+/// The messages of a step.
+pub fn messages(snapshot: &Snapshot, cluster: Option<&str>) -> Vec<Message> {
+    let writer = Writer { snapshot, seconds: seconds(snapshot) };
     let mut messages = Messages::default();
     for (node, sum) in &snapshot.tally.nodes {
         let mut points = Vec::new();
         writer.host(node, sum.energy, &sum.sources, &mut points);
-        messages.add(&writer.resource(Some(node)), points);
+        messages.add(&resource(SERVICE, Some(node), cluster), points);
     }
     let mut points = Vec::new();
     writer.sums(&mut points);
     snapshot.step.versions.iter().for_each(|version| writer.version(version, &mut points));
     writer.windows(&mut points);
-    messages.add(&writer.resource(None), points);
+    messages.add(&resource(SERVICE, None, cluster), points);
     messages.finish()
 }
 
@@ -73,45 +55,19 @@ fn seconds(snapshot: &Snapshot) -> f64 {
     snapshot.step.window.nanos() as f64 / 1e9
 }
 
-/// A point and what it is of.
-struct Told {
-    name: Name,
-    how: How,
-    point: NumberDataPoint,
-}
-
 struct Writer<'a> {
     snapshot: &'a Snapshot,
     seconds: f64,
-    cluster: Option<&'a str>,
 }
 
 impl Writer<'_> {
-    fn resource(&self, node: Option<&str>) -> Resource {
-        let mut attributes =
-            vec![text(attribute::SERVICE_NAME, SERVICE), text(attribute::SERVICE_VERSION, env!("CARGO_PKG_VERSION"))];
-        attributes.extend(node.map(|node| text(attribute::HOST_NAME, node)));
-        if let Some(cluster) = self.cluster {
-            attributes.push(text(attribute::K8S_CLUSTER_NAME, cluster));
-            attributes.extend(node.map(|node| text(attribute::K8S_NODE_NAME, node)));
-        }
-        Resource { attributes, ..Resource::default() }
-    }
-
     fn told(&self, name: Name, how: How, attributes: Vec<KeyValue>, value: f64) -> Told {
         let nanos = |at: i64| u64::try_from(at).unwrap_or_default();
         let start = match how {
             How::Sum => self.snapshot.tally.since,
             How::Gauge | How::Level => self.snapshot.step.window.start(),
         };
-        let point = NumberDataPoint {
-            attributes,
-            start_time_unix_nano: nanos(start.0),
-            time_unix_nano: nanos(self.snapshot.at.0),
-            value: Some(number_data_point::Value::AsDouble(value)),
-            ..NumberDataPoint::default()
-        };
-        Told { name, how, point }
+        Told::new(name, how, attributes, (nanos(start.0), nanos(self.snapshot.at.0)), value)
     }
 
     fn host(&self, node: &str, energy: u64, sources: &BTreeMap<String, SourceView>, points: &mut Vec<Told>) {
@@ -207,88 +163,4 @@ fn identity([model, version, weights, config]: [&str; 4], more: &[(&str, &str)])
     ];
     let more = more.iter().map(|(name, value)| (format!("{}{name}", attribute::PREFIX), *value));
     own.into_iter().chain(more).filter(|(_, value)| !value.is_empty()).map(|(name, value)| text(&name, value)).collect()
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    let value = AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) };
-    KeyValue { key: key.to_owned(), value: Some(value), ..KeyValue::default() }
-}
-
-/// The kind of a part in the semantic conventions' words.
-fn kind(component: Component) -> &'static str {
-    match component {
-        Component::Cpu => "cpu",
-        Component::Dram => "memory",
-        Component::Accelerator => "gpu",
-        Component::Wall | Component::Other => "enclosure",
-    }
-}
-
-/// Points gathered into messages of a bounded size.
-#[derive(Default)]
-struct Messages {
-    done: Vec<(ExportMetricsServiceRequest, usize)>,
-    open: Vec<ResourceMetrics>,
-    points: usize,
-}
-
-impl Messages {
-    fn add(&mut self, resource: &Resource, points: Vec<Told>) {
-        let mut points = points.into_iter().peekable();
-        while points.peek().is_some() {
-            let part: Vec<Told> = points.by_ref().take(POINTS - self.points).collect();
-            self.points += part.len();
-            self.open.push(resource_metrics(resource.clone(), part));
-            if self.points >= POINTS {
-                self.close();
-            }
-        }
-    }
-
-    fn close(&mut self) {
-        let request = ExportMetricsServiceRequest { resource_metrics: std::mem::take(&mut self.open) };
-        self.done.push((request, std::mem::take(&mut self.points)));
-    }
-
-    fn finish(mut self) -> Vec<(ExportMetricsServiceRequest, usize)> {
-        if self.points > 0 {
-            self.close();
-        }
-        self.done
-    }
-}
-
-fn resource_metrics(resource: Resource, points: Vec<Told>) -> ResourceMetrics {
-    let mut by_name: BTreeMap<&str, (Name, How, Vec<NumberDataPoint>)> = BTreeMap::new();
-    for Told { name, how, point } in points {
-        by_name.entry(name.name).or_insert_with(|| (name, how, vec![])).2.push(point);
-    }
-    let metrics = by_name.into_values().map(|(name, how, data_points)| {
-        let sum = |is_monotonic, data_points| {
-            Data::Sum(Sum {
-                data_points,
-                aggregation_temporality: AggregationTemporality::Cumulative.into(),
-                is_monotonic,
-            })
-        };
-        let data = match how {
-            How::Gauge => Data::Gauge(Gauge { data_points }),
-            How::Sum => sum(true, data_points),
-            How::Level => sum(false, data_points),
-        };
-        Metric {
-            name: name.name.to_owned(),
-            description: name.help.trim_start().to_owned(),
-            unit: name.unit.to_owned(),
-            data: Some(data),
-            ..Metric::default()
-        }
-    });
-    let scope = InstrumentationScope {
-        name: "joulebook".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..InstrumentationScope::default()
-    };
-    let scoped = ScopeMetrics { scope: Some(scope), metrics: metrics.collect(), ..ScopeMetrics::default() };
-    ResourceMetrics { resource: Some(resource), scope_metrics: vec![scoped], ..ResourceMetrics::default() }
 }

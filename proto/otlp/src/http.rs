@@ -1,6 +1,5 @@
-//! One question over HTTP or HTTPS: within limits of time and bytes, without redirects, and with secrets over TLS only.
+//! One question over HTTP or HTTPS, to a receiver or to whoever knows factors: within limits of time and bytes, without redirects, and with secrets over TLS only.
 
-use super::provider::Ask;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
@@ -9,6 +8,7 @@ use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use joulebook_units::UnixNanos;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,17 @@ const SHOWN_BYTES: usize = 200;
 /// Where systems keep the CA certificates that they trust.
 const SYSTEM_CA: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ask {
+    /// Whole address.
+    pub url: String,
+    /// Headers.
+    pub headers: Vec<(Cow<'static, str>, String)>,
+    /// Whether a secret is in it.
+    pub secret: bool,
+}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -153,8 +164,8 @@ impl Fetcher {
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub async fn post(&self, ask: &Ask, body: Vec<u8>, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
-        self.send(ask, Some(Bytes::from(body)), now).await
+    pub async fn post(&self, ask: &Ask, body: Bytes, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
+        self.send(ask, Some(body), now).await
     }
 
     async fn send(&self, ask: &Ask, body: Option<Bytes>, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
@@ -246,7 +257,7 @@ where
         .uri(path)
         .header(HOST, authority)
         .header(ACCEPT, "*/*")
-        .header(USER_AGENT, concat!("joulebook-aggregator/", env!("CARGO_PKG_VERSION")));
+        .header(USER_AGENT, concat!("joulebook/", env!("CARGO_PKG_VERSION")));
     for (name, value) in &ask.headers {
         request = request.header(name.as_ref(), value);
     }

@@ -1,27 +1,25 @@
 //! One message to a receiver, by gRPC or HTTP, within a limit of time.
 //!
 //! Certificates and headers are read anew with each connection, so that what is renewed is taken over. What may be tried
-//! again follows the protocol's specification (OTLP 1.x, "Failures").
+//! again follows the protocol's specification (OTLP 1.x, "Failures"). Messages are encoded already: the calls of gRPC take bytes.
 
-use crate::clock::Clock;
-use crate::export::config::{OtlpProtocol, OtlpSection};
-use crate::factor::http::{FetchError, Fetcher, OwnIdentity, system_ca};
-use crate::factor::provider::Ask;
+use crate::http::{Ask, FetchError, Fetcher, OwnIdentity, system_ca};
+use crate::section::{OtlpError, OtlpSection, Protocol};
+use crate::sender::UnixClock;
+use crate::signal::{Message, Signal};
+use bytes::{BufMut, Bytes};
 use hyper::Uri;
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
-use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
-use prost::Message;
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use hyper::http::uri::PathAndQuery;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use prost::Message as _;
+use std::fs;
 use std::time::Duration;
-use std::{fs, io};
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 
-/// Path of metrics where the address has none.
-const PATH: &str = "/v1/metrics";
 /// Codes of gRPC and statuses of HTTP after which the same message may be sent again. The last one is none of the
 /// specification's: a connection that breaks in the middle of a call ends with it.
 const AGAIN: [Code; 8] = [
@@ -36,47 +34,9 @@ const AGAIN: [Code; 8] = [
 ];
 const AGAIN_HTTP: [u16; 4] = [429, 502, 503, 504];
 
-/// Why nothing can be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum OtlpError {
-    /// No address of a receiver.
-    #[error("otlp.endpoint = \"{0}\": write for example \"https://collector:4317\"")]
-    Endpoint(String),
-    /// Others could read it on the way.
-    #[error(
-        "otlp.endpoint = \"{0}\" is plaintext: use https://, or otlp.plaintext = true where the network is closed otherwise"
-    )]
-    Plaintext(String),
-    /// A secret would go over the network in plain text.
-    #[error("otlp.headers_file with otlp.endpoint = \"{0}\": headers go over https:// only")]
-    Headers(String),
-    /// A file cannot be read.
-    #[error("reading {path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A line of headers is none.
-    #[error("{path}:{line}: write `name: value`")]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-    },
-    /// A certificate without its key, or a key alone.
-    #[error("otlp.certificate and otlp.key belong together")]
-    Pair,
-    /// The certificates cannot be used.
-    #[error("otlp: {0}")]
-    Tls(String),
-}
-
 /// What became of a message.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It was taken, but for some points.
     Taken {
         /// Points that the receiver says it did not take.
@@ -94,29 +54,30 @@ pub enum Outcome {
 }
 
 /// A receiver.
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     section: OtlpSection,
+    signal: Signal,
     url: Uri,
-    clock: Arc<dyn Clock>,
+    clock: UnixClock,
     channel: Option<Channel>,
 }
 
 impl Receiver {
-    pub(super) fn new(section: &OtlpSection, clock: Arc<dyn Clock>) -> Result<Self, OtlpError> {
-        let url = section.url()?;
-        let this = Self { section: section.clone(), url, clock, channel: None };
+    pub(crate) fn new(section: &OtlpSection, signal: Signal, clock: UnixClock) -> Result<Self, OtlpError> {
+        let url = section.url(signal)?;
+        let this = Self { section: section.clone(), signal, url, clock, channel: None };
         this.headers()?;
-        if this.section.protocol == OtlpProtocol::Grpc {
+        if this.section.protocol == Protocol::Grpc {
             this.endpoint()?;
         }
         Ok(this)
     }
 
     /// Sends a message once.
-    pub(super) async fn deliver(&mut self, message: ExportMetricsServiceRequest) -> Outcome {
+    pub(crate) async fn deliver(&mut self, message: &Message) -> Outcome {
         let outcome = match self.section.protocol {
-            OtlpProtocol::Grpc => self.call(message).await,
-            OtlpProtocol::Http => self.post(&message).await,
+            Protocol::Grpc => self.call(message.body.clone()).await,
+            Protocol::Http => self.post(message.body.clone()).await,
         };
         if !matches!(outcome, Outcome::Taken { .. }) {
             // The next one begins with what the files hold then.
@@ -125,14 +86,14 @@ impl Receiver {
         outcome
     }
 
-    async fn call(&mut self, message: ExportMetricsServiceRequest) -> Outcome {
+    async fn call(&mut self, body: Bytes) -> Outcome {
         let again = |error: OtlpError| Outcome::Again { why: error.to_string(), after: None };
         let channel = match self.channel.clone().map_or_else(|| self.endpoint().map(|it| it.connect_lazy()), Ok) {
             Ok(channel) => channel,
             Err(error) => return again(error),
         };
         self.channel = Some(channel.clone());
-        let mut request = tonic::Request::new(message);
+        let mut request = tonic::Request::new(body);
         match self.headers() {
             Ok(headers) => {
                 for (name, value) in headers {
@@ -145,9 +106,13 @@ impl Receiver {
             }
             Err(error) => return again(error),
         }
-        let called = MetricsServiceClient::new(channel);
-        let answered =
-            tokio::time::timeout(self.section.timeout, async move { { called }.export(request).await }).await;
+        let path = PathAndQuery::from_static(self.signal.call());
+        let called = async move {
+            let mut client = Grpc::new(channel);
+            client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            client.unary(request, path, Encoded).await
+        };
+        let answered = tokio::time::timeout(self.section.timeout, called).await;
         match answered {
             Ok(Ok(response)) => taken(response.get_ref()),
             Ok(Err(status)) => failed(&status),
@@ -155,7 +120,7 @@ impl Receiver {
         }
     }
 
-    async fn post(&self, message: &ExportMetricsServiceRequest) -> Outcome {
+    async fn post(&self, body: Bytes) -> Outcome {
         let headers = match self.headers() {
             Ok(headers) => headers,
             Err(error) => return Outcome::Again { why: error.to_string(), after: None },
@@ -172,7 +137,7 @@ impl Receiver {
             Ok(identity) => fetcher.showing(identity),
             Err(error) => return Outcome::Again { why: error.to_string(), after: None },
         };
-        match fetcher.post(&ask, message.encode_to_vec(), self.clock.unix()).await {
+        match fetcher.post(&ask, body, (self.clock)()).await {
             // Some receivers answer with nothing, or with something else: it was taken all the same.
             Ok(body) => taken(&ExportMetricsServiceResponse::decode(body.as_slice()).unwrap_or_default()),
             Err(FetchError::Status { code, retry_after, said, .. }) if AGAIN_HTTP.contains(&code) => {
@@ -246,31 +211,40 @@ fn failed(status: &Status) -> Outcome {
     if AGAIN.contains(&status.code()) { Outcome::Again { why, after: None } } else { Outcome::Refused(why) }
 }
 
-impl OtlpSection {
-    /// The whole address.
-    ///
-    /// # Errors
-    /// It is none, or plaintext that was not asked for.
-    pub fn url(&self) -> Result<Uri, OtlpError> {
-        let text = self.endpoint.clone().unwrap_or_default();
-        let bad = || OtlpError::Endpoint(text.clone());
-        let url: Uri = text.parse().map_err(|_| bad())?;
-        let host = url.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
-        let near = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        match url.scheme_str() {
-            Some("https") => {}
-            Some("http") if self.headers_file.is_some() && !near => return Err(OtlpError::Headers(text)),
-            Some("http") if near || self.plaintext => {}
-            Some("http") => return Err(OtlpError::Plaintext(text)),
-            _ => return Err(bad()),
-        }
-        if self.certificate.is_some() != self.key.is_some() {
-            return Err(OtlpError::Pair);
-        }
-        if self.protocol == OtlpProtocol::Http && url.path() == "/" {
-            let text = format!("{}{PATH}", text.trim_end_matches('/'));
-            return text.parse().map_err(|_| bad());
-        }
-        Ok(url)
+/// Messages that are encoded, and the answer that all signals share.
+struct Encoded;
+
+impl Codec for Encoded {
+    type Encode = Bytes;
+    type Decode = ExportMetricsServiceResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Encoded {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Encoded {
+    type Item = ExportMetricsServiceResponse;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        // Some receivers answer with something else: it was taken all the same.
+        Ok(Some(ExportMetricsServiceResponse::decode(buffer).unwrap_or_default()))
     }
 }

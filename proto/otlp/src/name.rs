@@ -2,6 +2,8 @@
 //! against their crate; none of them is stable yet. `gen_ai.infrastructure.*` is proposed and not accepted. What begins
 //! with `joulebook.` is ours.
 
+use joulebook_units::Component;
+
 /// A metric's name, unit and meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Name {
@@ -46,6 +48,10 @@ names! {
     HW_HOST_POWER = "hw.host.power", "W", Development;
     /// Memory of an accelerator.
     HW_GPU_MEMORY_LIMIT = "hw.gpu.memory.limit", "By", Development;
+    /// Memory of an accelerator that processes hold.
+    HW_GPU_MEMORY_USAGE = "hw.gpu.memory.usage", "By", Development;
+    /// Part of the last step in which an accelerator worked.
+    HW_GPU_UTILIZATION = "hw.gpu.utilization", "1", Development;
     /// IT energy of a model version since the export began, idle included.
     GEN_AI_ENERGY = "gen_ai.infrastructure.energy", "J", Proposed;
     /// IT energy per token, prompt and generated ones, over the last step.
@@ -108,6 +114,16 @@ pub mod attribute {
     pub const PREFIX: &str = "joulebook.";
 }
 
+/// The kind of a part in the semantic conventions' words.
+pub fn kind(component: Component) -> &'static str {
+    match component {
+        Component::Cpu => "cpu",
+        Component::Dram => "memory",
+        Component::Accelerator => "gpu",
+        Component::Wall | Component::Other => "enclosure",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +139,8 @@ mod tests {
             (HW_HOST_ENERGY, known::HW_HOST_ENERGY),
             (HW_HOST_POWER, known::HW_HOST_POWER),
             (HW_GPU_MEMORY_LIMIT, known::HW_GPU_MEMORY_LIMIT),
+            (HW_GPU_MEMORY_USAGE, known::HW_GPU_MEMORY_USAGE),
+            (HW_GPU_UTILIZATION, known::HW_GPU_UTILIZATION),
         ];
         for (ours, theirs) in theirs {
             assert_eq!(ours.name, theirs);
