@@ -33,7 +33,7 @@ fn all(script: &Script) -> Vec<Refused> {
         let at = |hour| text(script.hour(hour));
         format!("start,end,value\n{},{},100\n{},{},200\n", at(6), at(8), at(7), at(9))
     };
-    let berlin = "kind = \"average_consumption\"\nmapping = { time_zone = \"Europe/Berlin\" }\n";
+    let berlin = "kind = \"average_consumption\"\nmapping.time_zone = \"Europe/Berlin\"\n";
     vec![
         refused("negative", INTENSITY, hours(script, &["100", "-5", "100"]), &["line 3", "-5 is no intensity"]),
         refused("huge", INTENSITY, hours(script, &["50000", "50000"]), &["line 2", "50000", "0 to 2000 g/kWh"]),
@@ -69,7 +69,6 @@ fn a_file_that_cannot_be_is_refused_by_its_line_and_the_series_behind_it_holds()
         let mut keys = String::new();
         for Refused { name, keys: own, text, .. } in &all {
             let path = write(folder, &format!("{name}.csv"), text);
-            let own = own.replace("mapping = { ", "mapping.").replace(" }", "");
             writeln!(
                 keys,
                 "[[factor]]\nname = \"{name}\"\nprovider = \"csv\"\nsites = [\"fra\", \"iad\"]\npath = \"{}\"\n{own}",

@@ -81,7 +81,7 @@ fn of<'a>(answers: &'a [Value], model: &str) -> &'a Value {
 }
 
 fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+    value.as_f64().expect("a number")
 }
 
 /// Declared components stand beside the score, at its intensity; what is declared of one version is of no other.
