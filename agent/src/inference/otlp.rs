@@ -29,6 +29,7 @@ use transport::{Connection, MOST_READING};
 
 mod answer;
 mod book;
+mod head;
 pub mod names;
 pub mod request;
 mod transport;

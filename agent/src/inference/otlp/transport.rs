@@ -5,6 +5,7 @@
 use super::super::socket::ProcessId;
 use super::super::told::Refusal;
 use super::answer::{self, Answer, Fault, Manner};
+use super::head::{Watched, overdue};
 use super::{Delivery, Event};
 use crate::clock::Clock;
 use bytes::{Buf, Bytes, BytesMut};
@@ -101,6 +102,7 @@ impl Connection {
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(128)
             .max_send_buf_size(64 << 10);
+        let (io, mut unfinished) = Watched::new(io);
         let mut http = pin!(http.serve_connection(TokioIo::new(io), service));
         loop {
             tokio::select! {
@@ -109,13 +111,12 @@ impl Connection {
                         tracing::debug!(error, "a connection of an exporter ended");
                         // After a request, silence is what there is between two.
                         if *called.borrow() == 0 && is_slow(error.as_ref()) {
-                            let slow = Refused::new(Fault::Slow, "timeout", "a request's head must come within 5 s");
-                            // Without an owner the agent stops.
-                            let _ = events.send(Event::Refused(slow.refusal)).await;
+                            refuse_slow(&events).await;
                         }
                     }
                     return;
                 }
+                () = overdue(&mut unfinished, SLOWEST) => return refuse_slow(&events).await,
                 quiet = timeout(SILENCE, called.changed()) => if !matches!(quiet, Ok(Ok(()))) {
                     return;
                 },
@@ -163,6 +164,12 @@ impl Connection {
         let taken = answered.await.map_err(|_| stops())?;
         taken.map_err(|refusal| Refused { fault: Fault::of(&refusal), refusal })
     }
+}
+
+async fn refuse_slow(events: &mpsc::Sender<Event>) {
+    let slow = Refused::new(Fault::Slow, "timeout", "a request's head must come within 5 s");
+    // Without an owner the agent stops.
+    let _ = events.send(Event::Refused(slow.refusal)).await;
 }
 
 /// Whether a connection ended since a head did not.
