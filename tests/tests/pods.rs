@@ -16,7 +16,10 @@ use joulebook_aggregator::directory::Directories;
 use joulebook_aggregator::ingest::Counters;
 use joulebook_aggregator::pods::{CONNECTED, FAILURES, KNOWN, LEFT_OUT, LISTS, PodsSection, REFUSED, follow};
 use joulebook_proto::telemetry::NodeDirectory;
-use joulebook_tests::wait::{Moment, until_async};
+use joulebook_tests::installation::{AGENT_READY, Installation};
+use joulebook_tests::program::{Program, binary};
+use joulebook_tests::simulator::Simulator;
+use joulebook_tests::wait::{Moment, until, until_async};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -231,4 +234,83 @@ async fn what_is_no_pod_is_counted_and_left_out_and_the_watch_goes_on() {
     rig.server.put("b", pod("b", "one"));
     rig.until_told("one", &["a", "b"]).await;
     assert_eq!((rig.count(REFUSED), rig.server.seen().watches), (before + 2, 1));
+}
+
+#[test]
+fn energy_of_a_pod_has_its_namespace_its_tenant_and_what_it_is_there_for() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let server = runtime.block_on(ApiServer::start(folder.path()));
+    let labelled = |name: &str, labels: Value| {
+        let mut pod = pod(name, "simulated");
+        pod["metadata"]["labels"] = labels;
+        pod["metadata"]["uid"] = json!(uid(name));
+        server.put(&uid(name), pod);
+    };
+    labelled("chat", json!({ "joulebook.io/tenant": "team-a", "joulebook.io/pool": "chat" }));
+    labelled("router", json!({ "joulebook.io/support-of": "chat" }));
+    labelled("tune", json!({ "joulebook.io/training-of": "chat@2" }));
+    let keys = format!(
+        "pods.watch = true\npods.api_server = \"https://{}\"\npods.token_file = {:?}\npods.ca_file = {:?}\n",
+        server.address,
+        server.token(),
+        server.ca(),
+    );
+    let (installation, mut aggregator) = Installation::start_with(|_| keys).unwrap();
+    let simulator = Simulator::start("l40s-4gpu", &installation.folder().join("node")).unwrap();
+    for (pid, name) in (301..).zip(["chat", "router", "tune"]) {
+        let (uid, id) = (uid(name).replace('-', "_"), format!("{pid:064x}"));
+        let slice = format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice");
+        let add = json!({
+            "name": name, "pid": pid, "cgroup": format!("/{slice}/cri-containerd-{id}.scope"), "cpu_millicores": 2_000,
+            "gpu": null, "sm_permille": 0, "gpu_memory_bytes": 0, "memory_bytes": 1u64 << 30,
+        });
+        simulator.ask(&json!({ "op": "workload", "add": add })).unwrap();
+    }
+    let connection = installation.connection("simulated");
+    let path = installation.folder().join("agent.toml");
+    std::fs::write(&path, simulator.agent_config(&connection, &installation.spool(), &[]).unwrap()).unwrap();
+    let mut agent =
+        Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
+    agent.wait_for(AGENT_READY).unwrap();
+    agent.wait_for("the aggregator told the pods of this node.*pods=3").unwrap();
+    let mut found = Vec::new();
+    until("the energy of three pods", || {
+        let answer = installation.ask(&["energy", "--by", "pod", "--last", "1m"]);
+        found = answer.map(|answer| rows(&answer)).unwrap_or_default();
+        found.len() == 3
+    });
+    let row = |columns: [&str; 6]| columns.map(str::to_owned).to_vec();
+    let expected = [
+        row(["chat", "chat", "team-a", "chat", "", ""]),
+        row(["chat", "router", "", "", "chat", ""]),
+        row(["chat", "tune", "", "", "", "chat@2"]),
+    ];
+    assert_eq!(found, expected);
+    // Without an API server everything goes on: what runs there is known.
+    server.away(true);
+    aggregator.wait_for("the API server is not watched: what it told last stays in force").unwrap();
+    assert!(agent.stop().unwrap().success(), "{}", agent.said());
+    assert!(aggregator.stop().unwrap().success(), "{}", aggregator.said());
+}
+
+/// A uid as clusters give it, of a name of up to 6 letters.
+fn uid(name: &str) -> String {
+    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("00000000-0000-4000-8000-{digits:0>12.12}")
+}
+
+/// Columns of those rows that are of a pod with a name and have energy, in the order of its name.
+fn rows(answer: &Value) -> Vec<Vec<String>> {
+    let column = |row: &Value, name: &str| {
+        let parts = row["key"].as_array().unwrap();
+        let part = parts.iter().find(|part| part["name"] == name).unwrap();
+        part["value"].as_str().unwrap().to_owned()
+    };
+    let names = ["namespace", "pod", "tenant", "pool", "support_of", "training_of"];
+    let rows = answer["rows"].as_array().unwrap().iter().filter(|row| row["microjoules"].as_u64() > Some(0));
+    let mut found: Vec<Vec<String>> = rows.map(|row| names.map(|name| column(row, name)).to_vec()).collect();
+    found.retain(|row| !row[1].is_empty());
+    found.sort();
+    found
 }
