@@ -4,6 +4,7 @@
 //! nothing but versions, groups and pages of that pod.
 
 use joulebook_proto::telemetry::{NodeDirectory, Pod as WirePod};
+use joulebook_units::PodIdentity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -18,6 +19,18 @@ const IMAGE_DIGITS: usize = 12;
 /// Labels and annotations that name a version, where the configuration does not say which do.
 pub const VERSION_LABELS: [&str; 4] =
     ["joulebook.io/model-version", "app.kubernetes.io/version", "serving.knative.dev/revision", "modelVersion"];
+/// Label or annotation that names the model that a pod serves, where its server does not.
+pub const MODEL_LABEL: &str = "joulebook.io/model";
+/// Whose a pod is.
+pub const TENANT_LABEL: &str = "joulebook.io/tenant";
+/// The serving pool that a pod belongs to.
+pub const POOL_LABEL: &str = "joulebook.io/pool";
+/// The pool that a pod is there for without serving a model itself.
+pub const SUPPORT_LABEL: &str = "joulebook.io/support-of";
+/// The model version, or the pool of training, that a pod works on.
+pub const TRAINING_LABEL: &str = "joulebook.io/training-of";
+/// Longest of these values that is taken: more would be refused with the whole record.
+const MOST_VALUE_BYTES: usize = 256;
 /// Labels that name the group of servers that a pod works in, each with what tells groups of one name apart.
 const GROUP_LABELS: [(&str, &str, Option<&str>); 3] = [
     ("joulebook.io/service-group", "", None),
@@ -92,6 +105,19 @@ impl Pod {
     /// A label, else an annotation, of this name.
     pub fn told(&self, key: &str) -> Option<&str> {
         self.labels.get(key).or_else(|| self.annotations.get(key)).map(|value| value.trim()).filter(|v| !v.is_empty())
+    }
+
+    /// What its workloads carry of it.
+    pub fn identity(&self) -> PodIdentity {
+        let told = |key: &str| self.told(key).filter(|value| value.len() <= MOST_VALUE_BYTES).map(str::to_owned);
+        PodIdentity {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            tenant: told(TENANT_LABEL),
+            pool: told(POOL_LABEL),
+            support_of: told(SUPPORT_LABEL),
+            training_of: told(TRAINING_LABEL),
+        }
     }
 
     /// The version that the first of these labels names.
@@ -209,6 +235,20 @@ mod tests {
         let own = [("ray.io/cluster", "r"), ("joulebook.io/service-group", "g")];
         assert_eq!(read(&own).group().as_deref(), Some("g"));
         assert_eq!(read(&[]).group(), None);
+    }
+
+    #[test]
+    fn labels_say_whose_a_pod_is_and_what_it_is_there_for() {
+        let long = "x".repeat(MOST_VALUE_BYTES + 1);
+        let known =
+            read(&[(TENANT_LABEL, " team "), (SUPPORT_LABEL, "chat"), (TRAINING_LABEL, ""), (POOL_LABEL, &long)]);
+        let identity = PodIdentity {
+            namespace: "chat".into(),
+            tenant: Some("team".into()),
+            support_of: Some("chat".into()),
+            ..PodIdentity::default()
+        };
+        assert_eq!(known.identity(), identity);
     }
 
     #[test]

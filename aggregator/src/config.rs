@@ -5,6 +5,7 @@ use crate::factor::{
     ComponentConfig, EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig,
     SiteConfig, SiteRule,
 };
+use crate::pods::{PodsError, PodsSection};
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
 use crate::store::retention::Periods;
@@ -37,6 +38,8 @@ pub struct Config {
     pub backup_dir: Option<PathBuf>,
     /// File of the pods and labels of nodes, which agents are told.
     pub node_directory: Option<PathBuf>,
+    /// `[pods]`: the cluster whose pods agents are told.
+    pub pods: PodsSection,
     /// Whether plaintext on a loopback address is allowed.
     pub insecure_loopback: bool,
     /// `[disk]`: how much of it stays free.
@@ -197,6 +200,7 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/joulebook"),
             backup_dir: None,
             node_directory: None,
+            pods: PodsSection::default(),
             insecure_loopback: false,
             disk: DiskSection::default(),
             apportioning: ApportioningSection::default(),
@@ -251,6 +255,9 @@ pub enum ConfigError {
     /// Neither TLS nor plaintext, or both.
     #[error(transparent)]
     Security(#[from] SecurityUnclear),
+    /// A cluster that cannot be watched.
+    #[error(transparent)]
+    Pods(#[from] PodsError),
     /// No connection would be let in.
     #[error("connections.total and connections.per_identity must be at least 1")]
     NoConnections,
@@ -355,6 +362,7 @@ impl Config {
             ("data_dir", self.data_dir == other.data_dir),
             ("backup_dir", self.backup_dir == other.backup_dir),
             ("node_directory", self.node_directory == other.node_directory),
+            ("pods", self.pods == other.pods),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
             ("export", self.export == other.export),
             ("metrics", self.metrics == other.metrics),
@@ -431,6 +439,7 @@ impl Config {
         self.metrics.check(!plain)?;
         self.otlp.check()?;
         self.pollers()?;
+        self.pods.check(self.node_directory.is_some())?;
         if let Some(refusal) = self.periods().refusal() {
             return Err(ConfigError::Retention(refusal));
         }

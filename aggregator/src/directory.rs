@@ -23,7 +23,7 @@ pub const RELOADS: &str = "node_directory_reloads_total";
 
 /// The directories of all nodes.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Directories(BTreeMap<NodeName, NodeDirectory>);
+pub struct Directories(BTreeMap<NodeName, Arc<NodeDirectory>>);
 
 impl Directories {
     /// Reads the file. Revisions are those of `now`, so that they grow over restarts.
@@ -33,11 +33,16 @@ impl Directories {
     pub fn read(path: &Path, now: UnixNanos) -> Result<Self, ConfigError> {
         let file: File = read_toml(path)?;
         let revision = u64::try_from(now.0 / 1_000_000).unwrap_or(0).max(1);
-        Ok(Self(file.node.into_iter().map(|(name, node)| (name.0, node.wire(revision))).collect()))
+        Ok(Self(file.node.into_iter().map(|(name, node)| (name.0, Arc::new(node.wire(revision)))).collect()))
+    }
+
+    /// Those of these nodes.
+    pub(crate) fn of_nodes(nodes: BTreeMap<NodeName, Arc<NodeDirectory>>) -> Self {
+        Self(nodes)
     }
 
     /// The directory of a node; none if the file does not name it.
-    pub fn of(&self, node: &NodeName) -> Option<&NodeDirectory> {
+    pub fn of(&self, node: &NodeName) -> Option<&Arc<NodeDirectory>> {
         self.0.get(node)
     }
 

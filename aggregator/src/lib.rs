@@ -16,6 +16,7 @@ pub mod keeping;
 pub mod ledger;
 pub mod offline;
 pub mod peer;
+pub mod pods;
 pub mod poller;
 pub mod query;
 pub mod reload;

@@ -13,6 +13,7 @@ use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::keeping::Keeping;
 use crate::ledger::Ledger;
+use crate::pods;
 use crate::query::Query;
 use crate::reload::{Live, Reload};
 use crate::server::accept::{Gate, Transport};
@@ -124,6 +125,10 @@ pub async fn run_reloading(
     let telemetry = telemetry.with_pollers(config.pollers()?);
     let (told, directories) = watch::channel(Arc::new(all_pods));
     let telemetry = telemetry.telling(directories.clone());
+    if config.pods.watch {
+        let follow = pods::follow(config.pods.clone(), Arc::clone(&clock), told.clone(), Arc::clone(&counters));
+        tasks.spawn(until_stop(follow, stopping.clone()));
+    }
     if let Some(path) = config.node_directory.clone() {
         let Ok(file) = ConfigFile::watch(Some(path.clone()), LOOK_EVERY) else { return Err(RunError::Stuck) };
         let (now, counters) = (Arc::clone(&clock), Arc::clone(&counters));

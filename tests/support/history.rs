@@ -292,6 +292,7 @@ fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> Workload {
         part_of: None,
         group: None,
         engine: None,
+        pod: None,
     }
 }
 

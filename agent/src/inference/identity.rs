@@ -15,7 +15,7 @@ use super::preset::{Hook, Hooks, Method, WeightsFormat};
 use super::reader::{NO_VERSION, PageIdentity, PageVersion};
 use super::socket::ProcessId;
 use super::target::Target;
-use crate::directory::Directory;
+use crate::directory::{Directory, MODEL_LABEL};
 use crate::process::{cgroup, proc};
 use joulebook_units::{Service, Serving, ServingConfiguration, VersionSource};
 use process::ProcessFacts;
@@ -54,6 +54,8 @@ pub struct Served {
 /// What is known of the pod that a process runs in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodFacts {
+    /// Model that a label or annotation names.
+    pub model: Option<String>,
     /// Version that a label or annotation names.
     pub version: Option<String>,
     /// What the container's image stands for.
@@ -69,7 +71,8 @@ impl Served {
     pub fn service(&self, target: &Target, page: &PageIdentity, adapters: bool) -> Service {
         let header = self.weights.as_ref().map(|weights| &weights.header);
         let named = target.model.as_ref().or(page.model.as_ref()).or(target.fixed.model.as_ref());
-        let named = named.or(self.model.as_ref()).or(header.and_then(|header| header.name.as_ref()));
+        let named = named.or(self.model.as_ref());
+        let named = named.or(self.pod.model.as_ref()).or(header.and_then(|header| header.name.as_ref()));
         let renamed = named.and_then(|name| target.names.get(name));
         let by_name = renamed.and_then(|renamed| renamed.version.as_ref());
         let told = page.model.as_ref().and_then(|model| self.versions.get(model)).or(self.version.as_ref());
@@ -232,6 +235,7 @@ fn pod(places: &Places, process: ProcessId, labels: &[String]) -> PodFacts {
         return PodFacts::default();
     };
     PodFacts {
+        model: pod.told(MODEL_LABEL).map(str::to_owned),
         version: pod.version(labels, is_version),
         image: pod.image_version(identity.container_id.as_deref()),
         image_tag: pod.image_tag(identity.container_id.as_deref(), is_version),
@@ -377,6 +381,7 @@ mod tests {
             weights: Some(Weights::of(header(Some("tiny"), Some("file")), VersionSource::Process)),
             process: ProcessFacts { version: Some("process".into()), is_denied: true, ..ProcessFacts::default() },
             pod: PodFacts {
+                model: None,
                 version: Some("pod".into()),
                 image: Some("image:ab".into()),
                 image_tag: Some("0.9".into()),
@@ -411,6 +416,15 @@ mod tests {
         assert_eq!(served.service(&target, &page, false).version_source, VersionSource::Unresolved);
         served.weights = Some(Weights::of(header(Some("tiny"), None), VersionSource::Process));
         assert_eq!(served.service(&target, &page, false).model.as_deref(), Some("own"), "by the configured name");
+        served.pod.model = Some("labelled".into());
+        let model = |served: &Served| served.service(&target, &page, false).model;
+        assert_eq!(
+            model(&served).as_deref(),
+            Some("labelled"),
+            "a label is of this pod, the file's name of whoever made it"
+        );
+        served.model = Some("engine".into());
+        assert_eq!(model(&served).as_deref(), Some("engine"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! nothing attributes.
 
 use super::{Group, Used, Workloads};
-use crate::directory::Directory;
+use crate::directory::{Directory, Pod};
 use crate::inference::discovery::engine_of_name;
 use joulebook_units::Workload;
 use serde::Deserialize;
@@ -51,11 +51,10 @@ impl Workloads {
     pub(super) fn together(&self, workload: Workload, group: Option<&Group>, engine: Option<&'static str>) -> Workload {
         let path = group.map(|group| group.path.as_str());
         let configured = self.together.members.iter().find(|member| Some(member.cgroup.as_str()) == path);
-        let of_pod = || {
-            let uid = workload.pod_uid.as_deref()?;
-            self.together.directory.borrow().pod(uid)?.group()
-        };
-        let group = configured.map(|member| member.service_group.clone()).or_else(of_pod);
-        Workload { group, engine: engine.map(str::to_owned), ..workload }
+        let directory = self.together.directory.borrow();
+        let pod = workload.pod_uid.as_deref().and_then(|uid| directory.pod(uid));
+        let group = configured.map(|member| member.service_group.clone()).or_else(|| pod?.group());
+        let pod = pod.map(Pod::identity);
+        Workload { group, engine: engine.map(str::to_owned), pod, ..workload }
     }
 }

@@ -55,6 +55,8 @@ const COUNTERS: &[(&str, &Metric, &[&str])] = &[
     ("tls_reload_failures_total", &RELOAD_FAILURES, &["certificates"]),
     ("node_directory_reloads_total", &RELOADS, &["node_directory"]),
     ("node_directory_reload_failures_total", &RELOAD_FAILURES, &["node_directory"]),
+    ("pod_lists_total", &RELOADS, &["pods"]),
+    ("pod_watch_failures_total", &RELOAD_FAILURES, &["pods"]),
     ("cert_expiry_seconds", &CERTIFICATE, &[]),
     ("factor_polls_total", &POLLS, &[]),
     ("factor_poll_failures_total", &POLL_FAILURES, &[]),

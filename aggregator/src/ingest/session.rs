@@ -208,20 +208,27 @@ impl Session {
 
     /// Tells the agent what runs on its node, if that is another than what it was told. A node that is named no more has
     /// no pods.
-    async fn tell(&self, node: &NodeName, all: &Directories, told: &mut Option<NodeDirectory>) -> Result<(), Status> {
+    async fn tell(
+        &self,
+        node: &NodeName,
+        all: &Directories,
+        told: &mut Option<Arc<NodeDirectory>>,
+    ) -> Result<(), Status> {
         let gone = || {
             let before = told.as_ref()?;
             let revision = before.revision.saturating_add(1);
             (!before.pods.is_empty() || !before.node_labels.is_empty())
-                .then(|| NodeDirectory { revision, ..NodeDirectory::default() })
+                .then(|| Arc::new(NodeDirectory { revision, ..NodeDirectory::default() }))
         };
         let Some(now) = all.of(node).cloned().or_else(gone) else { return Ok(()) };
-        let same = |before: &NodeDirectory| before.pods == now.pods && before.node_labels == now.node_labels;
+        let same = |before: &Arc<NodeDirectory>| {
+            Arc::ptr_eq(before, &now) || (before.pods == now.pods && before.node_labels == now.node_labels)
+        };
         if told.as_ref().is_some_and(same) {
             return Ok(());
         }
-        *told = Some(now.clone());
-        self.down(Down::NodeDirectory(now)).await
+        *told = Some(Arc::clone(&now));
+        self.down(Down::NodeDirectory(Arc::unwrap_or_clone(now))).await
     }
 
     /// Opens the session and gives the node that it is about.

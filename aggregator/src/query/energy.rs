@@ -12,7 +12,7 @@ use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyRes
 use joulebook_sci::consumer::Entity;
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::{Account, Cell, FunctionalUnit, Ledger, Level, ModelVersion, Totals, VersionTotals, score};
-use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, Share, Workload, WorkloadKind};
+use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, PodIdentity, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Answers an energy question.
@@ -26,10 +26,10 @@ pub fn rows(
     let nodes = &computed.totals.nodes;
     let rows = match by {
         EnergyBy::Unspecified | EnergyBy::Model => by_model(computed, question)?,
-        EnergyBy::Workload => by_workload(nodes, |_| true),
-        EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree),
-        EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some()),
-        EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some()),
+        EnergyBy::Workload => by_workload(nodes, |_| true, false),
+        EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree, false),
+        EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some(), false),
+        EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some(), true),
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
@@ -231,10 +231,12 @@ fn cpu_seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
-/// Workloads before any allocation, and the accounts beside them. Workloads that are not `shown` are one row together.
-fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -> bool) -> Vec<EnergyRow> {
+/// Workloads before any allocation, and the accounts beside them. Workloads that are not `shown` are one row together. With
+/// `pods` each row says which pod it is of.
+fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -> bool, pods: bool) -> Vec<EnergyRow> {
     let mut rows = Vec::new();
     for (name, node) in nodes {
+        let places = if pods { places(node) } else { BTreeMap::new() };
         let mut sums: BTreeMap<[String; 3], (u64, BTreeMap<String, u64>)> = BTreeMap::new();
         let mut cpu: BTreeMap<[String; 3], u64> = BTreeMap::new();
         let named = |kind: &str, name: &str, id: &str| [kind.to_owned(), name.to_owned(), id.to_owned()];
@@ -268,13 +270,37 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
         }
         let methods = methods(&node.cell);
         for (parts, (energy, components)) in sums {
-            let columns = [("node", name.as_str()), ("kind", &parts[0]), ("name", &parts[1]), ("id", &parts[2])];
+            let mut columns =
+                vec![("node", name.as_str()), ("kind", &parts[0]), ("name", &parts[1]), ("id", &parts[2])];
+            if pods {
+                let place = places.get(parts[2].as_str()).copied();
+                let part = |of: fn(&PodIdentity) -> Option<&String>| place.and_then(of).map_or("", String::as_str);
+                columns.extend([
+                    ("namespace", part(|pod| Some(&pod.namespace))),
+                    ("pod", part(|pod| Some(&pod.name))),
+                    ("tenant", part(|pod| pod.tenant.as_ref())),
+                    ("pool", part(|pod| pod.pool.as_ref())),
+                    ("support_of", part(|pod| pod.support_of.as_ref())),
+                    ("training_of", part(|pod| pod.training_of.as_ref())),
+                ]);
+            }
             let mut row = row(key(&columns), Amount::of_node(node, energy), components, &methods);
             row.cpu_seconds = cpu.get(&parts).map(|nanos| cpu_seconds(*nanos));
             rows.push(row);
         }
     }
     rows
+}
+
+/// The pod of each workload of a node, by the workload's identity. What was counted before a pod was known is of it as well:
+/// a container never changes its pod.
+fn places(node: &NodeTotals) -> BTreeMap<&str, &PodIdentity> {
+    let accounts = node.cell.entries.keys().filter_map(|entry| match &entry.account {
+        Account::Workload(workload) => Some(workload),
+        _ => None,
+    });
+    let workloads = accounts.chain(node.cell.workloads.keys());
+    workloads.filter_map(|workload| Some((workload.id.as_str(), workload.pod.as_ref()?))).collect()
 }
 
 fn service_key(service: &joulebook_units::Service) -> [String; 3] {

@@ -26,7 +26,9 @@ const MINUTES_HELD_SECONDS: i64 = 90 * 86_400;
 const DAY_SECONDS: i64 = 86_400;
 /// How far back a wall teaches what the platform draws without one, in days.
 const LEARNED_DAYS: i64 = 7;
-/// The pool of nodes whose configuration names none.
+/// Label that names the pool of a node whose configuration names none.
+const POOL_LABEL: &str = "joulebook.io/pool";
+/// The pool of nodes of which neither names one.
 const DEFAULT_POOL: &str = "default";
 
 /// Factors of one site over a window.
@@ -152,6 +154,7 @@ impl<'a> Gathered<'a> {
             let labels = labels.of(&record.inventory.node).map(|told| &told.node_labels).unwrap_or(&unlabelled);
             let placement = &mut record.inventory.placement;
             placement.site = placement.site.take().or_else(|| factors.site_by_labels(labels));
+            placement.pool = placement.pool.take().or_else(|| labels.get(POOL_LABEL).cloned());
             let site = site_name(&record);
             if !gathered.sites.contains_key(&site) {
                 let name = (!site.is_empty()).then_some(site.as_str());

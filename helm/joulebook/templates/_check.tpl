@@ -15,6 +15,9 @@
 {{- if and (ne $tls.source "secrets") (not $tls.nodes) (not $tls.agentHostPath) (or .Values.agent.cpu.enabled .Values.agent.gpu.enabled) -}}
 {{- fail (printf "tls.source is %s: list the nodes that get certificates in tls.nodes, or say in tls.agentHostPath where nodes have their own" $tls.source) -}}
 {{- end -}}
+{{- if and .Values.aggregator.pods.enabled .Values.aggregator.nodeDirectory -}}
+{{- fail "aggregator.pods.enabled and aggregator.nodeDirectory both say what runs on nodes: leave one of them out" -}}
+{{- end -}}
 {{- if .Values.poller.enabled -}}
 {{- if not .Values.poller.subjects -}}
 {{- fail "poller.enabled: list the nodes that it speaks for in poller.subjects" -}}

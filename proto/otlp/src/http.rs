@@ -1,10 +1,10 @@
 //! One question over HTTP or HTTPS, to a receiver or to whoever knows factors: within limits of time and bytes, without redirects, and with secrets over TLS only.
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::handshake;
 use hyper::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use joulebook_units::UnixNanos;
@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -168,20 +170,29 @@ impl Fetcher {
         self.send(ask, Some(body), now).await
     }
 
+    /// An answer that goes on: the time is limited until it begins, and what is done with it is the caller's.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn open(&self, ask: &Ask, now: UnixNanos) -> Result<Open, FetchError> {
+        let (url, host, tls) = address(ask)?;
+        let opened = async {
+            let opened = match self.connect(&url, &host, tls).await? {
+                Connected::Plain(stream) => begin(stream, (ask, None), &url, &host).await,
+                Connected::Tls(stream) => begin(stream, (ask, None), &url, &host).await,
+            };
+            let (response, driver) = opened?;
+            if response.status().as_u16() == 200 {
+                return Ok(Open { body: response.into_body(), _driver: driver });
+            }
+            finish(response, &host, now).await.and(Err(FetchError::Url(ask.url.clone())))
+        };
+        let opened = tokio::time::timeout(self.limit, opened).await;
+        opened.unwrap_or(Err(FetchError::Timeout { host: host.clone(), limit: self.limit }))
+    }
+
     async fn send(&self, ask: &Ask, body: Option<Bytes>, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
-        let url: Uri = ask.url.parse().map_err(|_| FetchError::Url(ask.url.clone()))?;
-        let (Some(scheme), Some(host)) = (url.scheme_str(), url.host()) else {
-            return Err(FetchError::Url(ask.url.clone()));
-        };
-        let tls = match scheme {
-            "https" => true,
-            "http" => false,
-            _ => return Err(FetchError::Url(ask.url.clone())),
-        };
-        let host = host.trim_matches(['[', ']']).to_owned();
-        if ask.secret && !tls && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
-            return Err(FetchError::Insecure(host));
-        }
+        let (url, host, tls) = address(ask)?;
         let asked = self.ask((ask, body), &url, &host, tls, now);
         let answered = tokio::time::timeout(self.limit, asked).await;
         answered.unwrap_or(Err(FetchError::Timeout { host, limit: self.limit }))
@@ -195,18 +206,25 @@ impl Fetcher {
         tls: bool,
         now: UnixNanos,
     ) -> Result<Vec<u8>, FetchError> {
+        match self.connect(url, host, tls).await? {
+            Connected::Plain(stream) => exchange(stream, ask, url, host, now).await,
+            Connected::Tls(stream) => exchange(stream, ask, url, host, now).await,
+        }
+    }
+
+    async fn connect(&self, url: &Uri, host: &str, tls: bool) -> Result<Connected, FetchError> {
         let failed = |source| FetchError::Connect { host: host.to_owned(), source };
         let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
         if !tls {
             let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-            return exchange(stream, ask, url, host, now).await;
+            return Ok(Connected::Plain(stream));
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(std::io::Error::other(error)))?;
         // Nobody is connected to before it is known whom to trust.
         let trust = self.trust()?;
         let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
         let stream = TlsConnector::from(trust).connect(name, stream).await.map_err(failed)?;
-        exchange(stream, ask, url, host, now).await
+        Ok(Connected::Tls(Box::new(stream)))
     }
 
     /// Read anew each time, so that a renewed bundle is taken over.
@@ -234,9 +252,41 @@ impl Fetcher {
     }
 }
 
+/// An answer that goes on.
+pub struct Open {
+    /// What comes.
+    pub body: Incoming,
+    // The connection ends with it.
+    _driver: JoinSet<Result<(), hyper::Error>>,
+}
+
+/// A connection.
+enum Connected {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// The address that is asked, its host, and whether it is asked over TLS.
+fn address(ask: &Ask) -> Result<(Uri, String, bool), FetchError> {
+    let url: Uri = ask.url.parse().map_err(|_| FetchError::Url(ask.url.clone()))?;
+    let (Some(scheme), Some(host)) = (url.scheme_str(), url.host()) else {
+        return Err(FetchError::Url(ask.url.clone()));
+    };
+    let tls = match scheme {
+        "https" => true,
+        "http" => false,
+        _ => return Err(FetchError::Url(ask.url.clone())),
+    };
+    let host = host.trim_matches(['[', ']']).to_owned();
+    if ask.secret && !tls && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
+        return Err(FetchError::Insecure(host));
+    }
+    Ok((url, host, tls))
+}
+
 async fn exchange<S>(
     stream: S,
-    (ask, body): (&Ask, Option<Bytes>),
+    ask: (&Ask, Option<Bytes>),
     url: &Uri,
     host: &str,
     now: UnixNanos,
@@ -244,10 +294,24 @@ async fn exchange<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (response, _driver) = begin(stream, ask, url, host).await?;
+    finish(response, host, now).await
+}
+
+/// Asks, and gives the beginning of the answer.
+async fn begin<S>(
+    stream: S,
+    (ask, body): (&Ask, Option<Bytes>),
+    url: &Uri,
+    host: &str,
+) -> Result<(Response<Incoming>, JoinSet<Result<(), hyper::Error>>), FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let http = |source| FetchError::Http { host: host.to_owned(), source };
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http)?;
     // Ends with the sender, and with it when this is dropped.
-    let mut driver = tokio::task::JoinSet::new();
+    let mut driver = JoinSet::new();
     driver.spawn(connection);
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let authority = url.authority().map_or(host, |authority| authority.as_str());
@@ -264,6 +328,12 @@ where
     let request = request.body(Full::new(body.unwrap_or_default()));
     let request = request.map_err(|source| FetchError::Request { host: host.to_owned(), source })?;
     let response = sender.send_request(request).await.map_err(http)?;
+    Ok((response, driver))
+}
+
+/// The body of an answer that has begun.
+async fn finish(response: Response<Incoming>, host: &str, now: UnixNanos) -> Result<Vec<u8>, FetchError> {
+    let http = |source| FetchError::Http { host: host.to_owned(), source };
     let code = response.status().as_u16();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = retry_after.and_then(|text| pause(text, now));

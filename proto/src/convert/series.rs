@@ -7,7 +7,7 @@ use super::{
 };
 use crate::telemetry::{self, series::Subject as Wire};
 use joulebook_units::{
-    Component, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, Scope, Service, ServiceRole, Serving,
+    Component, CpuTimeMethod, IdleOrigin, Layer, Method, Milliwatts, PodIdentity, Scope, Service, ServiceRole, Serving,
     ServingConfiguration, Source, Subject, VersionSource, Workload, WorkloadKind,
 };
 use prost::Message;
@@ -130,7 +130,30 @@ pub fn workload_to_wire(workload: &Workload) -> telemetry::Workload {
         part_of: optional_clean(workload.part_of.as_ref(), MAX_WORKLOAD_ID_BYTES),
         group: optional_clean(workload.group.as_ref(), MAX_ID_BYTES),
         engine: optional_clean(workload.engine.as_ref(), MAX_ID_BYTES),
+        pod: workload.pod.as_ref().map(pod_to_wire),
     }
+}
+
+fn pod_to_wire(pod: &PodIdentity) -> telemetry::PodIdentity {
+    telemetry::PodIdentity {
+        namespace: clean(&pod.namespace, MAX_ID_BYTES),
+        name: clean(&pod.name, MAX_ID_BYTES),
+        tenant: optional_clean(pod.tenant.as_ref(), MAX_ID_BYTES),
+        pool: optional_clean(pod.pool.as_ref(), MAX_ID_BYTES),
+        support_of: optional_clean(pod.support_of.as_ref(), MAX_ID_BYTES),
+        training_of: optional_clean(pod.training_of.as_ref(), MAX_ID_BYTES),
+    }
+}
+
+fn pod_from_wire(pod: telemetry::PodIdentity) -> Result<PodIdentity, ConvertError> {
+    Ok(PodIdentity {
+        namespace: text(pod.namespace, "PodIdentity.namespace", MAX_ID_BYTES)?,
+        name: text(pod.name, "PodIdentity.name", MAX_ID_BYTES)?,
+        tenant: optional_text(pod.tenant, "PodIdentity.tenant", MAX_ID_BYTES)?,
+        pool: optional_text(pod.pool, "PodIdentity.pool", MAX_ID_BYTES)?,
+        support_of: optional_text(pod.support_of, "PodIdentity.support_of", MAX_ID_BYTES)?,
+        training_of: optional_text(pod.training_of, "PodIdentity.training_of", MAX_ID_BYTES)?,
+    })
 }
 
 /// A workload from the wire. Fails on an empty id, texts over their limit and unknown enum values.
@@ -148,6 +171,7 @@ pub fn workload_from_wire(workload: telemetry::Workload) -> Result<Workload, Con
         part_of: optional_text(workload.part_of, "Workload.part_of", MAX_WORKLOAD_ID_BYTES)?,
         group: optional_text(workload.group, "Workload.group", MAX_ID_BYTES)?,
         engine: optional_text(workload.engine, "Workload.engine", MAX_ID_BYTES)?,
+        pod: workload.pod.map(pod_from_wire).transpose()?,
     })
 }
 
@@ -348,7 +372,15 @@ mod tests {
             reservation_origin: cgroup.clone(),
             part_of: cgroup.clone(),
             group: cgroup.clone(),
-            engine: cgroup,
+            engine: cgroup.clone(),
+            pod: cgroup.map(|name| PodIdentity {
+                namespace: name.clone(),
+                tenant: Some(name.clone()),
+                support_of: Some(name.clone()),
+                training_of: Some(name.clone()),
+                pool: Some(name.clone()),
+                name,
+            }),
         });
         let service = (option::of(words()), option::of(words()), words(), option::of(words()));
         let service = service.prop_map(|(model, version, target, workload)| Service {

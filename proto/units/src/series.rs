@@ -212,6 +212,25 @@ pub struct Workload {
     /// The inference engine whose processes it holds, where they are known by their commands: its energy serves a model even
     /// where no counts tell which.
     pub engine: Option<String>,
+    /// The pod that it runs in, as the cluster describes it; absent outside of clusters and until that is told.
+    pub pod: Option<PodIdentity>,
+}
+
+/// A pod: its name, and what its labels say of whose it is and what it is there for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct PodIdentity {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub tenant: Option<String>,
+    /// The serving pool that it belongs to.
+    pub pool: Option<String>,
+    /// The pool that it is there for without serving a model itself.
+    pub support_of: Option<String>,
+    /// The model version, or the pool of training, that it works on.
+    pub training_of: Option<String>,
 }
 
 impl Workload {
@@ -230,6 +249,7 @@ impl Workload {
             part_of: None,
             group: None,
             engine: None,
+            pod: None,
         }
     }
 }

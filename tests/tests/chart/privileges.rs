@@ -24,7 +24,7 @@ const fn mount(component: &'static str, at: &'static str, what: &'static str, wr
 }
 
 /// Everything that is mounted anywhere.
-const MOUNTS: [Mount; 34] = [
+const MOUNTS: [Mount; 35] = [
     // Meters: class, bus and block are links into devices, which hold powercap and hwmon.
     mount("agent", "/host/sys/class", "hostPath /sys/class", false),
     mount("agent", "/host/sys/devices", "hostPath /sys/devices", false),
@@ -51,6 +51,8 @@ const MOUNTS: [Mount; 34] = [
     mount("aggregator", "/etc/joulebook/config", "configMap", false),
     mount("aggregator", "/etc/joulebook/tls", "secret", false),
     mount("aggregator", "/etc/joulebook/secrets", "secret", false),
+    // Where pods are watched: a token for that, of an hour.
+    mount("aggregator", "/var/run/secrets/joulebook/api", "projected", false),
     mount("poller", "/var/lib/joulebook", "emptyDir", true),
     mount("poller", "/var/lib/joulebook", "persistentVolumeClaim", true),
     mount("poller", "/etc/joulebook/config", "configMap", false),
@@ -177,7 +179,7 @@ fn namespaces_of_the_node_are_shared_by_gpu_agents_alone_and_only_that_of_proces
 }
 
 #[test]
-fn nobody_but_the_job_that_stores_certificates_has_a_right_or_a_token() {
+fn nobody_but_the_job_that_stores_certificates_and_the_watch_of_pods_has_a_right_or_a_token() {
     for set in value_sets() {
         let objects = objects(&set);
         for pod in pods(&objects) {
@@ -193,10 +195,19 @@ fn nobody_but_the_job_that_stores_certificates_has_a_right_or_a_token() {
         } else {
             assert!(rules.is_empty() && bound == 0, "{set}");
         }
-        assert_eq!(
-            objects.iter().filter(|object| object["kind"].as_str().unwrap().starts_with("ClusterRole")).count(),
-            0
-        );
+        let cluster: Vec<_> = objects
+            .iter()
+            .filter(|object| object["kind"].as_str().unwrap().starts_with("ClusterRole"))
+            .map(|object| object.get("rules").or(object.get("subjects")).unwrap().clone())
+            .collect();
+        if set == "pods" {
+            // What runs where is read; nothing is written, and no secret, log or kubelet is reached.
+            let rules = json!([{"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]}]);
+            let bound = json!([{"kind": "ServiceAccount", "name": "joulebook-aggregator", "namespace": "joulebook"}]);
+            assert_eq!(cluster, [rules, bound]);
+        } else {
+            assert!(cluster.is_empty(), "{set}");
+        }
     }
 }
 

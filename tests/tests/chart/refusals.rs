@@ -103,3 +103,10 @@ fn certificates_that_nobody_could_make_are_refused() {
     refused(&elsewhere, "stores secrets in the release's namespace only");
     refused(&["tls.nodes=[\"Node_1\"]"], "at '/tls/nodes/0': 'Node_1' does not match pattern");
 }
+
+#[test]
+fn two_that_say_what_runs_on_nodes_are_refused() {
+    let both = ["aggregator.pods.enabled=true", "aggregator.nodeDirectory=\"[node.a]\""];
+    refused(&both, "aggregator.pods.enabled and aggregator.nodeDirectory both say what runs on nodes");
+    refused(&["aggregator.pods.watch=true"], "additional properties 'watch' not allowed");
+}

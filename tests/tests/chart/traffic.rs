@@ -104,6 +104,16 @@ fn the_aggregator_goes_nowhere_by_itself_and_where_factors_come_from_if_that_is_
 }
 
 #[test]
+fn the_aggregator_reaches_the_api_server_only_where_pods_are_watched() {
+    let objects = objects("pods");
+    let policy = find(&objects, "NetworkPolicy", "joulebook-aggregator");
+    let egress = policy["spec"]["egress"].as_array().unwrap();
+    assert_eq!(egress.len(), 2, "DNS and the API server");
+    let to = json!([{"ipBlock": {"cidr": "10.0.0.0/28"}}]);
+    assert_eq!(egress[1], json!({"ports": [{"port": 6443, "protocol": "TCP"}], "to": to}));
+}
+
+#[test]
 fn operators_are_let_in_where_they_are_named() {
     let from = |set: &str| {
         let policy = find(&objects(set), "NetworkPolicy", "joulebook-aggregator")["spec"]["ingress"].clone();

@@ -51,8 +51,12 @@ pub(super) fn set_aside(node: &NodeSlot, kind: Capacity, others_g: f64, support:
     sum_g
 }
 
-/// The pool that a node's workload is there for, if it is declared as support.
-pub fn pool_of<'a>(node: &'a NodeSlot, workload: &Workload) -> Option<&'a str> {
+/// The pool that a node's workload is there for, if its pod's label or the node's configuration declares it as support. The
+/// label says it of one pod, so it goes first.
+pub fn pool_of<'a>(node: &'a NodeSlot, workload: &'a Workload) -> Option<&'a str> {
+    if let Some(pool) = workload.pod.as_ref().and_then(|pod| pod.support_of.as_deref()) {
+        return Some(pool);
+    }
     let named =
         |one: &&Support| one.workload.as_ref().is_some_and(|name| *name == workload.id || *name == workload.name);
     let one = node.support.iter().find(named).or_else(|| node.support.iter().find(|one| one.workload.is_none()))?;

@@ -3,7 +3,7 @@ use crate::cell::{EntryKey, ServiceUse};
 use crate::sample;
 use alloc::string::ToString;
 use alloc::sync::Arc;
-use joulebook_units::{CountKind, Support, Workload, WorkloadKind};
+use joulebook_units::{CountKind, PodIdentity, Support, Workload, WorkloadKind};
 use proptest::prelude::*;
 
 fn service(version: &str) -> Arc<Service> {
@@ -279,4 +279,13 @@ fn support_is_charged_to_the_versions_of_its_pool_by_the_policys_weights_and_sta
         let costs = allocate(&[serving.clone(), router(support)], IdlePolicy::Unallocated);
         assert!(costs.versions.values().all(|cost| cost.support == 0));
     }
+    // A pod's label says it of that pod, whatever is declared for the node.
+    let pod = PodIdentity { support_of: Some("chat".to_string()), ..PodIdentity::default() };
+    let account = Account::Workload(Workload { pod: Some(pod), ..(*workload()).clone() }.into());
+    let mut node = router(declared(None, "nobody serves there"));
+    node.cell = Cell::default();
+    node.cell.add(EntryKey { account, component: Component::Cpu, purpose: Purpose::Dynamic }, 1_001);
+    let costs = allocate(&[serving, node], policy);
+    let of = |number: &str| costs.versions.get(&(1, version(number))).map_or(0, |cost| cost.support);
+    assert_eq!((of("1") + of("2"), costs.ledgers[1].workloads), (1_001, 0));
 }

@@ -38,6 +38,7 @@ pub(super) fn workload(id: &str, kind: WorkloadKind, reserved: Option<u64>) -> W
         part_of: None,
         group: None,
         engine: None,
+        pod: None,
     }
 }
 

@@ -434,6 +434,7 @@ fn cell() -> Cell {
         part_of: None,
         group: None,
         engine: None,
+        pod: None,
     });
     let mut cell = Cell { overcount_microjoules: 3, expected_nanos: 60, flags: Flags::GAP, ..Cell::default() };
     cell.sources.insert(source, SourceUse { microjoules: 1 << 60, covered_nanos: 59, ..SourceUse::default() });

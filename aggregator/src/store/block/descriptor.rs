@@ -9,8 +9,8 @@ use super::{Damaged, Reader, Writer};
 use joulebook_sci::SourceKey;
 use joulebook_units::{
     Accelerator, Component, Consumer, Consumption, CountKind, CpuTimeMethod, Hardware, IdleOrigin, Inventory, Layer,
-    Method, Milliwatts, Placement, Scope, Service, ServiceRole, Serving, ServingConfiguration, Source, SourceState,
-    Subject, Support, VersionSource, Workload, WorkloadKind,
+    Method, Milliwatts, Placement, PodIdentity, Scope, Service, ServiceRole, Serving, ServingConfiguration, Source,
+    SourceState, Subject, Support, VersionSource, Workload, WorkloadKind,
 };
 use std::sync::Arc;
 
@@ -158,6 +158,7 @@ fn read_workload(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
         part_of: None,
         group: None,
         engine: None,
+        pod: None,
     })
 }
 
@@ -177,6 +178,29 @@ fn read_member(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
 
 fn is_member(workload: &Workload) -> bool {
     workload.group.is_some() || workload.engine.is_some()
+}
+
+/// A workload whose pod is described.
+fn write_in_pod(writer: &mut Writer, workload: &Workload, pod: &PodIdentity) {
+    write_member(writer, workload);
+    writer.text(&pod.namespace);
+    writer.text(&pod.name);
+    for text in [&pod.tenant, &pod.pool, &pod.support_of, &pod.training_of] {
+        write_text(writer, text.as_ref());
+    }
+}
+
+fn read_in_pod(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
+    let workload = read_member(reader)?;
+    let pod = PodIdentity {
+        namespace: reader.text()?,
+        name: reader.text()?,
+        tenant: read_text(reader)?,
+        pool: read_text(reader)?,
+        support_of: read_text(reader)?,
+        training_of: read_text(reader)?,
+    };
+    Ok(Workload { pod: Some(pod), ..workload })
 }
 
 fn read_part(reader: &mut Reader<'_>) -> Result<Workload, Damaged> {
@@ -313,6 +337,10 @@ impl Fact for Subject {
                 writer.text(source);
                 write_kind(writer, &ORIGINS, origin);
             }
+            Self::CpuTime(workload @ Workload { pod: Some(pod), .. }) => {
+                writer.byte(18);
+                write_in_pod(writer, workload, pod);
+            }
             Self::CpuTime(workload) if is_member(workload) => {
                 writer.byte(17);
                 write_member(writer, workload);
@@ -375,6 +403,7 @@ impl Fact for Subject {
             11 => Self::Consumption(read_consumption(reader)?, read_count_kind(reader)?),
             16 => Self::Count(read_served(reader)?, read_count_kind(reader)?),
             17 => Self::CpuTime(read_member(reader)?),
+            18 => Self::CpuTime(read_in_pod(reader)?),
             _ => return Err(Damaged("unknown kind of subject")),
         })
     }
@@ -392,14 +421,20 @@ impl Fact for Entity {
                     write_serving(writer, &service.serving);
                 }
             }
-            Self::Workload(workload) if is_member(workload) => {
-                writer.byte(17);
-                write_member(writer, workload);
-            }
-            Self::Workload(workload) => {
-                writer.byte(if workload.part_of.is_some() { 3 } else { 1 });
-                write_workload(writer, workload);
-            }
+            Self::Workload(workload) => match &workload.pod {
+                Some(pod) => {
+                    writer.byte(18);
+                    write_in_pod(writer, workload, pod);
+                }
+                None if is_member(workload) => {
+                    writer.byte(17);
+                    write_member(writer, workload);
+                }
+                None => {
+                    writer.byte(if workload.part_of.is_some() { 3 } else { 1 });
+                    write_workload(writer, workload);
+                }
+            },
             Self::Source(source) => {
                 writer.byte(if source.scope.is_some() { 4 } else { 2 });
                 writer.text(&source.id);
@@ -422,6 +457,7 @@ impl Fact for Entity {
             0 => Self::Service(Arc::new(read_service(reader)?)),
             16 => Self::Service(Arc::new(read_served(reader)?)),
             17 => Self::Workload(Arc::new(read_member(reader)?)),
+            18 => Self::Workload(Arc::new(read_in_pod(reader)?)),
             1 => Self::Workload(Arc::new(read_workload(reader)?)),
             3 => Self::Workload(Arc::new(read_part(reader)?)),
             2 => Self::Source(read_source_key(reader)?),

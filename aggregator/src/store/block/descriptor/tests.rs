@@ -45,6 +45,7 @@ fn workload() -> Workload {
         part_of: None,
         group: None,
         engine: None,
+        pod: None,
     }
 }
 
@@ -91,6 +92,17 @@ fn consumption() -> Consumption {
     }
 }
 
+fn in_pod() -> PodIdentity {
+    PodIdentity {
+        namespace: "c".to_owned(),
+        name: "p".to_owned(),
+        tenant: Some("t".to_owned()),
+        pool: None,
+        support_of: Some("s".to_owned()),
+        training_of: Some("v".to_owned()),
+    }
+}
+
 #[test]
 fn the_layout_of_descriptors_never_changes() {
     let golden = [
@@ -119,6 +131,10 @@ fn the_layout_of_descriptors_never_changes() {
         (
             Subject::CpuTime(Workload { group: Some("s".to_owned()), engine: Some("e".to_owned()), ..workload() }),
             "0111017705016e0101670000 0101f403010571756f7461 00 010173 010165",
+        ),
+        (
+            Subject::CpuTime(Workload { pod: Some(in_pod()), ..workload() }),
+            "0112017705016e0101670000 0101f403010571756f7461 00 00 00 0163 0170 010174 00 010173 010176",
         ),
         (
             Subject::Count(Service { serving: serving(), ..service() }, CountKind::DecodeNanos),
