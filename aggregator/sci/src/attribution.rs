@@ -164,6 +164,9 @@ impl Default for OutputWeight {
 /// Shares of several services of one process group: by busy time, else tokens (uncached input + weighted output), else
 /// requests, else in equal parts; the first measure that every service knows and that is not 0 for all. One service takes all.
 pub fn among_services(energy: u64, services: &[Activity], output: OutputWeight) -> Vec<u64> {
+    if services.len() == 1 {
+        return alloc::vec![energy];
+    }
     let (weights, _) = weights_among(services, output);
     largest_remainder(energy, &weights).unwrap_or_default()
 }
@@ -172,6 +175,9 @@ pub fn among_services(energy: u64, services: &[Activity], output: OutputWeight) 
 /// equal parts, since nothing tells how much of it each one needs. Where a version has processes of its own, what those hold
 /// is theirs alone.
 pub fn among_residents(amount: u64, services: usize) -> Vec<u64> {
+    if services == 1 {
+        return alloc::vec![amount];
+    }
     largest_remainder(amount, &alloc::vec![1; services]).unwrap_or_default()
 }
 
