@@ -16,7 +16,7 @@ use joulebook_sci::attribution::OutputWeight;
 use joulebook_sci::settle::lag::Lags;
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,15 +95,14 @@ impl Ledger {
         for (node, start, generation) in marks.take(CELLS_PER_PASS) {
             by_node.entry(node).or_default().push((start, generation));
         }
-        let nodes = self.book.nodes();
         let mut done = 0;
         for (number, marks) in by_node {
-            let Some(node) = nodes.iter().find(|node| node.number == number) else {
+            let Some(node) = self.book.node_record(number) else {
                 // Passed over, it would be met again for ever.
                 let (what, reason) = ("the marks of changed cells".to_owned(), format!("node {number} is not known"));
                 return Err(StoreError::Damaged { what, reason });
             };
-            self.settle_node(node, &marks)?;
+            self.settle_node(&node, &marks)?;
             done += marks.len();
         }
         Ok(done)
@@ -123,8 +122,10 @@ impl Ledger {
             let rows = Rows::read(&self.book, node, stretch)?;
             minutes.extend(windows.into_iter().map(|window| (window.start(), rows.cell(node, window))));
         }
-        let settled = self.sums(node, Resolution::Settled, Resolution::Minute, &minutes)?;
-        let hours = self.sums(node, Resolution::Hour, Resolution::Settled, &settled)?;
+        let of_whole = self.whole(node, marks, &minutes);
+        let settled = self.sums(node, Resolution::Settled, Resolution::Minute, &of_whole)?;
+        let changed = settled.iter().map(|(start, cell)| (*start, cell)).collect();
+        let hours = self.sums(node, Resolution::Hour, Resolution::Settled, &changed)?;
         let tagged = |resolution, cells: BTreeMap<UnixNanos, Cell>| {
             cells.into_iter().map(move |(start, cell)| (resolution, start, cell))
         };
@@ -135,13 +136,34 @@ impl Ledger {
         self.book.settle(node.number, &cells, marks)
     }
 
+    /// Those of the minutes whose slot of 300 s has no mark left but theirs. A slot of which more is to be settled is summed up
+    /// with its last minute: until then nobody takes its sum, and a live one would be made anew each minute.
+    fn whole<'a>(
+        &self,
+        node: &NodeRecord,
+        marks: &[(UnixNanos, u64)],
+        minutes: &'a BTreeMap<UnixNanos, Cell>,
+    ) -> BTreeMap<UnixNanos, &'a Cell> {
+        let mut open: BTreeMap<UnixNanos, bool> = BTreeMap::new();
+        let own: BTreeSet<UnixNanos> = marks.iter().map(|(start, _)| *start).collect();
+        let mut is_whole = |start: &UnixNanos| {
+            let seconds = Resolution::Settled.seconds();
+            let slot = start.floor_to(seconds);
+            !*open.entry(slot).or_insert_with(|| {
+                let window = Window::new(slot, slot.plus_seconds(seconds));
+                window.is_some_and(|window| !self.book.is_dirty(node.number, window).is_subset(&own))
+            })
+        };
+        minutes.iter().filter(|(start, _)| is_whole(start)).map(|(start, cell)| (*start, cell)).collect()
+    }
+
     /// Sums of `fine` cells over the `coarse` slots that hold a changed one; unchanged parts come from the store.
     fn sums(
         &self,
         node: &NodeRecord,
         coarse: Resolution,
         fine: Resolution,
-        changed: &BTreeMap<UnixNanos, Cell>,
+        changed: &BTreeMap<UnixNanos, &Cell>,
     ) -> Result<BTreeMap<UnixNanos, Cell>, StoreError> {
         let starts: BTreeSet<UnixNanos> = changed.keys().map(|start| start.floor_to(coarse.seconds())).collect();
         let mut sums = BTreeMap::new();
@@ -238,8 +260,7 @@ impl Rows {
                 let ends = run.points.first().zip(run.points.last());
                 ends.is_some_and(|(first, last)| first.0 < window.end() && last.0 >= window.start())
             };
-            let runs = self.runs.iter().filter(touches).filter(|run| wanted(&run.subject));
-            runs.map(|run| Run { subject: Arc::clone(&run.subject), points: run.points.clone() }).collect()
+            joined(self.runs.iter().filter(touches).filter(|run| wanted(&run.subject)))
         };
         let gaps = self.gaps.iter().filter(|gap| gap.window.start() < near.end() && gap.window.end() > near.start());
         let gap = |gap: &StoredGap| match &*gap.subject {
@@ -275,5 +296,58 @@ impl Rows {
             output_weight: self.output_weight,
             lost: lost.filter(|lost| lost.start() < near.end() && lost.end() > near.start()).collect(),
         }
+    }
+}
+
+/// What records tell of a series one after the other, as one run: a minute holds twelve records, and each run is looked up by
+/// all that describes its subject.
+fn joined<'a>(stored: impl Iterator<Item = &'a StoredRun>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    // A series of a stream has one description in memory.
+    let mut open: HashMap<*const Subject, usize> = HashMap::new();
+    for run in stored {
+        let place = *open.entry(Arc::as_ptr(&run.subject)).or_insert(runs.len());
+        match (runs.get_mut(place), run.points.split_first()) {
+            (Some(before), Some((first, rest))) if run.continued && before.points.last() == Some(first) => {
+                before.points.extend_from_slice(rest);
+            }
+            _ => {
+                open.insert(Arc::as_ptr(&run.subject), runs.len());
+                runs.push(Run { subject: Arc::clone(&run.subject), points: run.points.clone() });
+            }
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use joulebook_units::StreamId;
+
+    #[test]
+    fn what_goes_on_is_one_run_and_what_does_not_stays_apart() {
+        let [one, other] = [Arc::new(Subject::NodeMemoryUsed), Arc::new(Subject::NodeMemoryUsed)];
+        let stored = |subject: &Arc<Subject>, continued, points: &[i64]| StoredRun {
+            subject: Arc::clone(subject),
+            stream: StreamId([0; 16]),
+            sequence: 1,
+            points: points.iter().map(|at| (UnixNanos(*at), at.unsigned_abs())).collect(),
+            continued,
+        };
+        let records = [
+            stored(&one, false, &[1, 2]),
+            stored(&other, false, &[1, 3]),
+            stored(&one, true, &[2, 4, 5]),
+            // The record between is lost, or lies elsewhere.
+            stored(&other, true, &[4, 6]),
+            // It begins anew where the one before ends.
+            stored(&one, false, &[5, 7]),
+            stored(&one, true, &[7, 8]),
+            stored(&other, true, &[6, 9]),
+        ];
+        let runs: Vec<Vec<i64>> =
+            joined(records.iter()).iter().map(|run| run.points.iter().map(|(at, _)| at.0).collect()).collect();
+        assert_eq!(runs, [vec![1, 2, 4, 5], vec![1, 3], vec![4, 6, 9], vec![5, 7, 8]]);
     }
 }

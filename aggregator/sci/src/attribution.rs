@@ -174,6 +174,9 @@ impl Default for OutputWeight {
 /// Shares of several services of one process group: by busy time, else tokens (uncached input + weighted output), else
 /// requests, else in equal parts; the first measure that every service knows and that is not 0 for all. One service takes all.
 pub fn among_services(energy: u64, services: &[Activity], output: OutputWeight) -> Vec<u64> {
+    if services.len() == 1 {
+        return alloc::vec![energy];
+    }
     let (weights, _) = weights_among(services, output);
     largest_remainder(energy, &weights).unwrap_or_default()
 }
@@ -182,6 +185,9 @@ pub fn among_services(energy: u64, services: &[Activity], output: OutputWeight) 
 /// loaded hold it by the memory that each one has in the server, where that is known of all of them, else in equal parts.
 /// Where a version has processes of its own, what those hold is theirs alone.
 pub fn among_residents(amount: u64, services: &[Activity]) -> (Vec<u64>, Measures) {
+    if services.len() == 1 {
+        return (alloc::vec![amount], Measures::EQUAL);
+    }
     let held =
         |service: &Activity| service.weights.get(&CountKind::ResidentByteSeconds).copied().filter(|held| *held > 0);
     let (weights, measure) = match services.iter().map(held).collect::<Option<Vec<u128>>>() {

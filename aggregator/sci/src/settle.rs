@@ -21,6 +21,7 @@ use crate::spread::{At, Grid, Held, Spread};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use device::Device;
 use joulebook_units::{
@@ -406,7 +407,8 @@ struct Holder<'a> {
 /// A service in one slot.
 struct Served<'a> {
     service: &'a Arc<Service>,
-    activity: Activity,
+    counts: &'a BTreeMap<CountKind, Spread>,
+    slot: usize,
     counted: u64,
     moving: u64,
     /// Whether this workload is the service's own: time is counted there, once.
@@ -414,17 +416,23 @@ struct Served<'a> {
 }
 
 impl<'a> Served<'a> {
-    fn new(service: &'a Arc<Service>, used: &str, counts: &BTreeMap<CountKind, Spread>, slot: usize) -> Self {
+    fn new(service: &'a Arc<Service>, used: &str, counts: &'a BTreeMap<CountKind, Spread>, slot: usize) -> Self {
         let works = || counts.iter().filter(|(kind, _)| kind.is_work());
         let longest = |values: fn(&Spread) -> &Vec<u64>| works().map(|(_, s)| at(values(s), slot)).max().unwrap_or(0);
-        let weight = |spread: &Spread| spread.weights.get(slot).copied().unwrap_or(0);
         Self {
             service,
-            activity: Activity { weights: counts.iter().map(|(kind, spread)| (*kind, weight(spread))).collect() },
+            counts,
+            slot,
             counted: longest(|spread| &spread.covered),
             moving: longest(|spread| &spread.moving),
             is_own: service.workload.as_deref() == Some(used),
         }
+    }
+
+    /// What it did.
+    fn activity(&self) -> Activity {
+        let weight = |spread: &Spread| spread.weights.get(self.slot).copied().unwrap_or(0);
+        Activity { weights: self.counts.iter().map(|(kind, spread)| (*kind, weight(spread))).collect() }
     }
 }
 
@@ -434,9 +442,12 @@ impl Holder<'_> {
         u128::from(self.workload.reserved_millicores.unwrap_or(0)) * u128::from(self.resident_nanos)
     }
 
-    /// What its services did.
+    /// What its services did; what one alone did is not asked for, since it takes all.
     fn activities(&self) -> Vec<Activity> {
-        self.services.iter().map(|served| served.activity.clone()).collect()
+        match self.services.as_slice() {
+            [_] => vec![Activity::default()],
+            services => services.iter().map(Served::activity).collect(),
+        }
     }
 
     /// Books energy of this workload on its services, or on the account of its kind.

@@ -178,8 +178,10 @@ struct Running {
     name: String,
     #[serde(default, rename = "containerID")]
     id: String,
-    #[serde(default, rename = "imageID")]
+    #[serde(default)]
     image: String,
+    #[serde(default, rename = "imageID")]
+    image_id: String,
 }
 
 impl Object for PodObject {
@@ -209,8 +211,9 @@ impl Object for PodObject {
             // "containerd://<id>"
             entry.container_id = one.id.rsplit_once("//").map(|(_, id)| id.to_owned()).filter(|id| !id.is_empty());
             // "registry/name@sha256:<digest>", or the digest of a local image alone.
-            let digest = one.image.rfind("sha256:").and_then(|at| one.image.get(at..)).map(str::to_owned);
+            let digest = one.image_id.rfind("sha256:").and_then(|at| one.image_id.get(at..)).map(str::to_owned);
             entry.image_digest = digest.filter(|digest| digest.len() <= MOST_BYTES);
+            entry.image = Some(one.image).filter(|image| !image.is_empty() && image.len() <= MOST_BYTES);
         }
         let pod = Pod {
             pod_uid: metadata.uid,
@@ -323,7 +326,8 @@ mod tests {
             "metadata": {"name": "p", "namespace": "chat", "uid": "u", "labels": {"a": "b", "long": "x".repeat(2000)}},
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "resources": {"requests": {"cpu": "2", "memory": "1Gi"}}}]},
             "status": {"phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}],
-                "containerStatuses": [{"name": "c", "containerID": "containerd://abc", "imageID": "r/i@sha256:12"}]},
+                "containerStatuses": [{"name": "c", "containerID": "containerd://abc", "image": "r/i:1.2",
+                    "imageID": "r/i@sha256:12"}]},
         });
         let read: PodObject = serde_json::from_value(object).expect("a pod");
         let Some(Change::Pod { node, pod, ended }) = read.change(false) else { panic!("a pod") };
@@ -335,6 +339,7 @@ mod tests {
             image_digest: Some("sha256:12".to_owned()),
             cpu_request_millicores: Some(2_000),
             memory_request_bytes: Some(1 << 30),
+            image: Some("r/i:1.2".to_owned()),
         };
         assert_eq!(pod.containers, [container]);
     }

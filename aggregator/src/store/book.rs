@@ -7,7 +7,7 @@
 use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
 use super::block::fact::{Fact, GapFact, MarkFact};
-use super::catalog::{Catalog, Speaker};
+use super::catalog::{Catalog, Node, Poller, Speaker};
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
@@ -141,32 +141,20 @@ impl Book {
         let catalog = self.read();
         let mut pollers: BTreeMap<u32, Vec<PollerRecord>> = BTreeMap::new();
         for poller in &catalog.pollers {
-            pollers.entry(poller.node).or_default().push(PollerRecord {
-                name: poller.fact.name.clone(),
-                inventory: poller.fact.inventory.clone(),
-                clock_skew_nanos: poller.fact.skew_nanos,
-                connected: poller.session.is_some(),
-            });
+            pollers.entry(poller.node).or_default().push(poller_record(poller));
         }
-        pollers.values_mut().for_each(|pollers| pollers.sort_by(|a, b| a.name.cmp(&b.name)));
-        catalog
-            .nodes
-            .iter()
-            .zip(0u32..)
-            .map(|(node, number)| {
-                let (first_row, last_row) = catalog.span(number);
-                NodeRecord {
-                    number,
-                    inventory: node.fact.inventory.clone(),
-                    first_row,
-                    last_row,
-                    clock_skew_nanos: node.fact.skew_nanos,
-                    connected: node.session.is_some(),
-                    session_epoch: node.fact.epoch,
-                    pollers: pollers.remove(&number).unwrap_or_default(),
-                }
-            })
+        let numbered = (0u32..).zip(&catalog.nodes);
+        numbered
+            .map(|(number, node)| node_record(&catalog, number, node, pollers.remove(&number).unwrap_or_default()))
             .collect()
+    }
+
+    /// One of them.
+    pub fn node_record(&self, number: u32) -> Option<NodeRecord> {
+        let catalog = self.read();
+        let node = catalog.nodes.get(number as usize)?;
+        let pollers = catalog.pollers.iter().filter(|poller| poller.node == number).map(poller_record);
+        Some(node_record(&catalog, number, node, pollers.collect()))
     }
 
     /// How far around a cell of a node the rows reach that decide about it, in seconds.
@@ -445,6 +433,30 @@ impl Book {
             if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         result
+    }
+}
+
+fn poller_record(poller: &Poller) -> PollerRecord {
+    PollerRecord {
+        name: poller.fact.name.clone(),
+        inventory: poller.fact.inventory.clone(),
+        clock_skew_nanos: poller.fact.skew_nanos,
+        connected: poller.session.is_some(),
+    }
+}
+
+fn node_record(catalog: &Catalog, number: u32, node: &Node, mut pollers: Vec<PollerRecord>) -> NodeRecord {
+    pollers.sort_by(|a, b| a.name.cmp(&b.name));
+    let (first_row, last_row) = catalog.span(number);
+    NodeRecord {
+        number,
+        inventory: node.fact.inventory.clone(),
+        first_row,
+        last_row,
+        clock_skew_nanos: node.fact.skew_nanos,
+        connected: node.session.is_some(),
+        session_epoch: node.fact.epoch,
+        pollers,
     }
 }
 

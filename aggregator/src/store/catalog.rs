@@ -397,8 +397,7 @@ impl Catalog {
     /// First row ever of a node, and its last instant.
     pub(crate) fn span(&self, number: u32) -> (Option<UnixNanos>, Option<UnixNanos>) {
         let first = self.nodes.get(number as usize).and_then(|node| node.fact.first_row);
-        let last = self.streams.iter().filter(|stream| stream.node == number).filter_map(|stream| stream.last).max();
-        (first, last)
+        (first, self.hours.last(number))
     }
 }
 

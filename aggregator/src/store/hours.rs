@@ -51,6 +51,11 @@ impl Hours {
         }
     }
 
+    /// The latest row of a node, of whichever stream.
+    pub(crate) fn last(&self, node: u32) -> Option<UnixNanos> {
+        self.0.get(&node).map(|known| known.last)
+    }
+
     /// The version of a node's hours, and the begin of the latest one; `None` without rows.
     pub(crate) fn of(&self, node: u32) -> Option<(u64, UnixNanos)> {
         self.0.get(&node).map(|known| (known.version, known.latest))
