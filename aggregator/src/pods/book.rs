@@ -183,6 +183,7 @@ fn with_what_was(mut last: Pod, before: Pod) -> Pod {
             Some(one) => {
                 one.container_id = one.container_id.take().or(old.container_id);
                 one.image_digest = one.image_digest.take().or(old.image_digest);
+                one.image = one.image.take().or(old.image);
             }
         }
     }
