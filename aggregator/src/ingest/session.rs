@@ -31,9 +31,6 @@ use tonic::{Response, Status, Streaming};
 
 /// Records that may be unacknowledged.
 pub const WINDOW: u32 = 64;
-/// Records that are done before credit is granted for them. A live agent sends one in a while and is never short of credit: a
-/// grant with each acknowledgement would be one message more for each record.
-const GRANT: u32 = WINDOW / 4;
 /// Largest message.
 pub const MESSAGE_BYTES: usize = 1 << 20;
 /// How long a peer may take to say who it is.
@@ -433,9 +430,9 @@ impl Session {
         self.grant().await
     }
 
-    /// Grants what is owed once it is enough, unless agents are to wait.
+    /// Grants what is owed, unless agents are to wait.
     async fn grant(&mut self) -> Result<(), Status> {
-        if self.owed < GRANT || self.pressure.is_on() {
+        if self.owed == 0 || self.pressure.is_on() {
             return Ok(());
         }
         let records = std::mem::take(&mut self.owed);

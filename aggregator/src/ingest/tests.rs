@@ -245,20 +245,6 @@ async fn under_pressure_records_are_taken_and_no_further_ones_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credit_is_granted_for_a_quarter_of_the_window_at_once() {
-    let rig = Rig::new().await;
-    let mut agent = rig.agent(1).await;
-    // What was granted for a record would be heard before the next one is acknowledged.
-    for acked in 1..=15 {
-        agent.record().await;
-        assert_eq!(agent.acked(acked).await, 0, "after {acked}");
-    }
-    agent.record().await;
-    agent.acked(16).await;
-    assert_eq!(agent.hear().await, Down::Credit(Credit { records: 16, retry_after_milliseconds: None }));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_half_full_presses_until_it_is_nearly_empty() {
     let rig = Rig::new().await;
     let mut agents = Vec::new();
