@@ -104,8 +104,8 @@ pub struct ReadFailure {
     /// Id of the source.
     pub source_id: String,
     /// Reason from a fixed list, for counters: `parse`, `permission`, `masked`, `missing`, `io`,
-    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `gaudi`, `helper`, `stuck`, `late`; of a BMC also `type`, `stale`,
-    /// `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
+    /// `dead`, `gpu_lost`, `not_supported`, `implausible`, `nvml`, `gaudi`, `helper`, `stuck`, `late`; of a BMC also `type`,
+    /// `stale`, `connect`, `certificate`, `credentials`, `timeout`, `http`, `too_large`, `json`, `unauthorised`, `session_limit`,
     /// `busy`, `length`, `inactive`, `refused`, `group`.
     pub reason: &'static str,
     /// What was tried, why it failed, what to do.

@@ -91,7 +91,7 @@ pub struct Spread {
 impl Spread {
     /// Of these values; `None` of none.
     #[expect(clippy::cast_precision_loss, reason = "few values")]
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let count = values.len() as f64;
         let mean = (!values.is_empty()).then(|| values.iter().sum::<f64>() / count)?;
         let squares: f64 = values.iter().map(|value| (value - mean) * (value - mean)).sum();

@@ -87,7 +87,7 @@ impl Pool {
     }
 
     /// N as it is expected at an instant.
-    pub fn units_at(&self, at: UnixNanos) -> Option<f64> {
+    pub(crate) fn units_at(&self, at: UnixNanos) -> Option<f64> {
         let disclosed = self.disclosure()?.units;
         let revised = self.events.iter().rev().filter(|(when, _)| *when <= at).find_map(|(_, event)| match event {
             Event::Revise { units, .. } => Some(*units),

@@ -390,8 +390,8 @@ fn book_direct(index: usize, node: &NodeSlot, costs: &mut SlotCosts) -> (u64, Su
     (idle, support)
 }
 
-/// Books embodied carbon by reserved capacity, sets that of support aside, and returns the grams of idle capacity. A node whose capacity is not known,
-/// or where nothing is reserved, has nothing but idle grams.
+/// Books embodied carbon by reserved capacity, sets that of support aside, and returns the grams of idle capacity. A node
+/// whose capacity is not known, or where nothing is reserved, has nothing but idle grams.
 #[allow(clippy::cast_precision_loss, reason = "shares of capacity are ratios")]
 fn book_embodied(index: usize, node: &NodeSlot, support: &mut SupportCosts, costs: &mut SlotCosts) -> f64 {
     let kind = Capacity::of(&node.cell);

@@ -92,7 +92,8 @@ pub fn shared_device(
 }
 
 /// Splits energy of a capacity (base energy of cores, energy of memory) by what is held of it, and energy of a time
-/// (dynamic energy of a CPU whose total is known) by what is used of it. `held` and `capacity` share a unit; what is not held is the rest. Holders of more than there is share it all in proportion.
+/// (dynamic energy of a CPU whose total is known) by what is used of it. `held` and `capacity` share a unit; what is not held
+/// is the rest. Holders of more than there is share it all in proportion.
 pub fn by_reservation(energy: u64, held: &[u128], capacity: u128) -> Split {
     let sum = held.iter().fold(0u128, |sum, part| sum.saturating_add(*part));
     let mut weights = held.to_vec();

@@ -107,7 +107,7 @@ impl EmbodiedFacts {
     }
 
     /// The life that is expected of it by now, in hours.
-    pub fn expected_hours(&self) -> f64 {
+    pub(crate) fn expected_hours(&self) -> f64 {
         self.extended.filter(|_| self.since.is_some()).map_or(self.lifespan_hours, |(_, hours)| hours)
     }
 }

@@ -331,7 +331,7 @@ impl Disclosure {
     }
 
     /// How many units of N a service delivered; `None` if its engine does not tell them.
-    pub fn count(&self, used: &ServiceUse) -> Option<f64> {
+    pub(crate) fn count(&self, used: &ServiceUse) -> Option<f64> {
         let unit = match self.unit {
             UnitName::TotalToken => FunctionalUnit::TotalToken,
             UnitName::InputToken => FunctionalUnit::InputToken,

@@ -87,7 +87,7 @@ pub enum UnitName {
 
 impl UnitName {
     /// What a value is multiplied by.
-    pub fn factor(self) -> f64 {
+    pub(crate) fn factor(self) -> f64 {
         match self {
             Self::GPerKwh => 1.0,
             Self::KgPerKwh => 1000.0,

@@ -52,9 +52,10 @@ pub(super) fn count_once(counts: &mut Counts, parts: &BTreeMap<String, BTreeSet<
     for service in told {
         let Some(process) = whole(&service) else { continue };
         let of_process = counts.keys().filter(|other| whole(other).as_ref() == Some(&process));
-        let better: BTreeSet<Service> =
-            counting_for(&service, of_process.map(|other| -> &Service { other })).into_iter().cloned().collect();
-        let better: Vec<Arc<Service>> = counts.keys().filter(|other| better.contains(&***other)).cloned().collect();
+        let of_process: Vec<Arc<Service>> = of_process.cloned().collect();
+        let counting = counting_for(&service, of_process.iter().map(Arc::as_ref));
+        let is_counting = |other: &&Arc<Service>| counting.iter().any(|one| core::ptr::eq(*one, &***other));
+        let better: Vec<Arc<Service>> = of_process.iter().filter(is_counting).cloned().collect();
         if better.is_empty() {
             continue;
         }
