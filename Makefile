@@ -33,7 +33,7 @@ export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
 export BENCH_STREAMS BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE
 
-.PHONY: help setup build demo test test-engines test-rigs images crash network mutants mutants-rigs fuzz bench bench-streams bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-engines test-rigs images pictures crash network mutants mutants-rigs fuzz bench bench-streams bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -74,6 +74,13 @@ images: ## Makes the container images as OCI layouts with their bills of materia
 	  --config "target.'cfg(all())'.rustflags=[$(subst ",',$(REMAP))]" \
 	  build --release --locked --bins -p joulebook-agent -p joulebook-aggregator -p joulebook
 	.ci/image --bins $(CARGO_TARGET_DIR)/images/release --out $(IMAGES) --agent-limit 15000000
+
+PICTURES ?= helm/pictures
+pictures: ## Draws what each panel of the dashboards shows of the scripted fleet, from a real Prometheus. [PICTURES=…]
+	.ci/setup libclang rocksdb telemetry pictures
+	mkdir -p "$(PICTURES)"
+	JOULEBOOK_PICTURES="$(CACHE)/pictures.json" $(CARGO) test --locked -p joulebook-tests --test dashboards every_query
+	$(CACHE)/engines/pictures/bin/python helm/pictures.py "$(CACHE)/pictures.json" "$(PICTURES)"
 
 crash: ## Kills, power cuts, full disks, failed syncs, damage and backups in their long form; prints seed and figures. [KILLS=1000] [AGENT_KILLS=1000] [FALLS=20] [CUTS=300] [FULL=20] [EIO=50] [BACKUPS=20] [RESTORE_MIB=1024] [DAMAGES=1000] [SEED=…]
 	@[ "$$(id -u)" = 0 ] || { echo "crash: needs root: it mounts file systems" >&2; exit 77; }

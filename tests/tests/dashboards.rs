@@ -7,7 +7,7 @@ use joulebook_aggregator::export::config::ExportSection;
 use joulebook_tests::export::Exported;
 use joulebook_tests::prometheus::{Labels, Prometheus};
 use joulebook_tests::wait::until_async;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -192,6 +192,7 @@ async fn every_query_of_every_panel_gives_what_the_command_line_says() {
 
     let step = (told.at.plus_seconds(-300), told.at);
     let (mut asked, mut held) = (0, BTreeSet::new());
+    let mut drawn = vec![];
     for (window, seconds) in [("1h", 3_600), ("5m", 300)] {
         let asked_for = (told.at.plus_seconds(-seconds), told.at);
         let books = Books {
@@ -217,6 +218,16 @@ async fn every_query_of_every_panel_gives_what_the_command_line_says() {
                     let series = prometheus.query(&query).await.expect("an answer");
                     assert!(!series.is_empty(), "{} / {title}: {query} gives nothing", dashboard["title"]);
                     asked += 1;
+                    if window == "1h" {
+                        let series: Vec<Value> =
+                            series.iter().map(|(labels, value)| json!({"labels": labels, "value": value})).collect();
+                        let (of, legend) = (&dashboard["title"], &target["legendFormat"]);
+                        let uid = &dashboard["uid"];
+                        drawn.push(json!({
+                            "uid": uid, "dashboard": of, "panel": title, "type": panel["type"], "unit": unit,
+                            "legend": legend, "series": series,
+                        }));
+                    }
                     held.extend(
                         check(&books, expected.as_ref(), &series, &format!("{title}: {query}"))
                             .then_some(title.to_owned()),
@@ -224,6 +235,9 @@ async fn every_query_of_every_panel_gives_what_the_command_line_says() {
                 }
             }
         }
+    }
+    if let Some(path) = std::env::var_os("JOULEBOOK_PICTURES") {
+        std::fs::write(path, Value::from(drawn).to_string()).expect("`make pictures` names a file that can be written");
     }
     assert!(asked >= 100, "{asked} queries were asked");
     assert_eq!(held.len(), 22, "panels that were held against the command line: {held:?}");

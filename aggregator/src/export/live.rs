@@ -10,6 +10,7 @@ use super::point::{Points, seconds};
 use crate::admin::FeedStates;
 use crate::factor::Factors;
 use crate::ingest::Counters;
+use crate::pods;
 use crate::store::Book;
 use crate::store::space::Space;
 use joulebook_otlp::trace::queues;
@@ -57,6 +58,8 @@ const COUNTERS: &[(&str, &Metric, &[&str])] = &[
     ("node_directory_reload_failures_total", &RELOAD_FAILURES, &["node_directory"]),
     ("pod_lists_total", &RELOADS, &["pods"]),
     ("pod_watch_failures_total", &RELOAD_FAILURES, &["pods"]),
+    (pods::REFUSED, &REJECTED, &["pod", "malformed"]),
+    (pods::LEFT_OUT, &REJECTED, &["pod", "full"]),
     ("cert_expiry_seconds", &CERTIFICATE, &[]),
     ("factor_polls_total", &POLLS, &[]),
     ("factor_poll_failures_total", &POLL_FAILURES, &[]),

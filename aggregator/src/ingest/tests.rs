@@ -16,6 +16,7 @@ use joulebook_units::{Batch, BootId, BootNanos, Hardware, Inventory, Placement, 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Condvar;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::service::interceptor::InterceptedService;
@@ -31,6 +32,7 @@ struct Gated {
     memory: MemoryStore,
     stopped: Mutex<bool>,
     changed: Condvar,
+    held: AtomicBool,
 }
 
 impl Gated {
@@ -42,7 +44,11 @@ impl Gated {
 
 impl Store for Gated {
     fn commit(&self, writes: Writes, durability: Durability) -> Result<(), StoreError> {
-        drop(self.changed.wait_while(self.stopped.lock().expect("whole"), |stopped| *stopped).expect("whole"));
+        let held = |stopped: &mut bool| {
+            self.held.store(*stopped, Ordering::Relaxed);
+            *stopped
+        };
+        drop(self.changed.wait_while(self.stopped.lock().expect("whole"), held).expect("whole"));
         self.memory.commit(writes, durability)
     }
 
@@ -189,8 +195,11 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_session_has_a_bounded_number_of_requests_waiting_whatever_they_are() {
     let rig = Rig::new().await;
-    let agent = rig.agent(1).await;
+    let (agent, mut other) = (rig.agent(1).await, rig.agent(2).await);
     rig.store.stop(true);
+    // A first group is under way: what comes now is not part of it, however fast it comes.
+    other.record().await;
+    until("a commit is held", || rig.store.held.load(Ordering::Relaxed)).await;
     for _ in 0..2_000 {
         agent
             .say(Up::OpenStream(OpenStream {
