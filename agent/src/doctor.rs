@@ -3,6 +3,7 @@
 //! Reads every source for a few seconds exactly as the agent does, changes nothing and speaks to nobody. Where NVIDIA's
 //! `nvidia-smi` is installed, its watts stand beside ours.
 
+pub mod counting;
 pub mod smi;
 mod text;
 
@@ -38,6 +39,8 @@ pub struct Findings {
     pub absent: Vec<Absent>,
     /// GPUs as `nvidia-smi` shows them; null if it is not installed or fails.
     pub nvidia_smi: Option<Vec<smi::Gpu>>,
+    /// Where the requests of the configured servers are counted.
+    pub targets: Vec<counting::Counting>,
 }
 
 /// One source.
@@ -157,6 +160,7 @@ pub fn look(config: &Config, node: String, clock: &dyn Clock, look: Look, smi: &
         sources: found,
         components_w: (!watts.is_empty()).then(|| watts.iter().sum()),
         nvidia_smi: smi_gpus,
+        targets: if config.role == Role::Node { counting::targets(config) } else { Vec::new() },
     }
 }
 

@@ -19,6 +19,7 @@ pub mod reader;
 pub mod socket;
 pub mod tally;
 pub mod target;
+pub mod upstream;
 
 mod scrape;
 mod told;

@@ -27,6 +27,10 @@ use tonic::transport::Channel;
 
 #[path = "otlp/bad_inputs.rs"]
 mod bad_inputs;
+#[path = "otlp/distributions.rs"]
+mod distributions;
+#[path = "otlp/parties.rs"]
+mod parties;
 
 const DELTA: i32 = 1;
 const CUMULATIVE: i32 = 2;

@@ -39,6 +39,16 @@ pub fn write(findings: &Findings) -> String {
     for absent in &findings.absent {
         let _ = writeln!(out, "  {}: {}", absent.kind, absent.why);
     }
+    if !findings.targets.is_empty() {
+        let _ = writeln!(out, "\ninference servers:");
+    }
+    for target in &findings.targets {
+        let process = target.process.map_or_else(|| "no process".to_owned(), |pid| format!("process {pid}"));
+        let _ = writeln!(out, "  {}  {}, {}, {process}", target.target, target.preset, target.role);
+        for why in [&target.why, &target.left_out].into_iter().flatten() {
+            let _ = writeln!(out, "    {why}");
+        }
+    }
     out
 }
 

@@ -84,6 +84,12 @@ fn bound_of(text: &str, factor: f64) -> Option<u64> {
     (0.0..=1e18).contains(&bound).then_some(bound as u64)
 }
 
+/// Whether the bound at this place of so many is kept: evenly among them, the largest always.
+pub fn is_kept(place: usize, all: usize) -> bool {
+    let step = all.div_ceil(MOST_BOUNDS).max(1);
+    (place + 1) % step == all % step
+}
+
 /// The bounds of a histogram that are kept: evenly among its own, the largest always.
 fn kept(page: &Page<'_>, metric: &Metric, factor: f64) -> BTreeMap<String, u64> {
     let mut bounds: BTreeMap<u64, String> = BTreeMap::new();
@@ -94,9 +100,8 @@ fn kept(page: &Page<'_>, metric: &Metric, factor: f64) -> BTreeMap<String, u64> 
             bounds.entry(bound).or_insert_with(|| text.to_owned());
         }
     }
-    let step = bounds.len().div_ceil(MOST_BOUNDS).max(1);
-    let last = bounds.len() % step;
-    let every = bounds.into_iter().enumerate().filter(|(place, _)| (place + 1) % step == last);
+    let all = bounds.len();
+    let every = bounds.into_iter().enumerate().filter(|(place, _)| is_kept(*place, all));
     every.map(|(_, (bound, text))| (text, bound)).collect()
 }
 

@@ -29,8 +29,10 @@ use transport::{Connection, MOST_READING};
 
 mod answer;
 mod book;
+mod bucket;
 mod head;
 pub mod names;
+mod party;
 pub mod request;
 mod transport;
 pub mod wire;
@@ -247,7 +249,8 @@ impl Task {
         let around = &self.way.around;
         let (at, wall) = (around.clock.boot(), u64::try_from(around.clock.wall().0).unwrap_or_default());
         let times = Times { at, wall, connected, watching: around.started, zero: self.way.zero(process) };
-        let taken = self.book.take(process, export, times, |process| self.way.alive(process))?;
+        let names = self.way.out.names.borrow().clone();
+        let taken = self.book.take(process, export, times, names.as_ref(), |process| self.way.alive(process))?;
         self.way.publish(self.book.processes());
         let mut by_reason: BTreeMap<&'static str, (&Refusal, u64)> = BTreeMap::new();
         for refusal in &taken.refused {

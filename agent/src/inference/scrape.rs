@@ -13,6 +13,7 @@ use super::reader::{PageIdentity, PageVersion};
 use super::socket::{self, Listener, ProcessId};
 use super::tally::{Counts, FirstPage, Observation, Tally};
 use super::target::Target;
+use super::upstream::{self, Addresses};
 use super::{CountSample, Failure, TargetState};
 use crate::clock::Clock;
 use crate::directory::Directory;
@@ -145,6 +146,7 @@ pub(super) struct Task {
     identity_failures: u32,
     totals: BTreeMap<Service, BTreeMap<CountKind, u64>>,
     gateway: Gateway,
+    addresses: Addresses,
     last: Option<BootNanos>,
     logged: BTreeMap<&'static str, BootNanos>,
 }
@@ -152,6 +154,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(target: Target, around: Surroundings, out: Outputs) -> Self {
         let tally = Tally::new(target.reader.clone());
+        let addresses = Addresses::new(target.upstreams.clone(), target.resolve_upstreams, upstream::system);
         Self {
             target,
             around,
@@ -167,6 +170,7 @@ impl Task {
             identity_failures: 0,
             totals: BTreeMap::new(),
             gateway: Gateway::default(),
+            addresses,
             last: None,
             logged: BTreeMap::new(),
         }
@@ -293,20 +297,23 @@ impl Task {
             let _ = self.resolve(process, false, &models).await;
         }
         if self.target.reader.is_gateway() {
-            return Ok(self.consumptions(seen, at, zero, process));
+            return Ok(self.consumptions(seen, at, zero, process).await);
         }
         Ok(self.samples(seen, at, zero, process))
     }
 
-    fn consumptions(
+    async fn consumptions(
         &mut self,
-        seen: Observation,
+        mut seen: Observation,
         at: BootNanos,
         zero: Option<BootNanos>,
         process: Option<ProcessId>,
     ) -> Vec<CountSample> {
         let names = self.out.names.borrow().clone();
         let Some(names) = names else { return Vec::new() };
+        let of_consumers = seen.consumers.iter_mut().map(|(consumer, _)| &mut consumer.upstream.endpoint);
+        let all = of_consumers.chain(seen.upstreams.values_mut().map(|upstream| &mut upstream.endpoint)).collect();
+        self.addresses.apply(all, at).await;
         let told = (seen.consumers, &seen.upstreams);
         self.gateway.samples(&self.target, &names, told, Instants { at, zero }, process)
     }

@@ -3,6 +3,7 @@
 use super::mapping::{FirstLabel, Fixed, Mapping};
 use super::preset::{Preset, PresetError, Presets};
 use super::reader::Reader;
+use super::upstream;
 use crate::directory::VERSION_LABELS;
 use hyper::Uri;
 use joulebook_units::{ServiceRole, ServingConfiguration};
@@ -52,6 +53,14 @@ pub struct TargetConfig {
     pub interval: Option<Duration>,
     /// Of a gateway: labels that name its consumers, instead of the preset's; the first that says something does.
     pub consumer: Option<FirstLabel>,
+    /// Of a gateway: where upstreams are that it calls by a name of its own, by `host` or `host:port`: an address, or `address:port`,
+    /// as the target of that engine or gateway has it. Unset: as the gateway says.
+    #[serde(default)]
+    pub upstreams: BTreeMap<String, String>,
+    /// Of a gateway: time between two questions to the system's resolver for the names of its upstreams, "1s" to "1h". A name
+    /// with one private address is taken for that address. Unset: names are not resolved.
+    #[serde(default, deserialize_with = "duration")]
+    pub resolve_upstreams: Option<Duration>,
     /// What is counted: with preset `custom` only, and needed there.
     pub mapping: Option<Mapping>,
 }
@@ -74,6 +83,8 @@ impl TargetConfig {
             reserved_cores: None,
             interval: None,
             consumer: None,
+            upstreams: BTreeMap::new(),
+            resolve_upstreams: None,
             mapping: None,
         }
     }
@@ -194,6 +205,10 @@ pub struct Target {
     pub reserved_millicores: Option<u64>,
     /// Time between scrapes.
     pub interval: Duration,
+    /// Where upstreams are, by `host` or `host:port` in small letters.
+    pub upstreams: BTreeMap<String, String>,
+    /// Time between two questions for the names of upstreams.
+    pub resolve_upstreams: Option<Duration>,
 }
 
 impl Target {
@@ -222,6 +237,21 @@ impl Target {
         }
         let fixed = mapping.fixed.clone();
         let reader = Reader::new(mapping).map_err(preset_error(key))?;
+        if !(reader.is_gateway() || config.upstreams.is_empty() && config.resolve_upstreams.is_none()) {
+            return refuse("upstreams", &config.preset, "only a gateway's preset has upstreams");
+        }
+        let every = config.resolve_upstreams.unwrap_or(DEFAULT_INTERVAL);
+        if !(Duration::from_secs(1)..=LONGEST_INTERVAL).contains(&every) {
+            return refuse("resolve_upstreams", &humantime::format_duration(every), "it must be 1s to 1h");
+        }
+        let mut upstreams = BTreeMap::new();
+        for (name, place) in config.upstreams {
+            let Some(place) = upstream::place(&place).filter(|_| upstream::is_name(&name)) else {
+                let why = "write \"host:port\" = \"address:port\", each with or without its port";
+                return refuse("upstreams", &format!("{name} = {place}"), why);
+            };
+            upstreams.insert(name.to_ascii_lowercase(), place);
+        }
         let interval = config.interval.unwrap_or(DEFAULT_INTERVAL);
         if !(Duration::from_secs(1)..=LONGEST_INTERVAL).contains(&interval) {
             return refuse("interval", &humantime::format_duration(interval), "it must be 1s to 1h");
@@ -299,6 +329,8 @@ impl Target {
             tokenizer: config.tokenizer,
             reserved_millicores,
             interval,
+            upstreams,
+            resolve_upstreams: config.resolve_upstreams,
         })
     }
 }
@@ -371,6 +403,7 @@ mod tests {
     #[test]
     fn a_wrong_key_is_named() {
         let base = "preset = \"llamacpp\"\n";
+        let gateway = "preset = \"litellm\"\nurl = \"http://h:1\"\n";
         for (text, words) in [
             (format!("{base}url = \"http://127.0.0.1:0\""), ["target[0].url", "port"]),
             (format!("{base}url = \"http://127.0.0.1:70000\""), ["target[0].url", "1 to 65535"]),
@@ -389,6 +422,11 @@ mod tests {
             (format!("{base}url = \"http://h:1\"\nmodle = \"x\""), ["unknown field", "modle"]),
             (format!("{base}url = \"http://h:1\"\ninfo_url = \"http://h\""), ["target[0].info_url", "port"]),
             (format!("{base}url = \"http://h:1\"\ninfo_url = \"http://h:1/x\""), ["target[0].info_url", "paths"]),
+            (format!("{base}url = \"http://h:1\"\nresolve_upstreams = \"1m\""), ["target[0].upstreams", "gateway"]),
+            (format!("{base}url = \"http://h:1\"\nupstreams = {{ a = \"b\" }}"), ["target[0].upstreams", "gateway"]),
+            (format!("{gateway}resolve_upstreams = \"0s\""), ["target[0].resolve_upstreams", "1s"]),
+            (format!("{gateway}upstreams = {{ a = \"http://b\" }}"), ["target[0].upstreams", "address:port"]),
+            (format!("{gateway}upstreams = {{ \"http://a\" = \"b\" }}"), ["target[0].upstreams", "address:port"]),
             ("preset = \"x\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "llamacpp"]),
             ("preset = \"custom\"\nurl = \"http://h:1\"".to_owned(), ["target[0].preset", "mapping"]),
         ] {

@@ -8,6 +8,8 @@ use joulebook_units::{BootNanos, CountKind};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub(super) mod party;
+
 /// A reason is logged once in so long.
 const QUIET: Duration = Duration::from_secs(10);
 

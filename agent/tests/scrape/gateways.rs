@@ -215,6 +215,22 @@ async fn b47_b48_a_gateways_page_that_is_damaged_or_elsewhere_gives_nothing() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_is_called_by_a_name_is_told_by_its_address() {
+    let named = page("2", "24").replace("http://127.0.0.1:9/v1", "http://localhost.:9000/v1");
+    for (more, address) in [
+        ("", "http://localhost.:9000/v1"),
+        ("resolve_upstreams = \"1m\"", "http://127.0.0.1:9000/v1"),
+        ("upstreams = { \"LocalHost:9000\" = \"10.0.0.7:9\" }\nresolve_upstreams = \"1m\"", "http://10.0.0.7:9/v1"),
+    ] {
+        let mut rig = Rig::with(Some(Names::Raw), more).await;
+        rig.samples().await;
+        rig.server.says("/metrics/", &named);
+        let samples = rig.samples().await;
+        assert!(samples.iter().any(|sample| of(sample).endpoint.as_deref() == Some(address)), "{more}: {samples:?}");
+    }
+}
+
+#[tokio::test]
 async fn b49_an_upstreams_address_is_a_name_and_is_never_asked() {
     let upstream = Server::default();
     let port = upstream.start().await;

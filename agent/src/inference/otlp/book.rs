@@ -4,24 +4,34 @@
 //! this agent watched, and is a baseline otherwise. It was 0 when the process started, when it says that it starts, or at the
 //! last export of its reader, which did not have it: readers of cumulative series export all of them each time. Of a delta
 //! the whole counts, once.
+//!
+//! A version has the counts of all whom it worked for, and each of them has its own.
 
-use super::super::CountSample;
+use super::super::distribution;
+use super::super::gateway::OTHER;
 use super::super::push::version;
 use super::super::socket::ProcessId;
-use super::super::told::{Refusal, Told, target};
+use super::super::told::party::{CONSUMER, Runs, WORKFLOW};
+use super::super::told::{Refusal, target};
+use super::super::{CountSample, Names};
 use super::NAME;
 use super::request::{Export, Key, Point};
-use joulebook_units::{BootNanos, CountKind, Service, Serving};
-use std::collections::{BTreeMap, HashMap};
+use account::{Account, Additions};
+use joulebook_units::{BootNanos, Consumer, CountKind, Service, Serving};
+use series::{Last, SeriesBook};
+use std::collections::BTreeMap;
+
+mod account;
+mod series;
 
 /// Processes that are remembered at a time.
 const MOST_PROCESSES: usize = 64;
 /// Model versions of one process.
 const MOST_SERVICES: usize = 32;
-/// Series of one process.
-const MOST_SERIES: usize = 1024;
 /// Readers, by their resources and scopes, of one process.
 const MOST_STREAMS: usize = 256;
+/// Consumers and workflows of one process, each for each of its model versions; more are one that is called `other`.
+const MOST_PARTIES: usize = 256;
 
 /// The instants around an export.
 #[derive(Debug, Clone, Copy)]
@@ -66,54 +76,15 @@ pub struct Book {
 struct Peer {
     /// Last export by reader.
     streams: BTreeMap<Key, BootNanos>,
-    series: HashMap<Key, Last>,
+    series: SeriesBook,
     services: BTreeMap<Service, Account>,
-}
-
-/// A series when it was last seen.
-#[derive(Debug, Clone, Copy)]
-struct Last {
-    cumulative: bool,
-    start: u64,
-    time: u64,
-    counts: [Option<(CountKind, u64)>; 2],
-}
-
-/// A service of a process.
-#[derive(Debug, Default)]
-struct Account {
-    told: Option<Told>,
-    /// What was counted before it opened, and since when.
-    held: Grown,
-    /// What its cumulative series show now.
-    shown: BTreeMap<CountKind, u64>,
-    /// Whether anything of it has succeeded: until then its name may be anybody's invention.
-    open: bool,
-}
-
-/// What an export adds to a service.
-#[derive(Debug, Default)]
-struct Grown {
-    counts: BTreeMap<CountKind, u64>,
-    origin: Option<BootNanos>,
-}
-
-impl Grown {
-    fn add(&mut self, counts: impl IntoIterator<Item = (CountKind, u64)>, origin: Option<BootNanos>) {
-        for (kind, count) in counts {
-            let sum = self.counts.entry(kind).or_insert(0);
-            *sum = sum.saturating_add(count);
-        }
-        self.origin = match (self.origin, origin) {
-            (Some(known), Some(other)) => Some(known.min(other)),
-            (known, other) => known.or(other),
-        };
-    }
+    runs: BTreeMap<String, Runs>,
 }
 
 /// What a point does to its series.
 struct Step {
     grown: [Option<(CountKind, u64)>; 2],
+    buckets: Vec<(CountKind, u64)>,
     origin: Option<BootNanos>,
     reset: bool,
 }
@@ -124,7 +95,7 @@ impl Book {
         self.peers.keys().map(|(pid, start_ticks)| ProcessId { pid: *pid, start_ticks: *start_ticks })
     }
 
-    /// Takes an export of a process. `alive` tells which processes may be forgotten when there are too many.
+    /// Takes an export of a process; consumers are told by `names`, and not at all without. `alive` tells which processes may be forgotten when there are too many.
     ///
     /// # Errors
     /// Too many processes export.
@@ -133,6 +104,7 @@ impl Book {
         process: ProcessId,
         export: Export<'_>,
         times: Times,
+        names: Option<&Names>,
         alive: impl Fn(ProcessId) -> bool,
     ) -> Result<Taken, Refusal> {
         let mut taken = Taken { refused: export.refused, ..Taken::default() };
@@ -147,7 +119,7 @@ impl Book {
             }
         }
         let points = distinct(export.points, &mut taken.refused);
-        self.peers.entry(key).or_default().take(process, &points, times, &mut taken);
+        self.peers.entry(key).or_default().take(process, &points, (times, names), &mut taken);
         Ok(taken)
     }
 }
@@ -171,20 +143,29 @@ fn duplicate(why: &str) -> Refusal {
 }
 
 impl Peer {
-    fn take(&mut self, process: ProcessId, points: &[Point<'_>], times: Times, taken: &mut Taken) {
-        let mut all: BTreeMap<Service, Grown> = BTreeMap::new();
+    fn take(
+        &mut self,
+        process: ProcessId,
+        points: &[Point<'_>],
+        (times, names): (Times, Option<&Names>),
+        taken: &mut Taken,
+    ) {
+        let mut all: BTreeMap<Service, Additions> = BTreeMap::new();
+        self.series.begin();
         for point in points {
             let service = service(process, point);
             if !self.services.contains_key(&service) && self.services.len() >= MOST_SERVICES {
                 taken.refused.push(Refusal::limit("the process tells of 32 model versions already"));
                 continue;
             }
-            let last = self.series.get(&point.series).copied();
-            if last.is_none() && self.series.len() >= MOST_SERIES {
-                taken.refused.push(Refusal::limit("the process has 1024 series already"));
-                continue;
-            }
-            let step = match step(point, last, self.streams.get(&point.stream).copied(), times) {
+            let last = match self.series.last(point) {
+                Ok(last) => last.cloned(),
+                Err(refusal) => {
+                    taken.refused.push(refusal);
+                    continue;
+                }
+            };
+            let step = match step(point, last.as_ref(), self.streams.get(&point.stream).copied(), times) {
                 Ok(Some(step)) => step,
                 // Told before.
                 Ok(None) => continue,
@@ -194,11 +175,22 @@ impl Peer {
                 }
             };
             taken.resets += u64::from(step.reset);
+            let may_distribute = self.may_distribute(&service, point);
             let account = self.services.entry(service.clone()).or_default();
-            account.show(point, last);
+            let buckets = if may_distribute && account.takes(&point.buckets) { &point.buckets[..] } else { &[] };
+            let grown = if buckets.is_empty() { Vec::new() } else { step.buckets };
             let Point { cumulative, start, time, counts, .. } = *point;
-            self.series.insert(point.series, Last { cumulative, start, time, counts });
-            all.entry(service).or_default().add(step.grown.into_iter().flatten(), step.origin);
+            let now = Last { cumulative, start, time, counts, buckets: buckets.to_vec() };
+            account.show(&now, last.as_ref());
+            self.series.insert(point, now);
+            let parties = self.parties(&service, point, names);
+            let run = self.run(point, &parties);
+            let counts: Vec<_> = step.grown.into_iter().flatten().chain(run).collect();
+            let additions = all.entry(service).or_default();
+            additions.whole.add(counts.iter().copied().chain(grown), step.origin);
+            for party in parties {
+                additions.parties.entry(party).or_default().add(counts.iter().copied(), step.origin);
+            }
         }
         // Only now: what is new in this export was not in the one before.
         for point in points {
@@ -206,18 +198,54 @@ impl Peer {
                 self.streams.insert(point.stream, times.at);
             }
         }
-        for (service, grown) in all {
+        for (service, additions) in all {
             if let Some(account) = self.services.get_mut(&service) {
-                taken.samples.extend(account.sample(service, grown, process, times.at));
+                taken.samples.extend(account.samples(&service, additions, process, times.at));
             }
         }
+    }
+
+    /// Whether the distributions of this service are kept.
+    fn may_distribute(&self, service: &Service, point: &Point<'_>) -> bool {
+        if point.buckets.is_empty() {
+            return false;
+        }
+        let others = self.services.iter().filter(|(other, account)| *other != service && account.is_distributed());
+        others.count() < distribution::MOST_SERVICES
+    }
+
+    /// Whom a point is for, as they are told.
+    fn parties(&mut self, service: &Service, point: &Point<'_>, names: Option<&Names>) -> Vec<Consumer> {
+        let consumer = point.party.consumer.zip(names).map(|(name, names)| (CONSUMER, names.of(CONSUMER, name)));
+        // A workflow is no person: it is told by its name.
+        let workflow = point.party.workflow.map(|name| (WORKFLOW, name.to_owned()));
+        let mut parties = Vec::new();
+        for (kind, name) in consumer.into_iter().chain(workflow) {
+            let known = self.services.values().map(Account::parties).sum::<usize>();
+            let Some(account) = self.services.get_mut(service) else { continue };
+            let mut party = Consumer { kind: kind.to_owned(), name };
+            if known >= MOST_PARTIES && !account.knows(&party) {
+                party.name = OTHER.to_owned();
+            }
+            account.meet(&party);
+            parties.push(party);
+        }
+        parties
+    }
+
+    /// A run of its workflow, if the point tells of one: counted when it is first seen.
+    fn run(&mut self, point: &Point<'_>, parties: &[Consumer]) -> Option<(CountKind, u64)> {
+        let root = point.party.root?;
+        let workflow = parties.iter().find(|party| party.kind == WORKFLOW)?;
+        let runs = self.runs.entry(workflow.name.clone()).or_default();
+        Some((CountKind::Workflows, u64::from(runs.is_new(root))))
     }
 }
 
 /// What a point adds to its series; `None` if it was told before.
 fn step(
     point: &Point<'_>,
-    last: Option<Last>,
+    last: Option<&Last>,
     exported: Option<BootNanos>,
     times: Times,
 ) -> Result<Option<Step>, Refusal> {
@@ -231,8 +259,10 @@ fn step(
             Some(since.unwrap_or(times.connected).min(times.at))
         };
         let is_baseline = zero.is_none();
-        let grown = point.counts.map(|count| count.map(|(kind, count)| (kind, if is_baseline { 0 } else { count })));
-        return Ok(Some(Step { grown, origin: zero, reset: false }));
+        let added = |(kind, count)| (kind, if is_baseline { 0 } else { count });
+        let grown = point.counts.map(|count| count.map(added));
+        let buckets = point.buckets.iter().copied().map(added).collect();
+        return Ok(Some(Step { grown, buckets, origin: zero, reset: false }));
     };
     if point.cumulative != last.cumulative {
         return Err(Refusal::value("a series stays cumulative, or delta, as it began"));
@@ -240,7 +270,7 @@ fn step(
     if point.cumulative { cumulative(point, last) } else { delta(point, last) }
 }
 
-fn cumulative(point: &Point<'_>, last: Last) -> Result<Option<Step>, Refusal> {
+fn cumulative(point: &Point<'_>, last: &Last) -> Result<Option<Step>, Refusal> {
     let fell = point.counts.iter().flatten().zip(last.counts.iter().flatten()).any(|(now, before)| now.1 < before.1);
     let began_again = point.start > last.start && last.start > 0;
     if point.start < last.start || (fell && point.time < last.time) {
@@ -262,10 +292,14 @@ fn cumulative(point: &Point<'_>, last: Last) -> Result<Option<Step>, Refusal> {
             *grown -= before;
         }
     }
-    Ok(Some(Step { grown, origin: None, reset }))
+    let buckets = match reset {
+        true => point.buckets.clone(),
+        false => last.grown(&point.buckets),
+    };
+    Ok(Some(Step { grown, buckets, origin: None, reset }))
 }
 
-fn delta(point: &Point<'_>, last: Last) -> Result<Option<Step>, Refusal> {
+fn delta(point: &Point<'_>, last: &Last) -> Result<Option<Step>, Refusal> {
     if (point.start, point.time) == (last.start, last.time) {
         let repeated = point.counts == last.counts;
         return if repeated {
@@ -279,42 +313,7 @@ fn delta(point: &Point<'_>, last: Last) -> Result<Option<Step>, Refusal> {
     if overlaps {
         return Err(duplicate("a data point's time was told already"));
     }
-    Ok(Some(Step { grown: point.counts, origin: None, reset: false }))
-}
-
-impl Account {
-    /// Takes note of what a cumulative series shows now.
-    fn show(&mut self, point: &Point<'_>, last: Option<Last>) {
-        if !point.cumulative {
-            return;
-        }
-        let before = last.map(|last| last.counts).unwrap_or_default();
-        for (kind, count) in before.into_iter().flatten() {
-            let sum = self.shown.entry(kind).or_insert(0);
-            *sum = sum.saturating_sub(count);
-        }
-        for (kind, count) in point.counts.into_iter().flatten() {
-            let sum = self.shown.entry(kind).or_insert(0);
-            *sum = sum.saturating_add(count);
-        }
-    }
-
-    /// Where the service stands after an export, if it is open.
-    fn sample(&mut self, service: Service, grown: Grown, process: ProcessId, at: BootNanos) -> Option<CountSample> {
-        self.held.add(grown.counts, grown.origin);
-        let succeeded = |kind: &CountKind| {
-            !matches!(kind, CountKind::RequestsFailed | CountKind::RequestsAborted | CountKind::BusyNanos)
-        };
-        let mut all = self.held.counts.iter().chain(&self.shown);
-        self.open |= all.any(|(kind, count)| succeeded(kind) && *count > 0);
-        if !self.open {
-            return None;
-        }
-        let held = std::mem::take(&mut self.held);
-        let (counts, origin) = Told::add(&mut self.told, &held.counts, at, held.origin);
-        let shown = self.shown.clone();
-        Some(CountSample { service, of: None, at, counts, origin, shown, process: Some(process), part: None })
-    }
+    Ok(Some(Step { grown: point.counts, buckets: point.buckets.clone(), origin: None, reset: false }))
 }
 
 fn service(process: ProcessId, point: &Point<'_>) -> Service {

@@ -15,6 +15,11 @@
 //! Cached tokens are a part of the input, reasoning a part of the output. Times have the unit `s`, `ms`, `us` or `ns`.
 //! The model is `gen_ai.response.model`, of a request that did not fail else `gen_ai.request.model`; of our own metrics it is
 //! `inference.model`. The version is `inference.model_version`, of the data point or else of the resource.
+//!
+//! Whom it was for is told by attributes of any of them: `inference.consumer` (else `enduser.id`) and `inference.workflow`
+//! (else `gen_ai.workflow.name`), of the data point or else of the resource, and `inference.root`, what of the workflow
+//! started the requests, of data points with delta temporality. Model versions have the counts of all of them. The histograms'
+//! buckets are the distributions of how long requests took that succeeded, and of how long prompts were.
 
 use joulebook_units::CountKind;
 
@@ -39,17 +44,22 @@ pub enum Part {
 }
 
 /// Of a data point: how often something was recorded (of a histogram), and the sum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Parts {
     /// How often.
     pub times: Part,
     /// The sum.
     pub sum: Part,
+    /// What the buckets of a histogram count that are kept.
+    pub buckets: Option<Bucket>,
 }
+
+/// A bucket of a distribution, by its bound.
+pub type Bucket = fn(u64) -> CountKind;
 
 impl Parts {
     fn sum(part: Part) -> Option<Self> {
-        Some(Self { times: Part::Unused, sum: part })
+        Some(Self { times: Part::Unused, sum: part, buckets: None })
     }
 }
 
@@ -106,9 +116,14 @@ impl Known {
             Self::GenAiRequests => {
                 let ok = attribute("error.type").is_empty();
                 let kind = if ok { CountKind::RequestsOk } else { CountKind::RequestsFailed };
-                Some(Parts { times: Part::Count(kind), sum: Part::Time(CountKind::BusyNanos) })
+                let buckets = ok.then_some(CountKind::LatencyWithin as Bucket);
+                Some(Parts { times: Part::Count(kind), sum: Part::Time(CountKind::BusyNanos), buckets })
             }
-            Self::GenAiTokens => Parts::sum(Part::Count(tokens(attribute("gen_ai.token.type"))?)),
+            Self::GenAiTokens => {
+                let kind = tokens(attribute("gen_ai.token.type"))?;
+                let buckets = (kind == CountKind::InputTokens).then_some(CountKind::PromptWithin as Bucket);
+                Some(Parts { times: Part::Unused, sum: Part::Count(kind), buckets })
+            }
             Self::Requests => Parts::sum(Part::Count(match attribute("inference.outcome") {
                 "" | "ok" => CountKind::RequestsOk,
                 "failed" => CountKind::RequestsFailed,

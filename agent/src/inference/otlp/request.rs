@@ -4,7 +4,9 @@
 //! all of it. What is wrong with a data point refuses that one.
 
 use super::super::told::Refusal;
+use super::bucket::Buckets;
 use super::names::{Instrument, Known, Part, Parts, VERSION, nanos_per};
+use super::party::Party;
 use super::wire::{Malformed, Value, fields};
 use bytes::BufMut;
 use joulebook_units::CountKind;
@@ -46,6 +48,10 @@ pub struct Point<'a> {
     pub time: u64,
     /// The counts, one or two of different kinds.
     pub counts: [Option<(CountKind, u64)>; 2],
+    /// The buckets of its distribution that are kept, all of one kind.
+    pub buckets: Vec<(CountKind, u64)>,
+    /// Whom it was for.
+    pub party: Party<'a>,
 }
 
 /// A request, read.
@@ -136,6 +142,7 @@ fn malformed(malformed: Malformed) -> Refusal {
 /// Who exports: a resource and a scope.
 struct Origin<'a> {
     version: &'a str,
+    party: Party<'a>,
     hasher: blake3::Hasher,
 }
 
@@ -177,11 +184,12 @@ pub fn read(body: &[u8]) -> Result<Export<'_>, Refusal> {
     for resource_metrics in fields(body).messages(1) {
         let resource_metrics = resource_metrics.map_err(malformed)?;
         let mut hasher = blake3::Hasher::new();
-        let mut version = "";
+        let (mut version, mut party) = ("", Party::default());
         for resource in fields(resource_metrics).messages(1) {
             let attributes = Attributes::read(resource.map_err(malformed)?, 1)?;
             attributes.hash(&mut hasher);
             version = attributes.get(VERSION);
+            party = Party::read(|key| attributes.get(key));
         }
         for scope_metrics in fields(resource_metrics).messages(2) {
             let scope_metrics = scope_metrics.map_err(malformed)?;
@@ -189,7 +197,7 @@ pub fn read(body: &[u8]) -> Result<Export<'_>, Refusal> {
             for scope in fields(scope_metrics).messages(1) {
                 scope_of(scope.map_err(malformed)?, &mut hasher)?;
             }
-            let origin = Origin { version, hasher };
+            let origin = Origin { version, party, hasher };
             for metric in fields(scope_metrics).messages(2) {
                 let metric = Metric::read(metric.map_err(malformed)?)?;
                 read_metric(&metric, &origin, &mut points, &mut export)?;
@@ -294,6 +302,7 @@ struct Number {
     flags: u64,
     times: Option<f64>,
     sum: Option<f64>,
+    buckets: Buckets,
 }
 
 impl Number {
@@ -309,6 +318,8 @@ impl Number {
                 (7, 8) | (9 | 10, 10) => number.flags = value.varint().map_err(malformed)?,
                 (7, 4) | (9 | 10, 5) => number.sum = Some(f64::from_bits(eight(value)?)),
                 (7, 6) => number.sum = Some(whole_of(eight(value)? as i64)),
+                (9, 6) => number.buckets.add_counts(value)?,
+                (9, 7) => number.buckets.add_bounds(value)?,
                 (9 | 10, 4) => number.times = Some(whole_of(eight(value)? as i64)),
                 _ => {}
             }
@@ -351,14 +362,25 @@ impl Number {
         if self.time == 0 || self.start > self.time {
             return Err(Refusal::value("a data point has a time, and does not end before it starts"));
         }
+        let party = Party::read(get).of_point(origin.party, cumulative)?;
         let counts = self.counts(parts, metric)?;
+        let buckets = self.within(parts, metric)?;
         let mut hasher = origin.hasher.clone();
         let stream = key(&hasher);
         part(&mut hasher, metric.name.as_bytes());
         part(&mut hasher, metric.unit.as_bytes());
         attributes.hash(&mut hasher);
         let series = key(&hasher);
-        Ok(Some(Point { model, version, stream, series, cumulative, start: self.start, time: self.time, counts }))
+        let (start, time) = (self.start, self.time);
+        Ok(Some(Point { model, version, stream, series, cumulative, start, time, counts, buckets, party }))
+    }
+
+    /// How many lie within the bounds of the distribution, if it is kept.
+    fn within(&self, parts: Parts, metric: &Metric<'_>) -> Result<Vec<(CountKind, u64)>, Refusal> {
+        let Some((kind, times)) = parts.buckets.zip(self.times) else { return Ok(Vec::new()) };
+        // The sum of the other histogram are tokens.
+        let factor = if matches!(parts.sum, Part::Time(_)) { nanos_per(metric.unit) } else { Some(1.0) };
+        factor.map_or(Ok(Vec::new()), |factor| self.buckets.within(kind, factor, whole(times)?))
     }
 
     fn counts(&self, parts: Parts, metric: &Metric<'_>) -> Result<[Option<(CountKind, u64)>; 2], Refusal> {

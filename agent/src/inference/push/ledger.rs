@@ -1,12 +1,13 @@
 //! What each process has told so far. Pure.
 
 use super::super::socket::ProcessId;
+use super::super::told::party::{CONSUMER, Runs, WORKFLOW};
 use super::super::told::{self, Refusal, Told};
 use super::super::{CountSample, Names};
 use super::NAME;
 use super::report::Report;
 use joulebook_units::{BootNanos, Consumer, Consumption, CountKind, Service};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 /// Processes that are remembered at a time.
 const MOST_PROCESSES: usize = 256;
@@ -15,11 +16,6 @@ const MOST_SERVICES: usize = 32;
 
 /// Consumers and workflows of one process, over all its model versions.
 const MOST_PARTIES: usize = 256;
-/// Runs of a workflow that are remembered.
-const MOST_RUNS: usize = 4096;
-/// What the names of consumers and workflows are of.
-const CONSUMER: &str = "consumer";
-const WORKFLOW: &str = "workflow";
 
 /// What became of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,28 +75,6 @@ struct Shown {
     cumulative: bool,
     /// The process's own cumulative counts.
     counts: BTreeMap<CountKind, u64>,
-}
-
-/// The runs of a workflow that were seen last: one that is told of again is no other one.
-#[derive(Debug, Default)]
-struct Runs {
-    order: VecDeque<String>,
-    known: BTreeSet<String>,
-}
-
-impl Runs {
-    fn is_new(&mut self, root: &str) -> bool {
-        if !self.known.insert(root.to_owned()) {
-            return false;
-        }
-        self.order.push_back(root.to_owned());
-        if self.order.len() > MOST_RUNS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
-    }
 }
 
 impl Ledger {
@@ -342,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn consumers_without_end_are_refused_and_runs_are_forgotten() {
+    fn consumers_without_end_are_refused() {
         let mut ledger = Ledger::default();
         let mut refused = 0;
         for seq in 1..=300u64 {
@@ -351,9 +325,6 @@ mod tests {
             refused += usize::from(ledger.take(PROCESS, &report, times(Some(1)), None, |_| true).is_err());
         }
         assert_eq!(refused, 300 - MOST_PARTIES);
-        let mut runs = Runs::default();
-        assert!((0..5000).all(|root| runs.is_new(&root.to_string())));
-        assert_eq!((runs.known.len(), runs.order.len()), (MOST_RUNS, MOST_RUNS));
     }
 
     proptest! {

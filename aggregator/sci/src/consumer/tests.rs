@@ -116,6 +116,47 @@ fn what_goes_through_two_gateways_counts_once_for_those_whom_the_last_one_names(
 }
 
 #[test]
+fn a_chain_of_three_gateways_adds_up_to_the_model_to_the_microjoule() {
+    let tiny = service("1.0", ENGINE);
+    let at = |port: u16, name: &str, next: &str| Consumption {
+        gateway: alloc::format!("http://127.0.0.1:{port}/metrics"),
+        ..of(name, Some(next), Some("tiny"))
+    };
+    // 5002 asks 5001, that asks 5000, that asks the engine; 5000 and the engine are asked by others too.
+    let told = [
+        (at(5002, "alice", "http://localhost:5001/v1"), tokens(3, 4)),
+        (at(5002, "bob", "http://127.0.0.1:5001"), tokens(1, 5)),
+        (at(5001, "second", "http://0.0.0.0:5000/v1"), tokens(4, 9)),
+        (at(5000, "first", ENGINE), tokens(4, 9)),
+        (at(5000, "carol", "http://localhost:8080/v1"), tokens(7, 1)),
+    ];
+    let totals = window(&[(Arc::clone(&tiny), cost(1_000_003), tokens(19, 12))], &told);
+    let parts = split(&totals, &tiny);
+    assert_eq!(names(&parts), [("carol", 258_065, Some(1)), ("first", 419_356, Some(9)), ("direct", 322_582, Some(2))]);
+    assert_eq!(parts.iter().map(|part| part.totals.cost.with_idle()).sum::<u64>(), 1_000_003);
+    let consumers = Consumers::new(&totals, Entity::Consumer);
+    let version = ModelVersion::of(&tiny);
+    assert!(!consumers.exceed(&version, &totals.versions[&version].cost.used), "nothing is added twice");
+    assert!(consumers.remote.is_empty());
+}
+
+#[test]
+fn a_gateway_that_asks_a_server_around_an_engine_asks_the_engine() {
+    use crate::attribution::Measures;
+    let engine = service("1.0", ENGINE);
+    let around = service("app", "http://127.0.0.1:3000/metrics");
+    let mut totals = window(
+        &[(Arc::clone(&engine), cost(100), tokens(20, 0))],
+        &[(of("a", Some("http://localhost:3000/v1"), None), tokens(5, 0))],
+    );
+    let left_out = ServiceUse { measures: Measures::LEFT_OUT, ..ServiceUse::default() };
+    let around = Arc::new(Service { engine: "bentoml".to_string(), ..Service::clone(&around) });
+    totals.nodes.get_mut("n1").expect("a node").cell.services.insert(around, left_out);
+    assert_eq!(names(&split(&totals, &engine)), [("a", 25, Some(0)), ("direct", 75, Some(0))]);
+    assert!(Consumers::new(&totals, Entity::Consumer).remote.is_empty());
+}
+
+#[test]
 fn an_answer_from_the_gateways_cache_counts_and_costs_nothing() {
     let tiny = service("1.0", ENGINE);
     let mut all = tokens(12, 4);

@@ -74,29 +74,35 @@ impl<'a> Upstreams<'a> {
 
     fn at(&self, node: &str, endpoint: &str) -> BTreeSet<&'a Service> {
         let wanted = Authority::of(endpoint);
-        let there = self.services.iter().filter(|(at, service)| {
-            if service.target == endpoint {
-                return *at == node;
-            }
-            wanted.as_ref().is_some_and(|wanted| {
-                (!wanted.is_local() || *at == node) && Authority::of(&service.target).as_ref() == Some(wanted)
-            })
-        });
+        let there = self.services.iter().filter(|(at, service)| is_at((at, service), node, endpoint, wanted.as_ref()));
         there.map(|(_, service)| -> &'a Service { service }).collect()
     }
 
-    /// Those that count what a server tells itself.
+    /// Those that count what a server tells itself, or one that has an engine inside it shows.
     fn standing_for(&self, node: &str, endpoint: &str) -> BTreeSet<&'a Service> {
-        let told = self.doubled.iter().filter(|(at, service)| *at == node && service.target == endpoint);
-        let on_node =
-            || self.services.iter().filter(|(at, _)| *at == node).map(|(_, service)| -> &'a Service { service });
-        told.flat_map(|(_, told)| counting_for(told, on_node().filter(|page| page.workload == told.workload))).collect()
+        let wanted = Authority::of(endpoint);
+        let told = self.doubled.iter().filter(|(at, service)| is_at((at, service), node, endpoint, wanted.as_ref()));
+        let on_node = |node: &'a str| {
+            self.services.iter().filter(move |(at, _)| *at == node).map(|(_, service)| -> &'a Service { service })
+        };
+        told.flat_map(|(at, told)| counting_for(told, on_node(at).filter(|page| page.workload == told.workload)))
+            .collect()
     }
 
     fn named(&self, of: &Consumption) -> BTreeSet<&'a Service> {
         let services = self.services.iter().map(|(_, service)| -> &'a Service { service });
         services.filter(|service| is_model(service, of)).collect()
     }
+}
+
+/// Whether a service is counted at this endpoint, as a gateway of a node names it.
+fn is_at((at, service): (&str, &Service), node: &str, endpoint: &str, wanted: Option<&Authority>) -> bool {
+    if service.target == endpoint {
+        return at == node;
+    }
+    wanted.is_some_and(|wanted| {
+        (!wanted.is_local() || at == node) && Authority::of(&service.target).as_ref() == Some(wanted)
+    })
 }
 
 /// Of the services at one address, those of the model that was asked for. A server that answers to a name of its own is

@@ -1,14 +1,19 @@
 //! One counting point (inference.md 0.10): a request that a server's page counts and that the server tells itself as well is
-//! one request. The page's count stands, then what is pushed, then what is exported; what the better place does not count is
-//! taken from the other one. Slot by slot: where a page was not read, what was told counts.
+//! one request. The engine's page stands, then that of a server which has the engine inside it, then what is pushed, then what
+//! is exported; what the better place does not count is taken from the other one. Slot by slot: where a page was not read,
+//! what was told counts.
 
 use crate::spread::Spread;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem::discriminant;
 use joulebook_units::{CountKind, Service};
 
+/// Presets of pages that count what an engine inside the same process may count too: those whose role is `wrapper`. What
+/// a page of one's own making is, the ledger does not know: it stands as an engine's.
+const WRAPPERS: [&str; 4] = ["bentoml", "kserve", "otel-genai", "rayserve"];
 /// Ways by which a server tells of itself, best first. All other engines are read from a page.
 const TOLD: [&str; 2] = ["push", "otlp"];
 
@@ -17,7 +22,8 @@ type Counts = BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>;
 
 /// Place of a service's way of counting in the order of precedence.
 fn rank(service: &Service) -> usize {
-    TOLD.iter().position(|way| *way == service.engine).map_or(0, |place| place + 1)
+    let told = TOLD.iter().position(|way| *way == service.engine);
+    told.map_or(usize::from(WRAPPERS.contains(&service.engine.as_str())), |place| place + 2)
 }
 
 /// The services of one process, counted in a better way, that count what `told` tells: those of the same model, else its only
@@ -74,8 +80,10 @@ fn yield_to(counts: &mut Counts, better: &[Arc<Service>], own: &mut BTreeMap<Cou
         let knows = |kind: Option<CountKind>| {
             let of_service = |service: &Arc<Service>| {
                 let mut known = counts.get(service).into_iter().flatten();
-                known
-                    .any(|(other, spread)| kind.map_or(other.is_work(), |kind| *other == kind) && spread.is_known(slot))
+                // Of a distribution all buckets come from one place: those of two do not add up.
+                let is_meant =
+                    |other: &CountKind| kind.map_or(other.is_work(), |kind| discriminant(other) == discriminant(&kind));
+                known.any(|(other, spread)| is_meant(other) && spread.is_known(slot))
             };
             better.iter().any(of_service)
         };

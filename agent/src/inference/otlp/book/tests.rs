@@ -1,3 +1,4 @@
+use super::super::party::Party;
 use super::*;
 use proptest::prelude::*;
 
@@ -11,7 +12,9 @@ fn times(zero: Option<u64>) -> Times {
 
 fn point(series: u8, cumulative: bool, (start, time): (u64, u64), items: u64) -> Point<'static> {
     let counts = [Some((CountKind::Items, items)), None];
-    Point { model: "m", version: None, stream: [1; 16], series: [series; 16], cumulative, start, time, counts }
+    let (stream, series) = ([1; 16], [series; 16]);
+    let (buckets, party) = (Vec::new(), Party::default());
+    Point { model: "m", version: None, stream, series, cumulative, start, time, counts, buckets, party }
 }
 
 fn export(points: Vec<Point<'static>>) -> Export<'static> {
@@ -33,7 +36,7 @@ fn the_first_point_counts_from_the_latest_instant_at_which_it_was_zero() {
         (Some(150_000_000_000), WALL - 300_000_000_000, (5, Some(200_000_000_000))),
     ] {
         let mut book = Book::default();
-        let taken = book.take(PROCESS, export(vec![point(1, true, (start, WALL), 5)]), times(zero), |_| true);
+        let taken = book.take(PROCESS, export(vec![point(1, true, (start, WALL), 5)]), times(zero), None, |_| true);
         let taken = taken.expect("taken");
         let sample = taken.samples.last().expect("a sample");
         assert_eq!(
@@ -45,7 +48,7 @@ fn the_first_point_counts_from_the_latest_instant_at_which_it_was_zero() {
     // A delta counts from its own start, or from the connection.
     for (start, origin) in [(WALL - 300_000_000_000, 200_000_000_000), (0, 400_000_000_000)] {
         let taken =
-            Book::default().take(PROCESS, export(vec![point(1, false, (start, WALL), 5)]), times(None), |_| true);
+            Book::default().take(PROCESS, export(vec![point(1, false, (start, WALL), 5)]), times(None), None, |_| true);
         let taken = taken.expect("taken");
         assert_eq!(
             (items(&taken), taken.samples[0].origin, taken.samples[0].shown.len()),
@@ -59,7 +62,7 @@ fn processes_without_end_are_refused_and_ended_ones_forgotten() {
     let mut book = Book::default();
     let mut take = |pid, alive| {
         let process = ProcessId { pid, start_ticks: 1 };
-        book.take(process, export(vec![point(1, true, (1, 2), 5)]), times(Some(1)), |_| alive).map(drop)
+        book.take(process, export(vec![point(1, true, (1, 2), 5)]), times(Some(1)), None, |_| alive).map(drop)
     };
     for pid in 1..=64 {
         take(pid, true).expect("taken");
@@ -85,7 +88,7 @@ proptest! {
             // 0: lost on the way; 2 and more: sent again.
             for _ in 0..fate {
                 let one = point(1, true, (start, time), shown);
-                let taken = book.take(PROCESS, export(vec![one]), times(Some(1)), |_| true).expect("taken");
+                let taken = book.take(PROCESS, export(vec![one]), times(Some(1)), None, |_| true).expect("taken");
                 prop_assert!(taken.refused.is_empty());
                 counted = items(&taken).unwrap_or(counted);
             }
@@ -103,7 +106,7 @@ proptest! {
             truth += work;
             for _ in 0..sent {
                 let one = point(1, false, (time, time + 1), work);
-                let taken = book.take(PROCESS, export(vec![one]), times(None), |_| true).expect("taken");
+                let taken = book.take(PROCESS, export(vec![one]), times(None), None, |_| true).expect("taken");
                 counted = items(&taken).unwrap_or(counted);
             }
             prop_assert_eq!(counted, truth);

@@ -78,6 +78,66 @@ fn a_request_that_the_page_counts_and_its_server_tells_too_is_one_request() {
 }
 
 #[test]
+fn an_engine_and_the_server_around_it_whose_pages_are_both_read_are_one() {
+    use CountKind::{OutputTokens, RequestsOk};
+    for wrapper in WRAPPERS {
+        let mut node = server();
+        count(&mut node, &counted(wrapper, "app", Some("3")), RequestsOk, (0, 10), 20);
+        count(&mut node, &counted("vllm", "m", Some("7")), RequestsOk, (0, 10), 20);
+        count(&mut node, &counted("vllm", "m", Some("7")), OutputTokens, (0, 10), 500);
+        count(&mut node, &counted("push", "m", None), RequestsOk, (0, 10), 20);
+        let cell = settle(&node, window(0, 10 * SECOND));
+        assert_eq!(of(&cell, "vllm", RequestsOk), Some(20), "{wrapper}");
+        assert_eq!((of(&cell, wrapper, RequestsOk), of(&cell, "push", RequestsOk)), (None, None), "{wrapper}");
+        assert_eq!((energy(&cell, "vllm"), energy(&cell, wrapper)), (100_000_000, 0));
+        // Without the engine's page its own stands, and what is pushed does not.
+        let mut node = server();
+        count(&mut node, &counted(wrapper, "app", Some("3")), RequestsOk, (0, 10), 20);
+        count(&mut node, &counted("push", "app", None), RequestsOk, (0, 10), 20);
+        let cell = settle(&node, window(0, 10 * SECOND));
+        assert_eq!((of(&cell, wrapper, RequestsOk), of(&cell, "push", RequestsOk)), (Some(20), None));
+        // The same pages in two processes are two servers.
+        let mut node = server();
+        let elsewhere = Service { workload: Some("elsewhere".to_string()), ..counted("vllm", "app", None) };
+        count(&mut node, &counted(wrapper, "app", None), RequestsOk, (0, 10), 20);
+        count(&mut node, &elsewhere, RequestsOk, (0, 10), 20);
+        let cell = settle(&node, window(0, 10 * SECOND));
+        assert_eq!(of(&cell, wrapper, RequestsOk), Some(20));
+    }
+}
+
+#[test]
+fn the_wrappers_are_those_of_the_agents_presets() {
+    extern crate std;
+    let presets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../agent/src/inference/presets");
+    let mut wrappers = BTreeSet::new();
+    for entry in std::fs::read_dir(presets).expect("presets") {
+        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a preset");
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_suffix('"'));
+        if value("role = \"") == Some("wrapper") {
+            wrappers.extend(value("id = \"").map(String::from));
+        }
+    }
+    assert_eq!(wrappers, WRAPPERS.map(String::from).into());
+}
+
+#[test]
+fn a_distribution_is_of_one_place_whatever_its_bounds() {
+    let mut node = server();
+    for (way, bound) in [("vllm", 1), ("otlp", 2)] {
+        for bound in [bound, u64::MAX] {
+            count(&mut node, &counted(way, "m", None), CountKind::LatencyWithin(bound), (0, 10), 20);
+        }
+    }
+    count(&mut node, &counted("otlp", "m", None), CountKind::PromptWithin(64), (0, 10), 20);
+    let cell = settle(&node, window(0, 10 * SECOND));
+    assert_eq!(of(&cell, "vllm", CountKind::LatencyWithin(1)), Some(20));
+    assert_eq!(of(&cell, "vllm", CountKind::LatencyWithin(u64::MAX)), Some(20));
+    assert_eq!(of(&cell, "vllm", CountKind::LatencyWithin(2)), None, "bounds of two places do not add up");
+    assert_eq!(of(&cell, "vllm", CountKind::PromptWithin(64)), Some(20), "the page has no other");
+}
+
+#[test]
 fn what_is_told_counts_while_no_page_is_read() {
     let mut node = server();
     count(&mut node, &counted("vllm", "m", Some("7")), CountKind::RequestsOk, (5, 10), 10);
