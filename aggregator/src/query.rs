@@ -18,6 +18,7 @@ mod layer;
 mod name;
 pub mod overview;
 mod question;
+mod sums;
 
 use crate::clock::Clock;
 use crate::directory::Directories;
@@ -27,7 +28,7 @@ use gather::Gathered;
 pub use job::{Job, JobUse};
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::{
-    ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
+    EnergyBy, ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
     GetEnergyResponse, GetIdleRequest, GetIdleResponse, GetSciRequest, GetSciResponse,
 };
 use joulebook_sci::consumer::Consumers;
@@ -38,6 +39,7 @@ use name::Names;
 use question::Question;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use sums::Sums;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -100,18 +102,26 @@ pub struct Query {
     factors: watch::Receiver<Arc<Factors>>,
     directories: watch::Receiver<Arc<Directories>>,
     clock: Arc<dyn Clock>,
+    /// Sums of energy, unless every slot is added up anew.
+    sums: Option<Sums>,
 }
 
 impl Query {
     /// A service over a book, with the factors that are in force when a question comes.
     pub fn new(book: Arc<Book>, factors: watch::Receiver<Arc<Factors>>, clock: Arc<dyn Clock>) -> Self {
         let directories = watch::channel(Arc::default()).1;
-        Self { book, factors, directories, clock }
+        Self { book, factors, directories, clock, sums: Some(Sums::default()) }
     }
 
     /// The same with the labels of nodes: where they stand is read from them where they do not say it themselves.
     pub fn labelled(self, directories: watch::Receiver<Arc<Directories>>) -> Self {
         Self { directories, ..self }
+    }
+
+    /// The same that adds up every slot of a window for each question: the plain way to the same answers.
+    #[must_use]
+    pub fn remembering_nothing(self) -> Self {
+        Self { sums: None, ..self }
     }
 
     /// The service, ready to be added to a server.
@@ -156,8 +166,9 @@ impl Query {
     /// See [`QueryError`].
     pub fn energy(&self, request: &GetEnergyRequest) -> Result<GetEnergyResponse, QueryError> {
         let question = Question::parse_energy(request)?;
-        let computed = self.compute(&question, false)?;
-        energy::rows(&computed, &question, request)
+        let by = energy::asked_by(request)?;
+        let computed = self.compute_energy(&question, by)?;
+        energy::rows(&computed, &question, by)
     }
 
     /// The terms of one answer.
@@ -213,6 +224,35 @@ impl Query {
         let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
         idle::answer(&self.book, &factors, &question, (self.clock.unix(), &labels))
+    }
+
+    /// Energy without any factor: of some questions from sums, of others slot by slot.
+    fn compute_energy(&self, question: &Question, by: EnergyBy) -> Result<Computed<'_>, QueryError> {
+        let (factors, now) = (Arc::clone(&self.factors.borrow()), self.clock.unix());
+        let labels = Arc::clone(&self.directories.borrow());
+        let begin = self.book.version();
+        let gathered = Gathered::of_energy(&self.book, &factors, question.window, (now, &labels))?;
+        let known = match self.sums.as_ref().filter(|_| sums::hold(by)) {
+            Some(sums) => sums.totals(&gathered, question, (&self.book, begin))?,
+            None => None,
+        };
+        let mut meters = BTreeMap::new();
+        let totals = match known {
+            Some(totals) => totals,
+            None => {
+                let mut totals = Totals::new(question.level, question.rule);
+                for window in gathered.windows() {
+                    let (nodes, sites) = gathered.energy_slot(window, question.trust)?;
+                    if !nodes.is_empty() {
+                        layer::Nodes { window, nodes: &nodes, sites: &sites }.add_to(&mut meters);
+                        totals.add_energy(&nodes);
+                    }
+                }
+                totals
+            }
+        };
+        let (terms, pues, impacts) = Default::default();
+        Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {

@@ -17,8 +17,8 @@ pub mod space;
 pub mod training;
 
 pub use book::{
-    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Status, StoredGap,
-    StreamStatus, WALL_SURROUNDINGS_SECONDS,
+    Book, CELL_SURROUNDINGS_SECONDS, ChangedCells, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Status,
+    StoredGap, StreamStatus, WALL_SURROUNDINGS_SECONDS,
 };
 
 use std::ops::{ControlFlow, Range};

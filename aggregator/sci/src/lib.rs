@@ -34,6 +34,7 @@ pub mod series;
 pub mod settle;
 pub mod share;
 pub mod spread;
+pub mod tally;
 pub mod totals;
 pub mod training;
 pub mod uncertainty;

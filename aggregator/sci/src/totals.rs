@@ -218,11 +218,9 @@ impl Totals {
         for ((index, version), cost) in &costs.versions {
             let (Some(node), Some(site)) = (nodes.get(*index), factors.get(*index)) else { continue };
             let share = joint.get(version).copied().unwrap_or(1.0);
-            if !self.versions.contains_key(version) {
-                self.versions.insert(version.clone(), VersionTotals::default());
-            }
-            let Some(totals) = self.versions.get_mut(version) else { continue };
-            let term = totals.add(*index, node, site, cost, self.level, share);
+            let level = self.level;
+            let Some(totals) = self.version(version) else { continue };
+            let term = totals.add(*index, node, site, cost, level, share);
             match terms.get_mut(version) {
                 Some(known) => known.push(term),
                 None => drop(terms.insert(version.clone(), alloc::vec![term])),
@@ -230,6 +228,27 @@ impl Totals {
             totals.scopes.extend(costs.scopes.iter().copied());
         }
         terms
+    }
+
+    /// Adds a slot without any factor: energies, use and coverage as [`Totals::add`] has them, and no grams.
+    pub fn add_energy(&mut self, nodes: &[NodeSlot]) {
+        let costs = allocate(nodes, self.rule);
+        self.slots += 1;
+        self.add_nodes(nodes, &costs);
+        for ((index, version), cost) in &costs.versions {
+            let Some(node) = nodes.get(*index) else { continue };
+            let Some(totals) = self.version(version) else { continue };
+            totals.count(node, cost);
+            totals.scopes.extend(costs.scopes.iter().copied());
+        }
+    }
+
+    /// The totals of a version, whose name is copied only where it is new.
+    fn version(&mut self, version: &ModelVersion) -> Option<&mut VersionTotals> {
+        if !self.versions.contains_key(version) {
+            self.versions.insert(version.clone(), VersionTotals::default());
+        }
+        self.versions.get_mut(version)
     }
 
     fn add_nodes(&mut self, nodes: &[NodeSlot], costs: &SlotCosts) {
@@ -267,6 +286,17 @@ fn insert(names: &mut BTreeSet<String>, name: &String) {
 }
 
 impl VersionTotals {
+    /// Adds the energies and the use of a part of a slot.
+    fn count(&mut self, node: &NodeSlot, cost: &VersionCost) {
+        self.cost.merge(cost);
+        self.phases.add(cost);
+        if node.simulated {
+            self.simulated.merge(cost);
+        }
+        insert(&mut self.nodes, &node.node);
+        self.flags.insert(node.cell.flags);
+    }
+
     /// Adds a part of a slot.
     pub(crate) fn add(
         &mut self,
@@ -277,13 +307,7 @@ impl VersionTotals {
         level: Level,
         joint: f64,
     ) -> SlotTerm {
-        self.cost.merge(cost);
-        self.phases.add(cost);
-        if node.simulated {
-            self.simulated.merge(cost);
-        }
-        insert(&mut self.nodes, &node.node);
-        self.flags.insert(node.cell.flags);
+        self.count(node, cost);
         let energy = Microjoules(level.energy(cost));
         let whole = facility(Microjoules(cost.with_idle()).to_joules(), site.pue);
         self.facility_j.add(whole.0);

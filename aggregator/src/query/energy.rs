@@ -15,14 +15,15 @@ use joulebook_sci::{Account, Cell, FunctionalUnit, Ledger, Level, ModelVersion, 
 use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, PodIdentity, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Answers an energy question.
-pub fn rows(
-    computed: &Computed<'_>,
-    question: &Question,
-    request: &GetEnergyRequest,
-) -> Result<GetEnergyResponse, QueryError> {
-    let by = EnergyBy::try_from(request.by)
-        .map_err(|_| QueryError::Invalid("the question breaks energy down by something unknown".to_owned()))?;
+/// By what a question breaks energy down.
+pub fn asked_by(request: &GetEnergyRequest) -> Result<EnergyBy, QueryError> {
+    EnergyBy::try_from(request.by)
+        .map_err(|_| QueryError::Invalid("the question breaks energy down by something unknown".to_owned()))
+}
+
+/// Answers an energy question. Of what rows by these are not made of, the totals of the question may hold nothing
+/// ([`super::sums::hold`]).
+pub fn rows(computed: &Computed<'_>, question: &Question, by: EnergyBy) -> Result<GetEnergyResponse, QueryError> {
     let nodes = &computed.totals.nodes;
     let rows = match by {
         EnergyBy::Unspecified | EnergyBy::Model => by_model(computed, question)?,

@@ -111,6 +111,8 @@ pub struct Gathered<'a> {
     dirty: BTreeMap<u32, BTreeSet<UnixNanos>>,
     /// What was learned of a node's platform up to the end of a day, if anything.
     models: RefCell<BTreeMap<(u32, UnixNanos), Option<Model>>>,
+    /// Whether a cell was made with what other cells teach.
+    learned: std::cell::Cell<bool>,
     now: UnixNanos,
 }
 
@@ -124,6 +126,29 @@ impl<'a> Gathered<'a> {
         factors: &Arc<Factors>,
         asked: Window,
         which: Asked,
+        known: (UnixNanos, &Directories),
+    ) -> Result<Self, QueryError> {
+        Self::with(book, factors, asked, Some(which), known)
+    }
+
+    /// The same for a question about energy alone: no factor is looked up, and none cuts a slot.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn of_energy(
+        book: &'a Book,
+        factors: &Arc<Factors>,
+        asked: Window,
+        known: (UnixNanos, &Directories),
+    ) -> Result<Self, QueryError> {
+        Self::with(book, factors, asked, None, known)
+    }
+
+    fn with(
+        book: &'a Book,
+        factors: &Arc<Factors>,
+        asked: Window,
+        which: Option<Asked>,
         (now, labels): (UnixNanos, &Directories),
     ) -> Result<Self, QueryError> {
         let unlabelled = BTreeMap::new();
@@ -148,6 +173,7 @@ impl<'a> Gathered<'a> {
             origins: vec![],
             dirty: BTreeMap::new(),
             models: RefCell::default(),
+            learned: std::cell::Cell::default(),
             now,
         };
         for mut record in nodes {
@@ -156,7 +182,9 @@ impl<'a> Gathered<'a> {
             placement.site = placement.site.take().or_else(|| factors.site_by_labels(labels));
             placement.pool = placement.pool.take().or_else(|| labels.get(POOL_LABEL).cloned());
             let site = site_name(&record);
-            if !gathered.sites.contains_key(&site) {
+            if let Some(which) = which
+                && !gathered.sites.contains_key(&site)
+            {
                 let name = (!site.is_empty()).then_some(site.as_str());
                 let intensity = factors.intensity(name, window, which, book)?;
                 let pue = factors.pue(name, window, which.as_of, book)?;
@@ -183,6 +211,11 @@ impl<'a> Gathered<'a> {
 
     /// The slots of the window: 300 s, cut at its edges and wherever a factor changes.
     pub fn windows(&self) -> Vec<Window> {
+        self.windows_of(self.window)
+    }
+
+    /// The same of a part of it.
+    pub fn windows_of(&self, part: Window) -> Vec<Window> {
         let edges = self.sites.values().flat_map(|site| {
             let intensity = site.intensity.iter().map(|cell| cell.window);
             let cells = intensity.chain(site.pue.iter().map(|cell| cell.window));
@@ -192,7 +225,7 @@ impl<'a> Gathered<'a> {
         let edges = edges.chain(out.flat_map(|out| [out.window.start(), out.window.end()]));
         let edges: BTreeSet<UnixNanos> = edges.map(|edge| edge.floor_to(1)).collect();
         let mut windows = Vec::new();
-        for slot in self.window.slots(Resolution::Settled.seconds()) {
+        for slot in part.slots(Resolution::Settled.seconds()) {
             let mut start = slot.start();
             for edge in edges.range(slot.start()..slot.end()).copied().chain([slot.end()]) {
                 if let Some(part) = Window::new(start, edge).filter(|part| !part.is_empty()) {
@@ -211,41 +244,17 @@ impl<'a> Gathered<'a> {
     pub fn slot(&self, window: Window, trust: Trust) -> Result<Slot, QueryError> {
         let mut slot = Slot { window, nodes: vec![], factors: vec![], sites: vec![], pues: vec![], impacts: vec![] };
         for member in &self.members {
-            let dirty = self.dirty.get(&member.record.number);
-            let mut cell = self.cell(&member.record, window, dirty)?;
-            let hardware = &member.record.inventory.hardware;
-            cell.set_expected(window, member.record.first_row, hardware.threads, hardware.accelerators.len());
-            if cell.is_empty() {
-                continue;
-            }
-            let model = match cell.flags.contains(Flags::PSU_ESTIMATED) {
-                true => self.model(&member.record, window.start())?,
-                false => None,
-            };
-            estimate(&mut cell, model.as_ref());
-            if trust == Trust::Wall {
-                scale_to_wall(&mut cell);
-            }
+            let Some(mut node) = self.node(member, window, trust)? else { continue };
             let (factors, pue) = self.factors(member, window)?;
             slot.factors.push(factors);
             slot.pues.push(pue);
             slot.sites.push(site_name(&member.record));
-            let made = member.embodied.accrue(window, cell.expected_nanos);
+            let made = member.embodied.accrue(window, node.cell.expected_nanos);
             if made.fully_amortised {
-                cell.flags.insert(Flags::FULLY_AMORTISED);
+                node.cell.flags.insert(Flags::FULLY_AMORTISED);
             }
-            if member.is_out(window) {
-                cell.flags.insert(Flags::OUT_OF_SERVICE);
-            }
-            slot.impacts.push(self.impacts(member, window, cell.expected_nanos));
-            slot.nodes.push(NodeSlot {
-                node: member.record.inventory.node.to_string(),
-                pool: pool_name(&member.record),
-                simulated: member.record.inventory.placement.simulated,
-                support: member.record.inventory.placement.support.clone(),
-                cell,
-                embodied_g: made.grams.0,
-            });
+            slot.impacts.push(self.impacts(member, window, node.cell.expected_nanos));
+            slot.nodes.push(NodeSlot { embodied_g: made.grams.0, ..node });
         }
         regroup(&mut slot.nodes, self.book.output_weight());
         let measured = Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.measured_pue();
@@ -257,6 +266,74 @@ impl<'a> Gathered<'a> {
             }
         }
         Ok(slot)
+    }
+
+    /// The nodes of one slot and their sites without any factor: no grams of making them. Nodes of which nothing is known in
+    /// it are left out.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn energy_slot(&self, window: Window, trust: Trust) -> Result<(Vec<NodeSlot>, Vec<String>), QueryError> {
+        let (mut nodes, mut sites) = (Vec::new(), Vec::new());
+        for member in &self.members {
+            if let Some(node) = self.node(member, window, trust)? {
+                nodes.push(node);
+                sites.push(site_name(&member.record));
+            }
+        }
+        regroup(&mut nodes, self.book.output_weight());
+        Ok((nodes, sites))
+    }
+
+    /// A node in one slot, without grams; `None` where nothing is known of it.
+    fn node(&self, member: &Member, window: Window, trust: Trust) -> Result<Option<NodeSlot>, QueryError> {
+        let dirty = self.dirty.get(&member.record.number);
+        let mut cell = self.cell(&member.record, window, dirty)?;
+        let hardware = &member.record.inventory.hardware;
+        cell.set_expected(window, member.record.first_row, hardware.threads, hardware.accelerators.len());
+        if cell.is_empty() {
+            return Ok(None);
+        }
+        let model = match cell.flags.contains(Flags::PSU_ESTIMATED) {
+            true => self.model(&member.record, window.start())?,
+            false => None,
+        };
+        estimate(&mut cell, model.as_ref());
+        if trust == Trust::Wall {
+            scale_to_wall(&mut cell);
+        }
+        if member.is_out(window) {
+            cell.flags.insert(Flags::OUT_OF_SERVICE);
+        }
+        Ok(Some(NodeSlot {
+            node: member.record.inventory.node.to_string(),
+            pool: pool_name(&member.record),
+            simulated: member.record.inventory.placement.simulated,
+            support: member.record.inventory.placement.support.clone(),
+            cell,
+            embodied_g: 0.0,
+        }))
+    }
+
+    /// When the question was asked.
+    pub fn now(&self) -> UnixNanos {
+        self.now
+    }
+
+    /// Whether the cells of a window are settled, and no row came to them since.
+    pub fn is_clean(&self, window: Window) -> bool {
+        let first = window.start().floor_to(Resolution::Minute.seconds());
+        self.dirty.values().all(|dirty| dirty.range(first..window.end()).next().is_none())
+    }
+
+    /// Whether a cell was made with what others teach since this was asked last.
+    pub fn take_learned(&self) -> bool {
+        self.learned.take()
+    }
+
+    /// How far around a cell of a node the rows reach that decide about it, in seconds.
+    pub fn surroundings(&self, node: &NodeRecord) -> i64 {
+        self.book.surroundings(node.number)
     }
 
     /// Whether a node ever told counts of a model of this name.
@@ -281,6 +358,7 @@ impl<'a> Gathered<'a> {
             // It never had a wall.
             return Ok(None);
         }
+        self.learned.set(true);
         let mut end = at.floor_to(DAY_SECONDS).plus_seconds(DAY_SECONDS);
         let last = end.plus_seconds(-LEARNED_DAYS * DAY_SECONDS);
         while end > last {

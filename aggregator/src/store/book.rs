@@ -18,10 +18,12 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+mod changed;
 mod lags;
 mod records;
 mod shown;
 
+pub use changed::ChangedCells;
 pub use records::SEALED_SECONDS;
 pub use shown::{LostRecords, NodeRecord, PollerRecord, Run, Status, StoredGap, StreamStatus};
 
@@ -71,6 +73,8 @@ pub(crate) struct Changes {
     pub(crate) marks: BTreeSet<(u32, UnixNanos)>,
     /// Nodes of which rows came to an hour that was over, or began a new one.
     pub(crate) hours: BTreeSet<u32>,
+    /// Before what settled cells go.
+    pub(crate) forgotten: Option<UnixNanos>,
 }
 
 /// The database.
@@ -80,6 +84,7 @@ pub struct Book {
     catalog: RwLock<Catalog>,
     output_weight: OutputWeight,
     lags: lags::Remembered,
+    changed: Mutex<changed::Changed>,
 }
 
 impl fmt::Debug for Book {
@@ -111,6 +116,7 @@ impl Book {
             commit: Mutex::new(None),
             catalog: RwLock::new(catalog),
             lags: lags::Remembered::default(),
+            changed: Mutex::default(),
             output_weight,
         })
     }
@@ -300,7 +306,22 @@ impl Book {
         for mark in gone {
             catalog.dirty.remove(&mark);
         }
+        self.changed().note(cells.iter().map(|(_, start, _)| *start));
         Ok(())
+    }
+
+    /// How often cells of any node were changed. Whoever notes it before it looks for dirty marks misses no change after.
+    pub fn version(&self) -> u64 {
+        self.changed().version()
+    }
+
+    /// What was changed after a version; `None` where that is no longer known, and may be anything.
+    pub fn changed_since(&self, version: u64) -> Option<ChangedCells> {
+        self.changed().since(version)
+    }
+
+    fn changed(&self) -> MutexGuard<'_, changed::Changed> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A stored cell.
@@ -356,6 +377,8 @@ impl Book {
         let (done, generation) = worked.inspect_err(|error| *latch = Some(error.clone()))?;
         self.finish(&mut latch, changes.writes, durability)?;
         let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        self.changed().note(changes.marks.iter().map(|(_, start)| *start));
+        self.changed().forget(changes.forgotten);
         catalog.dirty.extend(changes.marks.into_iter().map(|mark| (mark, generation)));
         changes.hours.into_iter().for_each(|node| catalog.hours.change(node));
         Ok(done)
@@ -391,6 +414,7 @@ impl Book {
         })?;
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = loaded;
         self.lags.clear();
+        self.changed().everything();
         Ok(())
     }
 

@@ -57,6 +57,7 @@ pub fn before(now: UnixNanos, period: Duration) -> UnixNanos {
 /// Drops what is older than its period at `now`.
 pub fn apply(book: &Book, periods: &Periods, now: UnixNanos) -> Result<(), StoreError> {
     book.transact(Durability::Buffered, |catalog, changes| {
+        changes.forgotten = Some(before(now, periods.settled));
         for node in (0..u32::MAX).zip(&catalog.nodes).map(|(number, _)| number) {
             let mut rows = before(now, periods.rows).floor_to(CELL_SECONDS);
             let marks = catalog.dirty.range((node, UnixNanos(i64::MIN))..=(node, UnixNanos(i64::MAX)));
