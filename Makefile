@@ -31,9 +31,9 @@ RIG_TESTS := $(addprefix --test ,rigs containers kills falls power full_disk fai
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
-export BENCH_STREAMS BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE
+export BENCH_STREAMS BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE BENCH_DAYS BENCH_ASKS BENCH_PEER_ASKS BENCH_PEER_STEP
 
-.PHONY: help setup build demo test test-engines test-rigs images pictures crash network mutants mutants-rigs fuzz bench bench-streams bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-engines test-rigs images pictures crash network mutants mutants-rigs fuzz bench bench-query bench-scale bench-streams bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -126,6 +126,14 @@ bench: ## What a sample costs to take in and to keep, beside VictoriaMetrics and
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench store
 
+bench-query: ## What a question over an hour and over a month costs beside VictoriaMetrics and Prometheus, and whether it is exact, 15 minutes. [BENCH_NODES=32] [BENCH_DAYS=30] [BENCH_SECONDS=3600] [BENCH_ASKS=25] [BENCH_PEER_ASKS=3] [BENCH_PEER_STEP=60] [BENCH_SEED=1]
+	@$(MAKE) --no-print-directory build
+	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench query
+
+bench-scale: ## How cost grows with window, streams, series, time and data, as slopes with their alarms, 15 minutes. [BENCH_NODES=32] [BENCH_DAYS=30] [BENCH_SECONDS=60] [BENCH_STREAMS=10,100,1000] [BENCH_ASKS=25] [BENCH_SEED=1]
+	@$(MAKE) --no-print-directory build
+	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench scale
+
 bench-streams: ## Whether acknowledgements keep up with so many nodes at once, what one costs, and that all of it is stored; 3 minutes. [BENCH_STREAMS=10000] [BENCH_SECONDS=60] [BENCH_SEED=1]
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench streams
@@ -134,7 +142,7 @@ bench-agent: ## What a cycle of the agent costs beside the floor and other agent
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench agent
 
-bench-peers: ## Installs what the benches compare with: VictoriaMetrics, node_exporter, scaphandre, and strace.
+bench-peers: ## Installs what the benches compare with: VictoriaMetrics, Prometheus, node_exporter, scaphandre, and strace.
 	.ci/setup peers
 
 lint: ## Format, clippy and the contract's linter; warnings are errors.

@@ -1,9 +1,12 @@
-//! What the benches share: a look at a process, the workload, and our aggregator under it.
+//! What the benches share: a look at a process, the workload, and our aggregator and its peers under it.
 
 use anyhow::Context;
 
+pub mod cluster;
+pub mod disk;
 pub mod meter;
 pub mod ours;
+pub mod peer;
 pub mod workload;
 
 /// A setting of the environment, or what it is without.

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use joulebook_agent::clock::{Clock, SystemClock};
+use joulebook_units::BootNanos;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
@@ -99,4 +101,15 @@ pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever closed the pipe does not want to read on.
     let _closed = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// The middle one of some values; NaN of none.
+pub fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Seconds since an instant of the machine's boot clock.
+pub fn seconds_since(begin: BootNanos) -> f64 {
+    SystemClock.boot().since(begin).as_secs_f64()
 }

@@ -34,6 +34,7 @@ pub struct Ours {
     /// The process.
     pub program: Program,
     keys: Keys,
+    server: Server,
     address: String,
     data: PathBuf,
 }
@@ -41,11 +42,30 @@ pub struct Ours {
 impl Ours {
     /// Starts it with its data below `folder`.
     pub fn start(folder: &Path) -> Result<Self> {
+        Self::configured(folder, "")
+    }
+
+    /// The same with further lines in its configuration.
+    pub fn configured(folder: &Path, settings: &str) -> Result<Self> {
         let keys = Keys::new(folder, &[IpAddr::V4(Ipv4Addr::LOCALHOST)])?;
-        let data = folder.join("data");
-        let mut server = Server::new(folder, &data).secure(&keys.server);
+        let data = Self::data_below(folder);
+        let mut server = Server::new(folder, &data).with_settings(settings).secure(&keys.server);
         let (program, _) = server.start()?;
-        Ok(Self { program, keys, address: format!("127.0.0.1:{}", server.port()?), data })
+        let address = format!("127.0.0.1:{}", server.port()?);
+        Ok(Self { program, keys, server, address, data })
+    }
+
+    /// Kills it and starts it again. How long it took from then on until it listened.
+    pub fn recover(&mut self) -> Result<Duration> {
+        self.program.kill()?;
+        let (program, took) = self.server.start()?;
+        self.program = program;
+        Ok(took)
+    }
+
+    /// The data folder of one that is started below `folder`.
+    pub fn data_below(folder: &Path) -> PathBuf {
+        folder.join("data")
     }
 
     /// Its data folder.

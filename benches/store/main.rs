@@ -3,19 +3,16 @@
 //! `make bench`; the first line of the output says what was run, the last ones are the goals.
 
 mod floor;
-mod peer;
 
-use crate::peer::Peer;
 use anyhow::{Context, Result, ensure};
 use joulebook_agent::clock::{Clock, SystemClock};
-use joulebook_aggregator::store::rocks::RocksStore;
 use joulebook_benches::ours::{Ours, ROWS};
+use joulebook_benches::peer::Peer;
 use joulebook_benches::workload::{Node, SERIES};
-use joulebook_benches::{meter, setting, workload};
+use joulebook_benches::{disk, meter, setting, workload};
 use joulebook_tests::chaos::latency::Latency;
 use joulebook_tests::wait::until;
 use joulebook_units::UnixNanos;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +110,7 @@ fn ours(settings: &Settings, told: &Arc<Vec<Node>>) -> Result<Taken> {
     let memory = meter::memory(pid)?.resident_kib as f64 * 1024.0 / f64::from(settings.nodes) / SERIES as f64;
     let mut aggregator = Arc::into_inner(aggregator).context("still in use")?;
     ensure!(aggregator.program.stop()?.success(), "{}", aggregator.program.said());
-    let bytes = compact(aggregator.data(), settings.samples(settings.seconds))?;
+    let bytes = disk::compacted(aggregator.data(), settings.samples(settings.seconds))?;
 
     // What the hour left to settle would be counted with what is live: a database of its own.
     let folder = TempDir::new()?;
@@ -164,7 +161,7 @@ fn theirs(program: &Path, settings: &Settings, told: &Arc<Vec<Node>>) -> Result<
     let memory = meter::memory(pid)?.resident_kib as f64 * 1024.0 / f64::from(settings.nodes) / SERIES as f64;
     peer.program.terminate();
     peer.program.wait()?;
-    let bytes = size(peer.data())? as f64 / settings.samples(settings.seconds);
+    let bytes = disk::size(peer.data())? as f64 / settings.samples(settings.seconds);
 
     let folder = TempDir::new()?;
     let mut peer = Peer::start(program, folder.path())?;
@@ -190,26 +187,6 @@ fn feed(peer: &Peer, told: &Arc<Vec<Node>>, begin: i64, rows: usize, pace: Optio
             Err(panic) => std::panic::resume_unwind(panic),
         })
     })
-}
-
-/// Bytes per sample of a data folder that RocksDB has compacted, and of each table.
-fn compact(data: &Path, samples: f64) -> Result<f64> {
-    let store = RocksStore::open(data)?;
-    for (table, bytes) in store.compact()? {
-        meter::say(&format!("ours: table {:<10} {:.4} B/sample", table.name(), bytes as f64 / samples));
-    }
-    drop(store);
-    Ok(size(data)? as f64 / samples)
-}
-
-/// Bytes of the files below a folder.
-fn size(folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() { size(&entry.path())? } else { entry.metadata()?.len() };
-    }
-    Ok(bytes)
 }
 
 fn report(own: &[Taken], others: &[Taken], floor: f64) {

@@ -1,8 +1,9 @@
-//! VictoriaMetrics, fed by Prometheus remote write as an agent of its would.
+//! VictoriaMetrics and Prometheus, fed by Prometheus remote write as an agent of theirs would, and asked in PromQL.
 
+use crate::workload::Node;
 use anyhow::{Context, Result, bail, ensure};
-use joulebook_benches::workload::Node;
 use joulebook_tests::program::Program;
+use joulebook_tests::prometheus::{Labels, component, instant};
 use prost::Message;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -49,7 +50,7 @@ struct Sample {
     timestamp: i64,
 }
 
-/// A running VictoriaMetrics.
+/// A running peer.
 pub struct Peer {
     /// The process.
     pub program: Program,
@@ -58,30 +59,86 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The program; none where it is not installed.
+    /// VictoriaMetrics; none where it is not installed.
     pub fn find() -> Option<PathBuf> {
-        let program = PathBuf::from("victoria-metrics");
-        let runs = Command::new(&program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        runs.is_ok_and(|status| status.success()).then_some(program)
+        found("victoria-metrics", "JOULEBOOK_VICTORIA", "peers/victoria-metrics/usr/bin")
     }
 
-    /// Starts it with its data below `folder`.
+    /// Prometheus; none where it is not installed.
+    pub fn find_prometheus() -> Option<PathBuf> {
+        found("prometheus", "JOULEBOOK_PROMETHEUS", "peers/prometheus/usr/bin")
+    }
+
+    /// Starts VictoriaMetrics with its data below `folder`.
     pub fn start(program: &Path, folder: &Path) -> Result<Self> {
-        let data = folder.join("vm");
+        Self::listening(program, folder.join("vm"), |data, port| {
+            let answers =
+                ["-search.disableCache", "-search.maxQueryDuration=10m", "-search.maxSamplesPerQuery=1000000000"];
+            let mut words = vec![format!("-storageDataPath={data}"), format!("-httpListenAddr=127.0.0.1:{port}")];
+            words.extend(["-retentionPeriod=100y", "-loggerLevel=ERROR"].map(str::to_owned));
+            words.extend(answers.map(str::to_owned));
+            words
+        })
+    }
+
+    /// Starts Prometheus with its data below `folder`.
+    pub fn start_prometheus(program: &Path, folder: &Path) -> Result<Self> {
+        let config = folder.join("prometheus.yml");
+        std::fs::write(&config, "global: {scrape_interval: 1h}\n")?;
+        Self::listening(program, folder.join("prometheus"), |data, port| {
+            let mut words = vec![format!("--config.file={}", config.display()), format!("--storage.tsdb.path={data}")];
+            words.push(format!("--web.listen-address=127.0.0.1:{port}"));
+            let more = ["--storage.tsdb.retention.time=100y", "--query.max-samples=500000000", "--query.timeout=10m"];
+            words.extend(
+                ["--web.enable-remote-write-receiver", "--log.level=warn"]
+                    .iter()
+                    .chain(&more)
+                    .map(|&word| word.to_owned()),
+            );
+            words
+        })
+    }
+
+    fn listening(program: &Path, data: PathBuf, words: impl FnOnce(&str, u16) -> Vec<String>) -> Result<Self> {
         // Nobody else is told the port: what takes it meanwhile makes the start fail.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = Command::new(program);
-        command.arg(format!("-storageDataPath={}", data.display())).arg(format!("-httpListenAddr=127.0.0.1:{port}"));
-        command.args(["-retentionPeriod=100y", "-loggerLevel=ERROR"]);
+        command.args(words(&data.display().to_string(), port));
         let peer = Self { program: Program::spawn(command)?, data, port };
         for _ in 0..STEPS {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return Ok(peer);
             }
-            ensure!(!peer.program.has_ended(), "VictoriaMetrics has ended: {}", peer.program.said());
+            ensure!(!peer.program.has_ended(), "{} has ended: {}", program.display(), peer.program.said());
             std::thread::sleep(STEP);
         }
-        bail!("VictoriaMetrics does not listen on {port}")
+        bail!("{} does not listen on {port}", program.display())
+    }
+
+    /// A connection to write on.
+    pub fn connect(&self) -> Result<TcpStream> {
+        let connection = TcpStream::connect(("127.0.0.1", self.port))?;
+        connection.set_nodelay(true)?;
+        Ok(connection)
+    }
+
+    /// Writes samples of some series: their labels, and instants in ms since 1970 with values.
+    pub fn write(
+        connection: &mut TcpStream,
+        series: impl Iterator<Item = (Vec<(String, String)>, Vec<(i64, f64)>)>,
+    ) -> Result<()> {
+        let series = series.map(|(labels, samples)| TimeSeries {
+            labels: labels.into_iter().map(|(name, value)| Label { name, value }).collect(),
+            samples: samples.into_iter().map(|(timestamp, value)| Sample { value, timestamp }).collect(),
+        });
+        let request = WriteRequest { timeseries: series.collect() }.encode_to_vec();
+        post(connection, &snap::raw::Encoder::new().compress_vec(&request)?).context("remote write")
+    }
+
+    /// What a query gives at an instant in seconds since 1970.
+    pub async fn ask(&self, query: &str, at: i64) -> Result<Vec<(Labels, f64)>> {
+        let path = format!("/api/v1/query?nocache=1&timeout=300s&time={at}");
+        instant(&format!("127.0.0.1:{}", self.port), &path, query).await
     }
 
     /// Its data folder.
@@ -91,8 +148,7 @@ impl Peer {
 
     /// Sends what a node tells from `begin` (ms since 1970) on, so many rows in a request; with `pace` a request so often.
     pub fn send(&self, number: u32, node: &Node, begin: i64, rows: usize, pace: Option<Duration>) -> Result<()> {
-        let mut connection = TcpStream::connect(("127.0.0.1", self.port))?;
-        connection.set_nodelay(true)?;
+        let mut connection = self.connect()?;
         let label = |name: &str, value: String| Label { name: name.to_owned(), value };
         let labels: Vec<Vec<Label>> = node
             .series
@@ -122,6 +178,16 @@ impl Peer {
         }
         Ok(())
     }
+}
+
+/// A program that is installed, or that a variable or `.ci/setup` put into a folder of its own.
+fn found(name: &str, variable: &str, folder: &str) -> Option<PathBuf> {
+    let runs = |program: &PathBuf| {
+        let status = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let unpacked = component(variable, folder).ok().map(|folder| folder.join(name));
+    [Some(PathBuf::from(name)), unpacked].into_iter().flatten().find(runs)
 }
 
 fn post(connection: &mut TcpStream, body: &[u8]) -> Result<()> {
