@@ -378,6 +378,12 @@ impl Fact for Subject {
                 writer.text(device);
                 writer.text(workload);
             }
+            Self::DeviceSlices { device, workload, of } => {
+                writer.byte(19);
+                writer.text(device);
+                writer.text(workload);
+                writer.number((*of).into());
+            }
             Self::ResidentIdlePower { source } => {
                 writer.byte(9);
                 writer.text(source);
@@ -404,6 +410,7 @@ impl Fact for Subject {
             16 => Self::Count(read_served(reader)?, read_count_kind(reader)?),
             17 => Self::CpuTime(read_member(reader)?),
             18 => Self::CpuTime(read_in_pod(reader)?),
+            19 => Self::DeviceSlices { device: reader.text()?, workload: reader.text()?, of: reader.small()? },
             _ => return Err(Damaged("unknown kind of subject")),
         })
     }

@@ -120,6 +120,7 @@ fn the_layout_of_descriptors_never_changes() {
         (Subject::DeviceTime { device: "d".to_owned(), workload: None }, "0107016400"),
         (Subject::DeviceTime { device: "d".to_owned(), workload: Some("w".to_owned()) }, "01070164010177"),
         (Subject::DeviceMemory { device: "d".to_owned(), workload: "w".to_owned() }, "010801640177"),
+        (Subject::DeviceSlices { device: "d".to_owned(), workload: "w".to_owned(), of: 7 }, "0113 0164 0177 07"),
         (Subject::ResidentIdlePower { source: "s".to_owned() }, "01090173"),
         (Subject::Memory { workload: "w".to_owned() }, "01030177"),
         (Subject::NodeMemoryUsed, "0104"),
