@@ -7,7 +7,6 @@ use joulebook_tests::program::{Program, binary};
 use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const GPUS: usize = 8;
 /// The one that is divided.
