@@ -104,15 +104,21 @@ pub enum NoScore {
     /// Nothing was delivered: the carbon stands in the ledger as overhead without output.
     #[error("no unit ({0}) was delivered; the carbon is overhead without output")]
     NoOutput(&'static str),
+    /// It was delivered, and the processes that did it were not seen: what that took is not known, which is not nothing.
+    #[error(
+        "units ({0}) were delivered, and nothing of the energy behind them is known: no process of its servers was seen"
+    )]
+    Unmeasured(&'static str),
 }
 
-/// Carbon per functional unit in grams. R = 0 has no score: the carbon stands, the ratio does not exist.
-pub fn score(carbon: GramsCo2e, unit: FunctionalUnit, units: Option<f64>) -> Result<f64, NoScore> {
+/// Carbon per functional unit in grams. R = 0 has no score: the carbon stands, the ratio does not exist. `carbon` is absent
+/// where nothing of the energy behind it is known.
+pub fn score(carbon: Option<GramsCo2e>, unit: FunctionalUnit, units: Option<f64>) -> Result<f64, NoScore> {
     match units {
         None if unit == FunctionalUnit::GpuSecond => Err(NoScore::NoDevice(unit.name())),
         None if unit == FunctionalUnit::Prompt => Err(NoScore::NoTurns(unit.name())),
         None => Err(NoScore::UnitUnknown(unit.name())),
-        Some(units) if units > 0.0 => Ok(carbon.0 / units),
+        Some(units) if units > 0.0 => carbon.map(|carbon| carbon.0 / units).ok_or(NoScore::Unmeasured(unit.name())),
         Some(_) => Err(NoScore::NoOutput(unit.name())),
     }
 }
@@ -160,9 +166,17 @@ mod tests {
 
     #[test]
     fn no_output_is_no_score_and_unknown_output_is_another_reason() {
-        assert!(matches!(score(GramsCo2e(4.0), FunctionalUnit::Request, Some(2.0)), Ok(v) if (v - 2.0).abs() < 1e-12));
-        assert_eq!(score(GramsCo2e(4.0), FunctionalUnit::Request, Some(0.0)), Err(NoScore::NoOutput("request")));
-        assert_eq!(score(GramsCo2e(4.0), FunctionalUnit::Request, None), Err(NoScore::UnitUnknown("request")));
+        assert!(
+            matches!(score(Some(GramsCo2e(4.0)), FunctionalUnit::Request, Some(2.0)), Ok(v) if (v - 2.0).abs() < 1e-12)
+        );
+        assert_eq!(score(Some(GramsCo2e(4.0)), FunctionalUnit::Request, Some(0.0)), Err(NoScore::NoOutput("request")));
+        assert_eq!(score(Some(GramsCo2e(4.0)), FunctionalUnit::Request, None), Err(NoScore::UnitUnknown("request")));
+        assert_eq!(
+            score(None, FunctionalUnit::Request, Some(2.0)),
+            Err(NoScore::Unmeasured("request")),
+            "absent is not 0"
+        );
+        assert_eq!(score(None, FunctionalUnit::Request, Some(0.0)), Err(NoScore::NoOutput("request")));
     }
 
     #[test]
@@ -188,7 +202,7 @@ mod tests {
         assert_eq!(count(&held(0)), None, "no carbon is joint with it");
         let cpu_only = ServiceUse { reserved_device_nanos: 0, ..held(40_000_000_000) };
         assert_eq!(count(&cpu_only), None);
-        let none = score(GramsCo2e(1.0), FunctionalUnit::GpuSecond, None);
+        let none = score(Some(GramsCo2e(1.0)), FunctionalUnit::GpuSecond, None);
         assert_eq!(none, Err(NoScore::NoDevice("gpu_second")));
     }
 
@@ -198,7 +212,7 @@ mod tests {
         used.counts.insert(CountKind::RequestsOk, 5);
         let turns = FunctionalUnit::Prompt.count(&used);
         assert_eq!(turns, None);
-        assert_eq!(score(GramsCo2e(1.0), FunctionalUnit::Prompt, turns), Err(NoScore::NoTurns("prompt")));
+        assert_eq!(score(Some(GramsCo2e(1.0)), FunctionalUnit::Prompt, turns), Err(NoScore::NoTurns("prompt")));
     }
 
     #[test]

@@ -181,7 +181,7 @@ pub(super) fn version_row(
     row.simulated = totals.nodes.iter().any(|(name, node)| node.simulated && mine.nodes.contains(name));
     row.cpu_seconds = Some(cpu_seconds(cost.used.cpu_nanos));
     if question.unit.is_some() {
-        ratio(&mut row, question.unit_for(whole), mine, energy);
+        ratio(&mut row, question.unit_for(whole), (mine, whole), energy);
     }
     if question.level == Level::Accelerator
         && let Err(reason) = accelerator::known(totals, mine)
@@ -215,12 +215,13 @@ pub(super) fn left_over(
     rest.into_iter().filter(|(_, amount)| amount.microjoules > 0)
 }
 
+/// Energy per unit of a part of a whole version.
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-fn ratio(row: &mut EnergyRow, unit: FunctionalUnit, totals: &VersionTotals, energy: u64) {
+fn ratio(row: &mut EnergyRow, unit: FunctionalUnit, (totals, whole): (&VersionTotals, &VersionTotals), energy: u64) {
     row.units = unit.count(&totals.cost.used);
     let joint = totals.cost.joint_share().unwrap_or(1.0);
     // The ratio's arithmetic is that of the score: joules in the place of grams.
-    match score(GramsCo2e(Microjoules(energy).to_joules().0 * joint), unit, row.units) {
+    match score(whole.cost.measured(GramsCo2e(Microjoules(energy).to_joules().0 * joint)), unit, row.units) {
         Ok(value) => row.joules_per_unit = Some(value),
         Err(reason) => row.per_unit_null_reason = Some(reason.to_string()),
     }

@@ -210,7 +210,7 @@ fn figure(totals: &VersionTotals, unit: FunctionalUnit, units: Option<f64>, join
     let carbon = &totals.carbon;
     let unrated = unrated(totals);
     let facility_j = totals.facility_j.get();
-    let per_unit = score(GramsCo2e(carbon.joint.get()), unit, units);
+    let per_unit = score(totals.cost.measured(GramsCo2e(carbon.joint.get())), unit, units);
     let (low, high) = carbon.deviations.interval(carbon.joint.get(), 0.0, carbon.gap_high.get());
     let known = per_unit.is_ok() && unrated.is_none();
     let ends = units.filter(|_| known).map(|units| (low / units, high / units));
@@ -219,7 +219,7 @@ fn figure(totals: &VersionTotals, unit: FunctionalUnit, units: Option<f64>, join
         facility_j,
         carbon_g: unrated.is_none().then(|| carbon.operational.get() + carbon.embodied.get()),
         // The ratio's arithmetic is that of the score: joules in the place of grams.
-        j_per_unit: score(GramsCo2e(facility_j * joint), unit, units).ok(),
+        j_per_unit: score(totals.cost.measured(GramsCo2e(facility_j * joint)), unit, units).ok(),
         g_per_unit: per_unit.as_ref().ok().copied().filter(|_| known),
         low: ends.map(|(low, _)| low),
         high: ends.map(|(_, high)| high),
