@@ -8,7 +8,7 @@ use joulebook_units::{Accelerator, BootNanos, Component, Method, Microjoules, So
 use nvml::Nvml;
 use rapl::Rapl;
 use redfish::Redfish;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 mod attribute;
 pub mod estimate;
@@ -65,6 +65,8 @@ impl Value {
 pub struct DeviceUse {
     /// Hardware identity of the device.
     pub device: String,
+    /// Number of its file in `/dev`, by which it may be allocated; absent where it cannot be told.
+    pub minor: Option<u32>,
     /// Begin: the instant of the list before; absent if there is none that this one follows.
     pub since: Option<BootNanos>,
     /// End: when the list was read.
@@ -73,6 +75,8 @@ pub struct DeviceUse {
     pub busy_nanos: u64,
     /// The processes on it.
     pub users: Vec<DeviceUser>,
+    /// Parts of a divided device on which no process is, by hardware identity, each with the memory that it reserves.
+    pub free: BTreeMap<String, u64>,
 }
 
 /// A process on an accelerator.
@@ -232,6 +236,11 @@ impl Sources {
     pub fn accelerators(&self) -> Vec<Accelerator> {
         let devices = self.devices.iter().flat_map(Nvml::accelerators);
         devices.chain(self.sensors.iter().flat_map(|sensor| sensor.accelerators())).collect()
+    }
+
+    /// Devices by the numbers of their files in `/dev`.
+    pub fn minors(&self) -> BTreeMap<u32, String> {
+        self.devices.iter().flat_map(Nvml::minors).collect()
     }
 
     /// Why the library behind a collector gives no device, where it gives none.

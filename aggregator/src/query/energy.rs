@@ -29,7 +29,7 @@ pub fn rows(
         EnergyBy::Workload => by_workload(nodes, |_| true, false),
         EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree, false),
         EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some(), false),
-        EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some(), true),
+        EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some() || workload.pod.is_some(), true),
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),

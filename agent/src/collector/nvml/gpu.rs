@@ -106,7 +106,7 @@ impl Gpu {
 
     /// Takes what a later look found. Whether the sources change.
     pub fn learn(&mut self, facts: &Facts) -> bool {
-        self.facts.index = facts.index;
+        (self.facts.index, self.facts.minor) = (facts.index, facts.minor);
         let is_divided_anew = std::mem::replace(&mut self.facts.divided, facts.divided) != facts.divided;
         self.limit_milliwatts = facts.limit_milliwatts;
         let is_raised = facts.limit_milliwatts.is_some() && facts.limit_milliwatts > self.facts.limit_milliwatts;
@@ -129,6 +129,11 @@ impl Gpu {
     /// Model as the hardware names it.
     pub fn model(&self) -> &str {
         &self.facts.model
+    }
+
+    /// Number of its file in `/dev`.
+    pub fn minor(&self) -> Option<u32> {
+        self.facts.minor
     }
 
     /// Power limit in mW that holds now.
@@ -341,7 +346,9 @@ impl Gpu {
         let busy = list.busy_ppm.map(part);
         let of_users = users.iter().fold(0u64, |sum, user| sum.saturating_add(user.busy_nanos)).min(nanos);
         let busy_nanos = busy.unwrap_or(of_users);
-        Some(DeviceUse { device: self.facts.uuid.clone(), since, at, busy_nanos, users })
+        let free = list.free.iter().map(|instance| (instance.uuid.clone(), instance.memory_bytes)).collect();
+        let (device, minor) = (self.facts.uuid.clone(), self.facts.minor);
+        Some(DeviceUse { device, minor, since, at, busy_nanos, users, free })
     }
 }
 
@@ -355,6 +362,7 @@ mod tests {
             uuid: "GPU-1".to_owned(),
             index: 0,
             model: "m".to_owned(),
+            minor: None,
             bus: None,
             limit_milliwatts: limit,
             memory_bytes: None,
