@@ -178,6 +178,9 @@ fn a_gpu_that_a_pod_holds_and_no_process_uses_is_that_pods() {
     let begin = now().unwrap();
     std::thread::sleep(MEASURED);
     let end = now().unwrap();
+    // Windows are cut to the second.
+    std::thread::sleep(Duration::from_secs(2));
+    let later = now().unwrap();
     // A process comes to the first, in a container that no directory names, and goes again.
     process(&simulator, "late", 0, CONTAINER, 0);
     until("the container", || by_pod(&installation, &["--last", "1m"]).contains_key("container"));
@@ -197,7 +200,7 @@ fn a_gpu_that_a_pod_holds_and_no_process_uses_is_that_pods() {
         assert!((found[name] / whole - part).abs() < CLOSE, "{name}: {found:?}");
     }
     // The first one's energy is the pod's, then the container's, then the pod's: each joule once.
-    let window = ["--from", &end, "--to", &gone];
+    let window = ["--from", &later, "--to", &gone];
     let found = by_pod(&installation, &window);
     let drawn = by_gpu(&installation, &window);
     let (pods, whole) = (found.values().sum::<f64>(), drawn.values().sum::<f64>());
