@@ -73,10 +73,21 @@ pub struct DeviceUse {
     pub at: BootNanos,
     /// Busy time of the whole device in ns.
     pub busy_nanos: u64,
+    /// Compute slices of the whole device where it is divided into instances.
+    pub slices: Option<u32>,
     /// The processes on it.
     pub users: Vec<DeviceUser>,
-    /// Parts of a divided device on which no process is, by hardware identity, each with the memory that it reserves.
-    pub free: BTreeMap<String, u64>,
+    /// Parts of a divided device on which no process is, by hardware identity.
+    pub free: BTreeMap<String, FreePart>,
+}
+
+/// What a part of a divided device reserves on which no process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreePart {
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Compute slices in millionths of one.
+    pub slice_millionths: u32,
 }
 
 /// A process on an accelerator.
@@ -88,6 +99,8 @@ pub struct DeviceUser {
     pub busy_nanos: u64,
     /// Its memory on the device in bytes; absent where it cannot be told.
     pub memory_bytes: Option<u64>,
+    /// Compute slices that are reserved for it, in millionths of one, where the device is divided.
+    pub slice_millionths: u32,
 }
 
 /// One raw value from a source.

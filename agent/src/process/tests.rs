@@ -1,5 +1,5 @@
 use super::*;
-use crate::collector::{DeviceUse, DeviceUser};
+use crate::collector::{DeviceUse, DeviceUser, FreePart};
 use crate::directory::Directory;
 use crate::kubelet::{Allocations, Holding};
 use joulebook_proto::telemetry::{NodeDirectory, Pod, PodContainer};
@@ -314,10 +314,11 @@ fn processes_of_engines_say_so_and_pods_and_members_say_whom_they_work_for() {
 }
 
 fn list(device: &str, second: u64, pids: &[i32]) -> DeviceUse {
-    let user = |pid: &i32| DeviceUser { pid: *pid, busy_nanos: 0, memory_bytes: None };
+    let user = |pid: &i32| DeviceUser { pid: *pid, busy_nanos: 0, memory_bytes: None, slice_millionths: 0 };
     let users = pids.iter().map(user).collect();
-    let free = BTreeMap::from([(format!("MIG-of-{device}"), 1)]);
-    DeviceUse { device: device.to_owned(), minor: None, since: None, at: at(second), busy_nanos: 0, users, free }
+    let free = BTreeMap::from([(format!("MIG-of-{device}"), FreePart { memory_bytes: 1, slice_millionths: 1 })]);
+    let (device, at) = (device.to_owned(), at(second));
+    DeviceUse { device, minor: None, since: None, at, busy_nanos: 0, slices: None, users, free }
 }
 
 #[test]

@@ -121,6 +121,8 @@ pub struct Use {
     pub at: u64,
     /// Utilisation of the device in millionths; absent where it cannot be told.
     pub busy_ppm: Option<u32>,
+    /// Compute slices of the whole device where it is divided into instances.
+    pub slices: Option<u32>,
     /// Processes with a context on the device.
     pub processes: Vec<Process>,
     /// Instances of a divided device on which no process is.
@@ -134,6 +136,8 @@ pub struct Instance {
     pub uuid: String,
     /// Memory that it reserves in bytes.
     pub memory_bytes: u64,
+    /// Compute slices that it reserves, in millionths of one.
+    pub slice_millionths: u32,
 }
 
 /// A process on a device.
@@ -146,4 +150,6 @@ pub struct Process {
     pub memory_bytes: Option<u64>,
     /// Share of the time of all multiprocessors of the device in millionths.
     pub busy_ppm: u32,
+    /// Compute slices that are reserved for it on a divided device, in millionths of one.
+    pub slice_millionths: u32,
 }
