@@ -421,11 +421,11 @@ fn training_pods_yield_what_a_version_cost_and_are_in_no_answer_and_namespaces_a
     std::fs::write(&file, document.to_string()).unwrap();
     installation.text(&["training", "set", file.to_str().unwrap()]).unwrap();
     let shown = installation.ask(&["training", "show", "chat"]).unwrap();
-    let disclosed: Value = serde_json::from_str(shown["pools"][0]["document"].as_str().unwrap()).unwrap();
+    let disclosed: Value = serde_json::from_str(shown[0]["document"].as_str().unwrap()).unwrap();
     let kwh = pods["tune"] as f64 * with_platform / 3.6e12;
     let measured = disclosed["energy_kwh"].as_f64().unwrap();
     assert!(close(measured, kwh), "{measured} {kwh}");
-    assert!(shown["pools"][0]["training_g"].as_f64().unwrap() > 0.0, "{shown:#}");
+    assert!(shown[0]["training_g"].as_f64().unwrap() > 0.0, "{shown:#}");
 }
 
 /// A uid as clusters give it, of a name of up to 6 letters.
