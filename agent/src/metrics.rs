@@ -233,6 +233,7 @@ impl Board {
         points.add(&CYCLE, &node, cycles.all.as_secs_f64());
         points.add(&LONGEST_CYCLE, &node, cycles.longest.as_secs_f64());
         points.count(&LATE, &node, cycles.late);
+        points.count(&UNRESOLVED, &node, status.unresolved);
         let ahead = wall.0.saturating_sub(i64::try_from(boot.0).unwrap_or(i64::MAX));
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         let first = *clocks.entry(stream.node.clone()).or_insert(ahead);

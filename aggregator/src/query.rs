@@ -16,6 +16,7 @@ mod input;
 mod job;
 mod layer;
 mod name;
+mod namespace;
 pub mod overview;
 mod question;
 
@@ -24,7 +25,7 @@ use crate::directory::Directories;
 use crate::factor::{Asked, Factors};
 use crate::store::{Book, StoreError};
 use gather::Gathered;
-pub use job::{Job, JobUse};
+pub use job::{Job, JobOf, JobUse};
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::{
     ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,

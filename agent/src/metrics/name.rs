@@ -49,6 +49,9 @@ metrics! {
     GAPS = "joulebook_agent_source_gaps_total", Counter, "", &["node", "source"], Stable;
     /// Sources that are not on this page: it has 512 of a node at most.
     LEFT_OUT = "joulebook_agent_sources_left_out", Gauge, "", &["node"], Experimental;
+    /// Devices that the kubelet says are allocated, by names that stand for none that is known: who holds them is not
+    /// known. `joulebook doctor` names them.
+    UNRESOLVED = "joulebook_agent_kubelet_unresolved_devices", Gauge, "devices", &["node"], Experimental;
     /// 1 while any certificate of the node's BMC will do (danger_accept_any_certificate): whoever answers is shown its
     /// password.
     ANY_CERTIFICATE = "joulebook_agent_redfish_accepts_any_certificate", Gauge, "", &["node"], Stable;

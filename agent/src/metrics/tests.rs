@@ -41,6 +41,7 @@ fn status(sources: Vec<SourceStatus>, last_row: Option<u64>) -> Status {
         cpu: None,
         helper: None,
         devices: vec![],
+        unresolved: 2,
     }
 }
 
@@ -120,6 +121,7 @@ async fn the_page_tells_how_sources_spool_and_session_are() {
     assert_eq!(of(r#"source_wraps_total{node="n",source="a"}"#), Some(4.0));
     assert_eq!(of(r#"source_gaps_total{node="n",source="b"}"#), Some(2.0));
     assert_eq!(of(r#"row_age_seconds{node="n"}"#), Some(1.0));
+    assert_eq!(of(r#"kubelet_unresolved_devices{node="n"}"#), Some(2.0));
     assert_eq!(of(r#"redfish_accepts_any_certificate{node="n"}"#), Some(1.0), "B30");
     assert_eq!((of(r#"sessions_total{node="n"}"#), of(r#"session_open{node="n"}"#)), (Some(2.0), Some(1.0)));
     assert_eq!(of(r#"spool_waiting_records{node="n"}"#), Some(0.0));

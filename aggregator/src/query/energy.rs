@@ -3,9 +3,10 @@
 use super::accelerator;
 use super::amount::Amount;
 use super::consumer;
-use super::gather::Gathered;
+use super::gather::{Gathered, NodePods, Pods};
 use super::input::{is_estimated, reconciliation};
 use super::name::{Names, version_name};
+use super::namespace;
 use super::question::Question;
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
@@ -26,10 +27,14 @@ pub fn rows(
     let nodes = &computed.totals.nodes;
     let rows = match by {
         EnergyBy::Unspecified | EnergyBy::Model => by_model(computed, question)?,
-        EnergyBy::Workload => by_workload(nodes, |_| true, false),
-        EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree, false),
-        EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some(), false),
-        EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some(), true),
+        EnergyBy::Workload => by_workload(nodes, |_| true, None),
+        EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree, None),
+        EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some(), None),
+        EnergyBy::Pod => {
+            let is_of_one = |workload: &Workload| workload.pod_uid.is_some() || workload.pod.is_some();
+            by_workload(nodes, is_of_one, Some(&computed.gathered.pods()))
+        }
+        EnergyBy::Namespace => namespace::rows(nodes, &computed.gathered.pods()),
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
@@ -234,10 +239,14 @@ fn cpu_seconds(nanos: u64) -> f64 {
 
 /// Workloads before any allocation, and the accounts beside them. Workloads that are not `shown` are one row together. With
 /// `pods` each row says which pod it is of.
-fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -> bool, pods: bool) -> Vec<EnergyRow> {
+fn by_workload(
+    nodes: &BTreeMap<String, NodeTotals>,
+    shown: impl Fn(&Workload) -> bool,
+    pods: Option<&Pods>,
+) -> Vec<EnergyRow> {
     let mut rows = Vec::new();
     for (name, node) in nodes {
-        let places = if pods { places(node) } else { BTreeMap::new() };
+        let places = pods.map(|pods| places(node, pods.get(name))).unwrap_or_default();
         let mut sums: BTreeMap<[String; 3], (u64, BTreeMap<String, u64>)> = BTreeMap::new();
         let mut cpu: BTreeMap<[String; 3], u64> = BTreeMap::new();
         let named = |kind: &str, name: &str, id: &str| [kind.to_owned(), name.to_owned(), id.to_owned()];
@@ -273,7 +282,7 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
         for (parts, (energy, components)) in sums {
             let mut columns =
                 vec![("node", name.as_str()), ("kind", &parts[0]), ("name", &parts[1]), ("id", &parts[2])];
-            if pods {
+            if pods.is_some() {
                 let place = places.get(parts[2].as_str()).copied();
                 let part = |of: fn(&PodIdentity) -> Option<&String>| place.and_then(of).map_or("", String::as_str);
                 columns.extend([
@@ -293,15 +302,16 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
     rows
 }
 
-/// The pod of each workload of a node, by the workload's identity. What was counted before a pod was known is of it as well:
-/// a container never changes its pod.
-fn places(node: &NodeTotals) -> BTreeMap<&str, &PodIdentity> {
+/// The pod of each workload of a node, by the workload's identity: as the cells say, else as its series do.
+fn places<'a>(node: &'a NodeTotals, known: Option<&'a NodePods>) -> BTreeMap<&'a str, &'a PodIdentity> {
     let accounts = node.cell.entries.keys().filter_map(|entry| match &entry.account {
         Account::Workload(workload) => Some(workload),
         _ => None,
     });
     let workloads = accounts.chain(node.cell.workloads.keys());
-    workloads.filter_map(|workload| Some((workload.id.as_str(), workload.pod.as_ref()?))).collect()
+    let told = workloads.filter_map(|workload| Some((workload.id.as_str(), workload.pod.as_ref()?)));
+    let known = known.into_iter().flatten().filter_map(|(id, pod)| Some((id.as_str(), pod.as_ref()?)));
+    known.chain(told).collect()
 }
 
 fn service_key(service: &joulebook_units::Service) -> [String; 3] {

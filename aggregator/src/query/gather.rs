@@ -13,7 +13,7 @@ use joulebook_sci::group::regroup;
 use joulebook_sci::impact::{ImpactFactors, Impacts};
 use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
 use joulebook_sci::{Cell, Flags, ModelVersion, NodeSlot, SiteFactors, SlotTerm};
-use joulebook_units::{Service, UnixNanos, Window};
+use joulebook_units::{PodIdentity, Service, UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,6 +42,12 @@ pub struct Site {
     /// Factors beside carbon.
     impacts: ImpactSeries,
 }
+
+/// The pod of each workload of a node that is of one, by the workload's identity; none where only that it is of one is
+/// known. What was counted before a pod was known is of it as well: a container never changes its pod.
+pub type NodePods = BTreeMap<String, Option<PodIdentity>>;
+/// Those of every node, by its name.
+pub type Pods = BTreeMap<String, NodePods>;
 
 /// A node and what its making cost.
 pub struct Member {
@@ -257,6 +263,16 @@ impl<'a> Gathered<'a> {
             }
         }
         Ok(slot)
+    }
+
+    /// The pods of each node's workloads.
+    pub fn pods(&self) -> Pods {
+        let mut known = self.book.pods();
+        let of_member = |member: &Member| {
+            let record = &member.record;
+            Some((record.inventory.node.to_string(), known.remove(&record.number)?))
+        };
+        self.members.iter().filter_map(of_member).collect()
     }
 
     /// Whether a node ever told counts of a model of this name.

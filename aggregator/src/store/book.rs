@@ -12,7 +12,7 @@ use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
 use joulebook_sci::attribution::OutputWeight;
-use joulebook_units::{Microjoules, NodeName, PollerName, StreamId, UnixNanos, Window};
+use joulebook_units::{Microjoules, NodeName, PodIdentity, PollerName, StreamId, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -165,6 +165,12 @@ impl Book {
     /// Whether a node ever told counts of a model of this name.
     pub fn has_served(&self, node: u32, model: &str) -> bool {
         self.read().has_served(node, model)
+    }
+
+    /// The pod of each workload that is of one, by the workload's identity, by node; none where only that it is of one is
+    /// known. What was counted before a pod was known is of it as well: a container never changes its pod.
+    pub fn pods(&self) -> BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> {
+        self.read().pods()
     }
 
     /// Number of a node.

@@ -7,7 +7,9 @@ use super::book::{CELL_SURROUNDINGS_SECONDS, SEALED_SECONDS, WALL_SURROUNDINGS_S
 use super::hours::{HOUR_SECONDS, Hours};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
-use joulebook_units::{BootId, Hardware, Inventory, Layer, NodeName, PollerName, StreamId, Subject, UnixNanos};
+use joulebook_units::{
+    BootId, Hardware, Inventory, Layer, NodeName, PodIdentity, PollerName, StreamId, Subject, UnixNanos,
+};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -192,6 +194,27 @@ impl Catalog {
     /// Ordinal of a stream.
     pub(crate) fn stream(&self, id: StreamId) -> Option<u32> {
         self.ids.get(&id).copied()
+    }
+
+    /// The pod of each workload that is of one, by node.
+    pub(crate) fn pods(&self) -> BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> {
+        let mut pods: BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> = BTreeMap::new();
+        // What the latest series say holds.
+        let mut last: HashMap<(u32, &str), (u32, u32)> = HashMap::new();
+        for (key, subject) in &self.series {
+            let Subject::CpuTime(workload) = &**subject else { continue };
+            let Some(stream) = self.streams.get(key.0 as usize) else { continue };
+            if workload.pod.is_none() && workload.pod_uid.is_none() {
+                continue;
+            }
+            let known = pods.entry(stream.node).or_default().entry(workload.id.clone()).or_default();
+            let before = last.entry((stream.node, &workload.id)).or_insert(*key);
+            if workload.pod.is_some() && (known.is_none() || *before < *key) {
+                known.clone_from(&workload.pod);
+                *before = *key;
+            }
+        }
+        pods
     }
 
     /// What a stream's series measures.

@@ -57,6 +57,8 @@ pub struct Facts {
     pub index: u32,
     /// Model as the hardware names it.
     pub model: String,
+    /// Number of its file in `/dev`.
+    pub minor: Option<u32>,
     /// Address on the bus.
     pub bus: Option<String>,
     /// Power limit in mW.
@@ -123,6 +125,19 @@ pub struct Use {
     pub slices: Option<u32>,
     /// Processes with a context on the device.
     pub processes: Vec<Process>,
+    /// Instances of a divided device on which no process is.
+    pub free: Vec<Instance>,
+}
+
+/// An instance of a divided device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its identity, `MIG-…`.
+    pub uuid: String,
+    /// Memory that it reserves in bytes.
+    pub memory_bytes: u64,
+    /// Compute slices that it reserves, in millionths of one.
+    pub slice_millionths: u32,
 }
 
 /// A process on a device.

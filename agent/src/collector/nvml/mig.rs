@@ -7,7 +7,7 @@
 
 use super::dcgm::Pages;
 use super::library::{fault, now};
-use super::message::{Facts, Fault, Process, Use};
+use super::message::{Facts, Fault, Instance, Process, Use};
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::enums::gpm::GpmMetricId;
 use nvml_wrapper::error::NvmlError;
@@ -86,7 +86,7 @@ pub fn processes<'nvml>(
 ) -> Result<Use, Fault> {
     let at = now();
     let whole = if facts.model.split([' ', '-']).any(|word| word == "A30") { SLICES_A30 } else { SLICES };
-    let (mut found, mut live) = (Vec::new(), BTreeSet::new());
+    let (mut found, mut free, mut live) = (Vec::new(), Vec::new(), BTreeSet::new());
     for index in 0..device.mig_device_count().map_err(fault)? {
         let instance = match device.mig_device_by_index(index) {
             Ok(instance) => instance,
@@ -95,10 +95,6 @@ pub fn processes<'nvml>(
             Err(error) => return Err(fault(error)),
         };
         let resident = instance.running_compute_processes().map_err(fault)?;
-        if resident.is_empty() {
-            // It reserves nothing for anybody.
-            continue;
-        }
         let attributes = instance.attributes().map_err(fault)?;
         let shape = Shape {
             compute: attributes.compute_instance_slice_count,
@@ -106,6 +102,13 @@ pub fn processes<'nvml>(
             whole,
             memory_bytes: attributes.memory_size_mb << 20,
         };
+        if resident.is_empty() {
+            // It reserves nothing for anybody, unless somebody holds it by allocation.
+            let (memory_bytes, slice_millionths) = (shape.reserved(), shape.slices());
+            let uuid = instance.uuid().ok();
+            free.extend(uuid.map(|uuid| Instance { uuid, memory_bytes, slice_millionths }));
+            continue;
+        }
         let id = resident.iter().find_map(|process| process.gpu_instance_id);
         live.extend(id);
         let active = id.and_then(|id| activity.of(nvml, device, id).or_else(|| pages.of(&facts.uuid, id)));
@@ -118,7 +121,7 @@ pub fn processes<'nvml>(
         found.extend(share(&users, shape.reserved(), busy, shape.slices()));
     }
     activity.samples.retain(|instance, _| live.contains(instance));
-    Ok(Use { at, busy_ppm: None, slices: Some(whole), processes: found })
+    Ok(Use { at, busy_ppm: None, slices: Some(whole), processes: found, free })
 }
 
 /// Splits what an instance reserves and does among its processes: by their memory, or evenly where that is not told. The

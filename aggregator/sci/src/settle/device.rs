@@ -151,6 +151,11 @@ impl Device {
         self.users.iter().filter(move |(_, user)| at(&user.time.covered, piece) > 0)
     }
 
+    /// Whether nobody does anything on the device in a piece, nor has memory there: it is held by allocation alone.
+    fn is_unused(&self, piece: usize) -> bool {
+        self.resident(piece).all(|(_, user)| at(&user.time.amounts, piece) == 0 && user.memory.mean(piece).is_none())
+    }
+
     /// What each of the residents holds of the device in a piece, and what there is of it. Of a device that is divided they
     /// hold their compute slices, and the rest is nobody's. Of another, one alone holds it whole; several hold by memory, or
     /// equal parts where it is not known of all how much they hold.
@@ -262,7 +267,13 @@ fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holde
         }
         cell.add(entry(Account::PoolIdle, PART, Purpose::PoolIdle), shared.by_holding.rest);
         cell.add(entry(Account::Unattributed, PART, Purpose::Dynamic), shared.by_use.rest);
+        let unused = device.is_unused(piece);
         for ((holder, base), dynamic) in residents.iter().zip(&shared.by_holding.parts).zip(&shared.by_use.parts) {
+            if unused && holder.services.is_empty() {
+                // Nothing executes: all of it is idle power of what is held.
+                holder.charge(PART, Purpose::DedicatedIdle, base.saturating_add(*dynamic), cell);
+                continue;
+            }
             holder.charge(PART, Purpose::Base, *base, cell);
             holder.charge(PART, Purpose::Dynamic, *dynamic, cell);
         }

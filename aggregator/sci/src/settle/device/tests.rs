@@ -164,6 +164,20 @@ fn a_device_with_nobody_on_it_is_idle_capacity() {
 }
 
 #[test]
+fn a_device_that_is_held_by_allocation_alone_is_dedicated_idle_of_its_holders_while_no_process_is_on_it() {
+    let holders = || [user("pod", 0, None, 0, 6), user("other", 0, None, 0, 6)].into_iter().flatten();
+    let cell = settle(&node(40, 10).with(holders()).with(user("a", 500, Some(GIB), 6, 10)), window(0, 10 * SECOND));
+    for id in ["pod", "other"] {
+        assert!(close(joules(&cell, of(id), Purpose::DedicatedIdle), 120.0), "{id}: {cell:?}");
+        assert!(close(joules(&cell, of(id), Purpose::Base) + joules(&cell, of(id), Purpose::Dynamic), 0.0), "{id}");
+    }
+    assert!(close(joules(&cell, of("a"), Purpose::Base), 128.0) && close(pool_idle(&cell), 0.0));
+    // A process that rests has something there: that is as it was.
+    let cell = settle(&node(40, 10).with(user("a", 0, Some(GIB), 0, 10)), window(0, 10 * SECOND));
+    assert!(close(joules(&cell, of("a"), Purpose::Base), 320.0));
+}
+
+#[test]
 fn while_it_is_not_known_who_is_on_it_a_devices_energy_is_nobodys() {
     let mut node = node(40, 4);
     node.runs.retain(|run| !matches!(&*run.subject, Subject::DeviceTime { .. }));
