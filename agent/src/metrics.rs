@@ -285,6 +285,10 @@ fn add_delivery(points: &mut Points, stream: &Stream, now: Option<UnixNanos>) {
     ] {
         points.count(metric, &node, count);
     }
+    let lost = spool.lost_by_reason;
+    for (reason, count) in [("spool_full", lost.spool_full), ("no_space", lost.no_space), ("corrupt", lost.corrupt)] {
+        points.count(&LOST_BY_REASON, &[node[0], reason], count);
+    }
     let behind = if is_empty(&spool) { Duration::ZERO } else { stream.behind.borrow().elapsed() };
     points.add(&SPOOL_BEHIND, &node, behind.as_secs_f64());
     let uplink = stream.uplink.borrow().clone();

@@ -70,7 +70,10 @@ metrics! {
     APPENDED = "joulebook_agent_spool_records_total", Counter, "", &["node"], Stable;
     /// Records that were lost since the spool was initialised; each is declared to the aggregator.
     LOST_RECORDS = "joulebook_agent_lost_records_total", Counter, "records", &["node"], Stable;
-    /// Values in them, as far as they are known.
+    /// Of the lost records those that this run of the agent declared, by reason: spool_full (the oldest went), no_space (the
+    /// disk took no more, nor did the memory), corrupt.
+    LOST_BY_REASON = "joulebook_agent_spool_lost_records_total", Counter, "records", &["node", "reason"], Stable;
+    /// Values in all that are lost, as far as they are known.
     LOST_VALUES = "joulebook_agent_lost_values_total", Counter, "values", &["node"], Stable;
     /// Damaged places that were found in the spool.
     DAMAGED = "joulebook_agent_spool_damaged_total", Counter, "", &["node"], Stable;
