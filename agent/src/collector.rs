@@ -71,6 +71,8 @@ pub struct DeviceUse {
     pub at: BootNanos,
     /// Busy time of the whole device in ns.
     pub busy_nanos: u64,
+    /// Compute slices of the whole device where it is divided into instances.
+    pub slices: Option<u32>,
     /// The processes on it.
     pub users: Vec<DeviceUser>,
 }
@@ -84,6 +86,8 @@ pub struct DeviceUser {
     pub busy_nanos: u64,
     /// Its memory on the device in bytes; absent where it cannot be told.
     pub memory_bytes: Option<u64>,
+    /// Compute slices that are reserved for it, in millionths of one, where the device is divided.
+    pub slice_millionths: u32,
 }
 
 /// One raw value from a source.

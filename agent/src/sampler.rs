@@ -285,6 +285,7 @@ impl Sampler {
                     | Subject::Memory { .. }
                     | Subject::DeviceTime { workload: Some(_), .. }
                     | Subject::DeviceMemory { .. }
+                    | Subject::DeviceSlices { .. }
             )
         };
         for series in self.book.unused(now, FORGET_NANOS, may_end) {

@@ -437,7 +437,7 @@ words! {
     Per => FunctionalUnit {
         TotalToken = TotalToken, InputToken = InputToken, OutputToken = OutputToken, Request = Request, Item = Item,
         InferenceSecond = InferenceSecond, Image = Image, AudioSecond = AudioSecond, Workflow = Workflow,
-        GpuSecond = GpuSecond,
+        GpuSecond = GpuSecond, Prompt = Prompt,
     }
 }
 words! {

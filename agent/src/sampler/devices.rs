@@ -114,9 +114,11 @@ impl Devices {
     ) -> Booked {
         let mut busy: BTreeMap<Option<String>, u64> = BTreeMap::from([(None, used.busy_nanos)]);
         let mut memory: BTreeMap<String, Option<u64>> = BTreeMap::new();
+        let mut slices: BTreeMap<String, u64> = BTreeMap::new();
         for user in &used.users {
             let id = workload(user.pid).unwrap_or_else(|| UNMAPPED.to_owned());
             *busy.entry(Some(id.clone())).or_default() += user.busy_nanos;
+            *slices.entry(id.clone()).or_default() += u64::from(user.slice_millionths);
             let sum = memory.entry(id).or_insert(Some(0));
             *sum = sum.zip(user.memory_bytes).map(|(sum, bytes)| sum.saturating_add(bytes));
         }
@@ -136,14 +138,25 @@ impl Devices {
             booked.points.push((series, point));
             resident.extend(workload.map(|workload| (workload, series)));
         }
+        let device = || used.device.clone();
+        let mut held: Vec<(Subject, u64)> = Vec::with_capacity(memory.len() + slices.len());
         for (workload, bytes) in memory {
-            let Some(bytes) = bytes else { continue };
-            let series = book.series(&Subject::DeviceMemory { device: used.device.clone(), workload });
-            let point = Point { at: used.at, value: bytes };
+            held.extend(bytes.map(|bytes| (Subject::DeviceMemory { device: device(), workload }, bytes)));
+        }
+        if let Some(of) = used.slices {
+            held.extend(
+                slices.into_iter().map(|(workload, millionths)| {
+                    (Subject::DeviceSlices { device: device(), workload, of }, millionths)
+                }),
+            );
+        }
+        for (subject, value) in held {
+            let series = book.series(&subject);
+            let point = Point { at: used.at, value };
             match book.last(series) {
                 Some(last) if Some(last.at) == used.since => book.extend(series, point),
                 // It was there since the earlier list.
-                _ => book.start(series, used.since.map(|at| Point { at, value: bytes }), point),
+                _ => book.start(series, used.since.map(|at| Point { at, value }), point),
             }
         }
         self.listed = true;
@@ -180,12 +193,14 @@ mod tests {
         book: Book,
         points: BTreeMap<String, Vec<(u64, u64)>>,
         names: BTreeMap<u32, String>,
+        /// Millionths of a slice for each; 0 for a device that is not divided.
+        slices_each: u32,
     }
 
     impl Rig {
         fn new() -> Self {
             let book = Book::new(BootId([1; 16]), 1, &BTreeMap::new());
-            Self { devices: Devices::default(), book, points: BTreeMap::new(), names: BTreeMap::new() }
+            Self { devices: Devices::default(), book, points: BTreeMap::new(), names: BTreeMap::new(), slices_each: 0 }
         }
 
         /// One row with a list; pids below 10 are workloads of their own, others are not known.
@@ -194,10 +209,17 @@ mod tests {
             self.book.begin_row(at(second), UnixNanos(0));
             let users: Vec<_> = users
                 .iter()
-                .map(|(pid, busy_nanos)| DeviceUser { pid: *pid, busy_nanos: *busy_nanos, memory_bytes: Some(1 << 30) })
+                .map(|(pid, busy_nanos)| DeviceUser {
+                    pid: *pid,
+                    busy_nanos: *busy_nanos,
+                    memory_bytes: Some(1 << 30),
+                    slice_millionths: self.slices_each,
+                })
                 .collect();
             let busy_nanos = users.iter().map(|user| user.busy_nanos).sum();
-            let used = DeviceUse { device: "G".to_owned(), since: since.map(at), at: at(second), busy_nanos, users };
+            let device = "G".to_owned();
+            let slices = (self.slices_each > 0).then_some(7);
+            let used = DeviceUse { device, since: since.map(at), at: at(second), busy_nanos, slices, users };
             let workload = |pid: i32| (pid < 10).then(|| format!("process/{pid}@1"));
             let booked = self.devices.take(&used, workload, |_| 0, &mut self.book);
             let page = self.book.end_row().expect("rows of one");
@@ -254,6 +276,24 @@ mod tests {
         rig.devices.devices.entry("H".to_owned()).or_default().resident.insert("process/1@1".to_owned(), 9);
         let two = rig.devices.power_limit("process/1@1", |device| Some(if device == "G" { 300 } else { 400 }));
         assert_eq!(two, None);
+    }
+
+    #[test]
+    fn slices_are_held_of_a_divided_device_alone_and_those_of_one_workload_add_up() {
+        let mut rig = Rig { slices_each: 1_500_000, ..Rig::new() };
+        rig.list(None, 1, &[(11, 0), (12, 0), (1, 0)]);
+        rig.list(Some(1), 2, &[(11, 0), (12, 0), (1, 0)]);
+        let slices = |rig: &Rig| {
+            let found = rig.points.iter().filter(|(name, _)| name.contains("DeviceSlices") && name.contains("of: 7"));
+            found.map(|(_, points)| points.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(slices(&rig).len(), 2, "{:?}", rig.points.keys());
+        assert!(slices(&rig).iter().all(|points| points.last().is_some_and(|last| last.0 == 2)));
+        let values: BTreeSet<u64> = slices(&rig).iter().flatten().map(|(_, value)| *value).collect();
+        assert_eq!(values, BTreeSet::from([1_500_000, 3_000_000]));
+        rig.slices_each = 0;
+        rig.list(Some(2), 3, &[(1, 0)]);
+        assert!(slices(&rig).iter().flatten().all(|(second, _)| *second < 3), "it is one again");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum FunctionalUnit {
     Workflow,
     /// Second of an accelerator that is held, busy or not.
     GpuSecond,
+    /// Turn of a user.
+    Prompt,
 }
 
 impl FunctionalUnit {
@@ -44,6 +46,7 @@ impl FunctionalUnit {
             Self::AudioSecond => "audio_second",
             Self::Workflow => "workflow",
             Self::GpuSecond => "gpu_second",
+            Self::Prompt => "prompt",
         }
     }
 
@@ -80,7 +83,8 @@ impl FunctionalUnit {
                 let counted = (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0);
                 Some(used.reserved_device_nanos as f64 / 1e9 * counted)
             }
-            Self::GpuSecond => None,
+            // A turn may take several requests (tools, retries), and a request may be nobody's turn: neither is told.
+            Self::GpuSecond | Self::Prompt => None,
         }
     }
 }
@@ -94,6 +98,9 @@ pub enum NoScore {
     /// No accelerator is held, or nothing tells when it worked.
     #[error("it holds no accelerator in a time in which its counts are known, so that there is no {0}")]
     NoDevice(&'static str),
+    /// Nothing that is counted tells turns from requests.
+    #[error("no server tells the turns of users apart from requests ({0}): ask per request")]
+    NoTurns(&'static str),
     /// Nothing was delivered: the carbon stands in the ledger as overhead without output.
     #[error("no unit ({0}) was delivered; the carbon is overhead without output")]
     NoOutput(&'static str),
@@ -103,6 +110,7 @@ pub enum NoScore {
 pub fn score(carbon: GramsCo2e, unit: FunctionalUnit, units: Option<f64>) -> Result<f64, NoScore> {
     match units {
         None if unit == FunctionalUnit::GpuSecond => Err(NoScore::NoDevice(unit.name())),
+        None if unit == FunctionalUnit::Prompt => Err(NoScore::NoTurns(unit.name())),
         None => Err(NoScore::UnitUnknown(unit.name())),
         Some(units) if units > 0.0 => Ok(carbon.0 / units),
         Some(_) => Err(NoScore::NoOutput(unit.name())),
@@ -182,6 +190,15 @@ mod tests {
         assert_eq!(count(&cpu_only), None);
         let none = score(GramsCo2e(1.0), FunctionalUnit::GpuSecond, None);
         assert_eq!(none, Err(NoScore::NoDevice("gpu_second")));
+    }
+
+    #[test]
+    fn requests_are_not_taken_for_turns_of_users() {
+        let mut used = ServiceUse::default();
+        used.counts.insert(CountKind::RequestsOk, 5);
+        let turns = FunctionalUnit::Prompt.count(&used);
+        assert_eq!(turns, None);
+        assert_eq!(score(GramsCo2e(1.0), FunctionalUnit::Prompt, turns), Err(NoScore::NoTurns("prompt")));
     }
 
     #[test]

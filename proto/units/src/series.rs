@@ -357,6 +357,16 @@ pub enum Subject {
         /// Identity of the workload.
         workload: String,
     },
+    /// Held compute slices, in millionths of one, that a workload has of an accelerator that is divided into instances.
+    /// Slices that no workload holds belong to nobody, also where only one workload is on the device.
+    DeviceSlices {
+        /// Hardware identity of the device.
+        device: String,
+        /// Identity of the workload.
+        workload: String,
+        /// Slices of the whole device, from 1.
+        of: u32,
+    },
 }
 
 impl Subject {

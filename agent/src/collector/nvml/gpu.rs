@@ -336,12 +336,14 @@ impl Gpu {
                 pid: i32::try_from(process.pid).unwrap_or(-1),
                 busy_nanos: part(process.busy_ppm),
                 memory_bytes: process.memory_bytes,
+                slice_millionths: process.slice_millionths,
             })
             .collect();
         let busy = list.busy_ppm.map(part);
         let of_users = users.iter().fold(0u64, |sum, user| sum.saturating_add(user.busy_nanos)).min(nanos);
         let busy_nanos = busy.unwrap_or(of_users);
-        Some(DeviceUse { device: self.facts.uuid.clone(), since, at, busy_nanos, users })
+        let device = self.facts.uuid.clone();
+        Some(DeviceUse { device, since, at, busy_nanos, slices: list.slices, users })
     }
 }
 

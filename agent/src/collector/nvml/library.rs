@@ -176,7 +176,8 @@ pub fn processes(device: &Device<'_>, since_us: u64) -> Result<(Use, u64), Fault
             UsedGpuMemory::Used(bytes) => Some(bytes),
             UsedGpuMemory::Unavailable => None,
         };
-        let one = processes.entry(process.pid).or_insert(Process { pid: process.pid, memory_bytes, busy_ppm: 0 });
+        let process = Process { pid: process.pid, memory_bytes, busy_ppm: 0, slice_millionths: 0 };
+        let one = processes.entry(process.pid).or_insert(process);
         one.memory_bytes = one.memory_bytes.max(memory_bytes);
     }
     let mut newest = since_us;
@@ -200,7 +201,7 @@ pub fn processes(device: &Device<'_>, since_us: u64) -> Result<(Use, u64), Fault
         }
     }
     let busy_ppm = device.utilization_rates().ok().map(|rates| PPM_PER_PERCENT * rates.gpu.min(100));
-    Ok((Use { at, busy_ppm, processes: processes.into_values().collect() }, newest))
+    Ok((Use { at, busy_ppm, slices: None, processes: processes.into_values().collect() }, newest))
 }
 
 fn midpoint(before: u64, after: u64) -> u64 {

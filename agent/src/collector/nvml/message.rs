@@ -119,6 +119,8 @@ pub struct Use {
     pub at: u64,
     /// Utilisation of the device in millionths; absent where it cannot be told.
     pub busy_ppm: Option<u32>,
+    /// Compute slices of the whole device where it is divided into instances.
+    pub slices: Option<u32>,
     /// Processes with a context on the device.
     pub processes: Vec<Process>,
 }
@@ -133,4 +135,6 @@ pub struct Process {
     pub memory_bytes: Option<u64>,
     /// Share of the time of all multiprocessors of the device in millionths.
     pub busy_ppm: u32,
+    /// Compute slices that are reserved for it on a divided device, in millionths of one.
+    pub slice_millionths: u32,
 }

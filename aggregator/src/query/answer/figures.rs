@@ -184,8 +184,8 @@ fn rs_rule(parts: &Parts<'_>) -> String {
     let rules = [
         (
             has(true),
-            "accelerators held over the node's (one alone holds a whole one, several hold by memory), its host parts with \
-             them",
+            "accelerators held over the node's (one alone holds a whole one, several hold by memory, of a divided one each \
+             holds its compute slices), its host parts with them",
         ),
         (has(false), "reserved CPU capacity over the node's"),
     ];

@@ -195,6 +195,34 @@ fn without_a_known_size_the_device_is_what_is_held_and_without_known_memory_part
 }
 
 #[test]
+fn of_a_divided_device_each_holds_its_slices_also_alone_and_the_rest_is_nobodys() {
+    let slices = |workload: &str, millionths: u64, from: i64, to: i64| {
+        let held = [(from * SECOND, millionths), (to * SECOND, millionths)];
+        run(Subject::DeviceSlices { device: GPU.into(), workload: workload.into(), of: 7 }, &held)
+    };
+    // Three slices of seven with half of the memory; alone for ten seconds, then beside one with two slices that works.
+    let node = node(102, 20)
+        .with(user("a", 100, Some(24 * GIB), 0, 20))
+        .with(user("b", 300, Some(12 * GIB), 10, 20))
+        .with([slices("a", 3_000_000, 0, 20), slices("b", 2_000_000, 10, 20)]);
+    let alone = settle(&node, window(0, 10 * SECOND));
+    // 32 W of the device are base.
+    assert!(close(joules(&alone, of("a"), Purpose::Base), 320.0 * 3.0 / 7.0), "{alone:?}");
+    assert!(close(joules(&alone, of("a"), Purpose::Dynamic), 700.0));
+    assert!(close(pool_idle(&alone), 320.0 * 4.0 / 7.0));
+    let both = settle(&node, window(10 * SECOND, 20 * SECOND));
+    assert!(close(joules(&both, of("a"), Purpose::Base), 320.0 * 3.0 / 7.0));
+    assert!(close(joules(&both, of("b"), Purpose::Base), 320.0 * 2.0 / 7.0));
+    assert!(close(joules(&both, of("b"), Purpose::Dynamic), 700.0 * 0.75), "by what each does");
+    assert!(close(pool_idle(&both), 320.0 * 2.0 / 7.0));
+    // Where the slices of one are not known, memory tells.
+    let mut unknown = node;
+    unknown.runs.retain(|run| !matches!(&*run.subject, Subject::DeviceSlices { workload, .. } if workload == "b"));
+    let cell = settle(&unknown, window(10 * SECOND, 20 * SECOND));
+    assert!(close(joules(&cell, of("a"), Purpose::Base), 160.0) && close(joules(&cell, of("b"), Purpose::Base), 80.0));
+}
+
+#[test]
 fn without_idle_power_base_is_the_part_of_the_time_in_which_the_device_rests_and_the_cell_says_so() {
     let mut node = node(200, 10).without_idle_power().with(user("a", 250, Some(GIB), 0, 10));
     node.runs.retain(|run| !matches!(&*run.subject, Subject::DeviceTime { workload: None, .. }));
