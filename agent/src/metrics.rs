@@ -16,6 +16,7 @@ use cost::Cost;
 use joulebook_otlp::trace::queues;
 use joulebook_otlp::{Queue, Signal};
 use joulebook_proto::metrics::{Point, Points};
+use joulebook_timex::Kept;
 use joulebook_units::{BootNanos, NodeName, RejectReason, UnixNanos};
 use name::*;
 use std::collections::BTreeMap;
@@ -202,6 +203,7 @@ impl Board {
         points.count(&PAGES, &[], process.pages.load(Ordering::Relaxed));
         points.count(&RELOADS, &[], process.reloads.load(Ordering::Relaxed));
         points.count(&RELOAD_FAILURES, &[], process.reload_failures.load(Ordering::Relaxed));
+        add_clock(&mut points);
         let (mut cpu, mut helper) = (None, None);
         for stream in &self.streams {
             let sampled = stream.sampled().await;
@@ -238,6 +240,13 @@ impl Board {
         let first = *clocks.entry(stream.node.clone()).or_insert(ahead);
         points.add(&CLOCK_STEP, &node, seconds(ahead.saturating_sub(first)));
     }
+}
+
+/// How well the machine's wall clock is kept; nothing where the kernel may not be asked.
+fn add_clock(points: &mut Points) {
+    let Ok(kept) = Kept::now() else { return };
+    points.add(&CLOCK_SYNCHRONISED, &[], f64::from(u8::from(kept.synchronised)));
+    points.add(&CLOCK_ERROR, &[], kept.most_error.as_secs_f64());
 }
 
 fn add_sources(points: &mut Points, node: &str, status: &Status) {

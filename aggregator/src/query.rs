@@ -16,6 +16,7 @@ mod input;
 mod job;
 mod layer;
 mod name;
+mod own;
 pub mod overview;
 mod question;
 

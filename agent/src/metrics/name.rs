@@ -33,6 +33,11 @@ metrics! {
     LATE = "joulebook_agent_rows_late_total", Counter, "", &["node"], Experimental;
     /// How far the wall clock was set or slewed against the boot clock since the first row.
     CLOCK_STEP = "joulebook_agent_clock_step_seconds", Gauge, "seconds", &["node"], Stable;
+    /// 1 while something keeps the machine's wall clock (NTP, PTP), by the kernel's word, 0 while nothing does. Absent where the
+    /// kernel does not say.
+    CLOCK_SYNCHRONISED = "joulebook_agent_clock_synchronised", Gauge, "", &[], Stable;
+    /// Most that the wall clock may be off, as the kernel reckons: it grows while nothing corrects the clock, up to 16 s.
+    CLOCK_ERROR = "joulebook_agent_clock_error_seconds", Gauge, "seconds", &[], Stable;
     /// 1 while a source is read, 0 while it is found and cannot be.
     SOURCE_UP = "joulebook_agent_source_up", Gauge, "", &["node", "source", "component", "collector"], Stable;
     /// 1 while a read of a source does not return: no second one is begun.

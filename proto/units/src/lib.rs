@@ -26,7 +26,7 @@ pub use quantity::{
     Pue, Share,
 };
 pub use series::{
-    Component, CpuTimeMethod, IdleOrigin, Layer, Method, PodIdentity, Scope, Service, Source, Subject, VersionSource,
+    Component, CpuTimeMethod, IdleOrigin, Layer, Method, OwnProgram, PodIdentity, Scope, Service, Source, Subject, VersionSource,
     Workload, WorkloadKind,
 };
 pub use serving::{ServiceRole, Serving, ServingConfiguration};
