@@ -16,8 +16,8 @@ mod input;
 mod job;
 mod layer;
 mod name;
-mod own;
 pub mod overview;
+mod own;
 mod question;
 
 use crate::clock::Clock;
