@@ -17,7 +17,6 @@ use joulebook_tests::chaos::server::ANY_DISK;
 use joulebook_tests::export::Hand;
 use joulebook_tests::prometheus::get;
 use joulebook_tests::wait::{Moment, until_async};
-use joulebook_units::UnixNanos;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
