@@ -1,6 +1,7 @@
 //! What Joulebook's own processes use.
 
 use super::*;
+use joulebook_units::OwnProgram;
 
 /// A process with a command name, in a control group.
 fn command(machine: &Machine, (pid, name): (i32, &str), ticks: u64, path: &str) {
