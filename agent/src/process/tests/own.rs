@@ -24,7 +24,9 @@ fn programs_of_joulebook_have_rows_of_their_own_in_whatever_group_they_run() {
         command(&machine, (30, "joulebook-aggre"), root, "/");
         command(&machine, (40, "joulebook-agen"), aggregator, &format!("/{unit}"));
     };
-    ["", &pod, unit].map(|path| usage(path, 0));
+    for path in ["", &pod, unit] {
+        usage(path, 0);
+    }
     written(0, 0, 0);
     let mut workloads = machine.workloads();
     workloads.sample(at(1), &[]);
