@@ -505,6 +505,15 @@ impl Workloads {
                 ..Workload::bare(id, WorkloadKind::ProcessTree, format!("{}@{}", part.model, part.version))
             });
         }
+        if let Some(program) = self.own_program(&one.process) {
+            let identity = one.host.as_deref().map(cgroup::identify).unwrap_or_default();
+            let own = Workload {
+                container_id: identity.container_id,
+                pod_uid: identity.pod_uid,
+                ..Workload::bare(id, WorkloadKind::ProcessTree, program.name())
+            };
+            return Some(self.together(own, None, None));
+        }
         let name: String = one.process.comm.chars().filter(|c| !c.is_control()).collect();
         let reserved = self.inference.get(&key).and_then(|group| group.reserved_millicores);
         Some(Workload {

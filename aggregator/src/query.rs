@@ -18,6 +18,7 @@ mod layer;
 mod name;
 mod namespace;
 pub mod overview;
+mod own;
 mod question;
 
 use crate::clock::Clock;

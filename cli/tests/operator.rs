@@ -115,6 +115,7 @@ impl QueryService for Fake {
             total_microjoules: 5_500_001,
             simulated: true,
             simulated_microjoules: 1_000_000,
+            own_microjoules: [("aggregator".to_owned(), 550_000), ("agent".to_owned(), 1_100_000)].into(),
             ..GetEnergyResponse::default()
         }))
     }
@@ -323,6 +324,8 @@ async fn what_stands_on_simulated_hardware_is_marked_in_every_form() {
     assert!(out.contains("8 × NVIDIA H100 80GB HBM3, 80 GiB, driver 570.86.15"), "{out}");
     let (_, out, _) = tool(&url, "energy --by workload").await;
     assert!(out.contains("simulated") && out.contains("total 5.500001 J (simulated to 18.2 %)"), "{out}");
+    let own = "\nof it Joulebook itself: agent 1.100000 J, aggregator 0.550000 J (30.0 %)\n";
+    assert!(out.contains(own), "{out}");
     let (_, out, _) = tool(&url, "explain --model chat@v1").await;
     assert!(out.contains("node n1 (simulated)"), "{out}");
     let (_, out, _) = tool(&url, "sci -o csv").await;

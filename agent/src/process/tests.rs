@@ -263,6 +263,7 @@ fn a_group_that_is_made_again_goes_on_from_its_sum() {
     assert_eq!(total(&sample), 350_000);
 }
 
+mod own;
 mod parts;
 
 #[test]
@@ -280,7 +281,7 @@ fn the_agent_itself_has_a_row_however_little_it_uses() {
     let sample = workloads.sample(at(2), &[]);
     assert_eq!((cpu(&sample, "process/300@50"), cpu(&sample, "process/301@50")), (Some(TICK), None));
     let row = sample.rows.iter().find(|row| row.workload.id == "process/300@50").expect("a row");
-    assert_eq!((row.workload.name.as_str(), row.memory_bytes.is_some()), ("p300", true));
+    assert_eq!((row.workload.name.as_str(), row.memory_bytes.is_some()), ("joulebook-agent", true));
     assert_eq!(total(&sample), 2 * TICK);
 }
 

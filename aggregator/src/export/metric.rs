@@ -109,10 +109,14 @@ metrics! {
     NODE_COVERAGE = "joulebook_node_coverage_ratio", Gauge, "ratio", &["node", "window"], Stable;
     /// Part of the time of a node's accelerators that something held, in the last step.
     NODE_HELD = "joulebook_node_accelerators_held_ratio", Gauge, "ratio", &["node", "window"], Experimental;
+    /// Energy of Joulebook's own processes on a node in the last step, by part: agent, aggregator. Its overhead, as the node's agent measures it.
+    SELF_ENERGY = "joulebook_self_energy_joules", Gauge, "joules", &["node", "part", "window"], Stable;
     /// Energy of an accelerator in the last step.
     GPU_ENERGY = "joulebook_gpu_energy_joules", Gauge, "joules", &["node", "gpu", "model", "window"], Stable;
     /// Energy of a node since the aggregator began to export.
     NODE_ENERGY_TOTAL = "joulebook_node_energy_joules_total", Counter, "joules", &["node"], Stable;
+    /// Energy of Joulebook's own processes on a node since the aggregator began to export.
+    SELF_ENERGY_TOTAL = "joulebook_self_energy_joules_total", Counter, "joules", &["node", "part"], Stable;
     /// Facility energy of a model version since the aggregator began to export.
     MODEL_ENERGY_TOTAL = "joulebook_model_energy_joules_total", Counter, "joules", of_version!("level", "policy"), Stable;
     /// Grams of CO2e of a model version since the aggregator began to export.

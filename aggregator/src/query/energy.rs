@@ -7,6 +7,7 @@ use super::gather::{Gathered, NodePods, Pods};
 use super::input::{is_estimated, reconciliation};
 use super::name::{Names, version_name};
 use super::namespace;
+use super::own;
 use super::question::Question;
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
@@ -15,6 +16,9 @@ use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::{Account, Cell, FunctionalUnit, Ledger, Level, ModelVersion, Totals, VersionTotals, score};
 use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, PodIdentity, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Kind of the rows of Joulebook's own processes: its overhead.
+const OWN: &str = "joulebook";
 
 /// Answers an energy question.
 pub fn rows(
@@ -65,6 +69,7 @@ pub fn rows(
         simulated: nodes.values().any(|node| node.simulated),
         simulated_microjoules: total.simulated_microjoules,
         reconciliation: Some(reconciliation(&named, question.trust)),
+        own_microjoules: own::of(nodes.values()),
     })
 }
 
@@ -251,6 +256,7 @@ fn by_workload(
         let mut cpu: BTreeMap<[String; 3], u64> = BTreeMap::new();
         let named = |kind: &str, name: &str, id: &str| [kind.to_owned(), name.to_owned(), id.to_owned()];
         let workload_key = |workload: &Workload| match shown(workload) {
+            true if workload.own_program().is_some() => named(OWN, &workload.name, &workload.id),
             true => named(kind_name(workload.kind), &workload.name, &workload.id),
             false => named("not shown", "other workloads", ""),
         };
