@@ -5,6 +5,7 @@ use crate::factor::{
     ComponentConfig, EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig,
     SiteConfig, SiteRule,
 };
+use crate::memory;
 use crate::pods::{PodsError, PodsSection};
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
@@ -36,6 +37,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Folder of backups; made if its parent exists. None can be made without one.
     pub backup_dir: Option<PathBuf>,
+    /// Bytes of memory that the process keeps within; the limit of its control group counts where it is less.
+    pub memory_budget: Option<u64>,
     /// File of the pods and labels of nodes, which agents are told.
     pub node_directory: Option<PathBuf>,
     /// `[pods]`: the cluster whose pods agents are told.
@@ -199,6 +202,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
             data_dir: PathBuf::from("/var/lib/joulebook"),
             backup_dir: None,
+            memory_budget: None,
             node_directory: None,
             pods: PodsSection::default(),
             insecure_loopback: false,
@@ -264,6 +268,9 @@ pub enum ConfigError {
     /// A disk limit that leaves nothing to write to, or none at all.
     #[error("disk.min_free_percent = {0}: it must be 0 to 50")]
     MinFree(f64),
+    /// The memory is too little for anything.
+    #[error("memory_budget = {0}: at least {least}", least = memory::LEAST)]
+    MemoryBudget(u64),
     /// A weight that is none.
     #[error("apportioning.output_token_weight = {0}: it must be 0 to 1000")]
     OutputWeight(f64),
@@ -361,6 +368,7 @@ impl Config {
             ("listen", self.listen == other.listen),
             ("data_dir", self.data_dir == other.data_dir),
             ("backup_dir", self.backup_dir == other.backup_dir),
+            ("memory_budget", self.memory_budget == other.memory_budget),
             ("node_directory", self.node_directory == other.node_directory),
             ("pods", self.pods == other.pods),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
@@ -431,6 +439,9 @@ impl Config {
         }
         if !(0.0..=50.0).contains(&self.disk.min_free_percent) {
             return Err(ConfigError::MinFree(self.disk.min_free_percent));
+        }
+        if let Some(budget) = self.memory_budget.filter(|budget| *budget < memory::LEAST) {
+            return Err(ConfigError::MemoryBudget(budget));
         }
         if !(0.0..=1000.0).contains(&self.apportioning.output_token_weight) {
             return Err(ConfigError::OutputWeight(self.apportioning.output_token_weight));

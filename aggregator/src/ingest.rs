@@ -15,6 +15,7 @@ pub use commit::{Intake, Opening, Refusal, Reject, Reply, Request};
 pub use session::Telemetry;
 
 use crate::clock::Clock;
+use crate::memory::Memory;
 use crate::store::StoreError;
 use crate::store::space::Space;
 use pressure::{Cause, Pressure};
@@ -189,9 +190,9 @@ impl Committer {
         self.pressure.clone()
     }
 
-    /// Watches the memory of the process, for ever.
-    pub fn watch_memory(&self) -> impl Future<Output = ()> + use<> {
-        pressure::memory::watch(self.pressure.clone(), self.waiting.clone())
+    /// Watches that the process keeps within its memory, for ever.
+    pub fn watch_memory(&self, memory: Memory) -> impl Future<Output = ()> + use<> {
+        pressure::memory::watch(memory, self.pressure.clone(), self.waiting.clone())
     }
 
     /// Commits until every session and the service are gone and the queue is empty. Fails at the first commit that

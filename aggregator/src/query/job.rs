@@ -42,8 +42,7 @@ impl Query {
     /// is none. Else the store's.
     pub fn job(&self, job: &Job) -> Result<JobUse, QueryError> {
         let (factors, labels) = (Arc::clone(&self.factors.borrow()), Arc::clone(&self.directories.borrow()));
-        let known = (self.clock.unix(), labels.as_ref());
-        let gathered = Gathered::new(&self.book, &factors, job.window, Asked::default(), known)?;
+        let gathered = Gathered::new(&self.book, &factors, job.window, Asked::default(), self.present(&labels))?;
         let mut energy = 0u64;
         let (mut grams, mut made) = (CompensatedSum::default(), CompensatedSum::default());
         for window in gathered.windows() {

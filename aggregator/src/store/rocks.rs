@@ -16,6 +16,7 @@ pub mod repair;
 mod settings;
 
 use super::{Change, Direction, Durability, Store, StoreError, Table, Visit, Writes};
+use crate::memory::Memory;
 use log::{End, Place};
 use manifest::Reach;
 use rocksdb::checkpoint::Checkpoint;
@@ -59,9 +60,14 @@ enum Found {
 impl RocksStore {
     /// Opens the database in `dir`; creates one if `dir` is missing (its parent must be there) or empty.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_within(dir, Memory::default())
+    }
+
+    /// The same, with cache and buffers that are parts of a memory.
+    pub fn open_within(dir: &Path, memory: Memory) -> Result<Self, StoreError> {
         let found = prepare(dir)?;
         let lock = lock(dir)?;
-        let mut options = options()?;
+        let mut options = options(memory)?;
         let fresh = matches!(found, Found::Empty);
         options.create_if_missing(fresh);
         options.create_missing_column_families(fresh);
@@ -94,7 +100,7 @@ impl RocksStore {
         let Found::Database(manifest) = look(dir)? else {
             return Err(not_ours(dir, "there is no database in it"));
         };
-        let (lock, options) = (lock(dir)?, options()?);
+        let (lock, options) = (lock(dir)?, options(Memory::default())?);
         let torn = check_logs(dir, &manifest)?;
         check_families(&options, dir)?;
         let db = DB::open_cf_descriptors_read_only(&options, dir, families(&options), false)
@@ -131,6 +137,12 @@ impl RocksStore {
             own.map(|file| file.size as u64).sum()
         };
         Ok(Table::ALL.map(|table| (table, bytes(table))).to_vec())
+    }
+
+    /// Most bytes of blocks that are kept in memory; none if RocksDB does not say.
+    pub fn cache_bytes(&self) -> Option<u64> {
+        let family = self.family(Table::ALL[0]).ok()?;
+        self.db.property_int_value_cf(family, "rocksdb.block-cache-capacity").ok()?
     }
 
     /// The folder.
