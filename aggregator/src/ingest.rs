@@ -224,8 +224,13 @@ impl Committer {
     async fn commit(self, group: Vec<Job>, clock: &dyn Clock) -> Result<(Self, Result<(), StoreError>), StoreError> {
         let now = clock.unix();
         let Self { mut intake, jobs, bytes, pressure, waiting, space, on_runtime } = self;
+        let counters = intake.counters();
         let (mut requests, mut senders) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        let mut payloads = 0u64;
         for job in group {
+            if let Request::Record { payload, .. } = &job.request {
+                payloads = payloads.saturating_add(u64::try_from(payload.len()).unwrap_or(u64::MAX));
+            }
             requests.push(job.request);
             senders.push((job.reply, job._bytes));
         }
@@ -241,7 +246,13 @@ impl Committer {
             applied.map_err(|error| StoreError::Latched { reason: error.to_string() })?
         };
         let (replies, outcome) = match replies {
-            Ok(replies) => (replies, Ok(())),
+            Ok(replies) => {
+                if payloads > 0 {
+                    counters.add("record_commits_total", 1);
+                    counters.add("record_bytes_total", payloads);
+                }
+                (replies, Ok(()))
+            }
             // Marks in memory are those of the commit that failed: nobody is told one.
             Err(full @ StoreError::Full { .. }) => (vec![Reply::Held(Vec::new()); senders.len()], Err(full)),
             Err(error) => return Err(error),

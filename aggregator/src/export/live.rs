@@ -1,10 +1,11 @@
 //! How the aggregator itself is, looked at when it is asked: ingest, nodes, factors, store and its own cost.
 
 use super::metric::{
-    ACK_REGRESSIONS, BUILD, CERTIFICATE, CPU, DIRTY, DUPLICATES, EXPORT_FAILURES, FACTOR_FAILING, FACTOR_LAST,
-    INTAKE_OPEN, INTAKE_STOPS, LOST, MEMORY, NODE_CONNECTED, NODE_LAST, NODE_LOST, NODE_REJECTED, NODE_SKEW,
-    NODE_SOURCES, OTLP_LOST, OTLP_RETRIES, OTLP_SENT, OTLP_WAITING, POLL_FAILURES, POLLS, PRESSURE, RECORDS, REJECTED,
-    RELOAD_FAILURES, RELOADS, SCRAPES, SESSIONS, SKEW_EVENTS, STARTED, STORE_BYTES, STORE_DISK, STORE_FREE,
+    ACK_REGRESSIONS, ACKS, BUILD, CERTIFICATE, COMMITS, CPU, DESCRIBED, DIRTY, DUPLICATES, EXPORT_FAILURES,
+    FACTOR_FAILING, FACTOR_LAST, INTAKE_OPEN, INTAKE_STOPS, LOST, MEMORY, NODE_CONNECTED, NODE_LAST, NODE_LOST,
+    NODE_REJECTED, NODE_SKEW, NODE_SOURCES, OTLP_LOST, OTLP_RETRIES, OTLP_SENT, OTLP_WAITING, POLL_FAILURES, POLLS,
+    PRESSURE, RECEIVED, RECORDS, REJECTED, RELOAD_FAILURES, RELOADS, SCRAPES, SESSIONS, SKEW_EVENTS, STARTED,
+    STORE_BYTES, STORE_DISK, STORE_FREE,
 };
 use super::point::{Points, seconds};
 use crate::admin::FeedStates;
@@ -31,6 +32,10 @@ pub(super) const FAILURES: &str = "export_failures_total";
 const COUNTERS: &[(&str, &Metric, &[&str])] = &[
     ("intake_open", &INTAKE_OPEN, &[]),
     ("records_applied_total", &RECORDS, &[]),
+    ("record_commits_total", &COMMITS, &[]),
+    ("record_bytes_total", &RECEIVED, &[]),
+    ("acknowledgements_total", &ACKS, &[]),
+    ("series_described_total", &DESCRIBED, &[]),
     ("duplicates_total", &DUPLICATES, &[]),
     ("sessions_total", &SESSIONS, &[]),
     ("rejected_value_total", &REJECTED, &["telemetry", "value"]),
