@@ -157,12 +157,14 @@ pub struct RetentionSection {
     /// Settled cells of 300 s.
     #[serde(deserialize_with = "duration")]
     pub settled: Duration,
+    /// Bytes that the database may have on the disk.
+    pub disk_budget: Option<u64>,
 }
 
 impl Default for RetentionSection {
     fn default() -> Self {
-        let Periods { rows, minutes, settled } = Periods::default();
-        Self { rows, minutes, settled }
+        let Periods { rows, minutes, settled, disk_budget } = Periods::default();
+        Self { rows, minutes, settled, disk_budget }
     }
 }
 
@@ -424,8 +426,8 @@ impl Config {
 
     /// How long data are kept.
     pub fn periods(&self) -> Periods {
-        let RetentionSection { rows, minutes, settled } = self.retention;
-        Periods { rows, minutes, settled }
+        let RetentionSection { rows, minutes, settled, disk_budget } = self.retention;
+        Periods { rows, minutes, settled, disk_budget }
     }
 
     /// Refuses what cannot be served safely, and factors that nobody knows; gives those that are.

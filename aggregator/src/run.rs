@@ -12,6 +12,7 @@ use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::keeping::Keeping;
+use crate::keeping::disk::Disk;
 use crate::ledger::Ledger;
 use crate::memory::Memory;
 use crate::pods;
@@ -145,6 +146,9 @@ pub async fn run_reloading(
     let keeping = Keeping { book: Arc::clone(&book), space: Arc::clone(&space), clock: Arc::clone(&clock) };
     let (drops, stops) = (keeping.clone().drop_old(periods.subscribe(), stopping.clone()), stopping.clone());
     tasks.spawn(async move { Ok(drops.await?) });
+    let disk = Disk { store: Arc::clone(&store), counters: Arc::clone(&counters), periods: periods.subscribe() };
+    let (kept, disk_stops) = (keeping.clone(), stopping.clone());
+    tasks.spawn(async move { Ok(kept.keep_within(disk, disk_stops).await?) });
     tasks.spawn(async move { Ok(keeping.seal(stops).await?) });
     tasks.spawn(note_manifest(Arc::clone(&store), Arc::clone(&space), stopping.clone()));
     let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock)).while_open(Arc::clone(&space));

@@ -63,6 +63,10 @@ metrics! {
     STORE_FREE = "joulebook_store_disk_free_bytes", Gauge, "bytes", &[], Stable;
     /// Size of its disk.
     STORE_DISK = "joulebook_store_disk_size_bytes", Gauge, "bytes", &[], Stable;
+    /// How often the oldest of a level went for the database's budget of the disk.
+    BUDGET_DROPS = "joulebook_store_budget_drops_total", Counter, "", &["level"], Stable;
+    /// How often the budget was exceeded by what never goes for it.
+    BUDGET_MISSED = "joulebook_store_budget_missed_total", Counter, "", &[], Stable;
     /// Whether the agent of a node is connected.
     NODE_CONNECTED = "joulebook_node_connected", Gauge, "", &["node"], Stable;
     /// The last instant of which something of a node is stored.

@@ -6,7 +6,7 @@ mod record;
 mod tests;
 
 use super::Counters;
-use super::validate::{self, Judged, Known};
+use super::validate::{self, Judged, Known, Times};
 use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
 use crate::store::block::row::{RowRecord, StampedValue};
 use crate::store::book::{CELL_SECONDS, Changes};

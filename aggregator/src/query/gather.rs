@@ -9,6 +9,7 @@ use crate::factor::impact::ImpactSeries;
 use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProvenance, OutOfService, PueCell};
 use crate::ledger::cell_from_rows;
 use crate::memory::Question;
+use crate::store::cut::Cut;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
 use joulebook_sci::group::regroup;
 use joulebook_sci::impact::{ImpactFactors, Impacts};
@@ -126,6 +127,8 @@ pub struct Gathered<'a> {
     /// What was learned of a node's platform up to the end of a day, if anything.
     models: RefCell<BTreeMap<(u32, UnixNanos), Option<Model>>>,
     now: UnixNanos,
+    /// What the budget of the disk took.
+    pub cut: Cut,
     memory: Question,
     /// Cells that were read since the memory was looked at.
     unseen: std::cell::Cell<usize>,
@@ -151,6 +154,8 @@ impl<'a> Gathered<'a> {
             () if older_than(ROWS_HELD_SECONDS) => Resolution::Minute.seconds(),
             () => 1,
         };
+        let cut = book.cut();
+        let resolution_seconds = resolution_seconds.max(cut.finest(asked.start()));
         let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
         let nodes = book.nodes();
@@ -166,6 +171,7 @@ impl<'a> Gathered<'a> {
             dirty: BTreeMap::new(),
             models: RefCell::default(),
             now,
+            cut,
             memory,
             unseen: std::cell::Cell::new(0),
         };

@@ -15,6 +15,7 @@ mod manifest;
 pub mod repair;
 mod settings;
 
+use super::space::bytes_of;
 use super::{Change, Direction, Durability, Store, StoreError, Table, Visit, Writes};
 use crate::memory::Memory;
 use log::{End, Place};
@@ -131,6 +132,21 @@ impl RocksStore {
         for table in Table::ALL {
             self.db.compact_range_cf::<&[u8], &[u8]>(self.family(table)?, None, None);
         }
+        self.table_bytes()
+    }
+
+    /// Ends rewriting of tables at once: for who is about to close the database, and needs none of it any more.
+    pub fn stop_compacting(&self) {
+        self.db.cancel_all_background_work(false);
+    }
+
+    /// Bytes of the files in the folder, with logs.
+    pub fn file_bytes(&self) -> u64 {
+        bytes_of(&self.dir).unwrap_or_default()
+    }
+
+    /// Bytes of each table's files.
+    pub fn table_bytes(&self) -> Result<Vec<(Table, u64)>, StoreError> {
         let files = self.db.live_files().map_err(|error| running("listing the files of the database", &error))?;
         let bytes = |table: Table| {
             let own = files.iter().filter(|file| file.column_family_name == table.name());
