@@ -331,6 +331,11 @@ impl Context<'_> {
                 exclusions.push(format!("{node}: time before its first row at {}", rfc3339(first)));
             }
         }
+        for (held, before) in self.computed.gathered.cut.missing(self.computed.gathered.window.start()) {
+            let (held, before) = (held.name(), rfc3339(before));
+            exclusions
+                .push(format!("{held} before {before}: they went for the budget of the disk (retention.disk_budget)"));
+        }
         let mut label = match (level, allocated) {
             (Level::Facility, true) => "SCI".to_owned(),
             (Level::Facility, false) => "partial carbon per functional unit: idle_excluded, not SCI".to_owned(),

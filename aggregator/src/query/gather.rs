@@ -8,6 +8,8 @@ use crate::directory::Directories;
 use crate::factor::impact::ImpactSeries;
 use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProvenance, OutOfService, PueCell};
 use crate::ledger::cell_from_rows;
+use crate::memory::Question;
+use crate::store::cut::Cut;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
 use joulebook_sci::group::regroup;
 use joulebook_sci::impact::{ImpactFactors, Impacts};
@@ -26,6 +28,8 @@ const MINUTES_HELD_SECONDS: i64 = 90 * 86_400;
 const DAY_SECONDS: i64 = 86_400;
 /// How far back a wall teaches what the platform draws without one, in days.
 const LEARNED_DAYS: i64 = 7;
+/// Cells after which the memory is looked at.
+const LOOK_AFTER: usize = 1_024;
 /// Label that names the pool of a node whose configuration names none.
 const POOL_LABEL: &str = "joulebook.io/pool";
 /// The pool of nodes of which neither names one.
@@ -99,6 +103,17 @@ impl Slot {
 /// Where a PUE comes from: source and granularity.
 pub type PueOrigin = (String, &'static str);
 
+/// What holds when a question is asked.
+#[derive(Clone, Copy)]
+pub struct Present<'a> {
+    /// The instant.
+    pub now: UnixNanos,
+    /// The labels of nodes.
+    pub labels: &'a Directories,
+    /// What it may take.
+    pub memory: Question,
+}
+
 /// A question's material: nodes, factors and the window as it can be answered.
 pub struct Gathered<'a> {
     book: &'a Book,
@@ -118,6 +133,11 @@ pub struct Gathered<'a> {
     /// What was learned of a node's platform up to the end of a day, if anything.
     models: RefCell<BTreeMap<(u32, UnixNanos), Option<Model>>>,
     now: UnixNanos,
+    /// What the budget of the disk took.
+    pub cut: Cut,
+    memory: Question,
+    /// Cells that were read since the memory was looked at.
+    unseen: std::cell::Cell<usize>,
 }
 
 impl<'a> Gathered<'a> {
@@ -130,7 +150,7 @@ impl<'a> Gathered<'a> {
         factors: &Arc<Factors>,
         asked: Window,
         which: Asked,
-        (now, labels): (UnixNanos, &Directories),
+        Present { now, labels, memory }: Present<'_>,
     ) -> Result<Self, QueryError> {
         let unlabelled = BTreeMap::new();
         let age = now.nanos_since(asked.start());
@@ -140,12 +160,14 @@ impl<'a> Gathered<'a> {
             () if older_than(ROWS_HELD_SECONDS) => Resolution::Minute.seconds(),
             () => 1,
         };
+        let cut = book.cut();
+        let resolution_seconds = resolution_seconds.max(cut.finest(asked.start()));
         let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
         let nodes = book.nodes();
         let mut gathered = Self {
             book,
-            stored: Stored::new(book, nodes.len()),
+            stored: Stored::new(book, nodes.len(), memory.memory()),
             known: Arc::clone(factors),
             window,
             resolution_seconds,
@@ -155,6 +177,9 @@ impl<'a> Gathered<'a> {
             dirty: BTreeMap::new(),
             models: RefCell::default(),
             now,
+            cut,
+            memory,
+            unseen: std::cell::Cell::new(0),
         };
         for mut record in nodes {
             let labels = labels.of(&record.inventory.node).map(|told| &told.node_labels).unwrap_or(&unlabelled);
@@ -213,8 +238,9 @@ impl<'a> Gathered<'a> {
     /// One slot. Nodes of which nothing is known in it are left out.
     ///
     /// # Errors
-    /// The store's; [`QueryError::Factor`] when a factor does not cover the slot.
+    /// The store's; [`QueryError::Factor`] when a factor does not cover the slot, [`QueryError::Spent`] when memory does not.
     pub fn slot(&self, window: Window, trust: Trust) -> Result<Slot, QueryError> {
+        self.look_at_memory()?;
         let mut slot = Slot { window, nodes: vec![], factors: vec![], sites: vec![], pues: vec![], impacts: vec![] };
         for member in &self.members {
             let dirty = self.dirty.get(&member.record.number);
@@ -273,6 +299,17 @@ impl<'a> Gathered<'a> {
             Some((record.inventory.node.to_string(), known.remove(&record.number)?))
         };
         self.members.iter().filter_map(of_member).collect()
+    }
+
+    /// Looks now and then whether there is room for the cells of another slot.
+    fn look_at_memory(&self) -> Result<(), QueryError> {
+        let unseen = self.unseen.get() + self.members.len();
+        if unseen < LOOK_AFTER {
+            self.unseen.set(unseen);
+            return Ok(());
+        }
+        self.unseen.set(0);
+        Ok(self.memory.check()?)
     }
 
     /// Whether a node ever told counts of a model of this name.

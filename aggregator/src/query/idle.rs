@@ -1,10 +1,9 @@
 //! Idle capacity: who holds it, since when, what it costs; the marginal and the provisioned figure of every version.
 
-use super::gather::Gathered;
+use super::gather::{Gathered, Present};
 use super::name::Names;
 use super::question::Question;
 use super::{QueryError, rfc3339};
-use crate::directory::Directories;
 use crate::factor::{Asked, Factors};
 use crate::store::Book;
 use joulebook_proto::query as wire;
@@ -29,7 +28,7 @@ pub fn answer(
     book: &Book,
     factors: &Arc<Factors>,
     question: &Question,
-    now: (UnixNanos, &Directories),
+    now: Present<'_>,
 ) -> Result<wire::GetIdleResponse, QueryError> {
     let gathered = Gathered::new(book, factors, question.window, question.factors, now)?;
     let mut idle = Idle::new(question.rule);
@@ -80,7 +79,7 @@ fn before(
     question: &Question,
     gathered: &Gathered<'_>,
     idle: &Idle,
-    now: (UnixNanos, &Directories),
+    now: Present<'_>,
 ) -> Result<Before, QueryError> {
     let start = gathered.window.start();
     let nodes = i64::try_from(gathered.members.len()).unwrap_or(i64::MAX).max(1);

@@ -51,8 +51,7 @@ impl Query {
     /// is none. Else the store's.
     pub fn job(&self, job: &Job) -> Result<JobUse, QueryError> {
         let (factors, labels) = (Arc::clone(&self.factors.borrow()), Arc::clone(&self.directories.borrow()));
-        let known = (self.clock.unix(), labels.as_ref());
-        let gathered = Gathered::new(&self.book, &factors, job.window, Asked::default(), known)?;
+        let gathered = Gathered::new(&self.book, &factors, job.window, Asked::default(), self.present(&labels))?;
         let pods = if matches!(job.of, JobOf::TrainingOf(_)) { gathered.pods() } else { Pods::new() };
         let mut energy = 0u64;
         let (mut grams, mut made) = (CompensatedSum::default(), CompensatedSum::default());

@@ -8,6 +8,7 @@ use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
 use super::block::fact::{Fact, GapFact, MarkFact};
 use super::catalog::{Catalog, Node, Poller, Speaker};
+use super::cut::Cut;
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
@@ -155,6 +156,11 @@ impl Book {
         let node = catalog.nodes.get(number as usize)?;
         let pollers = catalog.pollers.iter().filter(|poller| poller.node == number).map(poller_record);
         Some(node_record(&catalog, number, node, pollers.collect()))
+    }
+
+    /// What the budget of the disk took.
+    pub fn cut(&self) -> Cut {
+        self.read().cut
     }
 
     /// How far around a cell of a node the rows reach that decide about it, in seconds.

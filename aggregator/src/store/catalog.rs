@@ -4,6 +4,7 @@ use super::block::descriptor::Entity;
 use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, PollerFact, Schema, SealedFact, StreamFact};
 use super::block::factor::SeriesFact;
 use super::book::{CELL_SURROUNDINGS_SECONDS, SEALED_SECONDS, WALL_SURROUNDINGS_SECONDS};
+use super::cut::Cut;
 use super::hours::{HOUR_SECONDS, Hours};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
@@ -72,6 +73,8 @@ pub(crate) struct Catalog {
     pub(crate) generation: u64,
     /// Before what every row of a node is sealed.
     pub(crate) sealed: BTreeMap<u32, UnixNanos>,
+    /// What the budget of the disk took.
+    pub(crate) cut: Cut,
     entities: Vec<Entity>,
     numbers: BTreeMap<Entity, u32>,
     /// Series of factors by name.
@@ -161,6 +164,7 @@ impl Catalog {
             Meta::Sealed(node) => {
                 self.sealed.insert(node, SealedFact::decode(key, value)?.0);
             }
+            Meta::Cut => self.cut = Cut::decode(key, value)?,
             Meta::Boot(node, boot) => {
                 self.boots.insert((node, boot), BootFact::decode(key, value)?.0);
             }
@@ -395,6 +399,13 @@ impl Catalog {
         if let Some(until) = self.sealed.get_mut(&node) {
             *until = start.floor_to(SEALED_SECONDS).min(*until);
         }
+    }
+
+    /// Sets what the budget of the disk took.
+    pub(crate) fn put_cut(&mut self, cut: Cut, writes: &mut Writes) {
+        let key = Meta::Cut.encode();
+        writes.put(Table::Meta, key.clone(), cut.encode(&key));
+        self.cut = cut;
     }
 
     /// Sets where a boot's clock lies.
