@@ -8,7 +8,7 @@ use joulebook_units::{Accelerator, BootNanos, Component, Method, Microjoules, So
 use nvml::Nvml;
 use rapl::Rapl;
 use redfish::Redfish;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 mod attribute;
 pub mod estimate;
@@ -65,14 +65,29 @@ impl Value {
 pub struct DeviceUse {
     /// Hardware identity of the device.
     pub device: String,
+    /// Number of its file in `/dev`, by which it may be allocated; absent where it cannot be told.
+    pub minor: Option<u32>,
     /// Begin: the instant of the list before; absent if there is none that this one follows.
     pub since: Option<BootNanos>,
     /// End: when the list was read.
     pub at: BootNanos,
     /// Busy time of the whole device in ns.
     pub busy_nanos: u64,
+    /// Compute slices of the whole device where it is divided into instances.
+    pub slices: Option<u32>,
     /// The processes on it.
     pub users: Vec<DeviceUser>,
+    /// Parts of a divided device on which no process is, by hardware identity.
+    pub free: BTreeMap<String, FreePart>,
+}
+
+/// What a part of a divided device reserves on which no process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreePart {
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Compute slices in millionths of one.
+    pub slice_millionths: u32,
 }
 
 /// A process on an accelerator.
@@ -84,6 +99,8 @@ pub struct DeviceUser {
     pub busy_nanos: u64,
     /// Its memory on the device in bytes; absent where it cannot be told.
     pub memory_bytes: Option<u64>,
+    /// Compute slices that are reserved for it, in millionths of one, where the device is divided.
+    pub slice_millionths: u32,
 }
 
 /// One raw value from a source.
@@ -232,6 +249,11 @@ impl Sources {
     pub fn accelerators(&self) -> Vec<Accelerator> {
         let devices = self.devices.iter().flat_map(Nvml::accelerators);
         devices.chain(self.sensors.iter().flat_map(|sensor| sensor.accelerators())).collect()
+    }
+
+    /// Devices by the numbers of their files in `/dev`.
+    pub fn minors(&self) -> BTreeMap<u32, String> {
+        self.devices.iter().flat_map(Nvml::minors).collect()
     }
 
     /// Why the library behind a collector gives no device, where it gives none.

@@ -2,8 +2,8 @@
 
 use crate::collector::nvml::child::Limits;
 use crate::collector::nvml::dcgm;
+use crate::inference::TargetConfig;
 use crate::inference::preset::{Preset, Presets};
-use crate::inference::{TargetConfig, Wanted};
 use crate::process::Member;
 use joulebook_proto::credentials::CredentialFiles;
 use joulebook_units::{Milliwatts, NodeName};
@@ -14,7 +14,9 @@ use toml::Spanned;
 
 mod bmc;
 mod consumers;
+mod discovery;
 mod error;
+mod kubelet;
 mod meter;
 mod metrics;
 mod otlp;
@@ -23,7 +25,9 @@ mod subject;
 
 pub use bmc::{IpmiSection, RedfishSection};
 pub use consumers::{ConsumersSection, NameForm};
+pub use discovery::DiscoverySection;
 pub use error::ConfigError;
+pub use kubelet::KubeletSection;
 pub use meter::MeterSection;
 pub use metrics::MetricsSection;
 pub use otlp::OtlpSection;
@@ -72,6 +76,8 @@ pub struct Config {
     pub gaudi: GaudiSection,
     /// The node's BMC over the network.
     pub redfish: RedfishSection,
+    /// Who holds its devices.
+    pub kubelet: KubeletSection,
     /// The node's own BMC through the kernel.
     pub ipmi: IpmiSection,
     /// Estimates where no sensor is.
@@ -102,33 +108,6 @@ pub struct Config {
     pub subject: Vec<SubjectSection>,
     /// Inference servers to scrape.
     pub target: Vec<TargetConfig>,
-}
-
-/// Inference servers that nobody configured.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DiscoverySection {
-    /// Whether processes of this machine are looked at.
-    pub processes: bool,
-    /// Whether pods of this node that ask for it are scraped.
-    pub pods: bool,
-    /// Time between two looks, 1 s to 1 h.
-    #[serde(with = "duration")]
-    pub interval: Duration,
-}
-
-impl Default for DiscoverySection {
-    fn default() -> Self {
-        Self { processes: false, pods: true, interval: Duration::from_secs(30) }
-    }
-}
-
-impl DiscoverySection {
-    /// What is looked for; nothing if neither is wanted.
-    pub fn wanted(&self) -> Option<Wanted> {
-        let wanted = Wanted { processes: self.processes, pods: self.pods, every: self.interval };
-        (self.processes || self.pods).then_some(wanted)
-    }
 }
 
 /// What the connection to the aggregator is secured with, PEM files.
@@ -466,9 +445,8 @@ impl Config {
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.tick) {
             return Err(ConfigError::value("sampling.tick", "\"100ms\" to \"60s\""));
         }
-        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.discovery.interval) {
-            return Err(ConfigError::value("discovery.interval", "\"1s\" to \"1h\""));
-        }
+        self.discovery.check()?;
+        self.kubelet.check()?;
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.sampling.workloads) {
             return Err(ConfigError::value("sampling.workloads", "\"100ms\" to \"60s\""));
         }

@@ -59,6 +59,8 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// Container ids by their names in the pod.
+    containers: BTreeMap<String, String>,
     /// Image digests by container id.
     images: BTreeMap<String, String>,
     /// Images by their names and tags, by container id.
@@ -85,9 +87,10 @@ impl Directory {
 
 impl Pod {
     fn from_wire(pod: WirePod) -> Self {
-        let (mut images, mut named) = (BTreeMap::new(), BTreeMap::new());
+        let (mut containers, mut images, mut named) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for container in pod.containers {
             let Some(id) = container.container_id else { continue };
+            containers.insert(container.name, id.clone());
             images.extend(container.image_digest.map(|digest| (id.clone(), digest)));
             named.extend(container.image.filter(|image| is_usable(image)).map(|image| (id, image)));
         }
@@ -97,6 +100,7 @@ impl Pod {
             labels: cut(pod.labels),
             annotations: cut(pod.annotations),
             addresses: pod.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            containers,
             images,
             named,
         }
@@ -118,6 +122,16 @@ impl Pod {
             support_of: told(SUPPORT_LABEL),
             training_of: told(TRAINING_LABEL),
         }
+    }
+
+    /// Whether it trains a model: nothing that runs in it is inference.
+    pub fn trains(&self) -> bool {
+        self.told(TRAINING_LABEL).is_some()
+    }
+
+    /// Id of the container with this name.
+    pub fn container(&self, name: &str) -> Option<&str> {
+        self.containers.get(name).map(String::as_str)
     }
 
     /// The version that the first of these labels names.

@@ -1,9 +1,10 @@
 //! `joulebook-agent doctor`: what this node can measure, what it cannot and why, and what would mend it.
 //!
-//! Reads every source for a few seconds exactly as the agent does, changes nothing and speaks to nobody. Where NVIDIA's
-//! `nvidia-smi` is installed, its watts stand beside ours.
+//! Reads every source for a few seconds exactly as the agent does, changes nothing and speaks to nobody but the node's own
+//! kubelet. Where NVIDIA's `nvidia-smi` is installed, its watts stand beside ours.
 
 pub mod counting;
+mod kubelet;
 pub mod smi;
 mod text;
 
@@ -20,6 +21,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+pub use kubelet::Held;
 pub use text::write;
 
 /// What was found on a node.
@@ -37,6 +39,10 @@ pub struct Findings {
     pub components_w: Option<f64>,
     /// What is not there at all, and what would bring it.
     pub absent: Vec<Absent>,
+    /// Devices that containers hold by allocation; null if no kubelet tells it.
+    pub held: Option<Vec<Held>>,
+    /// Names of such devices that stand for none that is known: who holds it is not known.
+    pub unresolved: Vec<Held>,
     /// GPUs as `nvidia-smi` shows them; null if it is not installed or fails.
     pub nvidia_smi: Option<Vec<smi::Gpu>>,
     /// Where the requests of the configured servers are counted.
@@ -152,11 +158,21 @@ pub fn look(config: &Config, node: String, clock: &dyn Clock, look: Look, smi: &
         .filter(|(state, _)| added(state))
         .filter_map(|(_, finding)| finding.w)
         .collect();
+    let (mut absent, mut held, mut unresolved) = (Vec::new(), None, Vec::new());
+    if config.role == Role::Node {
+        absent = absent_sources(config, &hardware, &sources);
+        match kubelet::held(&config.kubelet, &sources.minors()) {
+            Ok(found) => (held, unresolved) = (Some(found.held), found.unresolved),
+            Err(none) => absent.push(none),
+        }
+    }
     Findings {
         node,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         measured_s,
-        absent: if config.role == Role::Node { absent(config, &hardware, &sources) } else { Vec::new() },
+        absent,
+        held,
+        unresolved,
         sources: found,
         components_w: (!watts.is_empty()).then(|| watts.iter().sum()),
         nvidia_smi: smi_gpus,
@@ -227,7 +243,7 @@ fn method(method: Method) -> &'static str {
 }
 
 /// Kinds of sources that this node does not have, in words.
-fn absent(config: &Config, hardware: &Hardware, sources: &Sources) -> Vec<Absent> {
+fn absent_sources(config: &Config, hardware: &Hardware, sources: &Sources) -> Vec<Absent> {
     let states = sources.states();
     let any = |collector: &str| states.iter().any(|state| state.source.collector == collector);
     let is_guest = hardware.guest == Some(true);

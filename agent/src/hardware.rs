@@ -7,7 +7,7 @@ use crate::config::Roots;
 use crate::process::proc::{memory, open, read_text};
 use joulebook_units::{Accelerator, Component, Hardware, Method, Milliwatts, Source, SourceState};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const NVIDIA_VENDOR: &str = "0x10de";
 const HABANA_VENDOR: &str = "0x1da3";
@@ -67,20 +67,22 @@ fn parse_cpuinfo(text: &str) -> Cpu {
 /// Everything known of the node's hardware.
 pub fn discover(roots: &Roots) -> Hardware {
     let cpu = cpu(&roots.procfs);
+    let disks = disks(&roots.sysfs);
     Hardware {
         sockets: cpu.sockets,
         threads: Some(cpu.threads).filter(|threads| *threads > 0),
         cpu_model: cpu.model,
         memory_bytes: read_text(&roots.procfs.join("meminfo")).and_then(|text| memory(&text, "MemTotal")),
-        disks: disks(&roots.sysfs),
+        disks: disks.as_ref().and_then(|disks| u32::try_from(disks.len()).ok()),
+        rotating_disks: disks.and_then(|disks| rotating(&disks)),
         accelerators: nvidia(roots).into_iter().chain(gaudi(roots)).collect(),
         guest: cpu.guest,
         kernel: read_text(&roots.procfs.join("sys/kernel/osrelease")).map(|text| text.trim().to_owned()),
     }
 }
 
-/// Local disks: block devices with hardware behind them (`device` is there), optical drives and floppies apart.
-fn disks(sysfs: &Path) -> Option<u32> {
+/// Folders of local disks: block devices with hardware behind them (`device` is there), optical drives and floppies apart.
+fn disks(sysfs: &Path) -> Option<Vec<PathBuf>> {
     let names = std::fs::read_dir(sysfs.join("block")).ok()?;
     let disks = names.filter_map(Result::ok).filter(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -88,7 +90,16 @@ fn disks(sysfs: &Path) -> Option<u32> {
             ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"].iter().any(|kind| name.starts_with(kind));
         !is_virtual && entry.path().join("device").exists()
     });
-    u32::try_from(disks.count()).ok()
+    Some(disks.map(|entry| entry.path()).collect())
+}
+
+/// How many of them rotate, if all of them tell.
+fn rotating(disks: &[PathBuf]) -> Option<u32> {
+    disks.iter().try_fold(0u32, |sum, disk| match read_text(&disk.join("queue/rotational"))?.trim() {
+        "0" => Some(sum),
+        "1" => Some(sum.saturating_add(1)),
+        _ => None,
+    })
 }
 
 /// NVIDIA devices: from the driver where it is loaded, else from the PCI bus.
@@ -153,7 +164,7 @@ fn driver_version(text: &str) -> Option<String> {
 }
 
 /// Names and paths of a folder's entries in order; none if it is not there.
-fn entries(folder: &Path) -> Vec<(String, std::path::PathBuf)> {
+fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<_> = entries
         .filter_map(Result::ok)
@@ -209,6 +220,8 @@ mod tests {
         write(root.path(), "proc/meminfo", "MemTotal:       1024 kB\nMemAvailable: 512 kB\n");
         write(root.path(), "proc/sys/kernel/osrelease", "6.1.0\n");
         write(root.path(), "sys/block/vda/device/x", "");
+        write(root.path(), "sys/block/vda/queue/rotational", "1\n");
+        write(root.path(), "sys/block/nvme0n1/device/x", "");
         write(root.path(), "sys/block/loop0/size", "0");
         write(root.path(), "sys/block/zram0/device/x", "");
         write(root.path(), "sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n");
@@ -221,7 +234,10 @@ mod tests {
             cgroup: root.path().join("sys/fs/cgroup"),
         };
         let hardware = discover(&roots);
-        assert_eq!((hardware.sockets, hardware.threads, hardware.disks), (Some(2), Some(2), Some(1)));
+        assert_eq!((hardware.sockets, hardware.threads, hardware.disks), (Some(2), Some(2), Some(2)));
+        assert_eq!(hardware.rotating_disks, None, "one does not tell");
+        write(root.path(), "sys/block/nvme0n1/queue/rotational", "0\n");
+        assert_eq!(discover(&roots).rotating_disks, Some(1));
         assert_eq!((hardware.memory_bytes, hardware.guest), (Some(1024 * 1024), Some(true)));
         assert_eq!(hardware.kernel.as_deref(), Some("6.1.0"));
         assert_eq!(hardware.accelerators.len(), 1);

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod exit;
 pub mod hardware;
 pub mod inference;
+pub mod kubelet;
 pub mod measure;
 pub mod metrics;
 pub mod poller;

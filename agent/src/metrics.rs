@@ -16,6 +16,7 @@ use cost::Cost;
 use joulebook_otlp::trace::queues;
 use joulebook_otlp::{Queue, Signal};
 use joulebook_proto::metrics::{Point, Points};
+use joulebook_timex::Kept;
 use joulebook_units::{BootNanos, NodeName, RejectReason, UnixNanos};
 use name::*;
 use std::collections::BTreeMap;
@@ -202,6 +203,7 @@ impl Board {
         points.count(&PAGES, &[], process.pages.load(Ordering::Relaxed));
         points.count(&RELOADS, &[], process.reloads.load(Ordering::Relaxed));
         points.count(&RELOAD_FAILURES, &[], process.reload_failures.load(Ordering::Relaxed));
+        add_clock(&mut points);
         let (mut cpu, mut helper) = (None, None);
         for stream in &self.streams {
             let sampled = stream.sampled().await;
@@ -233,11 +235,19 @@ impl Board {
         points.add(&CYCLE, &node, cycles.all.as_secs_f64());
         points.add(&LONGEST_CYCLE, &node, cycles.longest.as_secs_f64());
         points.count(&LATE, &node, cycles.late);
+        points.count(&UNRESOLVED, &node, status.unresolved);
         let ahead = wall.0.saturating_sub(i64::try_from(boot.0).unwrap_or(i64::MAX));
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         let first = *clocks.entry(stream.node.clone()).or_insert(ahead);
         points.add(&CLOCK_STEP, &node, seconds(ahead.saturating_sub(first)));
     }
+}
+
+/// How well the machine's wall clock is kept; nothing where the kernel may not be asked.
+fn add_clock(points: &mut Points) {
+    let Ok(kept) = Kept::now() else { return };
+    points.add(&CLOCK_SYNCHRONISED, &[], f64::from(u8::from(kept.synchronised)));
+    points.add(&CLOCK_ERROR, &[], kept.most_error.as_secs_f64());
 }
 
 fn add_sources(points: &mut Points, node: &str, status: &Status) {
@@ -284,6 +294,10 @@ fn add_delivery(points: &mut Points, stream: &Stream, now: Option<UnixNanos>) {
         (&ACKED, spool.acked),
     ] {
         points.count(metric, &node, count);
+    }
+    let lost = spool.lost_by_reason;
+    for (reason, count) in [("spool_full", lost.spool_full), ("no_space", lost.no_space), ("corrupt", lost.corrupt)] {
+        points.count(&LOST_BY_REASON, &[node[0], reason], count);
     }
     let behind = if is_empty(&spool) { Duration::ZERO } else { stream.behind.borrow().elapsed() };
     points.add(&SPOOL_BEHIND, &node, behind.as_secs_f64());

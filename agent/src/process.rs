@@ -12,6 +12,9 @@
 use crate::config::Roots;
 use crate::inference::discovery::engine_of_name;
 use cgroup::{Group, Kind, Watch};
+pub use holding::DeviceUsers;
+use holding::Vacant;
+pub(crate) use holding::is_brief;
 use joulebook_units::{BootNanos, CpuTimeMethod, Workload, WorkloadKind};
 use proc::Process;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod cgroup;
+mod holding;
 mod id;
 mod membership;
 mod meter;
@@ -92,8 +96,8 @@ pub struct WorkloadSample {
     pub node_memory_used: Option<u64>,
     /// Share of the CPUs at work since the sample before, in thousandths.
     pub busy_permille: Option<u64>,
-    /// Workload of each process that was named as a user of a device and was found.
-    pub device_users: BTreeMap<i32, String>,
+    /// Who is on the devices.
+    pub device_users: DeviceUsers,
     /// Files that should name a process's control group and do not. These processes are in no row of theirs: what they
     /// use stays where the kernel counts it, in a group or in the remainder.
     pub cgroups_refused: Vec<PathBuf>,
@@ -120,6 +124,8 @@ pub struct Workloads {
     /// Processes that have a row however little they use: those that hold a device, and the agent itself, whose own cost
     /// stands in the book like everybody's.
     named: BTreeSet<i32>,
+    /// Devices without processes, and who holds them.
+    vacant: Vacant,
     /// The agent's process in the given procfs.
     own: Option<i32>,
     /// Least time between two samples.
@@ -199,6 +205,7 @@ impl Workloads {
             asked: Vec::new(),
             own_rows: BTreeSet::new(),
             named: own.into_iter().collect(),
+            vacant: Vacant::default(),
             own,
             every: Duration::ZERO,
             cgroups_refused: Vec::new(),
@@ -217,13 +224,6 @@ impl Workloads {
     /// Whether a sample is due; a tick may come a little early.
     pub fn is_due(&self, now: BootNanos) -> bool {
         self.last.is_none_or(|last| now.since(last) + EARLY >= self.every)
-    }
-
-    /// Names the processes that hold a device now. From the next sample on each of them belongs to a row: who holds a
-    /// device is somebody, however little CPU time it uses.
-    pub fn name_device_users(&mut self, pids: BTreeSet<i32>) {
-        self.named = pids;
-        self.named.extend(self.own);
     }
 
     /// Reads everything once. `groups` are the inference servers known now; one that is missing later is remembered
@@ -305,7 +305,8 @@ impl Workloads {
         self.meters.add(REMAINDER, rest);
         sample.rows.push(self.row(Workload::bare(REMAINDER, WorkloadKind::Remainder, "everything else"), None, None));
         sample.groups = self.targets(groups, &hosts);
-        sample.device_users = self.find_device_users(&used, &owners);
+        sample.device_users.processes = self.find_device_users(&used, &owners);
+        self.add_holders(&mut sample);
         sample.cgroups_refused = std::mem::take(&mut self.cgroups_refused);
         sample.parts = parts.into_iter().map(|(row, part)| (part, row)).collect();
         sample.node_memory_used = self.table.memory_used();
@@ -503,6 +504,15 @@ impl Workloads {
                 part_of: Some(whole.clone()),
                 ..Workload::bare(id, WorkloadKind::ProcessTree, format!("{}@{}", part.model, part.version))
             });
+        }
+        if let Some(program) = self.own_program(&one.process) {
+            let identity = one.host.as_deref().map(cgroup::identify).unwrap_or_default();
+            let own = Workload {
+                container_id: identity.container_id,
+                pod_uid: identity.pod_uid,
+                ..Workload::bare(id, WorkloadKind::ProcessTree, program.name())
+            };
+            return Some(self.together(own, None, None));
         }
         let name: String = one.process.comm.chars().filter(|c| !c.is_control()).collect();
         let reserved = self.inference.get(&key).and_then(|group| group.reserved_millicores);

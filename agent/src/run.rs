@@ -7,6 +7,7 @@ use crate::config::{Config, ConfigError, Role, Roots, SupportSection};
 use crate::directory::Directory;
 use crate::hardware;
 use crate::inference::{self, Desks, ListenError, MeterDesk, SpanDesk, TargetError};
+use crate::kubelet;
 use crate::metrics::listener::{self, PageError};
 use crate::metrics::{self, Board, Targets, export};
 use crate::poller;
@@ -183,6 +184,7 @@ async fn run_node(
     let node = inventory.node.clone();
     let (inventory, told) = watch::channel(inventory);
     let scraper = inference.scraper();
+    let (holding, allocations) = watch::channel(Arc::default());
     let parts = Parts {
         clock: Arc::clone(&clock),
         boot,
@@ -191,13 +193,18 @@ async fn run_node(
         workloads: Some(
             Workloads::new(&config.roots, threads)
                 .every(config.sampling.workloads)
-                .among(directory.clone(), config.member.clone()),
+                .among(directory.clone(), config.member.clone())
+                .holding(allocations),
         ),
         package_idle,
         counts: inference.samples,
         groups: inference.groups,
         inventory,
     };
+    let mut asking = JoinSet::new();
+    if config.kubelet.enabled {
+        asking.spawn(kubelet::follow(config.kubelet.clone(), holding));
+    }
     let sampler = Sampler::new(parts, &recovery);
     let servers = Targets { states: inference.targets, failures: inference.failures };
     let uplink = UplinkConfig { endpoint: config.aggregator_url().to_owned(), security, boot };
@@ -214,6 +221,7 @@ async fn run_node(
     let delivery = Delivery { sampler, spool, uplink, tick, scraper: Some(scraper), spans, asked };
     let delivered = deliver(delivery, ending).await;
     pods.abort();
+    asking.abort_all();
     for receiver in receivers {
         receiver.close().await;
     }

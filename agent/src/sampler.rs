@@ -10,7 +10,7 @@ use crate::collector::{DeviceUse, ReadFailure, Reading, Sources, Value};
 use crate::counter::{Baseline as RawBaseline, Step, Tracker, Unknown};
 use crate::inference::CountSample;
 use crate::process::part::PartName;
-use crate::process::{InferenceGroup, WorkloadSample, Workloads};
+use crate::process::{DeviceUsers, InferenceGroup, WorkloadSample, Workloads, is_brief};
 use crate::spool::{Baseline, LocalState, Recovery};
 use book::{Book, Page};
 use devices::{Devices, Quiet};
@@ -96,7 +96,7 @@ pub struct Sampler {
     workload_ids: BTreeMap<String, String>,
     devices: Devices,
     /// Workloads of the processes that hold devices, as of the last sample of workloads.
-    device_users: BTreeMap<i32, String>,
+    device_users: DeviceUsers,
     /// Counts that wait for the first list of those on the devices.
     waiting: Vec<CountSample>,
     part_ids: BTreeMap<(String, PartName), String>,
@@ -158,7 +158,7 @@ impl Sampler {
             held: HashMap::new(),
             workload_ids: BTreeMap::new(),
             devices: Devices::default(),
-            device_users: BTreeMap::new(),
+            device_users: DeviceUsers::default(),
             waiting: Vec::new(),
             part_ids: BTreeMap::new(),
             busy_permille: None,
@@ -205,11 +205,8 @@ impl Sampler {
         // Before the processes: those that belong to these counts are published already.
         let counts: Vec<_> = std::iter::from_fn(|| self.parts.counts.try_recv().ok()).collect();
         let groups = self.parts.groups.borrow_and_update().clone();
-        if !used.is_empty() {
-            let pids = used.iter().flat_map(|used| used.users.iter().map(|user| user.pid)).collect();
-            if let Some(workloads) = &mut self.parts.workloads {
-                workloads.name_device_users(pids);
-            }
+        if let Some(workloads) = &mut self.parts.workloads {
+            workloads.see_devices(&used);
         }
         let due = self.parts.workloads.as_mut().filter(|workloads| workloads.is_due(now));
         let sample = due.map(|workloads| workloads.sample(now, &groups));
@@ -285,6 +282,7 @@ impl Sampler {
                     | Subject::Memory { .. }
                     | Subject::DeviceTime { workload: Some(_), .. }
                     | Subject::DeviceMemory { .. }
+                    | Subject::DeviceSlices { .. }
             )
         };
         for series in self.book.unused(now, FORGET_NANOS, may_end) {
@@ -438,7 +436,8 @@ impl Sampler {
         for used in used {
             let booked = self.devices.take(
                 used,
-                |pid| users.get(&pid).cloned(),
+                |pid| users.processes.get(&pid).cloned(),
+                &users.holders,
                 |series| recovered.get(&series).map_or(0, |baseline| baseline.value),
                 &mut self.book,
             );
@@ -540,7 +539,7 @@ impl Sampler {
         }
         // A process that ended never comes back; a group may.
         let ended: Vec<String> =
-            self.cpu_points.keys().filter(|id| id.starts_with("process/") && !alive.contains(*id)).cloned().collect();
+            self.cpu_points.keys().filter(|id| is_brief(id) && !alive.contains(*id)).cloned().collect();
         for id in ended {
             if let Some((series, _)) = self.cpu_points.remove(&id) {
                 self.baselines.remove(&series);

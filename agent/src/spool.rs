@@ -19,7 +19,7 @@ mod tests;
 mod worker;
 
 use bytes::Bytes;
-use joulebook_units::{Batch, BootId, BootNanos, StreamGap, StreamId, Subject, UnixNanos};
+use joulebook_units::{Batch, BootId, BootNanos, LossReason, StreamGap, StreamId, Subject, UnixNanos};
 use lanes::Lanes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -171,6 +171,37 @@ pub struct StreamState {
     pub acked: u64,
 }
 
+/// Records that this run of the agent declared lost, by reason. What only the aggregator misses is none of them: it was
+/// acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LostByReason {
+    /// The spool reached its size: the oldest went.
+    pub spool_full: u64,
+    /// They were damaged.
+    pub corrupt: u64,
+    /// The disk took no more, nor did the memory.
+    pub no_space: u64,
+}
+
+impl LostByReason {
+    fn add(&mut self, reason: LossReason, records: u64) {
+        match reason {
+            LossReason::SpoolFull => self.spool_full += records,
+            LossReason::Corrupt => self.corrupt += records,
+            LossReason::NoSpace => self.no_space += records,
+            LossReason::Rewind => {}
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            spool_full: self.spool_full + other.spool_full,
+            corrupt: self.corrupt + other.corrupt,
+            no_space: self.no_space + other.no_space,
+        }
+    }
+}
+
 /// The spool's state and counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
@@ -192,6 +223,8 @@ pub struct Counters {
     pub lost_records: u64,
     /// Values lost since the spool was initialised, as far as they are known.
     pub lost_samples: u64,
+    /// Of the lost records those of this run, by reason.
+    pub lost_by_reason: LostByReason,
     /// Damaged places found at start or when reading.
     pub damaged: u64,
     /// Files under a segment's name that are left alone: not ours, of another stream or a later format.

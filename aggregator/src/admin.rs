@@ -260,6 +260,7 @@ fn unit(subject: &Subject) -> &'static str {
         Subject::CpuTime(_) | Subject::DeviceTime { .. } => "ns",
         Subject::Count(_, kind) | Subject::Consumption(_, kind) if kind.is_time() => "ns",
         Subject::Memory { .. } | Subject::NodeMemoryUsed | Subject::DeviceMemory { .. } => "bytes",
+        Subject::DeviceSlices { .. } => "1e-6",
         Subject::Count(..) | Subject::Consumption(..) => "1",
     }
 }
@@ -275,6 +276,7 @@ fn name(subject: &Subject) -> String {
         Subject::DeviceTime { device, workload: None } => format!("device_time {device}"),
         Subject::DeviceTime { device, workload: Some(workload) } => format!("device_time {device} {workload}"),
         Subject::DeviceMemory { device, workload } => format!("device_memory {device} {workload}"),
+        Subject::DeviceSlices { device, workload, of } => format!("device_slices of {of} {device} {workload}"),
         Subject::Count(service, kind) => format!("{} {}", count(*kind), model(service)),
         Subject::Consumption(of, kind) => {
             format!("{} of {} {} at {}", count(*kind), of.consumer.kind, of.consumer.name, of.gateway)

@@ -5,6 +5,7 @@ use crate::factor::{
     ComponentConfig, EmbodiedConfig, FactorConfig, FactorError, Factors, FeedConfig, GhgRole, OutOfServiceConfig,
     SiteConfig, SiteRule,
 };
+use crate::memory;
 use crate::pods::{PodsError, PodsSection};
 use crate::poller::{PollerError, PollerSection, Pollers};
 use crate::server::accept::Limits;
@@ -36,6 +37,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Folder of backups; made if its parent exists. None can be made without one.
     pub backup_dir: Option<PathBuf>,
+    /// Bytes of memory that the process keeps within; the limit of its control group counts where it is less.
+    pub memory_budget: Option<u64>,
     /// File of the pods and labels of nodes, which agents are told.
     pub node_directory: Option<PathBuf>,
     /// `[pods]`: the cluster whose pods agents are told.
@@ -154,12 +157,14 @@ pub struct RetentionSection {
     /// Settled cells of 300 s.
     #[serde(deserialize_with = "duration")]
     pub settled: Duration,
+    /// Bytes that the database may have on the disk.
+    pub disk_budget: Option<u64>,
 }
 
 impl Default for RetentionSection {
     fn default() -> Self {
-        let Periods { rows, minutes, settled } = Periods::default();
-        Self { rows, minutes, settled }
+        let Periods { rows, minutes, settled, disk_budget } = Periods::default();
+        Self { rows, minutes, settled, disk_budget }
     }
 }
 
@@ -199,6 +204,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7443)),
             data_dir: PathBuf::from("/var/lib/joulebook"),
             backup_dir: None,
+            memory_budget: None,
             node_directory: None,
             pods: PodsSection::default(),
             insecure_loopback: false,
@@ -264,6 +270,9 @@ pub enum ConfigError {
     /// A disk limit that leaves nothing to write to, or none at all.
     #[error("disk.min_free_percent = {0}: it must be 0 to 50")]
     MinFree(f64),
+    /// The memory is too little for anything.
+    #[error("memory_budget = {0}: at least {least}", least = memory::LEAST)]
+    MemoryBudget(u64),
     /// A weight that is none.
     #[error("apportioning.output_token_weight = {0}: it must be 0 to 1000")]
     OutputWeight(f64),
@@ -361,6 +370,7 @@ impl Config {
             ("listen", self.listen == other.listen),
             ("data_dir", self.data_dir == other.data_dir),
             ("backup_dir", self.backup_dir == other.backup_dir),
+            ("memory_budget", self.memory_budget == other.memory_budget),
             ("node_directory", self.node_directory == other.node_directory),
             ("pods", self.pods == other.pods),
             ("insecure_loopback", self.insecure_loopback == other.insecure_loopback),
@@ -416,8 +426,8 @@ impl Config {
 
     /// How long data are kept.
     pub fn periods(&self) -> Periods {
-        let RetentionSection { rows, minutes, settled } = self.retention;
-        Periods { rows, minutes, settled }
+        let RetentionSection { rows, minutes, settled, disk_budget } = self.retention;
+        Periods { rows, minutes, settled, disk_budget }
     }
 
     /// Refuses what cannot be served safely, and factors that nobody knows; gives those that are.
@@ -431,6 +441,9 @@ impl Config {
         }
         if !(0.0..=50.0).contains(&self.disk.min_free_percent) {
             return Err(ConfigError::MinFree(self.disk.min_free_percent));
+        }
+        if let Some(budget) = self.memory_budget.filter(|budget| *budget < memory::LEAST) {
+            return Err(ConfigError::MemoryBudget(budget));
         }
         if !(0.0..=1000.0).contains(&self.apportioning.output_token_weight) {
             return Err(ConfigError::OutputWeight(self.apportioning.output_token_weight));

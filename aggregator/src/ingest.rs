@@ -15,6 +15,7 @@ pub use commit::{Intake, Opening, Refusal, Reject, Reply, Request};
 pub use session::Telemetry;
 
 use crate::clock::Clock;
+use crate::memory::Memory;
 use crate::store::StoreError;
 use crate::store::space::Space;
 use pressure::{Cause, Pressure};
@@ -189,9 +190,9 @@ impl Committer {
         self.pressure.clone()
     }
 
-    /// Watches the memory of the process, for ever.
-    pub fn watch_memory(&self) -> impl Future<Output = ()> + use<> {
-        pressure::memory::watch(self.pressure.clone(), self.waiting.clone())
+    /// Watches that the process keeps within its memory, for ever.
+    pub fn watch_memory(&self, memory: Memory) -> impl Future<Output = ()> + use<> {
+        pressure::memory::watch(memory, self.pressure.clone(), self.waiting.clone())
     }
 
     /// Commits until every session and the service are gone and the queue is empty. Fails at the first commit that
@@ -223,8 +224,13 @@ impl Committer {
     async fn commit(self, group: Vec<Job>, clock: &dyn Clock) -> Result<(Self, Result<(), StoreError>), StoreError> {
         let now = clock.unix();
         let Self { mut intake, jobs, bytes, pressure, waiting, space, on_runtime } = self;
+        let counters = intake.counters();
         let (mut requests, mut senders) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        let mut payloads = 0u64;
         for job in group {
+            if let Request::Record { payload, .. } = &job.request {
+                payloads = payloads.saturating_add(u64::try_from(payload.len()).unwrap_or(u64::MAX));
+            }
             requests.push(job.request);
             senders.push((job.reply, job._bytes));
         }
@@ -240,7 +246,13 @@ impl Committer {
             applied.map_err(|error| StoreError::Latched { reason: error.to_string() })?
         };
         let (replies, outcome) = match replies {
-            Ok(replies) => (replies, Ok(())),
+            Ok(replies) => {
+                if payloads > 0 {
+                    counters.add("record_commits_total", 1);
+                    counters.add("record_bytes_total", payloads);
+                }
+                (replies, Ok(()))
+            }
             // Marks in memory are those of the commit that failed: nobody is told one.
             Err(full @ StoreError::Full { .. }) => (vec![Reply::Held(Vec::new()); senders.len()], Err(full)),
             Err(error) => return Err(error),

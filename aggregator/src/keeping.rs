@@ -1,5 +1,7 @@
 //! What happens to rows once they are settled: they are sealed hour by hour, and dropped when their time is over.
 
+pub mod disk;
+
 use crate::clock::Clock;
 use crate::store::retention::{self, Periods};
 use crate::store::space::Space;

@@ -14,6 +14,7 @@ pub mod factor;
 pub mod ingest;
 pub mod keeping;
 pub mod ledger;
+pub mod memory;
 pub mod offline;
 pub mod peer;
 pub mod pods;

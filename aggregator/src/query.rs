@@ -16,16 +16,19 @@ mod input;
 mod job;
 mod layer;
 mod name;
+mod namespace;
 pub mod overview;
+mod own;
 mod question;
 mod sums;
 
 use crate::clock::Clock;
 use crate::directory::Directories;
 use crate::factor::{Asked, Factors};
+use crate::memory::{Memory, Spent};
 use crate::store::{Book, StoreError};
-use gather::Gathered;
-pub use job::{Job, JobUse};
+use gather::{Gathered, Present};
+pub use job::{Job, JobOf, JobUse};
 use joulebook_proto::query::query_service_server::{QueryService, QueryServiceServer};
 use joulebook_proto::query::{
     EnergyBy, ExplainRequest, ExplainResponse, GetAliasHistoryRequest, GetAliasHistoryResponse, GetEnergyRequest,
@@ -40,11 +43,13 @@ use question::Question;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use sums::Sums;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status};
 
 /// Largest answer in bytes: the terms of a year of slots.
 pub const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// Terms are kept, printed and encoded, one after the other and all at once in the end.
+const TERMS_TIMES: u64 = 3;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,9 @@ pub enum QueryError {
     /// A factor is missing.
     #[error("{0}")]
     Factor(String),
+    /// It needs more memory than there is.
+    #[error(transparent)]
+    Spent(#[from] Spent),
     /// The store cannot answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -70,6 +78,7 @@ impl From<QueryError> for Status {
             QueryError::Invalid(_) => Self::invalid_argument(message),
             QueryError::NotFound(_) => Self::not_found(message),
             QueryError::Factor(_) => Self::failed_precondition(message),
+            QueryError::Spent(_) => Self::resource_exhausted(message),
             QueryError::Store(_) => Self::data_loss(message),
         }
     }
@@ -102,6 +111,9 @@ pub struct Query {
     factors: watch::Receiver<Arc<Factors>>,
     directories: watch::Receiver<Arc<Directories>>,
     clock: Arc<dyn Clock>,
+    memory: Memory,
+    /// Questions that wait for their turn, and how many are answered at a time.
+    turns: Arc<Semaphore>,
     /// Sums of energy, unless every slot is added up anew.
     sums: Option<Sums>,
 }
@@ -110,12 +122,19 @@ impl Query {
     /// A service over a book, with the factors that are in force when a question comes.
     pub fn new(book: Arc<Book>, factors: watch::Receiver<Arc<Factors>>, clock: Arc<dyn Clock>) -> Self {
         let directories = watch::channel(Arc::default()).1;
-        Self { book, factors, directories, clock, sums: Some(Sums::default()) }
+        let memory = Memory::default();
+        let sums = Some(Sums::within(memory));
+        Self { book, factors, directories, clock, memory, turns: turns(memory), sums }
     }
 
     /// The same with the labels of nodes: where they stand is read from them where they do not say it themselves.
     pub fn labelled(self, directories: watch::Receiver<Arc<Directories>>) -> Self {
         Self { directories, ..self }
+    }
+
+    /// The same within a memory: what would need more is refused.
+    pub fn within(self, memory: Memory) -> Self {
+        Self { memory, turns: turns(memory), sums: self.sums.map(|_| Sums::within(memory)), ..self }
     }
 
     /// The same that adds up every slot of a window for each question: the plain way to the same answers.
@@ -210,8 +229,7 @@ impl Query {
         let window = question::window(request.window.as_ref())?;
         let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
-        let known = (self.clock.unix(), labels.as_ref());
-        let gathered = Gathered::new(&self.book, &factors, window, Asked::default(), known)?;
+        let gathered = Gathered::new(&self.book, &factors, window, Asked::default(), self.present(&labels))?;
         alias::history(&gathered, &request.alias)
     }
 
@@ -223,15 +241,19 @@ impl Query {
         let question = Question::parse_idle(request)?;
         let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
-        idle::answer(&self.book, &factors, &question, (self.clock.unix(), &labels))
+        idle::answer(&self.book, &factors, &question, self.present(&labels))
+    }
+
+    fn present<'a>(&self, labels: &'a Directories) -> Present<'a> {
+        Present { now: self.clock.unix(), labels, memory: self.memory.begin(1) }
     }
 
     /// Energy without any factor: of some questions from sums, of others slot by slot.
     fn compute_energy(&self, question: &Question, by: EnergyBy) -> Result<Computed<'_>, QueryError> {
-        let (factors, now) = (Arc::clone(&self.factors.borrow()), self.clock.unix());
+        let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
         let begin = self.book.version();
-        let gathered = Gathered::of_energy(&self.book, &factors, question.window, (now, &labels))?;
+        let gathered = Gathered::of_energy(&self.book, &factors, question.window, self.present(&labels))?;
         let known = match self.sums.as_ref().filter(|_| sums::hold(by)) {
             Some(sums) => sums.totals(&gathered, question, (&self.book, begin))?,
             None => None,
@@ -256,9 +278,11 @@ impl Query {
     }
 
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
-        let (factors, now) = (Arc::clone(&self.factors.borrow()), self.clock.unix());
+        let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
-        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, (now, &labels))?;
+        let times = if keep_terms { TERMS_TIMES } else { 1 };
+        let present = Present { memory: self.memory.begin(times), ..self.present(&labels) };
+        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, present)?;
         let mut totals = Totals::new(question.level, question.rule);
         let mut terms = Vec::new();
         let mut impacts = Impacts::default();
@@ -288,6 +312,10 @@ impl Query {
     }
 }
 
+fn turns(memory: Memory) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(memory.questions()))
+}
+
 /// Answers over gRPC, beside the runtime: questions read the store and compute.
 pub struct Answering(Arc<Query>);
 
@@ -303,15 +331,20 @@ impl Answering {
     {
         let query = Arc::clone(&self.0);
         let question = request.into_inner();
+        let failed = || Status::internal("answering failed; see the aggregator's log");
+        // Who gives up waiting gives up its place.
+        let turn = Arc::clone(&query.turns).acquire_owned().await.map_err(|_| failed())?;
         let answered = tokio::task::spawn_blocking(move || {
             let span = tracing::info_span!("query", kind, error = tracing::field::Empty).entered();
-            answer(&query, &question).inspect_err(|error| {
-                span.record("error", tracing::field::display(error));
-            })
+            answer(&query, &question)
+                .inspect_err(|error| {
+                    span.record("error", tracing::field::display(error));
+                })
+                .map(|answer| (answer, turn))
         })
         .await;
-        let answered = answered.map_err(|_| Status::internal("answering failed; see the aggregator's log"))?;
-        Ok(Response::new(answered?))
+        let (answered, _turn) = answered.map_err(|_| failed())??;
+        Ok(Response::new(answered))
     }
 }
 

@@ -12,7 +12,9 @@ use crate::factor::poll::Desk;
 use crate::ingest::pressure::{Cause, Pressure};
 use crate::ingest::{self, Counters, Intake};
 use crate::keeping::Keeping;
+use crate::keeping::disk::Disk;
 use crate::ledger::Ledger;
+use crate::memory::Memory;
 use crate::pods;
 use crate::query::Query;
 use crate::reload::{Live, Reload};
@@ -115,7 +117,8 @@ pub async fn run_reloading(
         Some(listen) => Some((bind(listen).map_err(|source| RunError::Listen { listen, source })?, listen)),
         None => None,
     };
-    let (store, book) = open(&config)?;
+    let memory = Memory::of(config.memory_budget);
+    let (store, book) = open(&config, memory)?;
     let space = Arc::new(Space::new(&config.data_dir, config.least_space()));
     let (stop, stopping) = watch::channel(false);
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
@@ -135,21 +138,25 @@ pub async fn run_reloading(
         tasks.spawn(until_stop(directory::follow(path, file, move || now.unix(), told, counters), stopping.clone()));
     }
     let pressure = committer.pressure();
-    let (memory, memory_stops) = (committer.watch_memory(), stopping.clone());
-    tasks.spawn(until_stop(memory, memory_stops));
+    let (watch, memory_stops) = (committer.watch_memory(memory), stopping.clone());
+    tasks.spawn(until_stop(watch, memory_stops));
     let commit_clock = Arc::clone(&clock);
     tasks.spawn(async move { Ok(committer.run(commit_clock).await?) });
     let (factors, periods) = (watch::Sender::new(Arc::new(factors)), watch::Sender::new(config.periods()));
     let keeping = Keeping { book: Arc::clone(&book), space: Arc::clone(&space), clock: Arc::clone(&clock) };
     let (drops, stops) = (keeping.clone().drop_old(periods.subscribe(), stopping.clone()), stopping.clone());
     tasks.spawn(async move { Ok(drops.await?) });
+    let disk = Disk { store: Arc::clone(&store), counters: Arc::clone(&counters), periods: periods.subscribe() };
+    let (kept, disk_stops) = (keeping.clone(), stopping.clone());
+    tasks.spawn(async move { Ok(kept.keep_within(disk, disk_stops).await?) });
     tasks.spawn(async move { Ok(keeping.seal(stops).await?) });
     tasks.spawn(note_manifest(Arc::clone(&store), Arc::clone(&space), stopping.clone()));
     let ledger = Ledger::new(Arc::clone(&book), Arc::clone(&clock)).while_open(Arc::clone(&space));
     let ledger_stops = stopping.clone();
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
-    let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock)).labelled(directories);
+    let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
+    let query = query.labelled(directories).within(memory);
     let states = FeedStates::default();
     let desk = Desk {
         book: Arc::clone(&book),
@@ -255,8 +262,8 @@ async fn until_stop(endless: impl Future<Output = ()>, mut stopping: watch::Rece
     }
 }
 
-fn open(config: &Config) -> Result<(Arc<RocksStore>, Arc<Book>), StoreError> {
-    let store = Arc::new(RocksStore::open(&config.data_dir)?);
+fn open(config: &Config, memory: Memory) -> Result<(Arc<RocksStore>, Arc<Book>), StoreError> {
+    let store = Arc::new(RocksStore::open_within(&config.data_dir, memory)?);
     schema::bring_up_to_date(store.as_ref(), schema::VERSION, schema::STEPS, |version| {
         store.keep_before_migration(version)
     })?;

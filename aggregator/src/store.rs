@@ -6,6 +6,7 @@
 pub mod block;
 pub mod book;
 pub(crate) mod catalog;
+pub mod cut;
 pub mod factors;
 pub(crate) mod hours;
 pub mod key;

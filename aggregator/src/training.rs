@@ -141,7 +141,7 @@ pub fn pools(book: &Book, as_of: Option<UnixNanos>) -> Result<BTreeMap<String, P
 /// The question's: a job that used nothing, or an intensity that is missing.
 pub fn measure(query: &Query, disclosure: &mut Disclosure) -> Result<(), TrainingError> {
     let Some(job) = disclosure.measured.as_ref().filter(|_| disclosure.is_unmeasured()) else { return Ok(()) };
-    let used = query.job(&job.job()?).map_err(|error| match error {
+    let used = query.job(&job.job(disclosure)?).map_err(|error| match error {
         QueryError::Store(error) => TrainingError::Store(error),
         other => TrainingError::Refused(format!("measured: {other}")),
     })?;

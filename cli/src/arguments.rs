@@ -89,7 +89,7 @@ pub struct Connection {
 pub enum Command {
     /// Grams of CO2e per functional unit of each model version (SCI)
     Sci(SciArguments),
-    /// Energy by model, consumer, workflow, workload, process, container, pod, gpu, component, node, source or layer
+    /// Energy by model, consumer, workflow, workload, process, container, pod, namespace, gpu, component, node, source or layer
     Energy(EnergyArguments),
     /// The terms of one score, their sources, and where every joule of its nodes went
     Explain(ExplainArguments),
@@ -437,7 +437,7 @@ words! {
     Per => FunctionalUnit {
         TotalToken = TotalToken, InputToken = InputToken, OutputToken = OutputToken, Request = Request, Item = Item,
         InferenceSecond = InferenceSecond, Image = Image, AudioSecond = AudioSecond, Workflow = Workflow,
-        GpuSecond = GpuSecond,
+        GpuSecond = GpuSecond, Prompt = Prompt,
     }
 }
 words! {
@@ -474,7 +474,7 @@ words! {
     By => EnergyBy {
         Model = Model, Workload = Workload, Process = Process, Container = Container, Pod = Pod, Gpu = Gpu,
         Component = Component, Node = Node, Source = Source, Layer = Layer,
-        Consumer = Consumer, Workflow = Workflow,
+        Consumer = Consumer, Workflow = Workflow, Namespace = Namespace,
     }
 }
 

@@ -48,6 +48,10 @@ pub(crate) fn joined(answers: Vec<GetEnergyResponse>) -> GetEnergyResponse {
         whole.total_microjoules = whole.total_microjoules.saturating_add(answer.total_microjoules);
         whole.simulated_microjoules = whole.simulated_microjoules.saturating_add(answer.simulated_microjoules);
         whole.simulated |= answer.simulated;
+        for (program, energy) in answer.own_microjoules {
+            let own = whole.own_microjoules.entry(program).or_default();
+            *own = own.saturating_add(energy);
+        }
         whole.resolution_seconds = whole.resolution_seconds.max(answer.resolution_seconds);
         if let Some(fraction) = answer.energy_measured_fraction {
             let length = (window.end_unix_nanos - window.start_unix_nanos) as f64;
@@ -92,10 +96,12 @@ mod tests {
             resolution_seconds: 1,
             window: Some(window(start, start + 10)),
             energy_measured_fraction: Some(known),
+            own_microjoules: [("agent".to_owned(), energy - 4)].into(),
             ..GetEnergyResponse::default()
         };
         let whole = joined(vec![part(0, 5, 1.0), part(10, 7, 0.5)]);
         assert_eq!((whole.total_microjoules, whole.window), (12, Some(window(0, 20))));
+        assert_eq!(whole.own_microjoules, [("agent".to_owned(), 4)].into());
         assert!((whole.energy_measured_fraction.expect("known") - 0.75).abs() < 1e-12);
         let from: Vec<&str> = whole.rows.iter().map(|row| row.key[0].value.as_str()).collect();
         assert_eq!(from, ["1970-01-01T00:00:00Z", "1970-01-01T00:00:10Z"]);

@@ -115,6 +115,7 @@ impl QueryService for Fake {
             total_microjoules: 5_500_001,
             simulated: true,
             simulated_microjoules: 1_000_000,
+            own_microjoules: [("aggregator".to_owned(), 550_000), ("agent".to_owned(), 1_100_000)].into(),
             ..GetEnergyResponse::default()
         }))
     }
@@ -323,6 +324,8 @@ async fn what_stands_on_simulated_hardware_is_marked_in_every_form() {
     assert!(out.contains("8 × NVIDIA H100 80GB HBM3, 80 GiB, driver 570.86.15"), "{out}");
     let (_, out, _) = tool(&url, "energy --by workload").await;
     assert!(out.contains("simulated") && out.contains("total 5.500001 J (simulated to 18.2 %)"), "{out}");
+    let own = "\nof it Joulebook itself: agent 1.100000 J, aggregator 0.550000 J (30.0 %)\n";
+    assert!(out.contains(own), "{out}");
     let (_, out, _) = tool(&url, "explain --model chat@v1").await;
     assert!(out.contains("node n1 (simulated)"), "{out}");
     let (_, out, _) = tool(&url, "sci -o csv").await;
@@ -368,6 +371,28 @@ async fn an_estimate_is_called_one_and_stands_beside_what_was_measured() {
     );
     let (code, out, err) = tool(&url, "estimate --method tdp --unit-watts 1 --model chat").await;
     assert!(code == 64 && out.is_empty() && err.contains("several rows"), "{err}");
+}
+
+#[tokio::test]
+async fn embodied_carbon_of_gpus_goes_by_the_area_of_their_chips_where_that_is_stated() {
+    let url = aggregator().await;
+    let words = "estimate --method llmcarbon --active-billions 1 --tokens 1e9 --units 8 --unit-watts 300 \
+                 --peak-teraflops 125 --efficiency 0.5 --server-kg 0 --lifespan-hours 43800 -o json";
+    let embodied = async |more: &str| {
+        let (code, out, err) = tool(&url, &format!("{words} {more}")).await;
+        assert_eq!((code, err.as_str()), (0, ""));
+        let value: Value = serde_json::from_str(&out).expect("json");
+        (value["embodied_g"].as_f64(), value["inputs"].to_string())
+    };
+    // LLMCarbon's V100: 8.15 cm² at 1.2 kg; eight of them for 4000 s of five years.
+    let (by_area, inputs) = embodied("--chip-cm2 8.15 --chip-kg-per-cm2 1.2").await;
+    let expected = 8.0 * 9_780.0 * 4_000.0 / (43_800.0 * 3_600.0);
+    assert!(by_area.is_some_and(|grams| (grams / expected - 1.0).abs() < 1e-9), "{by_area:?} of {expected}");
+    assert!(inputs.contains("chip-kg-per-cm2") && !inputs.contains("gpu-kg"), "{inputs}");
+    let (whole, _) = embodied("--gpu-kg 9.78").await;
+    assert!(whole.zip(by_area).is_some_and(|(whole, by_area)| (whole / by_area - 1.0).abs() < 1e-9));
+    let (code, out, err) = tool(&url, &format!("{words} --chip-cm2 8.15")).await;
+    assert!(code == 64 && out.is_empty() && err.contains("--chip-kg-per-cm2"), "{err}");
 }
 
 #[tokio::test]

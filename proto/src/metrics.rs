@@ -128,8 +128,8 @@ impl Points {
     }
 }
 
-/// A label's value within its bound.
-fn bounded(value: &str) -> String {
+/// A label's value within its bound, as it stands wherever it is told.
+pub fn bounded(value: &str) -> String {
     if value.len() <= LABEL_BYTES {
         return value.to_owned();
     }

@@ -79,6 +79,13 @@ impl Aggregator {
 
     /// The same where the store may fail.
     pub fn try_send(&mut self, index: usize, history: &History, record: usize) -> Result<(), StoreError> {
+        let reply = self.offer(index, history, record)?;
+        assert!(matches!(&reply, Reply::Ack { rejects, .. } if rejects.is_empty()), "{reply:?}");
+        Ok(())
+    }
+
+    /// Sends one record, of which some may be refused.
+    pub fn offer(&mut self, index: usize, history: &History, record: usize) -> Result<Reply, StoreError> {
         let batch = history.batches[record].clone();
         let payload = encode_batch(&batch).expect("a batch within the limits");
         let (stream, sequence) = history.place(record);
@@ -90,9 +97,7 @@ impl Aggregator {
             payload: payload.bytes.to_vec(),
             batch: Some(Box::new(batch)),
         };
-        let replies = self.intake.apply(self.now, vec![request])?;
-        assert!(matches!(&replies[..], [Reply::Ack { rejects, .. }] if rejects.is_empty()), "{replies:?}");
-        Ok(())
+        Ok(self.intake.apply(self.now, vec![request])?.remove(0))
     }
 
     /// Settles every marked cell; the clock is far past all of them.

@@ -37,6 +37,18 @@ const ROWS: usize = 900;
 /// A clock that the test moves.
 pub struct Hand(AtomicI64);
 
+impl Hand {
+    /// Stands at an instant.
+    pub fn at(instant: UnixNanos) -> Self {
+        Self(AtomicI64::new(instant.0))
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        self.0.fetch_add(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+}
+
 impl Clock for Hand {
     fn unix(&self) -> UnixNanos {
         UnixNanos(self.0.load(Ordering::SeqCst))
@@ -108,6 +120,27 @@ fn with_input_tokens(histories: &mut [History]) -> Vec<(u32, Subject)> {
     all
 }
 
+/// Model and version of both services that a history with hostile names serves: what would end a label, a line of the page, a
+/// template or a selector, drives a terminal's direction, or is far longer than a label; all of it passes on the wire.
+pub fn hostile_names() -> [[String; 2]; 2] {
+    [
+        ["\"} 1 # {{model}} $__all \\n joulebook_injected{a=\"".to_owned(), "é😀".repeat(150)],
+        ["\u{202e}\u{feff}../../<b>\\".to_owned(), "\",window=\"1h\"} 7e9 or vector(1) \\".to_owned()],
+    ]
+}
+
+/// Gives the services of a dictionary those names.
+fn rename(dictionary: &mut [(u32, Subject)]) {
+    let [first, second] = hostile_names();
+    for (_, subject) in dictionary {
+        if let Subject::Count(service, _) = subject {
+            let [model, version] = if service.version.as_deref() == Some("1") { &first } else { &second };
+            service.model = Some(model.clone());
+            service.version = Some(version.clone());
+        }
+    }
+}
+
 /// A series of factors of another site, whose age is shown.
 fn push_factor(aggregator: &Aggregator) {
     let subject = SeriesSubject {
@@ -129,8 +162,21 @@ impl Exported {
     /// # Panics
     /// If one of its parts does not start.
     pub async fn start(section: ExportSection) -> Self {
+        Self::named(section, |_| ()).await
+    }
+
+    /// The same, and what they serve has the names of [`hostile_names`].
+    ///
+    /// # Panics
+    /// If one of its parts does not start.
+    pub async fn of_hostile_names(section: ExportSection) -> Self {
+        Self::named(section, rename).await
+    }
+
+    async fn named(section: ExportSection, name: impl FnOnce(&mut [(u32, Subject)])) -> Self {
         let mut histories: Vec<History> = (0u8..2).map(|index| history(index, &steps(u64::from(index)))).collect();
-        let dictionary = with_input_tokens(&mut histories);
+        let mut dictionary = with_input_tokens(&mut histories);
+        name(&mut dictionary);
         let mut aggregator =
             Aggregator::of(Arc::new(MemoryStore::default()), &histories, &dictionary).expect("memory does not fail");
         for (index, history) in histories.iter().enumerate() {
@@ -145,7 +191,7 @@ impl Exported {
         let folder = tempfile::tempdir().expect("a folder");
         let (book, now) = (Arc::clone(&aggregator.book), aggregator.now);
         // A step before the end of what they told, so that a test can let one more close.
-        let clock = Arc::new(Hand(AtomicI64::new(now.plus_seconds(-300).0)));
+        let clock = Arc::new(Hand::at(now.plus_seconds(-300)));
         let factors = Factors::new(&FactorConfig::default()).expect("the embedded tables");
         let factors = watch::channel(Arc::new(factors)).1;
         let counters = Arc::new(Counters::default());
@@ -190,7 +236,7 @@ impl Exported {
 
     /// Lets time pass.
     pub fn pass(&self, time: Duration) {
-        self.clock.0.fetch_add(i64::try_from(time.as_nanos()).expect("short"), Ordering::SeqCst);
+        self.clock.pass(time);
     }
 
     /// What the command line answers to words and a window.

@@ -23,7 +23,8 @@ pub const BOOTED: i64 = 1_790_000_000 * 1_000_000_000;
 const CPU: u32 = 1;
 const DRAM: u32 = 2;
 const IDLE: u32 = 3;
-const SERVED: u32 = 4;
+/// Series of the server's CPU time.
+pub const SERVED: u32 = 4;
 const OTHER: u32 = 5;
 const TOKENS: u32 = 6;
 /// Series of the workloads that come and go. The last is a part of the server, and serves a version of its own.

@@ -13,6 +13,7 @@ pub mod export;
 pub mod history;
 pub mod installation;
 pub mod otlp;
+pub mod page;
 pub mod powercap;
 pub mod program;
 pub mod prometheus;

@@ -102,12 +102,17 @@ impl Simulator {
 
     /// Starts a server.
     pub fn serve(&self, server: &Server) -> Result<()> {
+        self.serve_on(server, 0)
+    }
+
+    /// Starts a server on this instance of its GPU, from 1; its use is then of the instance. 0 is the whole GPU.
+    pub fn serve_on(&self, server: &Server, instance: u8) -> Result<()> {
         let add = json!({
             "name": server.name, "pid": server.pid, "cgroup": format!("/system.slice/{}.service", server.name),
             "cpu_millicores": 2_000, "gpu": server.gpu, "sm_permille": server.sm_permille,
             "gpu_memory_bytes": server.gpu_gibibytes << 30, "memory_bytes": 8u64 << 30, "model": MODEL,
             "requests_per_kilosecond": server.requests_per_kilosecond, "prompt_tokens": 300, "generated_tokens": 100,
-            "port": server.port,
+            "port": server.port, "gpu_instance": instance,
         });
         self.ask(&json!({ "op": "workload", "add": add })).map(|_| ())
     }

@@ -17,6 +17,9 @@ use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
 use serde_json::Value;
 
+#[path = "accelerators/mig.rs"]
+mod mig;
+
 /// After this, counts of every server are known: scrapes are a second apart.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// Parts of the whole that the ends of the window may leave to nobody.
@@ -76,15 +79,15 @@ fn accelerator_parts(explained: &Value) -> BTreeMap<(String, String), f64> {
 }
 
 /// Waits until every GPU's energy is known to the aggregator: how long the vendor's library takes is its own affair.
-fn wait_for_gpus(installation: &Installation) {
+fn wait_for_gpus(installation: &Installation, gpus: usize) {
     for _ in 0..120 {
         let rows = installation.ask(&["energy", "--by", "gpu", "--last", "1m"]);
-        if rows.is_ok_and(|rows| rows["rows"].as_array().is_some_and(|rows| rows.len() == 4)) {
+        if rows.is_ok_and(|rows| rows["rows"].as_array().is_some_and(|rows| rows.len() == gpus)) {
             return;
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-    panic!("no energy of four GPUs within a minute");
+    panic!("no energy of {gpus} GPUs within a minute");
 }
 
 fn close(value: f64, expected: f64) -> bool {
@@ -105,7 +108,7 @@ fn energy_of_gpus_goes_to_the_versions_that_hold_and_use_them() {
         Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
     agent.wait_for(AGENT_READY).unwrap();
     // The node draws power by the real clock, like any other.
-    wait_for_gpus(&installation);
+    wait_for_gpus(&installation, 4);
     std::thread::sleep(WARM_UP);
     let begin = now().unwrap();
     std::thread::sleep(MEASURED);
@@ -197,7 +200,7 @@ fn the_power_limit_that_holds_for_its_gpus_is_a_part_of_a_servers_set_up() {
     let mut agent =
         Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
     agent.wait_for(AGENT_READY).unwrap();
-    wait_for_gpus(&installation);
+    wait_for_gpus(&installation, 4);
     let begin = now().unwrap();
     std::thread::sleep(WARM_UP);
     let end = now().unwrap();

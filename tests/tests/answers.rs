@@ -28,6 +28,8 @@ mod impacts;
 mod lag;
 #[path = "answers/training.rs"]
 mod training;
+#[path = "answers/unseen.rs"]
+mod unseen;
 #[path = "answers/walls.rs"]
 mod walls;
 

@@ -11,6 +11,8 @@
 mod admission;
 #[path = "chart/checkers.rs"]
 mod checkers;
+#[path = "chart/dashboards.rs"]
+mod dashboards;
 #[path = "chart/golden.rs"]
 mod golden;
 #[path = "chart/privileges.rs"]

@@ -4,6 +4,10 @@
 
 #[path = "otlp/away.rs"]
 mod away;
+#[path = "otlp/hostile.rs"]
+mod hostile;
+#[path = "otlp/ingest.rs"]
+mod ingest;
 #[path = "otlp/own.rs"]
 mod own;
 #[path = "otlp/tls.rs"]

@@ -16,11 +16,14 @@ use joulebook_aggregator::directory::Directories;
 use joulebook_aggregator::ingest::Counters;
 use joulebook_aggregator::pods::{CONNECTED, FAILURES, KNOWN, LEFT_OUT, LISTS, PodsSection, REFUSED, follow};
 use joulebook_proto::telemetry::NodeDirectory;
+use joulebook_tests::engine::free_ports;
 use joulebook_tests::installation::{AGENT_READY, Installation};
 use joulebook_tests::program::{Program, binary};
-use joulebook_tests::simulator::Simulator;
+use joulebook_tests::simulator::{MODEL, Server, Simulator};
+use joulebook_tests::timestamp::now;
 use joulebook_tests::wait::{Moment, until, until_async};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -259,10 +262,8 @@ fn energy_of_a_pod_has_its_namespace_its_tenant_and_what_it_is_there_for() {
     let (installation, mut aggregator) = Installation::start_with(|_| keys).unwrap();
     let simulator = Simulator::start("l40s-4gpu", &installation.folder().join("node")).unwrap();
     for (pid, name) in (301..).zip(["chat", "router", "tune"]) {
-        let (uid, id) = (uid(name).replace('-', "_"), format!("{pid:064x}"));
-        let slice = format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice");
         let add = json!({
-            "name": name, "pid": pid, "cgroup": format!("/{slice}/cri-containerd-{id}.scope"), "cpu_millicores": 2_000,
+            "name": name, "pid": pid, "cgroup": cgroup(name, pid), "cpu_millicores": 2_000,
             "gpu": null, "sm_permille": 0, "gpu_memory_bytes": 0, "memory_bytes": 1u64 << 30,
         });
         simulator.ask(&json!({ "op": "workload", "add": add })).unwrap();
@@ -294,6 +295,139 @@ fn energy_of_a_pod_has_its_namespace_its_tenant_and_what_it_is_there_for() {
     assert!(aggregator.stop().unwrap().success(), "{}", aggregator.said());
 }
 
+/// Control group of the container with this number in the pod of a name.
+fn cgroup(name: &str, number: u32) -> String {
+    let (uid, id) = (uid(name).replace('-', "_"), format!("{number:064x}"));
+    format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice/cri-containerd-{id}.scope")
+}
+
+/// The value of a column of a row.
+fn column<'a>(row: &'a Value, name: &str) -> &'a str {
+    let part = row["key"].as_array().unwrap().iter().find(|part| part["name"] == name).unwrap();
+    part["value"].as_str().unwrap()
+}
+
+/// Energy of a question by its rows' values of a column; rows of one value together.
+fn sums(answer: &Value, name: &str) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for row in answer["rows"].as_array().unwrap() {
+        *sums.entry(column(row, name).to_owned()).or_default() += row["microjoules"].as_u64().unwrap();
+    }
+    assert_eq!(sums.values().sum::<u64>(), answer["total_microjoules"].as_u64().unwrap(), "{answer:#}");
+    sums
+}
+
+#[test]
+fn training_pods_yield_what_a_version_cost_and_are_in_no_answer_and_namespaces_add_up() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let server = runtime.block_on(ApiServer::start(folder.path()));
+    let [port, trained] = free_ports().unwrap();
+    let in_cluster = |name: &str, namespace: &str, annotations: Value| {
+        let mut pod = pod(name, "simulated");
+        pod["metadata"] = json!({ "name": name, "namespace": namespace, "uid": uid(name), "annotations": annotations });
+        pod["status"]["podIP"] = json!("127.0.0.1");
+        server.put(&uid(name), pod);
+    };
+    in_cluster("chat", "serving", json!({}));
+    // It asks to be scraped as well: its page is a part of the training.
+    let scraped = json!({
+        "joulebook.io/training-of": format!("{MODEL}@v1"), "joulebook.io/preset": "vllm",
+        "prometheus.io/scrape": "true", "prometheus.io/port": trained.to_string(),
+    });
+    in_cluster("tune", "research", scraped);
+    let keys = format!(
+        "pods.watch = true\npods.api_server = \"https://{}\"\npods.token_file = {:?}\npods.ca_file = {:?}\n",
+        server.address,
+        server.token(),
+        server.ca(),
+    );
+    let (installation, _aggregator) = Installation::start_with(|_| keys).unwrap();
+    let simulator = Simulator::start("l40s-4gpu", &installation.folder().join("node")).unwrap();
+    // The last one is in a pod that the cluster does not name.
+    let workloads = [("chat", 301u32, Some(port)), ("tune", 302, Some(trained)), ("lost", 303, None)];
+    for (gpu, (name, pid, port)) in workloads.into_iter().enumerate() {
+        let mut add = json!({
+            "name": name, "pid": pid, "cgroup": cgroup(name, pid), "cpu_millicores": 2_000, "gpu": gpu,
+            "sm_permille": 500, "gpu_memory_bytes": 1u64 << 30, "memory_bytes": 1u64 << 30,
+        });
+        if let Some(port) = port {
+            let serves = json!({ "model": MODEL, "port": port, "requests_per_kilosecond": 2_000, "prompt_tokens": 30,
+                "generated_tokens": 10 });
+            add.as_object_mut().unwrap().extend(serves.as_object().unwrap().clone());
+        }
+        simulator.ask(&json!({ "op": "workload", "add": add })).unwrap();
+    }
+    let served = Server {
+        name: "chat",
+        pid: 301,
+        gpu: 0,
+        sm_permille: 500,
+        gpu_gibibytes: 1,
+        version: "v1",
+        requests_per_kilosecond: 2_000,
+        port,
+    };
+    let connection = installation.connection("simulated");
+    let path = installation.folder().join("agent.toml");
+    let config = simulator.agent_config(&connection, &installation.spool(), &[served]).unwrap();
+    std::fs::write(&path, format!("{config}\n[discovery]\ninterval = \"1s\"\n")).unwrap();
+    let mut agent =
+        Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
+    agent.wait_for(AGENT_READY).unwrap();
+    agent.wait_for("the aggregator told the pods of this node.*pods=2").unwrap();
+    let begin = now().unwrap();
+    let asked = |by: &str, window: &[&str]| installation.ask(&[&["energy", "--by", by], window].concat()).unwrap();
+    until("a version with energy beside the training", || {
+        let found = sums(&asked("namespace", &["--last", "1m"]), "namespace");
+        found.contains_key("research") && asked("model", &["--last", "1m"])["rows"][0]["key"][0]["value"] == "model"
+    });
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(agent.stop().unwrap().success(), "{}", agent.said());
+    let end = now().unwrap();
+    let window = ["--from", &begin, "--to", &end];
+
+    // Everything is in a row: the version in its pod's namespace, the lost pod in one that nobody named.
+    let by_namespace = asked("namespace", &window);
+    let (namespaces, accounts) = (sums(&by_namespace, "namespace"), sums(&by_namespace, "account"));
+    let named: Vec<&str> = namespaces.keys().map(String::as_str).collect();
+    assert_eq!(named, ["", "research", "serving"], "{by_namespace:#}");
+    let by_pod = asked("pod", &window);
+    let pods = sums(&by_pod, "pod");
+    assert_eq!((namespaces["research"], namespaces["serving"]), (pods["tune"], pods["chat"]));
+    assert_eq!(accounts["in a namespace"], pods["tune"] + pods["chat"]);
+    assert!(accounts["namespace not known"] > accounts["in a namespace"] / 4, "{accounts:?}");
+    assert_eq!(by_namespace["total_microjoules"], asked("node", &window)["total_microjoules"]);
+
+    // The training is among what serves nobody, with its share of the platform.
+    let rows = by_pod["rows"].as_array().unwrap();
+    let of_kinds = |kinds: &[&str]| -> f64 {
+        let own = rows.iter().filter(|row| kinds.contains(&column(row, "kind")));
+        own.map(|row| row["microjoules"].as_f64().unwrap()).sum()
+    };
+    let total = by_pod["total_microjoules"].as_f64().unwrap();
+    let with_platform = total / (total - of_kinds(&["platform"]));
+    let accounts = sums(&asked("model", &window), "account");
+    let other = with_platform * of_kinds(&["container", "unit", "cgroup", "process", "remainder", "not shown"]);
+    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-6;
+    assert!(pods["tune"] > 0 && close(accounts["other workloads"] as f64, other), "{other} {accounts:?} {by_pod:#}");
+
+    // And it yields T.
+    let document = json!({
+        "schema": "joulebook-training/1", "pool": "chat", "model": MODEL, "version": "v1", "scope": "final_run",
+        "units": 1e6, "unit": "request", "measured": { "from": begin, "to": end },
+    });
+    let file = installation.folder().join("training.json");
+    std::fs::write(&file, document.to_string()).unwrap();
+    installation.text(&["training", "set", file.to_str().unwrap()]).unwrap();
+    let shown = installation.ask(&["training", "show", "chat"]).unwrap();
+    let disclosed: Value = serde_json::from_str(shown[0]["document"].as_str().unwrap()).unwrap();
+    let kwh = pods["tune"] as f64 * with_platform / 3.6e12;
+    let measured = disclosed["energy_kwh"].as_f64().unwrap();
+    assert!(close(measured, kwh), "{measured} {kwh}");
+    assert!(shown[0]["training_g"].as_f64().unwrap() > 0.0, "{shown:#}");
+}
+
 /// A uid as clusters give it, of a name of up to 6 letters.
 fn uid(name: &str) -> String {
     let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -302,14 +436,9 @@ fn uid(name: &str) -> String {
 
 /// Columns of those rows that are of a pod with a name and have energy, in the order of its name.
 fn rows(answer: &Value) -> Vec<Vec<String>> {
-    let column = |row: &Value, name: &str| {
-        let parts = row["key"].as_array().unwrap();
-        let part = parts.iter().find(|part| part["name"] == name).unwrap();
-        part["value"].as_str().unwrap().to_owned()
-    };
     let names = ["namespace", "pod", "tenant", "pool", "support_of", "training_of"];
     let rows = answer["rows"].as_array().unwrap().iter().filter(|row| row["microjoules"].as_u64() > Some(0));
-    let mut found: Vec<Vec<String>> = rows.map(|row| names.map(|name| column(row, name)).to_vec()).collect();
+    let mut found: Vec<Vec<String>> = rows.map(|row| names.map(|name| column(row, name).to_owned()).to_vec()).collect();
     found.retain(|row| !row[1].is_empty());
     found.sort();
     found

@@ -4,6 +4,8 @@
 
 #[path = "prometheus/cardinality.rs"]
 mod cardinality;
+#[path = "prometheus/own.rs"]
+mod own;
 #[path = "prometheus/page.rs"]
 mod page;
 #[path = "prometheus/program.rs"]

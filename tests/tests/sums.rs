@@ -119,8 +119,8 @@ fn factors() -> watch::Receiver<Arc<Factors>> {
     };
     let out = OutOfServiceConfig {
         node: inventory(0).node.to_string(),
-        from: second(2100),
-        to: Some(second(5100)),
+        from: second(2000),
+        to: Some(second(5003)),
         reason: "repair".to_owned(),
     };
     let config = FactorConfig { out_of_service: vec![out], ..FactorConfig::default() };

@@ -200,6 +200,11 @@ impl Nvml {
         self.gpus.values().map(|gpu| gpu.accelerator(self.driver.as_deref())).collect()
     }
 
+    /// GPUs by the numbers of their files in `/dev`.
+    pub fn minors(&self) -> impl Iterator<Item = (u32, String)> {
+        self.gpus.iter().filter_map(|(uuid, gpu)| Some((gpu.minor()?, uuid.clone())))
+    }
+
     /// Whether a device is one of these.
     pub fn has(&self, device: &str) -> bool {
         self.gpus.contains_key(device)

@@ -33,6 +33,22 @@ pub fn write(findings: &Findings) -> String {
         let _ = writeln!(out, "  {} ({})", source.id, source.component);
         detail(&mut out, source);
     }
+    if let Some(held) = &findings.held {
+        let _ = writeln!(out, "\nheld by allocation, as the kubelet tells it:");
+        for one in held {
+            let _ = writeln!(out, "  {}: {}/{}, container {}", one.device, one.namespace, one.pod, one.container);
+        }
+        if held.is_empty() {
+            let _ = writeln!(out, "  nothing");
+        }
+    }
+    if !findings.unresolved.is_empty() {
+        let _ =
+            writeln!(out, "\nheld by names that stand for no device that is known (idle, it counts as the pool's):");
+    }
+    for one in &findings.unresolved {
+        let _ = writeln!(out, "  {}: {}/{}, container {}", one.device, one.namespace, one.pod, one.container);
+    }
     if !findings.absent.is_empty() {
         let _ = writeln!(out, "\nnot there:");
     }

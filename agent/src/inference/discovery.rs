@@ -4,6 +4,8 @@
 //! a wrong guess counts nothing. A page at an address that is configured is left to the configuration. Of the pages of one
 //! control group or pod each request is counted once: an engine's page goes before those of what is around it.
 //!
+//! A pod that is labelled as training is not looked at: what its servers answer is a part of the training.
+//!
 //! A listener in another network namespace is asked at its pod's address; without one it cannot be reached and is counted.
 
 mod command;
@@ -18,6 +20,7 @@ use super::preset::{Presets, Role};
 use super::scrape::{Outputs, Surroundings, Task};
 use super::target::{Target, TargetConfig};
 use super::{Demand, Failure};
+use crate::directory::Pod;
 use joulebook_units::BootNanos;
 use local::{Candidate, Found};
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,7 +143,8 @@ impl Discovery {
             let procfs = self.around.procfs.clone();
             let found = tokio::task::spawn_blocking(move || local::look(&procfs)).await.unwrap_or_default();
             self.count(&found, told);
-            let reached: Vec<Option<Place>> = found.candidates.iter().map(|one| self.reach(one)).collect();
+            let looked_at = found.candidates.iter().filter(|one| !self.trains(one));
+            let reached: Vec<Option<Place>> = looked_at.map(|one| self.reach(one)).collect();
             let lost = reached.iter().filter(|place| place.is_none()).count();
             self.fail("netns", u64::try_from(lost).unwrap_or(0));
             places.extend(reached.into_iter().flatten());
@@ -149,6 +153,11 @@ impl Discovery {
             places.extend(self.pods());
         }
         places
+    }
+
+    fn trains(&self, one: &Candidate) -> bool {
+        let directory = self.around.directory.borrow();
+        one.pod_uid.as_deref().and_then(|uid| directory.pod(uid)).is_some_and(Pod::trains)
     }
 
     /// Where the agent reaches a listener: in its own namespace at a loopback address, else at the address of its pod.
@@ -173,7 +182,7 @@ impl Discovery {
         let directory = self.around.directory.borrow().clone();
         let mut refused = 0;
         let mut places = BTreeSet::new();
-        for (uid, pod) in directory.pods() {
+        for (uid, pod) in directory.pods().filter(|(_, pod)| !pod.trains()) {
             let Some(ip) = pod.addresses.iter().next() else { continue };
             let page = match annotation::page(&pod.annotations) {
                 Ok(Some(page)) => page,

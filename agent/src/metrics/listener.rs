@@ -2,6 +2,13 @@
 //!
 //! What a peer may take is bounded: connections, time for a request's head and in all, and its size. Nothing that is sent
 //! with a request is read.
+//!
+//! Question: why is there no TLS, as there is on the aggregator's page? That one tells energy and carbon of tenants; this one
+//! tells health, and no energy of the node. The agent's own certificate is a client's, which names the node and not the
+//! address that Prometheus and the kubelet's probes come to; a second one a node would be one more to run out. So it listens
+//! on this machine alone unless `metrics.plaintext` says that the network is closed otherwise (the chart's policy lets only
+//! `monitoring.scrapers` in). Figures that are to leave the node encrypted go by OTLP, `[export]`. A page with energy on it
+//! would change this.
 
 use super::Board;
 use super::name::ALL;

@@ -33,6 +33,11 @@ metrics! {
     LATE = "joulebook_agent_rows_late_total", Counter, "", &["node"], Experimental;
     /// How far the wall clock was set or slewed against the boot clock since the first row.
     CLOCK_STEP = "joulebook_agent_clock_step_seconds", Gauge, "seconds", &["node"], Stable;
+    /// 1 while something keeps the machine's wall clock (NTP, PTP), by the kernel's word, 0 while nothing does. Absent where the
+    /// kernel does not say.
+    CLOCK_SYNCHRONISED = "joulebook_agent_clock_synchronised", Gauge, "", &[], Stable;
+    /// Most that the wall clock may be off, as the kernel reckons: it grows while nothing corrects the clock, up to 16 s.
+    CLOCK_ERROR = "joulebook_agent_clock_error_seconds", Gauge, "seconds", &[], Stable;
     /// 1 while a source is read, 0 while it is found and cannot be.
     SOURCE_UP = "joulebook_agent_source_up", Gauge, "", &["node", "source", "component", "collector"], Stable;
     /// 1 while a read of a source does not return: no second one is begun.
@@ -49,6 +54,9 @@ metrics! {
     GAPS = "joulebook_agent_source_gaps_total", Counter, "", &["node", "source"], Stable;
     /// Sources that are not on this page: it has 512 of a node at most.
     LEFT_OUT = "joulebook_agent_sources_left_out", Gauge, "", &["node"], Experimental;
+    /// Devices that the kubelet says are allocated, by names that stand for none that is known: who holds them is not
+    /// known. `joulebook doctor` names them.
+    UNRESOLVED = "joulebook_agent_kubelet_unresolved_devices", Gauge, "devices", &["node"], Experimental;
     /// 1 while any certificate of the node's BMC will do (danger_accept_any_certificate): whoever answers is shown its
     /// password.
     ANY_CERTIFICATE = "joulebook_agent_redfish_accepts_any_certificate", Gauge, "", &["node"], Stable;
@@ -70,7 +78,10 @@ metrics! {
     APPENDED = "joulebook_agent_spool_records_total", Counter, "", &["node"], Stable;
     /// Records that were lost since the spool was initialised; each is declared to the aggregator.
     LOST_RECORDS = "joulebook_agent_lost_records_total", Counter, "records", &["node"], Stable;
-    /// Values in them, as far as they are known.
+    /// Of the lost records those that this run of the agent declared, by reason: spool_full (the oldest went), no_space (the
+    /// disk took no more, nor did the memory), corrupt.
+    LOST_BY_REASON = "joulebook_agent_spool_lost_records_total", Counter, "records", &["node", "reason"], Stable;
+    /// Values in all that are lost, as far as they are known.
     LOST_VALUES = "joulebook_agent_lost_values_total", Counter, "values", &["node"], Stable;
     /// Damaged places that were found in the spool.
     DAMAGED = "joulebook_agent_spool_damaged_total", Counter, "", &["node"], Stable;

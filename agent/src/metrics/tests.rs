@@ -41,6 +41,7 @@ fn status(sources: Vec<SourceStatus>, last_row: Option<u64>) -> Status {
         cpu: None,
         helper: None,
         devices: vec![],
+        unresolved: 2,
     }
 }
 
@@ -120,11 +121,18 @@ async fn the_page_tells_how_sources_spool_and_session_are() {
     assert_eq!(of(r#"source_wraps_total{node="n",source="a"}"#), Some(4.0));
     assert_eq!(of(r#"source_gaps_total{node="n",source="b"}"#), Some(2.0));
     assert_eq!(of(r#"row_age_seconds{node="n"}"#), Some(1.0));
+    assert_eq!(of(r#"kubelet_unresolved_devices{node="n"}"#), Some(2.0));
     assert_eq!(of(r#"redfish_accepts_any_certificate{node="n"}"#), Some(1.0), "B30");
     assert_eq!((of(r#"sessions_total{node="n"}"#), of(r#"session_open{node="n"}"#)), (Some(2.0), Some(1.0)));
     assert_eq!(of(r#"spool_waiting_records{node="n"}"#), Some(0.0));
     assert_eq!(of(r#"spool_limit_bytes{node="n"}"#), Some(1_073_741_824.0));
+    for reason in ["spool_full", "no_space", "corrupt"] {
+        let lost = format!("spool_lost_records_total{{node=\"n\",reason=\"{reason}\"}}");
+        assert_eq!(of(&lost), Some(0.0), "what may be lost is there from the start, so that its first rise is seen");
+    }
     assert!(of(r#"process_resident_bytes{process="main"}"#).is_some_and(|bytes| bytes > 1e6));
+    let clock = ["clock_synchronised", "clock_error_seconds"].map(|name| of(name).expect("the kernel says it here"));
+    assert!([0.0, 1.0].contains(&clock[0]) && clock[1] > 0.0 && clock[1] <= 17.0, "{clock:?}");
     assert!(!page.contains("microjoules") && !page.contains("watts"), "no energy of the node is told");
     let open = write(ALL, &board.points().await, Format::OpenMetrics);
     assert!(open.ends_with("# EOF\n") && open.contains("# UNIT joulebook_agent_spool_bytes bytes\n"));

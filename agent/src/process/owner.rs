@@ -1,7 +1,9 @@
 //! Whose each process is: of an inference server, of itself, or of nobody in particular.
 
 use super::part::Trees;
+use super::proc::Process;
 use super::{KERNEL, Key, MOST_PROCESS_ROWS, OWN_ROW_NANOS, Used, Workloads, key_of, row_id};
+use joulebook_units::OwnProgram;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl Workloads {
@@ -38,7 +40,11 @@ impl Workloads {
             let server = trees.server(&key).filter(|server| hosts.get(server) == Some(&None));
             let owner = if let Some(row) = trees.leader(&key).or(server) {
                 Some(row_id(row))
-            } else if hosts.contains_key(&key) || one.host.is_some() && !split.contains(&one.host.as_deref()) {
+            } else if hosts.contains_key(&key) {
+                None
+            } else if self.own_program(&one.process).is_some() {
+                Some(row_id(&key))
+            } else if one.host.is_some() && !split.contains(&one.host.as_deref()) {
                 None
             } else if self.own_rows.contains(&key) || self.named.contains(&key.0) {
                 Some(row_id(&key))
@@ -58,6 +64,13 @@ impl Workloads {
             }
         }
         (owners, trees)
+    }
+
+    /// The program of Joulebook that a process is of. Each has a row of its own in whatever group it runs: what the book
+    /// costs itself is not to be looked for in a unit or a container.
+    pub(super) fn own_program(&self, process: &Process) -> Option<OwnProgram> {
+        let itself = (self.own == Some(process.pid)).then_some(OwnProgram::Agent);
+        itself.or_else(|| OwnProgram::of_command(&process.comm))
     }
 
     fn is_live(&self, owner: &str, used: &BTreeMap<Key, Used>) -> bool {

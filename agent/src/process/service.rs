@@ -24,7 +24,7 @@ pub struct Member {
 /// What is known of who works with whom.
 #[derive(Debug, Clone)]
 pub(super) struct Together {
-    directory: watch::Receiver<Arc<Directory>>,
+    pub(super) directory: watch::Receiver<Arc<Directory>>,
     members: Vec<Member>,
 }
 

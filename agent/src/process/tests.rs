@@ -1,6 +1,11 @@
 use super::*;
+use crate::collector::{DeviceUse, DeviceUser, FreePart};
+use crate::directory::Directory;
+use crate::kubelet::{Allocations, Holding};
+use joulebook_proto::telemetry::{NodeDirectory, Pod, PodContainer};
 use std::fs;
 use std::path::Path;
+use tokio::sync::watch;
 
 const SECOND: u64 = 1_000_000_000;
 const TICK: u64 = 10_000_000;
@@ -258,6 +263,7 @@ fn a_group_that_is_made_again_goes_on_from_its_sum() {
     assert_eq!(total(&sample), 350_000);
 }
 
+mod own;
 mod parts;
 
 #[test]
@@ -271,18 +277,16 @@ fn the_agent_itself_has_a_row_however_little_it_uses() {
     machine.process(300, 1, 50, 6);
     machine.process(301, 1, 50, 6);
     machine.busy(2);
-    workloads.name_device_users(BTreeSet::new());
+    workloads.see_devices(&[list("GPU-a", 2, &[])]);
     let sample = workloads.sample(at(2), &[]);
     assert_eq!((cpu(&sample, "process/300@50"), cpu(&sample, "process/301@50")), (Some(TICK), None));
     let row = sample.rows.iter().find(|row| row.workload.id == "process/300@50").expect("a row");
-    assert_eq!((row.workload.name.as_str(), row.memory_bytes.is_some()), ("p300", true));
+    assert_eq!((row.workload.name.as_str(), row.memory_bytes.is_some()), ("joulebook-agent", true));
     assert_eq!(total(&sample), 2 * TICK);
 }
 
 #[test]
 fn processes_of_engines_say_so_and_pods_and_members_say_whom_they_work_for() {
-    use crate::directory::Directory;
-    use joulebook_proto::telemetry::{NodeDirectory, Pod};
     let machine = Machine::new();
     let uid = "8c4b0b0f-1f7a-4b9a-9d2a-0a1b2c3d4e5f";
     let pod =
@@ -298,7 +302,7 @@ fn processes_of_engines_say_so_and_pods_and_members_say_whom_they_work_for() {
     let labels = [("ray.io/cluster".to_owned(), "r".to_owned())].into();
     let wire = Pod { pod_uid: uid.to_owned(), namespace: "chat".to_owned(), labels, ..Pod::default() };
     let directory = Directory::from_wire(NodeDirectory { pods: vec![wire], ..NodeDirectory::default() });
-    let (_told, directory) = tokio::sync::watch::channel(Arc::new(directory));
+    let (_told, directory) = watch::channel(Arc::new(directory));
     let member = Member { service_group: "g".to_owned(), cgroup: unit.to_owned() };
     let mut workloads = machine.workloads().among(directory, vec![member]);
     let sample = workloads.sample(at(1), &[]);
@@ -308,4 +312,64 @@ fn processes_of_engines_say_so_and_pods_and_members_say_whom_they_work_for() {
     };
     assert_eq!(known(&pod), (Some("ray/chat/r"), Some("vllm")));
     assert_eq!(known(unit), (Some("g"), Some("vllm")));
+}
+
+fn list(device: &str, second: u64, pids: &[i32]) -> DeviceUse {
+    let user = |pid: &i32| DeviceUser { pid: *pid, busy_nanos: 0, memory_bytes: None, slice_millionths: 0 };
+    let users = pids.iter().map(user).collect();
+    let free = BTreeMap::from([(format!("MIG-of-{device}"), FreePart { memory_bytes: 1, slice_millionths: 1 })]);
+    let (device, at) = (device.to_owned(), at(second));
+    DeviceUse { device, minor: None, since: None, at, busy_nanos: 0, slices: None, users, free }
+}
+
+#[test]
+fn who_holds_a_device_on_which_no_process_is_is_its_container_or_has_a_row_of_its_own() {
+    let machine = Machine::new();
+    let (uid, id) = ("8c4b0b0f-1f7a-4b9a-9d2a-0a1b2c3d4e5f", "a".repeat(64));
+    machine.write("cgroup/cpu.stat", "usage_usec 1000\n");
+    let scope = format!("kubepods.slice/kubepods-pod{}.slice/cri-containerd-{id}.scope", uid.replace('-', "_"));
+    machine.write(&format!("cgroup/{scope}/cpu.stat"), "usage_usec 10\n");
+    let container = PodContainer { name: "server".into(), container_id: Some(id), ..PodContainer::default() };
+    let pod = Pod {
+        pod_uid: uid.into(),
+        namespace: "chat".into(),
+        name: "one".into(),
+        containers: vec![container],
+        ..Pod::default()
+    };
+    let told = NodeDirectory { pods: vec![pod], ..NodeDirectory::default() };
+    let (_directory, directory) = watch::channel(Arc::new(Directory::from_wire(told)));
+    let holds = |device: &str, pod: &str, container: &str| {
+        (device.to_owned(), Holding { namespace: "chat".into(), pod: pod.into(), container: container.into() })
+    };
+    let held = [holds("GPU-a", "one", "server"), holds("GPU-b", "one", "other"), holds("GPU-b", "two", "server")];
+    let busy = [holds("GPU-c", "three", "server"), holds("GPU-d", "four", "server")];
+    let busy = busy.into_iter().chain([holds("MIG-of-GPU-c", "two", "server")]);
+    let (_holding, holding) = watch::channel(Arc::new(Allocations::from_iter(held.into_iter().chain(busy))));
+    let mut workloads = machine.workloads().among(directory, Vec::new()).holding(holding);
+    // Of the last device nothing is known.
+    workloads.see_devices(&[list("GPU-a", 1, &[]), list("GPU-b", 1, &[]), list("GPU-c", 1, &[7])]);
+    let sample = workloads.sample(at(1), &[]);
+    let rows = |sample: &WorkloadSample| {
+        let held = sample.rows.iter().filter(|row| row.workload.id.starts_with("allocation/"));
+        let pod = |row: &WorkloadRow| row.workload.pod.clone().map(|pod| format!("{}/{}", pod.namespace, pod.name));
+        held.map(|row| (row.workload.id.clone(), pod(row), row.workload.pod_uid.clone())).collect::<Vec<_>>()
+    };
+    let (other, two) = ("allocation/chat/one/other".to_owned(), "allocation/chat/two/server".to_owned());
+    let expected = [
+        (other.clone(), Some("chat/one".to_owned()), Some(uid.to_owned())),
+        (two.clone(), Some("chat/two".to_owned()), None),
+    ];
+    assert_eq!(rows(&sample), expected);
+    let container = sample.rows.iter().find(|row| row.workload.pod_uid.as_deref() == Some(uid)).expect("a row");
+    let holders = BTreeMap::from([
+        ("GPU-a".to_owned(), BTreeSet::from([container.workload.id.clone()])),
+        ("GPU-b".to_owned(), BTreeSet::from([other, two.clone()])),
+        ("MIG-of-GPU-c".to_owned(), BTreeSet::from([two])),
+    ]);
+    assert_eq!(sample.device_users.holders, holders);
+    // A process comes: it is on the device, whoever holds it.
+    workloads.see_devices(&[list("GPU-b", 2, &[9])]);
+    let sample = workloads.sample(at(2), &[]);
+    assert_eq!((rows(&sample).len(), sample.device_users.holders.len()), (1, 2), "the instance is still free");
 }

@@ -6,6 +6,7 @@
 
 use super::book::Book;
 use crate::collector::DeviceUse;
+use crate::process::is_brief;
 use joulebook_units::{BootNanos, Point, Subject};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -41,6 +42,8 @@ pub struct Devices {
 struct Device {
     /// Workloads of the last list, each with the series of its busy time.
     resident: BTreeMap<String, u32>,
+    /// Whether processes were in it: who holds it by allocation only draws nothing.
+    occupied: bool,
     quiet: Option<Quiet>,
     /// When its last list was read, its time at work since the start, and the memory that is held.
     used: Option<(BootNanos, u64, Option<u64>)>,
@@ -103,22 +106,39 @@ impl Devices {
         self.sums.remove(&series);
     }
 
-    /// Books one list. `workload` names the workload of a process; `recovered` gives the sum of a series at which an
+    /// Books one list. `workload` names the workload of a process; `holders` are those that hold devices and parts
+    /// of them by allocation, who have them where no process is on them; `recovered` gives the sum of a series at which an
     /// earlier run of the agent ended.
     pub fn take(
         &mut self,
         used: &DeviceUse,
         workload: impl Fn(i32) -> Option<String>,
+        holders: &BTreeMap<String, BTreeSet<String>>,
         recovered: impl Fn(u32) -> u64,
         book: &mut Book,
     ) -> Booked {
         let mut busy: BTreeMap<Option<String>, u64> = BTreeMap::from([(None, used.busy_nanos)]);
         let mut memory: BTreeMap<String, Option<u64>> = BTreeMap::new();
+        let mut slices: BTreeMap<String, u64> = BTreeMap::new();
         for user in &used.users {
             let id = workload(user.pid).unwrap_or_else(|| UNMAPPED.to_owned());
             *busy.entry(Some(id.clone())).or_default() += user.busy_nanos;
+            *slices.entry(id.clone()).or_default() += u64::from(user.slice_millionths);
             let sum = memory.entry(id).or_insert(Some(0));
             *sum = sum.zip(user.memory_bytes).map(|(sum, bytes)| sum.saturating_add(bytes));
+        }
+        for holder in holders.get(&used.device).filter(|_| used.users.is_empty()).into_iter().flatten() {
+            busy.entry(Some(holder.clone())).or_default();
+        }
+        for (part, reserved) in &used.free {
+            let Some(holders) = holders.get(part) else { continue };
+            let among = holders.len() as u64;
+            for holder in holders {
+                busy.entry(Some(holder.clone())).or_default();
+                *slices.entry(holder.clone()).or_default() += u64::from(reserved.slice_millionths) / among;
+                let sum = memory.entry(holder.clone()).or_insert(Some(0));
+                *sum = sum.map(|sum| sum.saturating_add(reserved.memory_bytes / among));
+            }
         }
         let mut booked = Booked::default();
         let mut resident = BTreeMap::new();
@@ -136,14 +156,25 @@ impl Devices {
             booked.points.push((series, point));
             resident.extend(workload.map(|workload| (workload, series)));
         }
+        let device = || used.device.clone();
+        let mut held: Vec<(Subject, u64)> = Vec::with_capacity(memory.len() + slices.len());
         for (workload, bytes) in memory {
-            let Some(bytes) = bytes else { continue };
-            let series = book.series(&Subject::DeviceMemory { device: used.device.clone(), workload });
-            let point = Point { at: used.at, value: bytes };
+            held.extend(bytes.map(|bytes| (Subject::DeviceMemory { device: device(), workload }, bytes)));
+        }
+        if let Some(of) = used.slices {
+            held.extend(
+                slices.into_iter().map(|(workload, millionths)| {
+                    (Subject::DeviceSlices { device: device(), workload, of }, millionths)
+                }),
+            );
+        }
+        for (subject, value) in held {
+            let series = book.series(&subject);
+            let point = Point { at: used.at, value };
             match book.last(series) {
                 Some(last) if Some(last.at) == used.since => book.extend(series, point),
                 // It was there since the earlier list.
-                _ => book.start(series, used.since.map(|at| Point { at, value: bytes }), point),
+                _ => book.start(series, used.since.map(|at| Point { at, value }), point),
             }
         }
         self.listed = true;
@@ -151,18 +182,19 @@ impl Devices {
         let before = device.used.map_or(0, |(_, busy, _)| busy);
         let held = used.users.iter().try_fold(0u64, |sum, user| Some(sum.saturating_add(user.memory_bytes?)));
         device.used = Some((used.at, before.saturating_add(used.busy_nanos), held));
-        device.quiet = Some(match (used.since.is_some(), device.resident.is_empty(), resident.is_empty()) {
+        let occupied = !used.users.is_empty();
+        device.quiet = Some(match (used.since.is_some(), device.occupied, occupied) {
             _ if used.busy_nanos > 0 || used.users.iter().any(|user| user.busy_nanos > 0) => Quiet::No,
-            (true, true, true) => Quiet::Empty,
-            (true, false, false) => Quiet::Resident,
+            (true, false, false) => Quiet::Empty,
+            (true, true, true) => Quiet::Resident,
             _ => Quiet::No,
         });
-        let gone = device.resident.iter().filter(|(id, _)| id.starts_with("process/") && !resident.contains_key(*id));
+        let gone = device.resident.iter().filter(|(id, _)| is_brief(id) && !resident.contains_key(*id));
         booked.ended = gone.map(|(_, series)| *series).collect();
         for series in &booked.ended {
             self.sums.remove(series);
         }
-        device.resident = resident;
+        (device.resident, device.occupied) = (resident, occupied);
         booked
     }
 }
@@ -170,7 +202,7 @@ impl Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::DeviceUser;
+    use crate::collector::{DeviceUser, FreePart};
     use joulebook_units::{BootId, UnixNanos};
 
     const SECOND: u64 = 1_000_000_000;
@@ -180,12 +212,24 @@ mod tests {
         book: Book,
         points: BTreeMap<String, Vec<(u64, u64)>>,
         names: BTreeMap<u32, String>,
+        holders: BTreeMap<String, BTreeSet<String>>,
+        free: BTreeMap<String, FreePart>,
+        /// Millionths of a slice for each; 0 for a device that is not divided.
+        slices_each: u32,
     }
 
     impl Rig {
         fn new() -> Self {
             let book = Book::new(BootId([1; 16]), 1, &BTreeMap::new());
-            Self { devices: Devices::default(), book, points: BTreeMap::new(), names: BTreeMap::new() }
+            Self {
+                devices: Devices::default(),
+                book,
+                points: BTreeMap::new(),
+                names: BTreeMap::new(),
+                holders: BTreeMap::new(),
+                free: BTreeMap::new(),
+                slices_each: 0,
+            }
         }
 
         /// One row with a list; pids below 10 are workloads of their own, others are not known.
@@ -194,12 +238,20 @@ mod tests {
             self.book.begin_row(at(second), UnixNanos(0));
             let users: Vec<_> = users
                 .iter()
-                .map(|(pid, busy_nanos)| DeviceUser { pid: *pid, busy_nanos: *busy_nanos, memory_bytes: Some(1 << 30) })
+                .map(|(pid, busy_nanos)| DeviceUser {
+                    pid: *pid,
+                    busy_nanos: *busy_nanos,
+                    memory_bytes: Some(1 << 30),
+                    slice_millionths: self.slices_each,
+                })
                 .collect();
             let busy_nanos = users.iter().map(|user| user.busy_nanos).sum();
-            let used = DeviceUse { device: "G".to_owned(), since: since.map(at), at: at(second), busy_nanos, users };
+            let (device, free) = ("G".to_owned(), self.free.clone());
+            let slices = (self.slices_each > 0).then_some(7);
+            let (since, at) = (since.map(at), at(second));
+            let used = DeviceUse { device, minor: None, since, at, busy_nanos, slices, users, free };
             let workload = |pid: i32| (pid < 10).then(|| format!("process/{pid}@1"));
-            let booked = self.devices.take(&used, workload, |_| 0, &mut self.book);
+            let booked = self.devices.take(&used, workload, &self.holders, |_| 0, &mut self.book);
             let page = self.book.end_row().expect("rows of one");
             for (id, subject) in page.new_series {
                 self.names.insert(id, format!("{subject:?}"));
@@ -232,6 +284,50 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_a_device_by_allocation_has_it_while_no_process_is_on_it_and_leaves_it_as_empty_as_it_was() {
+        let mut rig = Rig::new();
+        rig.holders = held("G", &["allocation/chat/idle/server"]);
+        rig.list(None, 1, &[]);
+        rig.list(Some(1), 2, &[]);
+        assert_eq!(rig.devices.quiet("G"), Quiet::Empty);
+        let booked = rig.list(Some(2), 3, &[(1, 400)]);
+        assert_eq!(rig.time("allocation/"), [(1, 0), (1, 0), (2, 0)], "up to the list before");
+        assert_eq!((rig.time("process/1@1"), booked.ended.len()), (vec![(2, 0), (3, 400)], 1));
+        rig.list(Some(3), 4, &[]);
+        assert_eq!(rig.time("allocation/").last(), Some(&(4, 0)));
+    }
+
+    fn held(device: &str, holders: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+        BTreeMap::from([(device.to_owned(), holders.iter().map(|holder| (*holder).to_owned()).collect())])
+    }
+
+    #[test]
+    fn who_holds_a_free_part_of_a_divided_device_holds_its_memory_beside_those_on_other_parts() {
+        let mut rig = Rig::new();
+        rig.holders = held("MIG-1", &["allocation/a", "allocation/b"]);
+        let part = |gibibytes: u64, slices| FreePart { memory_bytes: gibibytes << 30, slice_millionths: slices };
+        rig.free =
+            BTreeMap::from([("MIG-1".to_owned(), part(10, 2_000_000)), ("MIG-2".to_owned(), part(20, 4_000_000))]);
+        rig.slices_each = 1_000_000;
+        rig.list(None, 1, &[(1, 0)]);
+        rig.list(Some(1), 2, &[(1, 400)]);
+        let held = |rig: &Rig, what: &str, id: &str| {
+            let found = rig.points.iter().find(|(name, _)| name.contains(what) && name.contains(id));
+            found.and_then(|(_, points)| points.last().copied())
+        };
+        let memory = |rig: &Rig, id: &str| held(rig, "DeviceMemory", id);
+        for id in ["allocation/a", "allocation/b", "process/1"] {
+            assert_eq!(held(&rig, "DeviceSlices", id), Some((2, 1_000_000)), "{id}");
+        }
+        assert_eq!(
+            (memory(&rig, "allocation/a"), memory(&rig, "allocation/b")),
+            (Some((2, 5 << 30)), Some((2, 5 << 30)))
+        );
+        assert_eq!((memory(&rig, "process/1"), rig.time("process/1@1").last()), (Some((2, 1 << 30)), Some(&(2, 400))));
+        assert_eq!(rig.points.keys().filter(|name| name.contains("DeviceMemory")).count(), 3, "nobody holds the other");
+    }
+
+    #[test]
     fn a_list_that_follows_none_begins_anew_and_sums_never_fall() {
         let mut rig = Rig::new();
         rig.list(None, 1, &[(1, 0)]);
@@ -254,6 +350,24 @@ mod tests {
         rig.devices.devices.entry("H".to_owned()).or_default().resident.insert("process/1@1".to_owned(), 9);
         let two = rig.devices.power_limit("process/1@1", |device| Some(if device == "G" { 300 } else { 400 }));
         assert_eq!(two, None);
+    }
+
+    #[test]
+    fn slices_are_held_of_a_divided_device_alone_and_those_of_one_workload_add_up() {
+        let mut rig = Rig { slices_each: 1_500_000, ..Rig::new() };
+        rig.list(None, 1, &[(11, 0), (12, 0), (1, 0)]);
+        rig.list(Some(1), 2, &[(11, 0), (12, 0), (1, 0)]);
+        let slices = |rig: &Rig| {
+            let found = rig.points.iter().filter(|(name, _)| name.contains("DeviceSlices") && name.contains("of: 7"));
+            found.map(|(_, points)| points.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(slices(&rig).len(), 2, "{:?}", rig.points.keys());
+        assert!(slices(&rig).iter().all(|points| points.last().is_some_and(|last| last.0 == 2)));
+        let values: BTreeSet<u64> = slices(&rig).iter().flatten().map(|(_, value)| *value).collect();
+        assert_eq!(values, BTreeSet::from([1_500_000, 3_000_000]));
+        rig.slices_each = 0;
+        rig.list(Some(2), 3, &[(1, 0)]);
+        assert!(slices(&rig).iter().flatten().all(|(second, _)| *second < 3), "it is one again");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Status {
     pub helper: Option<u32>,
     /// Accelerators whose use is known.
     pub devices: Vec<DeviceStatus>,
+    /// Names of allocated devices that stand for none that is known.
+    pub unresolved: u64,
 }
 
 /// An accelerator as of its last list of processes.
@@ -126,6 +128,7 @@ impl Sampler {
             cpu: self.cpu_energy(),
             helper: self.parts.sources.helper_pid(),
             devices: self.device_states(),
+            unresolved: self.device_users.unresolved,
         }
     }
 

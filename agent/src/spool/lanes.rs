@@ -15,7 +15,8 @@ use super::queue::{CURSOR, EPOCH, Found, Queue, read_folder, survey};
 use super::record::Losses;
 use super::segment::{length, sync_folder};
 use super::{
-    Counters, Item, LastRecord, LocalState, Recovery, SpoolConfig, SpoolError, StoredRecord, StreamState, folder, loss,
+    Counters, Item, LastRecord, LocalState, LostByReason, Recovery, SpoolConfig, SpoolError, StoredRecord, StreamState,
+    folder, loss,
 };
 use joulebook_units::{Batch, LossReason, StreamId, Subject};
 use std::fs::{self, DirBuilder, File};
@@ -39,6 +40,7 @@ pub struct Lanes {
     ring: Ring,
     /// Of streams that are gone since the start.
     appended: u64,
+    lost_by_reason: LostByReason,
     /// Of folders that hold no stream to deliver.
     foreign: (u64, u64),
     /// Held for its lock.
@@ -83,7 +85,17 @@ impl Lanes {
             }
         }
         let (config, ring) = (config.clone(), Ring::default());
-        let mut opened = Self { config, lanes, next, epoch, ring, appended: 0, foreign, _lock: lock };
+        let mut opened = Self {
+            config,
+            lanes,
+            next,
+            epoch,
+            ring,
+            appended: 0,
+            lost_by_reason: LostByReason::default(),
+            foreign,
+            _lock: lock,
+        };
         if sealed {
             last = None;
             let in_root = opened.lanes.is_empty() && foreign == (0, 0);
@@ -147,6 +159,7 @@ impl Lanes {
             appended: self.appended + self.lanes.iter().map(Queue::appended).sum::<u64>(),
             lost_records: lost.records,
             lost_samples: lost.samples,
+            lost_by_reason: self.lanes.iter().map(Queue::lost_by_reason).fold(self.lost_by_reason, LostByReason::plus),
             damaged,
             foreign,
             newer,
@@ -354,6 +367,7 @@ impl Lanes {
         }
         let gone = self.lanes.remove(index);
         self.appended += gone.appended();
+        self.lost_by_reason = self.lost_by_reason.plus(gone.lost_by_reason());
         let (_, foreign, newer) = gone.oddities();
         (self.foreign.0, self.foreign.1) = (self.foreign.0 + foreign, self.foreign.1 + newer);
         clear(gone.dir(), Some(stream), &self.config.dir)?;

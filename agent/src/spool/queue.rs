@@ -6,7 +6,7 @@ use super::entry::Entry;
 use super::loss::{self, LossFile};
 use super::record::{self, Header, Kind, LossSlot, Losses};
 use super::segment::{self, Place, Segment, Tail, length};
-use super::{LastRecord, SpoolError, cursor};
+use super::{LastRecord, LostByReason, SpoolError, cursor};
 use definitions::Definitions;
 use joulebook_proto::convert;
 use joulebook_units::{LossReason, StreamGap, StreamId, Subject};
@@ -68,6 +68,8 @@ pub struct Queue {
     /// Highest missing number that was given to a reader as part of a gap.
     told: u64,
     lost: Losses,
+    /// Of them those of this run.
+    lost_by_reason: LostByReason,
     /// Losses of streams whose folders are gone, and the one that was the last to go.
     earlier: Losses,
     retired: Option<StreamId>,
@@ -177,6 +179,7 @@ impl Queue {
             gaps: BTreeMap::new(),
             told: 0,
             lost: Losses::default(),
+            lost_by_reason: LostByReason::default(),
             earlier: Losses::default(),
             retired: None,
             losses,
@@ -290,6 +293,11 @@ impl Queue {
     /// Losses of the stream, and of those before it whose folders are gone.
     pub fn losses(&self) -> Losses {
         self.lost.plus(self.earlier)
+    }
+
+    /// What this run declared lost of the stream.
+    pub fn lost_by_reason(&self) -> LostByReason {
+        self.lost_by_reason
     }
 
     /// Damaged places, files left alone, and segments of a later format among those.

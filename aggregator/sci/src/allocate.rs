@@ -214,6 +214,12 @@ impl VersionCost {
         self.embodied_g + self.embodied_idle_g + self.embodied_support_g
     }
 
+    /// What is made of its energy, such as grams; absent where nothing of its energy is known, because no process of its
+    /// servers was seen.
+    pub fn measured<T>(&self, made: T) -> Option<T> {
+        (self.direct > 0).then_some(made)
+    }
+
     /// Part of the version's own energy for which counts are known, 0 … 1; `None` if it used none.
     #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     pub fn joint_share(&self) -> Option<f64> {

@@ -28,6 +28,8 @@ pub enum FunctionalUnit {
     Workflow,
     /// Second of an accelerator that is held, busy or not.
     GpuSecond,
+    /// Turn of a user.
+    Prompt,
 }
 
 impl FunctionalUnit {
@@ -44,6 +46,7 @@ impl FunctionalUnit {
             Self::AudioSecond => "audio_second",
             Self::Workflow => "workflow",
             Self::GpuSecond => "gpu_second",
+            Self::Prompt => "prompt",
         }
     }
 
@@ -80,7 +83,8 @@ impl FunctionalUnit {
                 let counted = (used.counted_nanos as f64 / used.resident_nanos as f64).min(1.0);
                 Some(used.reserved_device_nanos as f64 / 1e9 * counted)
             }
-            Self::GpuSecond => None,
+            // A turn may take several requests (tools, retries), and a request may be nobody's turn: neither is told.
+            Self::GpuSecond | Self::Prompt => None,
         }
     }
 }
@@ -94,17 +98,27 @@ pub enum NoScore {
     /// No accelerator is held, or nothing tells when it worked.
     #[error("it holds no accelerator in a time in which its counts are known, so that there is no {0}")]
     NoDevice(&'static str),
+    /// Nothing that is counted tells turns from requests.
+    #[error("no server tells the turns of users apart from requests ({0}): ask per request")]
+    NoTurns(&'static str),
     /// Nothing was delivered: the carbon stands in the ledger as overhead without output.
     #[error("no unit ({0}) was delivered; the carbon is overhead without output")]
     NoOutput(&'static str),
+    /// It was delivered, and the processes that did it were not seen: what that took is not known, which is not nothing.
+    #[error(
+        "units ({0}) were delivered, and nothing of the energy behind them is known: no process of its servers was seen"
+    )]
+    Unmeasured(&'static str),
 }
 
-/// Carbon per functional unit in grams. R = 0 has no score: the carbon stands, the ratio does not exist.
-pub fn score(carbon: GramsCo2e, unit: FunctionalUnit, units: Option<f64>) -> Result<f64, NoScore> {
+/// Carbon per functional unit in grams. R = 0 has no score: the carbon stands, the ratio does not exist. `carbon` is absent
+/// where nothing of the energy behind it is known.
+pub fn score(carbon: Option<GramsCo2e>, unit: FunctionalUnit, units: Option<f64>) -> Result<f64, NoScore> {
     match units {
         None if unit == FunctionalUnit::GpuSecond => Err(NoScore::NoDevice(unit.name())),
+        None if unit == FunctionalUnit::Prompt => Err(NoScore::NoTurns(unit.name())),
         None => Err(NoScore::UnitUnknown(unit.name())),
-        Some(units) if units > 0.0 => Ok(carbon.0 / units),
+        Some(units) if units > 0.0 => carbon.map(|carbon| carbon.0 / units).ok_or(NoScore::Unmeasured(unit.name())),
         Some(_) => Err(NoScore::NoOutput(unit.name())),
     }
 }
@@ -152,9 +166,17 @@ mod tests {
 
     #[test]
     fn no_output_is_no_score_and_unknown_output_is_another_reason() {
-        assert!(matches!(score(GramsCo2e(4.0), FunctionalUnit::Request, Some(2.0)), Ok(v) if (v - 2.0).abs() < 1e-12));
-        assert_eq!(score(GramsCo2e(4.0), FunctionalUnit::Request, Some(0.0)), Err(NoScore::NoOutput("request")));
-        assert_eq!(score(GramsCo2e(4.0), FunctionalUnit::Request, None), Err(NoScore::UnitUnknown("request")));
+        assert!(
+            matches!(score(Some(GramsCo2e(4.0)), FunctionalUnit::Request, Some(2.0)), Ok(v) if (v - 2.0).abs() < 1e-12)
+        );
+        assert_eq!(score(Some(GramsCo2e(4.0)), FunctionalUnit::Request, Some(0.0)), Err(NoScore::NoOutput("request")));
+        assert_eq!(score(Some(GramsCo2e(4.0)), FunctionalUnit::Request, None), Err(NoScore::UnitUnknown("request")));
+        assert_eq!(
+            score(None, FunctionalUnit::Request, Some(2.0)),
+            Err(NoScore::Unmeasured("request")),
+            "absent is not 0"
+        );
+        assert_eq!(score(None, FunctionalUnit::Request, Some(0.0)), Err(NoScore::NoOutput("request")));
     }
 
     #[test]
@@ -180,8 +202,17 @@ mod tests {
         assert_eq!(count(&held(0)), None, "no carbon is joint with it");
         let cpu_only = ServiceUse { reserved_device_nanos: 0, ..held(40_000_000_000) };
         assert_eq!(count(&cpu_only), None);
-        let none = score(GramsCo2e(1.0), FunctionalUnit::GpuSecond, None);
+        let none = score(Some(GramsCo2e(1.0)), FunctionalUnit::GpuSecond, None);
         assert_eq!(none, Err(NoScore::NoDevice("gpu_second")));
+    }
+
+    #[test]
+    fn requests_are_not_taken_for_turns_of_users() {
+        let mut used = ServiceUse::default();
+        used.counts.insert(CountKind::RequestsOk, 5);
+        let turns = FunctionalUnit::Prompt.count(&used);
+        assert_eq!(turns, None);
+        assert_eq!(score(Some(GramsCo2e(1.0)), FunctionalUnit::Prompt, turns), Err(NoScore::NoTurns("prompt")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod dispute;
 mod point;
 mod wall;
 
-pub use point::counting_for;
+pub use point::{WRAPPERS, counting_for};
 pub use wall::{SURROUNDINGS_SECONDS, lag};
 
 use crate::attribution::{
@@ -180,7 +180,10 @@ impl Joined {
                 counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
             }
             // Joined device by device; what a device draws at rest is told for people.
-            Subject::DeviceTime { .. } | Subject::DeviceMemory { .. } | Subject::ResidentIdlePower { .. } => {}
+            Subject::DeviceTime { .. }
+            | Subject::DeviceMemory { .. }
+            | Subject::DeviceSlices { .. }
+            | Subject::ResidentIdlePower { .. } => {}
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! A tally holds what questions about the energy of versions, nodes, components, sources and accelerators read. It holds no
 //! grams, and neither workloads nor services one by one, which come and go without bound: entries keep the part of the node
-//! they are of, and whether they are the platform's or nobody's.
+//! they are of, and whether they are the platform's, nobody's or Joulebook's own.
 
 use crate::allocate::{IdleRule, Ledger, ModelVersion, VersionCost};
 use crate::cell::{Account, Cell, EntryKey, Flags, InputUse, Purpose, ServiceUse, SourceKey, SourceUse};
@@ -163,6 +163,8 @@ fn names<K: Ord + Clone>(known: &Known<K>, tally: &Tally) -> BTreeSet<K> {
 fn coarse(key: &EntryKey) -> EntryKey {
     let account = match &key.account {
         Account::Platform => Account::Platform,
+        // Few, and told apart in every answer.
+        Account::Workload(workload) if workload.own_program().is_some() => key.account.clone(),
         Account::Unattributed => Account::Unattributed,
         Account::Service(_) | Account::Workload(_) | Account::System | Account::PoolIdle => Account::System,
     };

@@ -1,10 +1,11 @@
 //! How the aggregator itself is, looked at when it is asked: ingest, nodes, factors, store and its own cost.
 
 use super::metric::{
-    ACK_REGRESSIONS, BUILD, CERTIFICATE, CPU, DIRTY, DUPLICATES, EXPORT_FAILURES, FACTOR_FAILING, FACTOR_LAST,
-    INTAKE_OPEN, INTAKE_STOPS, LOST, MEMORY, NODE_CONNECTED, NODE_LAST, NODE_LOST, NODE_REJECTED, NODE_SKEW,
-    NODE_SOURCES, OTLP_LOST, OTLP_RETRIES, OTLP_SENT, OTLP_WAITING, POLL_FAILURES, POLLS, PRESSURE, RECORDS, REJECTED,
-    RELOAD_FAILURES, RELOADS, SCRAPES, SESSIONS, SKEW_EVENTS, STARTED, STORE_BYTES, STORE_DISK, STORE_FREE,
+    ACK_REGRESSIONS, ACKS, BUDGET_DROPS, BUDGET_MISSED, BUILD, CERTIFICATE, COMMITS, CPU, DESCRIBED, DIRTY, DUPLICATES,
+    EXPORT_FAILURES, FACTOR_FAILING, FACTOR_LAST, INTAKE_OPEN, INTAKE_STOPS, LOST, MEMORY, NODE_CONNECTED, NODE_LAST,
+    NODE_LOST, NODE_REJECTED, NODE_SKEW, NODE_SOURCES, OTLP_LOST, OTLP_RETRIES, OTLP_SENT, OTLP_WAITING, POLL_FAILURES,
+    POLLS, PRESSURE, RECEIVED, RECORDS, REJECTED, RELOAD_FAILURES, RELOADS, SCRAPES, SESSIONS, SKEW_EVENTS, STARTED,
+    STORE_BYTES, STORE_DISK, STORE_FREE,
 };
 use super::point::{Points, seconds};
 use crate::admin::FeedStates;
@@ -12,14 +13,13 @@ use crate::factor::Factors;
 use crate::ingest::Counters;
 use crate::pods;
 use crate::store::Book;
-use crate::store::space::Space;
+use crate::store::space::{Space, bytes_of};
 use joulebook_otlp::trace::queues;
 use joulebook_otlp::{Counts, Queue, Signal};
 use joulebook_proto::metrics::Metric;
 use joulebook_units::UnixNanos;
 use nix::sys::resource::{UsageWho, getrusage};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::watch;
 
@@ -31,6 +31,10 @@ pub(super) const FAILURES: &str = "export_failures_total";
 const COUNTERS: &[(&str, &Metric, &[&str])] = &[
     ("intake_open", &INTAKE_OPEN, &[]),
     ("records_applied_total", &RECORDS, &[]),
+    ("record_commits_total", &COMMITS, &[]),
+    ("record_bytes_total", &RECEIVED, &[]),
+    ("acknowledgements_total", &ACKS, &[]),
+    ("series_described_total", &DESCRIBED, &[]),
     ("duplicates_total", &DUPLICATES, &[]),
     ("sessions_total", &SESSIONS, &[]),
     ("rejected_value_total", &REJECTED, &["telemetry", "value"]),
@@ -47,6 +51,10 @@ const COUNTERS: &[(&str, &Metric, &[&str])] = &[
     ("pressure_queue_total", &PRESSURE, &["queue"]),
     ("pressure_memory_total", &PRESSURE, &["memory"]),
     ("pressure_disk_total", &PRESSURE, &["disk"]),
+    ("disk_budget_rows_total", &BUDGET_DROPS, &["rows"]),
+    ("disk_budget_minutes_total", &BUDGET_DROPS, &["minutes"]),
+    ("disk_budget_settled_total", &BUDGET_DROPS, &["settled"]),
+    ("disk_budget_missed_total", &BUDGET_MISSED, &[]),
     ("intake_stops_total", &INTAKE_STOPS, &[]),
     ("clock_skew_events_total", &SKEW_EVENTS, &[]),
     ("ack_regression_total", &ACK_REGRESSIONS, &[]),
@@ -176,13 +184,6 @@ fn add_counts(points: &mut Points, signal: Signal, counts: Counts, is_told: bool
     }
 }
 
-/// Size of the files of a folder; none if it cannot be read. Files that go meanwhile count nothing.
-fn bytes_of(folder: &Path) -> Option<u64> {
-    let entries = std::fs::read_dir(folder).ok()?;
-    let files = entries.filter_map(|entry| entry.ok()?.metadata().ok()).filter(std::fs::Metadata::is_file);
-    Some(files.fold(0, |sum, file| sum.saturating_add(file.len())))
-}
-
 #[allow(clippy::cast_precision_loss, reason = "seconds and bytes for people")]
 fn add_process(points: &mut Points) {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
@@ -199,6 +200,7 @@ fn add_process(points: &mut Points) {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::Path;
 
     /// Names of counters that the sources of a folder spell.
     fn spelled(folder: &Path, found: &mut Vec<String>) {

@@ -17,6 +17,14 @@ metrics! {
     INTAKE_OPEN = "joulebook_ingest_open", Gauge, "", &[], Stable;
     /// Records that were stored.
     RECORDS = "joulebook_ingest_records_total", Counter, "", &[], Stable;
+    /// Commits that held records: those of all agents that came within a moment are synced together.
+    COMMITS = "joulebook_ingest_commits_total", Counter, "", &[], Stable;
+    /// Acknowledgements that were sent: one tells all records of a stream that were committed since the one before.
+    ACKS = "joulebook_ingest_acknowledgements_total", Counter, "", &[], Stable;
+    /// Bytes of the records that were committed, as they came.
+    RECEIVED = "joulebook_ingest_received_bytes_total", Counter, "bytes", &[], Stable;
+    /// Series that agents described: once a stream and session, and records name them by number.
+    DESCRIBED = "joulebook_ingest_described_series_total", Counter, "", &[], Stable;
     /// Records that had been stored already: agents send again what was not acknowledged.
     DUPLICATES = "joulebook_ingest_duplicates_total", Counter, "", &[], Stable;
     /// Sessions of agents and pollers that were opened.
@@ -55,6 +63,10 @@ metrics! {
     STORE_FREE = "joulebook_store_disk_free_bytes", Gauge, "bytes", &[], Stable;
     /// Size of its disk.
     STORE_DISK = "joulebook_store_disk_size_bytes", Gauge, "bytes", &[], Stable;
+    /// How often the oldest of a level went for the database's budget of the disk.
+    BUDGET_DROPS = "joulebook_store_budget_drops_total", Counter, "", &["level"], Stable;
+    /// How often the budget was exceeded by what never goes for it.
+    BUDGET_MISSED = "joulebook_store_budget_missed_total", Counter, "", &[], Stable;
     /// Whether the agent of a node is connected.
     NODE_CONNECTED = "joulebook_node_connected", Gauge, "", &["node"], Stable;
     /// The last instant of which something of a node is stored.
@@ -109,10 +121,14 @@ metrics! {
     NODE_COVERAGE = "joulebook_node_coverage_ratio", Gauge, "ratio", &["node", "window"], Stable;
     /// Part of the time of a node's accelerators that something held, in the last step.
     NODE_HELD = "joulebook_node_accelerators_held_ratio", Gauge, "ratio", &["node", "window"], Experimental;
+    /// Energy of Joulebook's own processes on a node in the last step, by part: agent, aggregator. Its overhead, as the node's agent measures it.
+    SELF_ENERGY = "joulebook_self_energy_joules", Gauge, "joules", &["node", "part", "window"], Stable;
     /// Energy of an accelerator in the last step.
     GPU_ENERGY = "joulebook_gpu_energy_joules", Gauge, "joules", &["node", "gpu", "model", "window"], Stable;
     /// Energy of a node since the aggregator began to export.
     NODE_ENERGY_TOTAL = "joulebook_node_energy_joules_total", Counter, "joules", &["node"], Stable;
+    /// Energy of Joulebook's own processes on a node since the aggregator began to export.
+    SELF_ENERGY_TOTAL = "joulebook_self_energy_joules_total", Counter, "joules", &["node", "part"], Stable;
     /// Facility energy of a model version since the aggregator began to export.
     MODEL_ENERGY_TOTAL = "joulebook_model_energy_joules_total", Counter, "joules", of_version!("level", "policy"), Stable;
     /// Grams of CO2e of a model version since the aggregator began to export.

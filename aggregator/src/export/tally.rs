@@ -4,7 +4,7 @@
 //! that are in the figures of windows and in every answer of the command line, and not in the sums. Question: why not
 //! correct the sums? Because a receiver takes a sum that falls for one that began again.
 
-use super::metric::{MODEL_CARBON_TOTAL, MODEL_ENERGY_TOTAL, NODE_ENERGY_TOTAL};
+use super::metric::{MODEL_CARBON_TOTAL, MODEL_ENERGY_TOTAL, NODE_ENERGY_TOTAL, SELF_ENERGY_TOTAL};
 use super::point::{Points, joules};
 use super::window::most;
 use crate::query::overview::{Overview, SourceView};
@@ -32,6 +32,8 @@ pub struct VersionSum {
 pub struct NodeSum {
     /// Energy in µJ.
     pub energy: u64,
+    /// Energy in µJ of Joulebook's own processes on it, by program.
+    pub own: BTreeMap<&'static str, u64>,
     /// Energy of its sources in µJ.
     pub sources: BTreeMap<String, SourceView>,
 }
@@ -58,6 +60,10 @@ impl Tally {
         for node in &step.nodes {
             let sum = self.nodes.entry(node.node.clone()).or_default();
             sum.energy = sum.energy.saturating_add(node.energy());
+            for (part, energy) in &node.own {
+                let own = sum.own.entry(part).or_default();
+                *own = own.saturating_add(*energy);
+            }
             for source in &node.sources {
                 match sum.sources.get_mut(&source.id) {
                     Some(known) => known.microjoules = known.microjoules.saturating_add(source.microjoules),
@@ -91,6 +97,9 @@ impl Tally {
         let mut points = Points::default();
         for (node, sum) in &self.nodes {
             points.add(&NODE_ENERGY_TOTAL, &[node], joules(sum.energy));
+            for (part, energy) in &sum.own {
+                points.add(&SELF_ENERGY_TOTAL, &[node, part], joules(*energy));
+            }
         }
         for (key, sum) in &self.versions {
             let [model, version, weights, config] = key.each_ref().map(String::as_str);

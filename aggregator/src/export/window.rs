@@ -3,7 +3,7 @@
 use super::metric::{
     ACCOUNT, GPU_ENERGY, LEFT_OUT, MODEL_CARBON, MODEL_COVERAGE, MODEL_ENERGY, MODEL_FAILED, MODEL_FLAG, MODEL_INFO,
     MODEL_INTENSITY, MODEL_PART, MODEL_SCI, MODEL_SCI_HIGH, MODEL_SCI_LOW, MODEL_TOKENS, MODEL_UNITS, NODE_COVERAGE,
-    NODE_ENERGY, NODE_HELD, NODE_OVERCOUNT, WINDOW_END, WINDOW_START,
+    NODE_ENERGY, NODE_HELD, NODE_OVERCOUNT, SELF_ENERGY, WINDOW_END, WINDOW_START,
 };
 use super::point::{Points, joules, seconds, window_name};
 use crate::query::overview::{NodeView, Overview, VersionView};
@@ -160,13 +160,16 @@ impl Of<'_> {
 }
 
 fn add_node(points: &mut Points, view: &NodeView, window: &str) {
-    let NodeView { node, pool, site, accounts, overcount, coverage, held, sources, .. } = view;
+    let NodeView { node, pool, site, accounts, overcount, coverage, held, own, sources, .. } = view;
     for (account, energy) in accounts {
         points.add(&NODE_ENERGY, &[node, pool, site, account, window], joules(*energy));
     }
     points.add(&NODE_OVERCOUNT, &[node, window], joules(*overcount));
     points.add(&NODE_COVERAGE, &[node, window], *coverage);
     points.add(&NODE_HELD, &[node, window], *held);
+    for (part, energy) in own {
+        points.add(&SELF_ENERGY, &[node, part, window], joules(*energy));
+    }
     for source in sources.iter().filter(|source| !source.beside) {
         if let Some((gpu, model)) = &source.device {
             points.add(&GPU_ENERGY, &[node, gpu, model, window], joules(source.microjoules));

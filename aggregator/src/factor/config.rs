@@ -116,6 +116,8 @@ pub struct EmbodiedConfig {
     pub dram_kg_per_gb: Option<f64>,
     /// Each disk. Unset: 100 (solid state).
     pub disk_kg: Option<f64>,
+    /// Each disk that rotates. Unset: `disk_kg` where that is set, else 50.
+    pub hard_disk_kg: Option<f64>,
     /// Each accelerator. Unset: by model, else 150.
     pub gpu_kg: Option<f64>,
     /// Expected life in hours, above 0. Unset: 35040 (four years of 365 days).

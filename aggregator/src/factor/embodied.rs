@@ -12,7 +12,7 @@ use joulebook_units::{Accelerator, GramsCo2e, Hardware, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes whenever a default below does: part of the factors' revision.
-pub(super) const REVISION: &str = "embodied defaults 4: ccf-coefficients, NVIDIA HGX PCF, EcoLogits 8-GPU host";
+pub(super) const REVISION: &str = "embodied defaults 5: ccf-coefficients, NVIDIA HGX PCF, EcoLogits 8-GPU host";
 
 /// Each further socket (ccf-coefficients).
 const CPU_KG: f64 = 100.0;
@@ -22,6 +22,8 @@ const DRAM_KG_PER_GB: f64 = 533.0 / 384.0;
 const BASE_MEMORY_GIB: f64 = 16.0;
 /// Each disk, solid state (ccf-coefficients).
 const DISK_KG: f64 = 100.0;
+/// Each disk that rotates (ccf-coefficients).
+const HARD_DISK_KG: f64 = 50.0;
 /// Whole host built around eight accelerators, without them (EcoLogits: AWS p5.48xlarge by BoaviztAPI).
 const GPU_HOST_KG: f64 = 5700.0;
 /// Accelerators from which a host is one of those.
@@ -204,6 +206,7 @@ fn check(config: &EmbodiedConfig) -> Result<(), FactorError> {
         ("cpu_kg", config.cpu_kg),
         ("dram_kg_per_gb", config.dram_kg_per_gb),
         ("disk_kg", config.disk_kg),
+        ("hard_disk_kg", config.hard_disk_kg),
         ("gpu_kg", config.gpu_kg),
         ("guest_kg_per_vcpu", config.guest_kg_per_vcpu),
         ("network_kg", config.network_kg),
@@ -254,8 +257,8 @@ fn network(config: &EmbodiedConfig, bill: &mut Bill) {
 
 /// Whether the operator states what parts weigh: then no table of whole instances takes their place.
 fn states_parts(config: &EmbodiedConfig) -> bool {
-    let parts =
-        [config.host_kg, config.cpu_kg, config.dram_kg_per_gb, config.disk_kg, config.gpu_kg, config.guest_kg_per_vcpu];
+    let disks = config.disk_kg.or(config.hard_disk_kg);
+    let parts = [config.host_kg, config.cpu_kg, config.dram_kg_per_gb, disks, config.gpu_kg, config.guest_kg_per_vcpu];
     parts.iter().any(Option::is_some) || !config.gpu_kg_by_model.is_empty()
 }
 
@@ -323,7 +326,7 @@ fn guest(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
 }
 
 fn host(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
-    let stated = [config.host_kg, config.cpu_kg, config.dram_kg_per_gb, config.disk_kg];
+    let stated = [config.host_kg, config.cpu_kg, config.dram_kg_per_gb, config.disk_kg, config.hard_disk_kg];
     if hardware.accelerators.len() >= GPU_HOST_ACCELERATORS && stated.iter().all(Option::is_none) {
         let default = Assumed { kg: GPU_HOST_KG, uncertainty: GENERIC_UNCERTAINTY, source: ECOLOGITS };
         bill.add("base", 1.0, None, default);
@@ -347,7 +350,15 @@ fn host(config: &EmbodiedConfig, hardware: &Hardware, bill: &mut Bill) {
         None => bill.notes.push("memory size not known: dram left out beyond the base's 16 GiB".to_owned()),
     }
     match hardware.disks {
-        Some(disks) => bill.add("disks", f64::from(disks), config.disk_kg, Assumed::ccf(DISK_KG)),
+        Some(disks) => {
+            // Where it is not told which rotate, all are taken for what has the larger figure.
+            let rotating = hardware.rotating_disks.unwrap_or(0).min(disks);
+            bill.add("disks", f64::from(disks - rotating), config.disk_kg, Assumed::ccf(DISK_KG));
+            if rotating > 0 {
+                let kg = config.hard_disk_kg.or(config.disk_kg);
+                bill.add("disks", f64::from(rotating), kg, Assumed::ccf(HARD_DISK_KG));
+            }
+        }
         None => bill.notes.push("number of disks not known: disks left out".to_owned()),
     }
 }

@@ -161,6 +161,24 @@ fn labels(of: &[(&str, &str)]) -> BTreeMap<String, String> {
     of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
+#[test]
+fn disks_that_rotate_are_billed_apart_where_it_is_told_which_do() {
+    let host = |rotating| Hardware { disks: Some(6), rotating_disks: rotating, ..plain_host() };
+    let kg = |text: &str, rotating| {
+        let facts = factors(text).expect("valid").embodied(&host(rotating));
+        facts.parts["disks"].0 / 1e3
+    };
+    for (text, rotating, expected) in [
+        ("", Some(4), 400.0),
+        ("", None, 600.0),
+        ("", Some(9), 300.0),
+        ("[embodied]\ndisk_kg = 10.0", Some(4), 60.0),
+        ("[embodied]\nhard_disk_kg = 20.0", Some(4), 280.0),
+    ] {
+        assert!((kg(text, rotating) - expected).abs() < 1e-9, "{text} {rotating:?}: {} kg", kg(text, rotating));
+    }
+}
+
 fn plain_host() -> Hardware {
     Hardware {
         sockets: Some(1),

@@ -6,7 +6,7 @@ mod record;
 mod tests;
 
 use super::Counters;
-use super::validate::{self, Judged, Known};
+use super::validate::{self, Judged, Known, Times};
 use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
 use crate::store::block::row::{RowRecord, StampedValue};
 use crate::store::book::{CELL_SECONDS, Changes};
@@ -402,6 +402,7 @@ impl Group<'_> {
         let ordinal = self.place(session, stream)?;
         let outside = self.catalog.streams.get(ordinal as usize).is_some_and(|one| one.poller.is_some());
         let live = self.intake.live.entry(ordinal).or_default();
+        self.intake.counters.add("series_described_total", u64::try_from(series.len()).unwrap_or(u64::MAX));
         for (number, subject) in series {
             if outside && !is_seen_from_outside(&subject) {
                 self.intake.counters.add("poller_series_refused_total", 1);

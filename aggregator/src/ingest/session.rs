@@ -132,6 +132,8 @@ struct Session {
 struct Merged {
     sequence: u64,
     rejects: Vec<Reject>,
+    /// Whether it is one of a record, and not of a stream that was opened.
+    of_record: bool,
 }
 
 impl Session {
@@ -402,6 +404,7 @@ impl Session {
                     let ack = merged.entry(stream).or_default();
                     ack.sequence = ack.sequence.max(sequence);
                     ack.rejects.extend(rejects);
+                    ack.of_record |= record;
                     records += u32::from(record);
                 }
                 Reply::Refused(refusal) => return Err(refuse(&refusal)),
@@ -409,6 +412,8 @@ impl Session {
                 Reply::Opened(_) | Reply::Done => {}
             }
         }
+        let acks = merged.values().filter(|ack| ack.of_record).count();
+        self.telemetry.counters.add("acknowledgements_total", u64::try_from(acks).unwrap_or(u64::MAX));
         for (stream, ack) in merged {
             let rejection = |reject: Reject| Rejection {
                 sequence: reject.sequence,

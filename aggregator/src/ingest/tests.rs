@@ -279,3 +279,30 @@ async fn a_database_that_is_behind_what_an_agent_heard_counts_it() {
     rig.agent_that_heard(1, 2).await;
     assert_eq!(count(), Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_moment_are_synced_together_and_acknowledged_once_a_stream() {
+    let rig = Rig::new().await;
+    let (mut agents, each) = (vec![rig.agent(1).await, rig.agent(2).await, rig.agent(3).await], 10u64);
+    let mut other = rig.agent(4).await;
+    rig.store.stop(true);
+    other.record().await;
+    until("a commit is held", || rig.store.held.load(Ordering::Relaxed)).await;
+    for agent in &mut agents {
+        for _ in 0..each {
+            agent.record().await;
+        }
+    }
+    until("all of them wait", || rig.waits() == 3 * usize::try_from(each).expect("few")).await;
+    rig.store.stop(false);
+    for agent in &mut agents {
+        agent.acked(each).await;
+    }
+    other.acked(1).await;
+    let counted = |name| rig.counters.all().get(name).copied().unwrap_or_default();
+    assert_eq!((counted("records_applied_total"), counted("record_commits_total")), (31, 2));
+    // A session that looks while the replies of a commit are given out sees some of them.
+    let acks = counted("acknowledgements_total");
+    assert!((4..20).contains(&acks), "{acks} acknowledgements of 31 records");
+    assert!(counted("record_bytes_total") > 31 * 10);
+}

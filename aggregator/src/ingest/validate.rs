@@ -1,7 +1,6 @@
 //! The rules a column must keep, pure: what fails is refused alone, its neighbours are stored.
 
 use crate::store::block::row::{StampedValue, StoredColumn};
-use crate::store::retention::ACCEPTED_SECONDS;
 use joulebook_units::{Batch, Column, RejectReason, Subject, UnixNanos};
 use std::collections::BTreeMap;
 
@@ -10,9 +9,20 @@ pub const FUTURE_SECONDS: i64 = 120;
 /// Largest value of any series: half the range, so that differences always fit.
 pub const LARGEST: u64 = i64::MAX.cast_unsigned();
 
-/// Whether an instant is one that data may have at `now`: not more than 2 min ahead, not older than 7 d.
-pub fn in_time(at: UnixNanos, now: UnixNanos) -> bool {
-    at <= now.plus_seconds(FUTURE_SECONDS) && at >= now.plus_seconds(-ACCEPTED_SECONDS)
+/// What instants data may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// The aggregator's clock.
+    pub now: UnixNanos,
+    /// The oldest: 7 d ago, or later where the budget of the disk took rows.
+    pub oldest: UnixNanos,
+}
+
+impl Times {
+    /// Whether an instant is one of them: not more than 2 min ahead, not too old.
+    pub fn hold(self, at: UnixNanos) -> bool {
+        at <= self.now.plus_seconds(FUTURE_SECONDS) && at >= self.oldest
+    }
 }
 
 /// The instant of a boot clock's reading; `None` outside the range of time.
@@ -29,8 +39,8 @@ pub struct Known<'a> {
     pub last: Option<StampedValue>,
     /// First row of the record.
     pub first_row: UnixNanos,
-    /// The aggregator's clock.
-    pub now: UnixNanos,
+    /// What instants its points may have.
+    pub times: Times,
     /// Where the record's boot clock lies on it, in ns.
     pub offset: i64,
 }
@@ -86,7 +96,7 @@ pub fn column(column: &Column, known: Known<'_>) -> Judged {
 /// The stored point that a column goes on from, and a point that its sender knows before its own ones and that is not
 /// stored yet; or why nothing of the column can be good.
 fn join(column: &Column, known: Known<'_>) -> Result<(Option<StampedValue>, Option<StampedValue>), RejectReason> {
-    let is_recent = |at: UnixNanos| at >= known.now.plus_seconds(-ACCEPTED_SECONDS);
+    let is_recent = |at: UnixNanos| at >= known.times.oldest;
     let is_cumulative = known.subject.is_cumulative();
     let Some(before) = column.previous else { return Ok((None, None)) };
     let before = (map(before.at.0, known.offset).ok_or(RejectReason::Time)?, before.value);
@@ -115,7 +125,7 @@ fn join(column: &Column, known: Known<'_>) -> Result<(Option<StampedValue>, Opti
 fn judge(point: StampedValue, kept: Option<StampedValue>, known: Known<'_>) -> Result<(), RejectReason> {
     let (at, value) = point;
     let reach = i64::try_from(Batch::MAX_SPAN_NANOS).unwrap_or(i64::MAX);
-    let near = at.0.saturating_sub(known.first_row.0) <= reach && in_time(at, known.now);
+    let near = at.0.saturating_sub(known.first_row.0) <= reach && known.times.hold(at);
     let is_later = |before: Option<StampedValue>| before.is_none_or(|(before, _)| before < at);
     if !near || !is_later(kept) || !is_later(known.last) {
         return Err(RejectReason::Time);
@@ -146,6 +156,7 @@ fn judge(point: StampedValue, kept: Option<StampedValue>, known: Known<'_>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::cut::Cut;
     use joulebook_units::{BootNanos, Component, IdleOrigin, Method, Milliwatts, Point, Source};
 
     fn energy() -> Subject {
@@ -169,10 +180,16 @@ mod tests {
         Point { at: BootNanos(seconds * 1_000_000_000), value }
     }
 
+    /// What is accepted while no budget took anything.
+    fn week(now: UnixNanos) -> Times {
+        Times { now, oldest: Cut::default().oldest_row(now) }
+    }
+
     fn judged(subject: &Subject, last: Option<StampedValue>, given: Column) -> Judged {
         let now = UnixNanos::from_seconds(1_000_000);
         let first_row = UnixNanos::from_seconds(1_000_000 - 100);
-        column(&given, Known { subject, last, first_row, now, offset: first_row.0 - 1_000_000_000_000 })
+        let known = Known { subject, last, first_row, times: week(now), offset: first_row.0 - 1_000_000_000_000 };
+        column(&given, known)
     }
 
     /// The column, of which nothing may be refused, or why all of it is.
@@ -216,13 +233,14 @@ mod tests {
     #[test]
     fn b56_an_interval_of_ten_days_or_a_point_in_the_future_is_refused() {
         let now = UnixNanos::from_seconds(1_000_000);
-        assert!(in_time(now.plus_seconds(120), now) && !in_time(now.plus_seconds(121), now));
-        assert!(in_time(now.plus_seconds(-7 * 86_400), now) && !in_time(now.plus_seconds(-7 * 86_400 - 1), now));
+        let (times, week_ago) = (week(now), now.plus_seconds(-7 * 86_400));
+        assert!(times.hold(now.plus_seconds(120)) && !times.hold(now.plus_seconds(121)));
+        assert!(times.hold(week_ago) && !times.hold(week_ago.plus_seconds(-1)));
         for at in [0, i64::MIN, i64::MAX] {
-            assert!(!in_time(UnixNanos(at), now));
+            assert!(!times.hold(UnixNanos(at)));
         }
         let long = Column { series: 1, previous: Some(at(0, 0)), points: vec![at(1_000, 1)] };
-        let known = Known { subject: &energy(), last: None, first_row: now, now, offset: now.0 - 1_000_000_000_000 };
+        let known = Known { subject: &energy(), last: None, first_row: now, times, offset: now.0 - 1_000_000_000_000 };
         assert!(whole(column(&long, known)).is_ok());
         let days = |days: u64| Column { series: 1, previous: Some(at(0, 0)), points: vec![at(days * 86_400, 1)] };
         let known = |days: i64| Known { offset: now.0 - days * 86_400 * 1_000_000_000, ..known };

@@ -70,6 +70,8 @@ impl Missing {
 struct Parts<'a> {
     version: &'a ModelVersion,
     totals: &'a VersionTotals,
+    /// The version's own, where `totals` are a part of it.
+    whole: &'a VersionTotals,
     members: Vec<&'a Member>,
     nodes: Vec<&'a NodeTotals>,
     /// The same with their names.
@@ -90,11 +92,13 @@ impl Context<'_> {
         let inside = self.computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
         let named: Vec<(&str, &NodeTotals)> = inside.map(|(name, node)| (name.as_str(), node)).collect();
         let nodes: Vec<&NodeTotals> = named.iter().map(|(_, node)| *node).collect();
+        let whole = self.share.map_or(totals, |share| share.whole);
         let parts = Parts {
             version,
             totals,
+            whole,
             members: self.computed.gathered.members.iter().filter(charged).collect(),
-            unit: self.question.unit_for(self.share.map_or(totals, |share| share.whole)),
+            unit: self.question.unit_for(whole),
             accelerator: accelerator::known(&self.computed.totals, totals),
             simulation: Simulation::of(&nodes, totals, self.question.level),
             nodes,
@@ -326,6 +330,11 @@ impl Context<'_> {
             {
                 exclusions.push(format!("{node}: time before its first row at {}", rfc3339(first)));
             }
+        }
+        for (held, before) in self.computed.gathered.cut.missing(self.computed.gathered.window.start()) {
+            let (held, before) = (held.name(), rfc3339(before));
+            exclusions
+                .push(format!("{held} before {before}: they went for the budget of the disk (retention.disk_budget)"));
         }
         let mut label = match (level, allocated) {
             (Level::Facility, true) => "SCI".to_owned(),

@@ -3,9 +3,11 @@
 use super::accelerator;
 use super::amount::Amount;
 use super::consumer;
-use super::gather::Gathered;
+use super::gather::{Gathered, NodePods, Pods};
 use super::input::{is_estimated, reconciliation};
 use super::name::{Names, version_name};
+use super::namespace;
+use super::own;
 use super::question::Question;
 use super::{Computed, QueryError};
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
@@ -14,6 +16,9 @@ use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::{Account, Cell, FunctionalUnit, Ledger, Level, ModelVersion, Totals, VersionTotals, score};
 use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, PodIdentity, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Kind of the rows of Joulebook's own processes: its overhead.
+const OWN: &str = "joulebook";
 
 /// By what a question breaks energy down.
 pub fn asked_by(request: &GetEnergyRequest) -> Result<EnergyBy, QueryError> {
@@ -27,10 +32,14 @@ pub fn rows(computed: &Computed<'_>, question: &Question, by: EnergyBy) -> Resul
     let nodes = &computed.totals.nodes;
     let rows = match by {
         EnergyBy::Unspecified | EnergyBy::Model => by_model(computed, question)?,
-        EnergyBy::Workload => by_workload(nodes, |_| true, false),
-        EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree, false),
-        EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some(), false),
-        EnergyBy::Pod => by_workload(nodes, |workload| workload.pod_uid.is_some(), true),
+        EnergyBy::Workload => by_workload(nodes, |_| true, None),
+        EnergyBy::Process => by_workload(nodes, |workload| workload.kind == WorkloadKind::ProcessTree, None),
+        EnergyBy::Container => by_workload(nodes, |workload| workload.container_id.is_some(), None),
+        EnergyBy::Pod => {
+            let is_of_one = |workload: &Workload| workload.pod_uid.is_some() || workload.pod.is_some();
+            by_workload(nodes, is_of_one, Some(&computed.gathered.pods()))
+        }
+        EnergyBy::Namespace => namespace::rows(nodes, &computed.gathered.pods()),
         EnergyBy::Gpu => accelerator::rows(nodes, &computed.gathered.members),
         EnergyBy::Source => by_source(nodes),
         EnergyBy::Component => by_component(nodes),
@@ -61,6 +70,7 @@ pub fn rows(computed: &Computed<'_>, question: &Question, by: EnergyBy) -> Resul
         simulated: nodes.values().any(|node| node.simulated),
         simulated_microjoules: total.simulated_microjoules,
         reconciliation: Some(reconciliation(&named, question.trust)),
+        own_microjoules: own::of(nodes.values()),
     })
 }
 
@@ -182,7 +192,7 @@ pub(super) fn version_row(
     row.simulated = totals.nodes.iter().any(|(name, node)| node.simulated && mine.nodes.contains(name));
     row.cpu_seconds = Some(cpu_seconds(cost.used.cpu_nanos));
     if question.unit.is_some() {
-        ratio(&mut row, question.unit_for(whole), mine, energy);
+        ratio(&mut row, question.unit_for(whole), (mine, whole), energy);
     }
     if question.level == Level::Accelerator
         && let Err(reason) = accelerator::known(totals, mine)
@@ -216,12 +226,13 @@ pub(super) fn left_over(
     rest.into_iter().filter(|(_, amount)| amount.microjoules > 0)
 }
 
+/// Energy per unit of a part of a whole version.
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-fn ratio(row: &mut EnergyRow, unit: FunctionalUnit, totals: &VersionTotals, energy: u64) {
+fn ratio(row: &mut EnergyRow, unit: FunctionalUnit, (totals, whole): (&VersionTotals, &VersionTotals), energy: u64) {
     row.units = unit.count(&totals.cost.used);
     let joint = totals.cost.joint_share().unwrap_or(1.0);
     // The ratio's arithmetic is that of the score: joules in the place of grams.
-    match score(GramsCo2e(Microjoules(energy).to_joules().0 * joint), unit, row.units) {
+    match score(whole.cost.measured(GramsCo2e(Microjoules(energy).to_joules().0 * joint)), unit, row.units) {
         Ok(value) => row.joules_per_unit = Some(value),
         Err(reason) => row.per_unit_null_reason = Some(reason.to_string()),
     }
@@ -234,14 +245,19 @@ fn cpu_seconds(nanos: u64) -> f64 {
 
 /// Workloads before any allocation, and the accounts beside them. Workloads that are not `shown` are one row together. With
 /// `pods` each row says which pod it is of.
-fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -> bool, pods: bool) -> Vec<EnergyRow> {
+fn by_workload(
+    nodes: &BTreeMap<String, NodeTotals>,
+    shown: impl Fn(&Workload) -> bool,
+    pods: Option<&Pods>,
+) -> Vec<EnergyRow> {
     let mut rows = Vec::new();
     for (name, node) in nodes {
-        let places = if pods { places(node) } else { BTreeMap::new() };
+        let places = pods.map(|pods| places(node, pods.get(name))).unwrap_or_default();
         let mut sums: BTreeMap<[String; 3], (u64, BTreeMap<String, u64>)> = BTreeMap::new();
         let mut cpu: BTreeMap<[String; 3], u64> = BTreeMap::new();
         let named = |kind: &str, name: &str, id: &str| [kind.to_owned(), name.to_owned(), id.to_owned()];
         let workload_key = |workload: &Workload| match shown(workload) {
+            true if workload.own_program().is_some() => named(OWN, &workload.name, &workload.id),
             true => named(kind_name(workload.kind), &workload.name, &workload.id),
             false => named("not shown", "other workloads", ""),
         };
@@ -273,7 +289,7 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
         for (parts, (energy, components)) in sums {
             let mut columns =
                 vec![("node", name.as_str()), ("kind", &parts[0]), ("name", &parts[1]), ("id", &parts[2])];
-            if pods {
+            if pods.is_some() {
                 let place = places.get(parts[2].as_str()).copied();
                 let part = |of: fn(&PodIdentity) -> Option<&String>| place.and_then(of).map_or("", String::as_str);
                 columns.extend([
@@ -293,15 +309,16 @@ fn by_workload(nodes: &BTreeMap<String, NodeTotals>, shown: impl Fn(&Workload) -
     rows
 }
 
-/// The pod of each workload of a node, by the workload's identity. What was counted before a pod was known is of it as well:
-/// a container never changes its pod.
-fn places(node: &NodeTotals) -> BTreeMap<&str, &PodIdentity> {
+/// The pod of each workload of a node, by the workload's identity: as the cells say, else as its series do.
+fn places<'a>(node: &'a NodeTotals, known: Option<&'a NodePods>) -> BTreeMap<&'a str, &'a PodIdentity> {
     let accounts = node.cell.entries.keys().filter_map(|entry| match &entry.account {
         Account::Workload(workload) => Some(workload),
         _ => None,
     });
     let workloads = accounts.chain(node.cell.workloads.keys());
-    workloads.filter_map(|workload| Some((workload.id.as_str(), workload.pod.as_ref()?))).collect()
+    let told = workloads.filter_map(|workload| Some((workload.id.as_str(), workload.pod.as_ref()?)));
+    let known = known.into_iter().flatten().filter_map(|(id, pod)| Some((id.as_str(), pod.as_ref()?)));
+    known.chain(told).collect()
 }
 
 fn service_key(service: &joulebook_units::Service) -> [String; 3] {

@@ -8,12 +8,14 @@ use crate::directory::Directories;
 use crate::factor::impact::ImpactSeries;
 use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProvenance, OutOfService, PueCell};
 use crate::ledger::cell_from_rows;
+use crate::memory::Question;
+use crate::store::cut::Cut;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
 use joulebook_sci::group::regroup;
 use joulebook_sci::impact::{ImpactFactors, Impacts};
 use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
 use joulebook_sci::{Cell, Flags, ModelVersion, NodeSlot, SiteFactors, SlotTerm};
-use joulebook_units::{Service, UnixNanos, Window};
+use joulebook_units::{PodIdentity, Service, UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +28,8 @@ const MINUTES_HELD_SECONDS: i64 = 90 * 86_400;
 const DAY_SECONDS: i64 = 86_400;
 /// How far back a wall teaches what the platform draws without one, in days.
 const LEARNED_DAYS: i64 = 7;
+/// Cells after which the memory is looked at.
+const LOOK_AFTER: usize = 1_024;
 /// Label that names the pool of a node whose configuration names none.
 const POOL_LABEL: &str = "joulebook.io/pool";
 /// The pool of nodes of which neither names one.
@@ -43,6 +47,12 @@ pub struct Site {
     impacts: ImpactSeries,
 }
 
+/// The pod of each workload of a node that is of one, by the workload's identity; none where only that it is of one is
+/// known. What was counted before a pod was known is of it as well: a container never changes its pod.
+pub type NodePods = BTreeMap<String, Option<PodIdentity>>;
+/// Those of every node, by its name.
+pub type Pods = BTreeMap<String, NodePods>;
+
 /// A node and what its making cost.
 pub struct Member {
     /// The node.
@@ -54,9 +64,9 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether it is out of service, all through a window that no edge cuts.
+    /// Whether it is out of service at the begin of a window, which no edge cuts that may.
     fn is_out(&self, window: Window) -> bool {
-        self.out_of_service.iter().any(|out| out.window.intersect(window).is_some())
+        self.out_of_service.iter().any(|out| out.window.start() <= window.start() && window.start() < out.window.end())
     }
 }
 
@@ -93,6 +103,17 @@ impl Slot {
 /// Where a PUE comes from: source and granularity.
 pub type PueOrigin = (String, &'static str);
 
+/// What holds when a question is asked.
+#[derive(Clone, Copy)]
+pub struct Present<'a> {
+    /// The instant.
+    pub now: UnixNanos,
+    /// The labels of nodes.
+    pub labels: &'a Directories,
+    /// What it may take.
+    pub memory: Question,
+}
+
 /// A question's material: nodes, factors and the window as it can be answered.
 pub struct Gathered<'a> {
     book: &'a Book,
@@ -114,6 +135,11 @@ pub struct Gathered<'a> {
     /// Whether a cell was made with what other cells teach.
     learned: std::cell::Cell<bool>,
     now: UnixNanos,
+    /// What the budget of the disk took.
+    pub cut: Cut,
+    memory: Question,
+    /// Cells that were read since the memory was looked at.
+    unseen: std::cell::Cell<usize>,
 }
 
 impl<'a> Gathered<'a> {
@@ -126,9 +152,9 @@ impl<'a> Gathered<'a> {
         factors: &Arc<Factors>,
         asked: Window,
         which: Asked,
-        known: (UnixNanos, &Directories),
+        present: Present<'_>,
     ) -> Result<Self, QueryError> {
-        Self::with(book, factors, asked, Some(which), known)
+        Self::with(book, factors, asked, Some(which), present)
     }
 
     /// The same for a question about energy alone: no factor is looked up, and none cuts a slot.
@@ -139,9 +165,9 @@ impl<'a> Gathered<'a> {
         book: &'a Book,
         factors: &Arc<Factors>,
         asked: Window,
-        known: (UnixNanos, &Directories),
+        present: Present<'_>,
     ) -> Result<Self, QueryError> {
-        Self::with(book, factors, asked, None, known)
+        Self::with(book, factors, asked, None, present)
     }
 
     fn with(
@@ -149,22 +175,17 @@ impl<'a> Gathered<'a> {
         factors: &Arc<Factors>,
         asked: Window,
         which: Option<Asked>,
-        (now, labels): (UnixNanos, &Directories),
+        Present { now, labels, memory }: Present<'_>,
     ) -> Result<Self, QueryError> {
         let unlabelled = BTreeMap::new();
-        let age = now.nanos_since(asked.start());
-        let older_than = |seconds: i64| age > u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000);
-        let resolution_seconds = match () {
-            () if older_than(MINUTES_HELD_SECONDS) => Resolution::Settled.seconds(),
-            () if older_than(ROWS_HELD_SECONDS) => Resolution::Minute.seconds(),
-            () => 1,
-        };
+        let cut = book.cut();
+        let resolution_seconds = held_seconds(&cut, now, asked.start());
         let window = Window::new(asked.start().floor_to(resolution_seconds), asked.end().ceil_to(resolution_seconds));
         let window = window.ok_or_else(|| QueryError::Invalid("the window ends before it starts".to_owned()))?;
         let nodes = book.nodes();
         let mut gathered = Self {
             book,
-            stored: Stored::new(book, nodes.len()),
+            stored: Stored::new(book, nodes.len(), memory.memory()),
             known: Arc::clone(factors),
             window,
             resolution_seconds,
@@ -175,6 +196,9 @@ impl<'a> Gathered<'a> {
             models: RefCell::default(),
             learned: std::cell::Cell::default(),
             now,
+            cut,
+            memory,
+            unseen: std::cell::Cell::new(0),
         };
         for mut record in nodes {
             let labels = labels.of(&record.inventory.node).map(|told| &told.node_labels).unwrap_or(&unlabelled);
@@ -223,7 +247,8 @@ impl<'a> Gathered<'a> {
         });
         let out = self.members.iter().flat_map(|member| &member.out_of_service);
         let edges = edges.chain(out.flat_map(|out| [out.window.start(), out.window.end()]));
-        let edges: BTreeSet<UnixNanos> = edges.map(|edge| edge.floor_to(1)).collect();
+        // Where only cells are left, one of them is not cut: what is in force at its begin is for all of it.
+        let edges: BTreeSet<UnixNanos> = edges.map(|edge| edge.floor_to(self.held_seconds(edge))).collect();
         let mut windows = Vec::new();
         for slot in part.slots(Resolution::Settled.seconds()) {
             let mut start = slot.start();
@@ -237,11 +262,17 @@ impl<'a> Gathered<'a> {
         windows
     }
 
+    /// Length in seconds of the finest cells that are held from an instant on.
+    fn held_seconds(&self, from: UnixNanos) -> i64 {
+        held_seconds(&self.cut, self.now, from)
+    }
+
     /// One slot. Nodes of which nothing is known in it are left out.
     ///
     /// # Errors
-    /// The store's; [`QueryError::Factor`] when a factor does not cover the slot.
+    /// The store's; [`QueryError::Factor`] when a factor does not cover the slot, [`QueryError::Spent`] when memory does not.
     pub fn slot(&self, window: Window, trust: Trust) -> Result<Slot, QueryError> {
+        self.look_at_memory()?;
         let mut slot = Slot { window, nodes: vec![], factors: vec![], sites: vec![], pues: vec![], impacts: vec![] };
         for member in &self.members {
             let Some(mut node) = self.node(member, window, trust)? else { continue };
@@ -274,6 +305,7 @@ impl<'a> Gathered<'a> {
     /// # Errors
     /// The store's.
     pub fn energy_slot(&self, window: Window, trust: Trust) -> Result<(Vec<NodeSlot>, Vec<String>), QueryError> {
+        self.look_at_memory()?;
         let (mut nodes, mut sites) = (Vec::new(), Vec::new());
         for member in &self.members {
             if let Some(node) = self.node(member, window, trust)? {
@@ -320,10 +352,12 @@ impl<'a> Gathered<'a> {
         self.now
     }
 
-    /// Whether the cells of a window are settled, and no row came to them since.
+    /// Whether the cells of a window are settled, no row came to them since, and none is cut, which it is only for a time.
     pub fn is_clean(&self, window: Window) -> bool {
         let first = window.start().floor_to(Resolution::Minute.seconds());
-        self.dirty.values().all(|dirty| dirty.range(first..window.end()).next().is_none())
+        let is_settled = self.dirty.values().all(|dirty| dirty.range(first..window.end()).next().is_none());
+        let cuts = |part: &Window| part.start().floor_to(Resolution::Settled.seconds()) != part.start();
+        is_settled && !self.windows_of(window).iter().skip(1).any(cuts)
     }
 
     /// Whether a cell was made with what others teach since this was asked last.
@@ -334,6 +368,27 @@ impl<'a> Gathered<'a> {
     /// How far around a cell of a node the rows reach that decide about it, in seconds.
     pub fn surroundings(&self, node: &NodeRecord) -> i64 {
         self.book.surroundings(node.number)
+    }
+
+    /// The pods of each node's workloads.
+    pub fn pods(&self) -> Pods {
+        let mut known = self.book.pods();
+        let of_member = |member: &Member| {
+            let record = &member.record;
+            Some((record.inventory.node.to_string(), known.remove(&record.number)?))
+        };
+        self.members.iter().filter_map(of_member).collect()
+    }
+
+    /// Looks now and then whether there is room for the cells of another slot.
+    fn look_at_memory(&self) -> Result<(), QueryError> {
+        let unseen = self.unseen.get() + self.members.len();
+        if unseen < LOOK_AFTER {
+            self.unseen.set(unseen);
+            return Ok(());
+        }
+        self.unseen.set(0);
+        Ok(self.memory.check()?)
     }
 
     /// Whether a node ever told counts of a model of this name.
@@ -465,6 +520,18 @@ impl<'a> Gathered<'a> {
         };
         Ok((factors, (pue.source.clone(), pue.granularity)))
     }
+}
+
+/// Length in seconds of the finest cells that are held at `now` from an instant on: 1 where there are rows.
+fn held_seconds(cut: &Cut, now: UnixNanos, from: UnixNanos) -> i64 {
+    let age = now.nanos_since(from);
+    let older_than = |seconds: i64| age > u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000);
+    let seconds = match () {
+        () if older_than(MINUTES_HELD_SECONDS) => Resolution::Settled.seconds(),
+        () if older_than(ROWS_HELD_SECONDS) => Resolution::Minute.seconds(),
+        () => 1,
+    };
+    seconds.max(cut.finest(from))
 }
 
 /// Name of a node's site; "" without one.

@@ -1,10 +1,9 @@
 //! Idle capacity: who holds it, since when, what it costs; the marginal and the provisioned figure of every version.
 
-use super::gather::Gathered;
+use super::gather::{Gathered, Present};
 use super::name::Names;
 use super::question::Question;
 use super::{QueryError, rfc3339};
-use crate::directory::Directories;
 use crate::factor::{Asked, Factors};
 use crate::store::Book;
 use joulebook_proto::query as wire;
@@ -29,7 +28,7 @@ pub fn answer(
     book: &Book,
     factors: &Arc<Factors>,
     question: &Question,
-    now: (UnixNanos, &Directories),
+    now: Present<'_>,
 ) -> Result<wire::GetIdleResponse, QueryError> {
     let gathered = Gathered::new(book, factors, question.window, question.factors, now)?;
     let mut idle = Idle::new(question.rule);
@@ -80,7 +79,7 @@ fn before(
     question: &Question,
     gathered: &Gathered<'_>,
     idle: &Idle,
-    now: (UnixNanos, &Directories),
+    now: Present<'_>,
 ) -> Result<Before, QueryError> {
     let start = gathered.window.start();
     let nodes = i64::try_from(gathered.members.len()).unwrap_or(i64::MAX).max(1);
@@ -210,7 +209,7 @@ fn figure(totals: &VersionTotals, unit: FunctionalUnit, units: Option<f64>, join
     let carbon = &totals.carbon;
     let unrated = unrated(totals);
     let facility_j = totals.facility_j.get();
-    let per_unit = score(GramsCo2e(carbon.joint.get()), unit, units);
+    let per_unit = score(totals.cost.measured(GramsCo2e(carbon.joint.get())), unit, units);
     let (low, high) = carbon.deviations.interval(carbon.joint.get(), 0.0, carbon.gap_high.get());
     let known = per_unit.is_ok() && unrated.is_none();
     let ends = units.filter(|_| known).map(|units| (low / units, high / units));
@@ -219,7 +218,7 @@ fn figure(totals: &VersionTotals, unit: FunctionalUnit, units: Option<f64>, join
         facility_j,
         carbon_g: unrated.is_none().then(|| carbon.operational.get() + carbon.embodied.get()),
         // The ratio's arithmetic is that of the score: joules in the place of grams.
-        j_per_unit: score(GramsCo2e(facility_j * joint), unit, units).ok(),
+        j_per_unit: score(totals.cost.measured(GramsCo2e(facility_j * joint)), unit, units).ok(),
         g_per_unit: per_unit.as_ref().ok().copied().filter(|_| known),
         low: ends.map(|(low, _)| low),
         high: ends.map(|(_, high)| high),

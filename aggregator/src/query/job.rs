@@ -1,7 +1,7 @@
 //! What a job on the nodes used, as their agents measured it. A job that trained a version is no inference: its energy is
 //! booked on its workload, and becomes the version's T.
 
-use super::gather::{Gathered, Slot};
+use super::gather::{Gathered, NodePods, Pods, Slot};
 use super::{Query, QueryError};
 use crate::factor::Asked;
 use joulebook_sci::operational::{CompensatedSum, facility, operational};
@@ -11,15 +11,24 @@ use joulebook_sci::{Account, Cell, Purpose, Rate};
 use joulebook_units::{Component, GramsCo2e, Microjoules, Window, Workload};
 use std::sync::Arc;
 
-/// A job: the workloads of an id, a name or a pod, on some nodes, for a time.
+/// A job: some workloads, on some nodes, for a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// Id, name or pod uid of its workloads.
-    pub workload: String,
+    /// Its workloads.
+    pub of: JobOf,
     /// The nodes; empty: wherever it ran.
     pub nodes: Vec<String>,
     /// When.
     pub window: Window,
+}
+
+/// How the workloads of a job are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobOf {
+    /// By id, name or pod uid.
+    Workload(String),
+    /// By the pods that are labelled as training of one of these names.
+    TrainingOf(Vec<String>),
 }
 
 /// What a job used.
@@ -42,15 +51,16 @@ impl Query {
     /// is none. Else the store's.
     pub fn job(&self, job: &Job) -> Result<JobUse, QueryError> {
         let (factors, labels) = (Arc::clone(&self.factors.borrow()), Arc::clone(&self.directories.borrow()));
-        let known = (self.clock.unix(), labels.as_ref());
-        let gathered = Gathered::new(&self.book, &factors, job.window, Asked::default(), known)?;
+        let gathered = Gathered::new(&self.book, &factors, job.window, Asked::default(), self.present(&labels))?;
+        let pods = if matches!(job.of, JobOf::TrainingOf(_)) { gathered.pods() } else { Pods::new() };
         let mut energy = 0u64;
         let (mut grams, mut made) = (CompensatedSum::default(), CompensatedSum::default());
         for window in gathered.windows() {
             let Slot { nodes, factors, .. } = gathered.slot(window, Trust::Components)?;
             let named = |node: &str| job.nodes.is_empty() || job.nodes.iter().any(|name| name == node);
             for (node, site) in nodes.iter().zip(&factors).filter(|(node, _)| named(&node.node)) {
-                let own = job.energy(&node.cell);
+                let pods = pods.get(&node.node);
+                let own = job.energy(&node.cell, pods);
                 if own == 0 {
                     continue;
                 }
@@ -60,25 +70,41 @@ impl Query {
                 };
                 energy = energy.saturating_add(own);
                 grams.add(operational(facility(Microjoules(own).to_joules(), site.pue), intensity).0);
-                made.add(node.embodied_g * job.held(&node.cell));
+                made.add(node.embodied_g * job.held(&node.cell, pods));
             }
         }
         if energy == 0 {
-            return Err(QueryError::NotFound(format!("no workload `{}` used energy then", job.workload)));
+            let none = match &job.of {
+                JobOf::Workload(name) => format!("no workload `{name}` used energy then"),
+                JobOf::TrainingOf(names) => {
+                    format!("no pod that is labelled as training of `{}` used energy then", names.join("` or `"))
+                }
+            };
+            return Err(QueryError::NotFound(none));
         }
         Ok(JobUse { energy: Microjoules(energy), operational: GramsCo2e(grams.get()), embodied: GramsCo2e(made.get()) })
     }
 }
 
 impl Job {
-    fn is(&self, workload: &Workload) -> bool {
-        let names = [Some(&workload.id), Some(&workload.name), workload.pod_uid.as_ref()];
-        names.into_iter().flatten().any(|name| *name == self.workload)
+    /// Whether a workload is the job's; `pods` are those of the node's workloads.
+    fn is(&self, workload: &Workload, pods: Option<&NodePods>) -> bool {
+        match &self.of {
+            JobOf::Workload(own) => {
+                let names = [Some(&workload.id), Some(&workload.name), workload.pod_uid.as_ref()];
+                names.into_iter().flatten().any(|name| name == own)
+            }
+            JobOf::TrainingOf(own) => {
+                let known = || pods?.get(&workload.id)?.as_ref();
+                let pod = workload.pod.as_ref().or_else(known);
+                pod.and_then(|pod| pod.training_of.as_ref()).is_some_and(|label| own.contains(label))
+            }
+        }
     }
 
     /// Energy of the job's workloads in a cell, with their share of the platform, in µJ.
-    fn energy(&self, cell: &Cell) -> u64 {
-        let own = |account: &Account| matches!(account, Account::Workload(workload) if self.is(workload));
+    fn energy(&self, cell: &Cell, pods: Option<&NodePods>) -> u64 {
+        let own = |account: &Account| matches!(account, Account::Workload(workload) if self.is(workload, pods));
         let entries = cell.entries.iter().filter(|(key, _)| own(&key.account));
         let parts = entries.fold(0u64, |sum, (_, energy)| sum.saturating_add(*energy));
         let platform = cell.platform_microjoules();
@@ -88,7 +114,7 @@ impl Job {
 
     /// The job's part of what is held of a host.
     #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-    fn held(&self, cell: &Cell) -> f64 {
+    fn held(&self, cell: &Cell, pods: Option<&NodePods>) -> f64 {
         let component = if cell.capacity_device_nanos > 0 { Component::Accelerator } else { Component::Cpu };
         let (mut own, mut all) = (0u64, 0u64);
         for (key, energy) in cell.entries.iter().filter(|(key, _)| key.component == component) {
@@ -96,7 +122,7 @@ impl Job {
                 continue;
             }
             all = all.saturating_add(*energy);
-            if matches!(&key.account, Account::Workload(workload) if self.is(workload)) {
+            if matches!(&key.account, Account::Workload(workload) if self.is(workload, pods)) {
                 own = own.saturating_add(*energy);
             }
         }

@@ -6,6 +6,7 @@ use super::amount::Amount;
 use super::energy::{covered_share, left_over};
 use super::gather::{pool_name, site_name};
 use super::name::digest;
+use super::own;
 use super::question::Question;
 use super::{Computed, Query, QueryError, answer};
 use joulebook_proto::query::{GetSciRequest, SciAnswer, TimeWindow};
@@ -62,6 +63,8 @@ pub struct NodeView {
     pub coverage: Option<f64>,
     /// Part of its accelerators' time in which something held them.
     pub held: Option<f64>,
+    /// Energy in µJ of Joulebook's own processes on it, by program; what is not known is not there.
+    pub own: BTreeMap<&'static str, u64>,
     /// What meters it.
     pub sources: Vec<SourceView>,
 }
@@ -160,6 +163,7 @@ fn nodes(computed: &Computed<'_>) -> Vec<NodeView> {
             overcount: node.cell.overcount_microjoules,
             coverage: covered_share([&node.cell].into_iter()).map(Share::get),
             held: held(node),
+            own: own::of_node(node),
             sources: sources.collect(),
         }
     };

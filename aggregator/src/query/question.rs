@@ -188,6 +188,7 @@ fn unit(value: i32) -> Result<Option<FunctionalUnit>, QueryError> {
         Wire::AudioSecond => Some(FunctionalUnit::AudioSecond),
         Wire::Workflow => Some(FunctionalUnit::Workflow),
         Wire::GpuSecond => Some(FunctionalUnit::GpuSecond),
+        Wire::Prompt => Some(FunctionalUnit::Prompt),
     })
 }
 

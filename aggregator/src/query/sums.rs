@@ -12,6 +12,7 @@ mod hours;
 use super::QueryError;
 use super::gather::{Gathered, Member};
 use super::question::Question;
+use crate::memory::Memory;
 use crate::store::{Book, ChangedCells, Resolution};
 use hours::Hours;
 use joulebook_proto::query::EnergyBy;
@@ -27,8 +28,6 @@ const HOUR_SECONDS: i64 = 3600;
 const DAY_SECONDS: i64 = 86_400;
 /// An hour is summed up so long after its end: by then its cells are settled, unless rows are late.
 const QUIET_SECONDS: i64 = 900;
-/// Numbers in memory, of all sums together: 96 MiB.
-const NUMBERS: usize = 12 << 20;
 /// Ways to charge idle for which there are sums at once.
 const WAYS: usize = 4;
 /// Parts of hours of one way that are kept, and that a question may have to be answered from its ends.
@@ -43,8 +42,11 @@ pub(super) fn hold(by: EnergyBy) -> bool {
 }
 
 /// The sums of all ways to charge idle, that of the latest question last.
-#[derive(Default)]
-pub(super) struct Sums(Mutex<Vec<Kept>>);
+pub(super) struct Sums {
+    ways: Mutex<Vec<Kept>>,
+    /// Numbers that they may hold together.
+    numbers: usize,
+}
 
 /// What a node is to the slots since its first row.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,6 +117,11 @@ impl Parts {
 }
 
 impl Sums {
+    /// None yet, and room for as many as are worth it.
+    pub(super) fn within(memory: Memory) -> Self {
+        Self { ways: Mutex::default(), numbers: memory.sums() }
+    }
+
     /// Totals of the energy of a window; `None` where they have to be added up slot by slot. `begin` is the version of the
     /// cells before the material was gathered.
     pub(super) fn totals(
@@ -141,7 +148,7 @@ impl Sums {
             let made = Made::of(gathered, question, window)?;
             // One by one, so that a month of totals is never in memory.
             let mut all = self.lock();
-            let room = make_room(&mut all);
+            let room = make_room(&mut all, self.numbers);
             let Some(kept) = way(&mut all, question, begin).filter(|kept| kept.facts == facts) else { return Ok(None) };
             let stands = made.stands(book.changed_since(begin).as_ref(), gathered.now());
             let tally = kept.places.tally(&made.totals);
@@ -169,7 +176,7 @@ impl Sums {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -196,13 +203,13 @@ fn way<'a>(all: &'a mut Vec<Kept>, question: &Question, version: u64) -> Option<
 
 /// Drops the ways that were asked for longest ago until a quarter of the room is free, and tells how many numbers the latest
 /// may hold.
-fn make_room(all: &mut Vec<Kept>) -> usize {
+fn make_room(all: &mut Vec<Kept>, numbers: usize) -> usize {
     let sum = |all: &[Kept]| all.iter().map(Kept::numbers).sum::<usize>();
-    while all.len() > 1 && sum(all) > NUMBERS / 4 * 3 {
+    while all.len() > 1 && sum(all) > numbers / 4 * 3 {
         all.remove(0);
     }
     let others = all.len().saturating_sub(1);
-    NUMBERS.saturating_sub(sum(all.get(..others).unwrap_or_default()))
+    numbers.saturating_sub(sum(all.get(..others).unwrap_or_default()))
 }
 
 impl Facts {

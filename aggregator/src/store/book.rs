@@ -8,11 +8,12 @@ use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
 use super::block::fact::{Fact, GapFact, MarkFact};
 use super::catalog::{Catalog, Node, Poller, Speaker};
+use super::cut::Cut;
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
 use joulebook_sci::attribution::OutputWeight;
-use joulebook_units::{Microjoules, NodeName, PollerName, StreamId, UnixNanos, Window};
+use joulebook_units::{Microjoules, NodeName, PodIdentity, PollerName, StreamId, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -163,6 +164,11 @@ impl Book {
         Some(node_record(&catalog, number, node, pollers.collect()))
     }
 
+    /// What the budget of the disk took.
+    pub fn cut(&self) -> Cut {
+        self.read().cut
+    }
+
     /// How far around a cell of a node the rows reach that decide about it, in seconds.
     pub fn surroundings(&self, node: u32) -> i64 {
         self.read().surroundings(node)
@@ -171,6 +177,12 @@ impl Book {
     /// Whether a node ever told counts of a model of this name.
     pub fn has_served(&self, node: u32, model: &str) -> bool {
         self.read().has_served(node, model)
+    }
+
+    /// The pod of each workload that is of one, by the workload's identity, by node; none where only that it is of one is
+    /// known. What was counted before a pod was known is of it as well: a container never changes its pod.
+    pub fn pods(&self) -> BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> {
+        self.read().pods()
     }
 
     /// Number of a node.

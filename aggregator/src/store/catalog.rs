@@ -4,10 +4,13 @@ use super::block::descriptor::Entity;
 use super::block::fact::{BootFact, BridgesFact, Fact, MarkFact, NodeFact, PollerFact, Schema, SealedFact, StreamFact};
 use super::block::factor::SeriesFact;
 use super::book::{CELL_SURROUNDINGS_SECONDS, SEALED_SECONDS, WALL_SURROUNDINGS_SECONDS};
+use super::cut::Cut;
 use super::hours::{HOUR_SECONDS, Hours};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
-use joulebook_units::{BootId, Hardware, Inventory, Layer, NodeName, PollerName, StreamId, Subject, UnixNanos};
+use joulebook_units::{
+    BootId, Hardware, Inventory, Layer, NodeName, PodIdentity, PollerName, StreamId, Subject, UnixNanos,
+};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -70,6 +73,8 @@ pub(crate) struct Catalog {
     pub(crate) generation: u64,
     /// Before what every row of a node is sealed.
     pub(crate) sealed: BTreeMap<u32, UnixNanos>,
+    /// What the budget of the disk took.
+    pub(crate) cut: Cut,
     entities: Vec<Entity>,
     numbers: BTreeMap<Entity, u32>,
     /// Series of factors by name.
@@ -159,6 +164,7 @@ impl Catalog {
             Meta::Sealed(node) => {
                 self.sealed.insert(node, SealedFact::decode(key, value)?.0);
             }
+            Meta::Cut => self.cut = Cut::decode(key, value)?,
             Meta::Boot(node, boot) => {
                 self.boots.insert((node, boot), BootFact::decode(key, value)?.0);
             }
@@ -192,6 +198,27 @@ impl Catalog {
     /// Ordinal of a stream.
     pub(crate) fn stream(&self, id: StreamId) -> Option<u32> {
         self.ids.get(&id).copied()
+    }
+
+    /// The pod of each workload that is of one, by node.
+    pub(crate) fn pods(&self) -> BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> {
+        let mut pods: BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> = BTreeMap::new();
+        // What the latest series say holds.
+        let mut last: HashMap<(u32, &str), (u32, u32)> = HashMap::new();
+        for (key, subject) in &self.series {
+            let Subject::CpuTime(workload) = &**subject else { continue };
+            let Some(stream) = self.streams.get(key.0 as usize) else { continue };
+            if workload.pod.is_none() && workload.pod_uid.is_none() {
+                continue;
+            }
+            let known = pods.entry(stream.node).or_default().entry(workload.id.clone()).or_default();
+            let before = last.entry((stream.node, &workload.id)).or_insert(*key);
+            if workload.pod.is_some() && (known.is_none() || *before < *key) {
+                known.clone_from(&workload.pod);
+                *before = *key;
+            }
+        }
+        pods
     }
 
     /// What a stream's series measures.
@@ -372,6 +399,13 @@ impl Catalog {
         if let Some(until) = self.sealed.get_mut(&node) {
             *until = start.floor_to(SEALED_SECONDS).min(*until);
         }
+    }
+
+    /// Sets what the budget of the disk took.
+    pub(crate) fn put_cut(&mut self, cut: Cut, writes: &mut Writes) {
+        let key = Meta::Cut.encode();
+        writes.put(Table::Meta, key.clone(), cut.encode(&key));
+        self.cut = cut;
     }
 
     /// Sets where a boot's clock lies.

@@ -154,6 +154,8 @@ pub enum Meta {
     Poller(u32),
     /// 0x0a, node u32: how far a node's rows are sealed.
     Sealed(u32),
+    /// 0x0b: before what instants the budget of the disk took data.
+    Cut,
 }
 
 impl Meta {
@@ -204,6 +206,7 @@ impl Meta {
                 key.push(10);
                 key.extend(node.to_be_bytes());
             }
+            Self::Cut => key.push(11),
         }
         key
     }
@@ -222,6 +225,7 @@ impl Meta {
             [8] => Self::Bridges(fields.u32()?),
             [9] => Self::Poller(fields.u32()?),
             [10] => Self::Sealed(fields.u32()?),
+            [11] => Self::Cut,
             [tag] => return Err(damaged(&format!("unknown tag {tag}"))),
         };
         fields.end()?;
@@ -392,7 +396,7 @@ mod tests {
         assert!(GapKey::decode(&[0; 27]).is_err());
         assert!(decode_cell(&[]).is_err());
         assert!(Meta::decode(&[]).is_err());
-        assert!(Meta::decode(&[11, 0, 0, 0, 0]).is_err());
+        assert!(Meta::decode(&[11, 0, 0, 0, 0]).is_err() && Meta::decode(&[12]).is_err());
         assert!(Meta::decode(&[1, 0]).is_err());
     }
 

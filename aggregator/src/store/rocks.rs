@@ -15,7 +15,9 @@ mod manifest;
 pub mod repair;
 mod settings;
 
+use super::space::bytes_of;
 use super::{Change, Direction, Durability, Store, StoreError, Table, Visit, Writes};
+use crate::memory::Memory;
 use log::{End, Place};
 use manifest::Reach;
 use rocksdb::checkpoint::Checkpoint;
@@ -59,9 +61,14 @@ enum Found {
 impl RocksStore {
     /// Opens the database in `dir`; creates one if `dir` is missing (its parent must be there) or empty.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_within(dir, Memory::default())
+    }
+
+    /// The same, with cache and buffers that are parts of a memory.
+    pub fn open_within(dir: &Path, memory: Memory) -> Result<Self, StoreError> {
         let found = prepare(dir)?;
         let lock = lock(dir)?;
-        let mut options = options()?;
+        let mut options = options(memory)?;
         let fresh = matches!(found, Found::Empty);
         options.create_if_missing(fresh);
         options.create_missing_column_families(fresh);
@@ -94,7 +101,7 @@ impl RocksStore {
         let Found::Database(manifest) = look(dir)? else {
             return Err(not_ours(dir, "there is no database in it"));
         };
-        let (lock, options) = (lock(dir)?, options()?);
+        let (lock, options) = (lock(dir)?, options(Memory::default())?);
         let torn = check_logs(dir, &manifest)?;
         check_families(&options, dir)?;
         let db = DB::open_cf_descriptors_read_only(&options, dir, families(&options), false)
@@ -125,12 +132,33 @@ impl RocksStore {
         for table in Table::ALL {
             self.db.compact_range_cf::<&[u8], &[u8]>(self.family(table)?, None, None);
         }
+        self.table_bytes()
+    }
+
+    /// Ends rewriting of tables at once: for who is about to close the database, and needs none of it any more.
+    pub fn stop_compacting(&self) {
+        self.db.cancel_all_background_work(false);
+    }
+
+    /// Bytes of the files in the folder, with logs.
+    pub fn file_bytes(&self) -> u64 {
+        bytes_of(&self.dir).unwrap_or_default()
+    }
+
+    /// Bytes of each table's files.
+    pub fn table_bytes(&self) -> Result<Vec<(Table, u64)>, StoreError> {
         let files = self.db.live_files().map_err(|error| running("listing the files of the database", &error))?;
         let bytes = |table: Table| {
             let own = files.iter().filter(|file| file.column_family_name == table.name());
             own.map(|file| file.size as u64).sum()
         };
         Ok(Table::ALL.map(|table| (table, bytes(table))).to_vec())
+    }
+
+    /// Most bytes of blocks that are kept in memory; none if RocksDB does not say.
+    pub fn cache_bytes(&self) -> Option<u64> {
+        let family = self.family(Table::ALL[0]).ok()?;
+        self.db.property_int_value_cf(family, "rocksdb.block-cache-capacity").ok()?
     }
 
     /// The folder.

@@ -6,6 +6,7 @@
 //! free space, need some first.
 
 use nix::sys::statvfs::statvfs;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -81,6 +82,13 @@ impl Space {
         self.closed.store(!open, Ordering::Relaxed);
         open
     }
+}
+
+/// Size of the files of a folder; none if it cannot be read. Files that go meanwhile count nothing.
+pub(crate) fn bytes_of(folder: &Path) -> Option<u64> {
+    let entries = fs::read_dir(folder).ok()?;
+    let files = entries.filter_map(|entry| entry.ok()?.metadata().ok()).filter(fs::Metadata::is_file);
+    Some(files.fold(0, |sum, file| sum.saturating_add(file.len())))
 }
 
 fn has_room(free: u64, least: u64, was_closed: bool) -> bool {

@@ -1,7 +1,7 @@
 //! What is disclosed of the training of one version: a JSON document (`cli/schema/training.schema.json`), checked.
 
 use super::TrainingError;
-use crate::query::Job;
+use crate::query::{Job, JobOf};
 use jiff::Timestamp;
 use joulebook_sci::training::UnitsPolicy;
 use joulebook_sci::training::ledger::Lifespan;
@@ -176,8 +176,10 @@ pub struct TokenWeights {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeasuredJob {
-    /// Id, name or pod uid of its workloads.
-    pub workload: String,
+    /// Id, name or pod uid of its workloads. Unset: the workloads of pods that are labelled (`joulebook.io/training-of`) as
+    /// training of the version (MODEL@VERSION) or of the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// Nodes that it ran on. Unset: wherever it did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
@@ -188,11 +190,11 @@ pub struct MeasuredJob {
 }
 
 impl MeasuredJob {
-    /// The job, its times read.
+    /// The job of what a disclosure is about, its times read.
     ///
     /// # Errors
     /// A time that is none, or an end that does not come after the start.
-    pub fn job(&self) -> Result<Job, TrainingError> {
+    pub fn job(&self, disclosure: &Disclosure) -> Result<Job, TrainingError> {
         let refused = |why: String| TrainingError::Refused(format!("measured: {why}"));
         let at = |text: &String| {
             let at: Result<Timestamp, _> = text.parse();
@@ -201,10 +203,15 @@ impl MeasuredJob {
         };
         let window = Window::new(at(&self.from)?, at(&self.to)?).filter(|window| !window.is_empty());
         let window = window.ok_or_else(|| refused("it does not end after it begins".to_owned()))?;
-        if self.workload.is_empty() {
-            return Err(refused("name its workload".to_owned()));
-        }
-        Ok(Job { workload: self.workload.clone(), nodes: self.nodes.clone(), window })
+        let of = match &self.workload {
+            Some(name) if name.is_empty() => return Err(refused("name its workload, or none".to_owned())),
+            Some(name) => JobOf::Workload(name.clone()),
+            None => {
+                let Disclosure { model, version, pool, .. } = disclosure;
+                JobOf::TrainingOf(vec![format!("{model}@{version}"), pool.clone()])
+            }
+        };
+        Ok(Job { of, nodes: self.nodes.clone(), window })
     }
 }
 
@@ -266,7 +273,7 @@ impl Disclosure {
             );
         }
         if let Some(measured) = &self.measured {
-            measured.job()?;
+            measured.job(self)?;
         }
         let told = self.measured.is_some() || !self.document.as_deref().unwrap_or_default().is_empty();
         if !self.assumed && !told {

@@ -15,8 +15,6 @@ use std::ops::Range;
 const HOUR_SECONDS: i64 = 3600;
 /// Sums of an hour are settled so long after its end.
 const SETTLED_AFTER_SECONDS: i64 = 2 * HOUR_SECONDS;
-/// Rows are held this long.
-const ROWS_HELD_SECONDS: i64 = 7 * 86_400;
 
 /// Counts what versions served, out of stored cells; rows where those are not settled yet.
 pub struct Served<'a> {
@@ -78,7 +76,7 @@ impl<'a> Served<'a> {
 
     /// A part of an hour or more: from rows, or from the settled cells that begin in it where rows are held no more.
     fn part(&self, node: &NodeRecord, of: &Disclosure, window: Window) -> Result<f64, StoreError> {
-        if window.start() < self.now.plus_seconds(-ROWS_HELD_SECONDS) {
+        if window.start() < self.book.cut().oldest_row(self.now) {
             let cells = self.book.cells(node.number, Resolution::Settled, window)?;
             return Ok(cells.iter().map(|(_, cell)| units_of(of, cell)).sum());
         }

@@ -112,6 +112,12 @@ pub struct EstimateInputs {
     /// Embodied carbon of each GPU in kg
     #[arg(long, value_name = "KG", value_parser = amount)]
     pub gpu_kg: Option<f64>,
+    /// Area of the chips of each GPU in cm², where its embodied carbon is that of making them (as LLMCarbon has it)
+    #[arg(long, value_name = "CM2", value_parser = amount, requires = "chip_kg_per_cm2", conflicts_with = "gpu_kg")]
+    pub chip_cm2: Option<f64>,
+    /// Carbon of making a cm² of them, in kg
+    #[arg(long, value_name = "KG", value_parser = amount, requires = "chip_cm2")]
+    pub chip_kg_per_cm2: Option<f64>,
     /// Embodied carbon of a server of eight GPUs without them, in kg
     #[arg(long, value_name = "KG", value_parser = amount)]
     pub server_kg: Option<f64>,

@@ -137,7 +137,8 @@ fn estimate(
         }
     }
     if figure.embodied_g.is_none() {
-        let reason = "embodied carbon is not estimated by this formula, or not stated; --gpu-kg, --server-kg";
+        let reason = "embodied carbon is not estimated by this formula, or not stated; --server-kg with --gpu-kg or \
+                      --chip-cm2";
         not_available.insert("embodied_g", reason.to_owned());
     }
     if beside.is_none() {

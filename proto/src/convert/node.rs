@@ -40,6 +40,7 @@ pub fn inventory_to_hello(inventory: &Inventory) -> telemetry::Hello {
             cpu_model: optional_clean(hardware.cpu_model.as_ref(), MAX_TEXT_BYTES),
             memory_bytes: hardware.memory_bytes,
             disks: hardware.disks,
+            rotating_disks: hardware.rotating_disks,
             accelerators: accelerators.collect(),
             guest: hardware.guest,
             kernel: optional_clean(hardware.kernel.as_ref(), MAX_TEXT_BYTES),
@@ -97,6 +98,7 @@ fn hardware(hardware: &telemetry::Hardware) -> Result<Hardware, ConvertError> {
         cpu_model: optional_text(hardware.cpu_model.clone(), "Hardware.cpu_model", MAX_TEXT_BYTES)?,
         memory_bytes: hardware.memory_bytes,
         disks: hardware.disks,
+        rotating_disks: hardware.rotating_disks,
         accelerators: hardware.accelerators.iter().map(accelerator).collect::<Result<_, _>>()?,
         guest: hardware.guest,
         kernel: optional_text(hardware.kernel.clone(), "Hardware.kernel", MAX_TEXT_BYTES)?,
@@ -160,6 +162,8 @@ mod tests {
             ],
             hardware: Hardware {
                 sockets: Some(1),
+                disks: Some(5),
+                rotating_disks: Some(3),
                 guest: Some(true),
                 accelerators: vec![Accelerator {
                     device: None,

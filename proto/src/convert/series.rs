@@ -269,6 +269,11 @@ pub fn series_to_wire(number: u32, subject: &Subject) -> telemetry::Series {
             device: clean(device, MAX_ID_BYTES),
             workload_id: Some(clean(workload, MAX_WORKLOAD_ID_BYTES)),
         }),
+        Subject::DeviceSlices { device, workload, of } => Wire::DeviceSlices(telemetry::DeviceSlices {
+            device: clean(device, MAX_ID_BYTES),
+            workload_id: clean(workload, MAX_WORKLOAD_ID_BYTES),
+            of: *of,
+        }),
         Subject::ResidentIdlePower { source } => Wire::ResidentIdleSourceId(clean(source, MAX_ID_BYTES)),
     };
     telemetry::Series { series_id: number, subject: Some(subject) }
@@ -313,6 +318,11 @@ pub fn series_from_wire(series: telemetry::Series) -> Result<(u32, Subject), Con
                 "DeviceUse.workload_id",
                 MAX_WORKLOAD_ID_BYTES,
             )?,
+        },
+        Wire::DeviceSlices(held) => Subject::DeviceSlices {
+            device: identity(held.device, "DeviceSlices.device", MAX_ID_BYTES)?,
+            workload: identity(held.workload_id, "DeviceSlices.workload_id", MAX_WORKLOAD_ID_BYTES)?,
+            of: if held.of == 0 { return Err(refuse("DeviceSlices.of", "from 1")) } else { held.of },
         },
         Wire::ResidentIdleSourceId(source) => {
             Subject::ResidentIdlePower { source: identity(source, "Series.resident_idle_source_id", MAX_ID_BYTES)? }
@@ -432,6 +442,11 @@ mod tests {
             (consumption, select(CountKind::ALL.to_vec())).prop_map(|(of, kind)| Subject::Consumption(of, kind)),
             (words(), option::of(words())).prop_map(|(device, workload)| Subject::DeviceTime { device, workload }),
             (words(), words()).prop_map(|(device, workload)| Subject::DeviceMemory { device, workload }),
+            (words(), words(), 1u32..).prop_map(|(device, workload, of)| Subject::DeviceSlices {
+                device,
+                workload,
+                of
+            }),
             words().prop_map(|source| Subject::ResidentIdlePower { source }),
         ]
     }
@@ -467,6 +482,9 @@ mod tests {
         let nobody = telemetry::DeviceUse { device: "GPU-1".into(), workload_id: None };
         let nobody = telemetry::Series { series_id: 1, subject: Some(Wire::DeviceMemory(nobody)) };
         assert!(series_from_wire(nobody).is_err());
+        let nothing = telemetry::DeviceSlices { device: "GPU-1".into(), workload_id: "a".into(), of: 0 };
+        let nothing = telemetry::Series { series_id: 1, subject: Some(Wire::DeviceSlices(nothing)) };
+        assert!(series_from_wire(nothing).is_err());
         let controls = telemetry::Series { series_id: 1, subject: Some(Wire::MemoryWorkloadId("a\0b".into())) };
         assert!(series_from_wire(controls).is_err());
         let long = telemetry::Series { series_id: 1, subject: Some(Wire::MemoryWorkloadId("a".repeat(513))) };

@@ -26,8 +26,8 @@ pub use quantity::{
     Pue, Share,
 };
 pub use series::{
-    Component, CpuTimeMethod, IdleOrigin, Layer, Method, PodIdentity, Scope, Service, Source, Subject, VersionSource,
-    Workload, WorkloadKind,
+    Component, CpuTimeMethod, IdleOrigin, Layer, Method, OwnProgram, PodIdentity, Scope, Service, Source, Subject,
+    VersionSource, Workload, WorkloadKind,
 };
 pub use serving::{ServiceRole, Serving, ServingConfiguration};
 pub use time::{BootNanos, UnixNanos, Window};

@@ -18,6 +18,8 @@ pub struct Hardware {
     pub memory_bytes: Option<u64>,
     /// Local disks.
     pub disks: Option<u32>,
+    /// Those of them that rotate.
+    pub rotating_disks: Option<u32>,
     /// Accelerators, read or only seen.
     pub accelerators: Vec<Accelerator>,
     /// Whether the node is a virtual machine.

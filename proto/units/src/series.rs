@@ -174,6 +174,47 @@ pub enum WorkloadKind {
     Remainder,
 }
 
+/// A program of Joulebook whose processes have rows of their own, in whatever group they run: what the book itself costs.
+///
+/// A row is told by its name, which is the program's. Processes are known by their command names, so whoever calls itself so is
+/// taken for it: the label moves no energy, and the row keeps its container and pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnProgram {
+    /// The agent, and its helpers that hold a vendor's library.
+    Agent,
+    /// The aggregator.
+    Aggregator,
+}
+
+impl OwnProgram {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Agent, Self::Aggregator];
+    /// Bytes of a command name that the kernel keeps.
+    const COMMAND_BYTES: usize = 15;
+
+    /// Name of its rows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "joulebook-agent",
+            Self::Aggregator => "joulebook-aggregator",
+        }
+    }
+
+    /// What it is called where everything is Joulebook's.
+    pub fn part(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Aggregator => "aggregator",
+        }
+    }
+
+    /// The program of a command name as the kernel keeps it, cut.
+    pub fn of_command(command: &str) -> Option<Self> {
+        let cut = |program: &Self| program.name().get(..Self::COMMAND_BYTES).unwrap_or(program.name());
+        Self::ALL.into_iter().find(|program| cut(program) == command)
+    }
+}
+
 /// How a workload's CPU time is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CpuTimeMethod {
@@ -190,7 +231,8 @@ pub struct Workload {
     pub id: String,
     /// What kind of thing it is.
     pub kind: WorkloadKind,
-    /// A name for people: unit name, command name, container id cut to 12.
+    /// A name for people: unit name, command name, container id cut to 12; of Joulebook's own processes that of their
+    /// [`OwnProgram`].
     pub name: String,
     /// Its control group's path, where it has one of its own.
     pub cgroup: Option<String>,
@@ -234,6 +276,12 @@ pub struct PodIdentity {
 }
 
 impl Workload {
+    /// The program of Joulebook whose process it is, if it is one.
+    pub fn own_program(&self) -> Option<OwnProgram> {
+        let is_process = self.kind == WorkloadKind::ProcessTree && self.part_of.is_none();
+        OwnProgram::ALL.into_iter().find(|program| is_process && program.name() == self.name)
+    }
+
     /// A workload of which nothing else is known; its CPU time, if it has any, is that of its processes.
     pub fn bare(id: impl Into<String>, kind: WorkloadKind, name: impl Into<String>) -> Self {
         Self {
@@ -356,6 +404,16 @@ pub enum Subject {
         device: String,
         /// Identity of the workload.
         workload: String,
+    },
+    /// Held compute slices, in millionths of one, that a workload has of an accelerator that is divided into instances.
+    /// Slices that no workload holds belong to nobody, also where only one workload is on the device.
+    DeviceSlices {
+        /// Hardware identity of the device.
+        device: String,
+        /// Identity of the workload.
+        workload: String,
+        /// Slices of the whole device, from 1.
+        of: u32,
     },
 }
 

@@ -393,9 +393,16 @@ unsafe fn give_text(handle: Device, place: *mut c_char, length: c_uint, pick: fn
     )
 }
 
-/// UUID.
+/// UUID; that of an instance has its index.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUUID(handle: Device, place: *mut c_char, length: c_uint) -> c_uint {
+    if let Some(index) = instance_of(handle) {
+        return code(part(handle, Class::Other).and_then(|(state, slot)| {
+            let whole = state.gpus[slot].uuid.trim_start_matches("GPU-");
+            // SAFETY: the caller's buffer.
+            unsafe { put_text(place, length, &format!("MIG-{index}-{whole}")) }
+        }));
+    }
     // SAFETY: the caller's buffer.
     unsafe { give_text(handle, place, length, |gpu| &gpu.uuid) }
 }

@@ -58,7 +58,8 @@ fn device(gpus: &Gpus, slot: u32) -> Gpu {
         name: gpus.model.clone(),
         present: true,
         mig_capable: gpus.mig_capable,
-        minor: slot,
+        // The driver numbers its files in an order of its own, not in that of the bus.
+        minor: gpus.count - 1 - slot,
         limit_mw: gpus.limit_w * 1_000,
         latency_us: 0,
         hang: false,

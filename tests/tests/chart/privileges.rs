@@ -24,7 +24,7 @@ const fn mount(component: &'static str, at: &'static str, what: &'static str, wr
 }
 
 /// Everything that is mounted anywhere.
-const MOUNTS: [Mount; 35] = [
+const MOUNTS: [Mount; 36] = [
     // Meters: class, bus and block are links into devices, which hold powercap and hwmon.
     mount("agent", "/host/sys/class", "hostPath /sys/class", false),
     mount("agent", "/host/sys/devices", "hostPath /sys/devices", false),
@@ -46,6 +46,8 @@ const MOUNTS: [Mount; 35] = [
     mount("agent", "/etc/joulebook/tls", "hostPath /var/lib/spiffe/joulebook", false),
     // How a container asks for all devices where the variable is not heeded.
     mount("agent", "/var/run/nvidia-container-devices/all", "hostPath /dev/null", false),
+    // Which pod holds a GPU that no process uses.
+    mount("agent", "/var/lib/kubelet/pod-resources", "hostPath /var/lib/kubelet/pod-resources", false),
     mount("aggregator", "/var/lib/joulebook", "persistentVolumeClaim", true),
     mount("aggregator", "/var/backups/joulebook", "persistentVolumeClaim", true),
     mount("aggregator", "/etc/joulebook/config", "configMap", false),

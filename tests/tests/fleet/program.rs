@@ -120,6 +120,11 @@ fn held_seconds(ask: &dyn Fn(&[&str]) -> anyhow::Result<Value>) {
     let embed = of(answers, "embed");
     assert!(embed["sci"]["value"].is_null(), "{}", embed["sci"]);
     assert!(embed["sci"]["null_reason"].as_str().expect("told").contains("holds no accelerator"), "{}", embed["sci"]);
+    let turns = ask(&["sci", "--per", "prompt"]).expect("answered");
+    for answer in turns["answers"].as_array().expect("answers") {
+        assert!(answer["r"]["value"].is_null() && answer["sci"]["value"].is_null(), "requests are no turns: {answer}");
+        assert!(answer["sci"]["null_reason"].as_str().expect("told").contains("turns of users"), "{answer}");
+    }
 }
 
 /// Tokens of two models are not compared; their requests are, where that is asked for and said.

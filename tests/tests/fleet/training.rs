@@ -1,7 +1,7 @@
 //! Training: each pool's ledger conserves T, units are those that were served, and a default answer has none of it.
 
 use super::*;
-use joulebook_aggregator::query::Job;
+use joulebook_aggregator::query::{Job, JobOf};
 use joulebook_aggregator::training::{Disclosure, Family, Served, measure, pools};
 use joulebook_tests::scripted::training::DISCLOSED;
 
@@ -54,7 +54,7 @@ fn a_default_answer_has_no_training_and_an_extended_one_what_its_units_carry() {
 fn a_measured_job_yields_its_t_and_none_of_it_is_in_an_answer() {
     let fleet = &*FLEET;
     let truth = truth(fleet);
-    let job = Job { workload: "container/tuner".to_owned(), nodes: vec![], window: fleet.script.window() };
+    let job = Job { of: JobOf::Workload("container/tuner".to_owned()), nodes: vec![], window: fleet.script.window() };
     let used = fleet.query().job(&job).expect("it ran");
     let joules = used.energy.to_joules().0;
     assert!(close(joules, truth.tuning_j, 1e-7), "{joules}, not {}", truth.tuning_j);

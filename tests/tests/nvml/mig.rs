@@ -3,9 +3,10 @@
 use super::{BEGIN, use_of, user, uuid};
 use joulebook_hwsim::node::Options;
 use joulebook_hwsim::workload::Workload;
-use joulebook_tests::simulated::{Rig, SECOND, profile};
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use joulebook_tests::page::serve;
+use joulebook_tests::simulated::{Report, Rig, SECOND, profile};
+use joulebook_units::Subject;
+use std::collections::BTreeMap;
 
 const GPU_GIB: u64 = 80;
 /// What a share in millionths may round off, in ns, of a minute.
@@ -16,7 +17,7 @@ fn on(instance: u8, workload: Workload) -> Workload {
 }
 
 #[test]
-fn users_of_instances_have_their_slices_of_the_whole_and_hold_their_instances_memory() {
+fn users_of_instances_have_their_slices_of_the_whole_and_hold_those_and_their_instances_memory() {
     let mut rig = Rig::new("dgx-h100", Options::default()).unwrap();
     rig.node.divide(1, &[3, 2, 1]).unwrap();
     // Alone on three slices, all the time; two on two slices, by their memory; nobody on the last one, nobody's the seventh.
@@ -36,6 +37,15 @@ fn users_of_instances_have_their_slices_of_the_whole_and_hold_their_instances_me
     // The instance is busy half of the time, which is a seventh of the whole.
     is("left", minute / 7 * 2 / 3, ((GPU_GIB / 4) << 30) * 2 / 3);
     is("right", minute / 7 / 3, ((GPU_GIB / 4) << 30) / 3);
+    let slices = |(subject, report): (Subject, Report)| match subject {
+        Subject::DeviceSlices { device, workload, of: 7 } if device == uuid(1) => {
+            Some((workload, report.points.last().unwrap().1))
+        }
+        _ => None,
+    };
+    let slices: BTreeMap<String, u64> = rig.series().into_iter().filter_map(slices).collect();
+    let held = [("big", 3_000_000), ("left", 1_333_333), ("right", 666_667)];
+    assert_eq!(slices, held.map(|(name, held)| (format!("unit/{name}.service"), held)).into());
 
     // Energy is the whole GPU's, counted once: no instance has a source.
     let sources: Vec<String> = rig.energy("nvml").into_keys().filter(|id| id.contains(&uuid(1))).collect();
@@ -74,18 +84,9 @@ fn counters_of_activity_are_read_of_divided_gpus_alone_for_they_raise_a_gpus_idl
     assert!(divided.node.read_activity_counters(), "their instances tell nothing else");
 }
 
-/// A page of dcgm-exporter on a port of its own; says its URL. It is served for as long as the test runs.
+/// URL of a page of dcgm-exporter.
 fn exporter(page: String) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.read(&mut [0; 1024]);
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", page.len());
-            let _ = stream.write_all((head + &page).as_bytes());
-        }
-    });
-    url
+    format!("http://{}/metrics", serve(move || page.clone()).unwrap())
 }
 
 /// Busy time of the only unit on a GPU, in ns.

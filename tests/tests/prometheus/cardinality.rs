@@ -45,6 +45,7 @@ fn node(number: usize, of: &NodeView) -> NodeView {
         overcount: of.overcount,
         coverage: Some(1.0),
         held: Some(1.0),
+        own: [("agent", 1), ("aggregator", 1)].into(),
         sources: (0..GPUS).map(gpu).collect(),
     }
 }

@@ -4,6 +4,7 @@ use joulebook_tests::engine::free_ports;
 use joulebook_tests::engine::kserve::{KServe, MODELS};
 use joulebook_tests::installation::{AgentSettings, Installation};
 use joulebook_tests::timestamp::now;
+use joulebook_tests::wait::until;
 
 /// Requests to each model, of one unit of work, and requests that fail.
 const REQUESTS: [u64; 2] = [60, 90];
@@ -27,6 +28,12 @@ fn calls_of_two_models_are_exact_and_their_energy_is_shared_by_busy_time() {
     for _ in 0..FAILURES {
         assert_ne!(server.ask(MODELS[1], -1).unwrap(), 200);
     }
+    let at_work = || {
+        let asked = installation.ask(&["energy", "--by", "model", "--from", &begin, "--to", &now().unwrap()]).unwrap();
+        let rows = asked["rows"].as_array().unwrap().iter().filter(|row| row.to_string().contains("scorer"));
+        rows.filter(|row| row["microjoules"].as_u64() > Some(0)).count()
+    };
+    until("the server was seen at work on both", || at_work() == MODELS.len());
     assert!(agent.stop().unwrap().success(), "{}", agent.said());
     let end = now().unwrap();
     let scores = installation.ask(&["sci", "--per", "request", "--from", &begin, "--to", &end]).unwrap();

@@ -81,6 +81,7 @@ fn facts(library: &Library, uuid: &str, index: u32, device: Device<'_>) -> Facts
         uuid: uuid.to_owned(),
         index,
         model: library.name(device).unwrap_or_else(|_| "Gaudi".to_owned()),
+        minor: None,
         bus: None,
         limit_milliwatts: None,
         memory_bytes: None,

@@ -4,8 +4,8 @@
 //! power is integrated, a mean as the rectangle back to the sample before, a power of the instant as the trapezoid. A
 //! GPU that lost its counter for good goes on with the integral from the last instant at which the counter was read.
 
-use super::message::{Facts, Fault, Sampled, Shown, Use, by_index};
-use crate::collector::{DeviceUse, DeviceUser, ReadFailure, Reading, Value};
+use super::message::{Facts, Fault, Instance, Sampled, Shown, Use, by_index};
+use crate::collector::{DeviceUse, DeviceUser, FreePart, ReadFailure, Reading, Value};
 use crate::counter::power;
 use joulebook_units::{
     Accelerator, BootNanos, Component, Layer, Method, Microjoules, Milliwatts, Scope, Source, SourceState,
@@ -106,7 +106,7 @@ impl Gpu {
 
     /// Takes what a later look found. Whether the sources change.
     pub fn learn(&mut self, facts: &Facts) -> bool {
-        self.facts.index = facts.index;
+        (self.facts.index, self.facts.minor) = (facts.index, facts.minor);
         let is_divided_anew = std::mem::replace(&mut self.facts.divided, facts.divided) != facts.divided;
         self.limit_milliwatts = facts.limit_milliwatts;
         let is_raised = facts.limit_milliwatts.is_some() && facts.limit_milliwatts > self.facts.limit_milliwatts;
@@ -129,6 +129,11 @@ impl Gpu {
     /// Model as the hardware names it.
     pub fn model(&self) -> &str {
         &self.facts.model
+    }
+
+    /// Number of its file in `/dev`.
+    pub fn minor(&self) -> Option<u32> {
+        self.facts.minor
     }
 
     /// Power limit in mW that holds now.
@@ -336,12 +341,19 @@ impl Gpu {
                 pid: i32::try_from(process.pid).unwrap_or(-1),
                 busy_nanos: part(process.busy_ppm),
                 memory_bytes: process.memory_bytes,
+                slice_millionths: process.slice_millionths,
             })
             .collect();
         let busy = list.busy_ppm.map(part);
         let of_users = users.iter().fold(0u64, |sum, user| sum.saturating_add(user.busy_nanos)).min(nanos);
         let busy_nanos = busy.unwrap_or(of_users);
-        Some(DeviceUse { device: self.facts.uuid.clone(), since, at, busy_nanos, users })
+        let part = |instance: &Instance| FreePart {
+            memory_bytes: instance.memory_bytes,
+            slice_millionths: instance.slice_millionths,
+        };
+        let free = list.free.iter().map(|instance| (instance.uuid.clone(), part(instance))).collect();
+        let (device, minor) = (self.facts.uuid.clone(), self.facts.minor);
+        Some(DeviceUse { device, minor, since, at, busy_nanos, slices: list.slices, users, free })
     }
 }
 
@@ -355,6 +367,7 @@ mod tests {
             uuid: "GPU-1".to_owned(),
             index: 0,
             model: "m".to_owned(),
+            minor: None,
             bus: None,
             limit_milliwatts: limit,
             memory_bytes: None,

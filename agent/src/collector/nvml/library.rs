@@ -69,6 +69,7 @@ pub fn facts(nvml: &Nvml, uuid: &str, index: u32, device: &Device<'_>) -> Facts 
     Facts {
         uuid: uuid.to_owned(),
         index,
+        minor: device.minor_number().ok(),
         bus: device.pci_info().ok().map(|pci| pci.bus_id),
         // The limit in force may be raised later, the highest one not.
         limit_milliwatts: device
@@ -176,7 +177,8 @@ pub fn processes(device: &Device<'_>, since_us: u64) -> Result<(Use, u64), Fault
             UsedGpuMemory::Used(bytes) => Some(bytes),
             UsedGpuMemory::Unavailable => None,
         };
-        let one = processes.entry(process.pid).or_insert(Process { pid: process.pid, memory_bytes, busy_ppm: 0 });
+        let process = Process { pid: process.pid, memory_bytes, busy_ppm: 0, slice_millionths: 0 };
+        let one = processes.entry(process.pid).or_insert(process);
         one.memory_bytes = one.memory_bytes.max(memory_bytes);
     }
     let mut newest = since_us;
@@ -200,7 +202,8 @@ pub fn processes(device: &Device<'_>, since_us: u64) -> Result<(Use, u64), Fault
         }
     }
     let busy_ppm = device.utilization_rates().ok().map(|rates| PPM_PER_PERCENT * rates.gpu.min(100));
-    Ok((Use { at, busy_ppm, processes: processes.into_values().collect() }, newest))
+    let processes = processes.into_values().collect();
+    Ok((Use { at, busy_ppm, slices: None, processes, free: Vec::new() }, newest))
 }
 
 fn midpoint(before: u64, after: u64) -> u64 {

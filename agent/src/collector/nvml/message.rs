@@ -57,6 +57,8 @@ pub struct Facts {
     pub index: u32,
     /// Model as the hardware names it.
     pub model: String,
+    /// Number of its file in `/dev`.
+    pub minor: Option<u32>,
     /// Address on the bus.
     pub bus: Option<String>,
     /// Power limit in mW.
@@ -119,8 +121,23 @@ pub struct Use {
     pub at: u64,
     /// Utilisation of the device in millionths; absent where it cannot be told.
     pub busy_ppm: Option<u32>,
+    /// Compute slices of the whole device where it is divided into instances.
+    pub slices: Option<u32>,
     /// Processes with a context on the device.
     pub processes: Vec<Process>,
+    /// Instances of a divided device on which no process is.
+    pub free: Vec<Instance>,
+}
+
+/// An instance of a divided device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its identity, `MIG-…`.
+    pub uuid: String,
+    /// Memory that it reserves in bytes.
+    pub memory_bytes: u64,
+    /// Compute slices that it reserves, in millionths of one.
+    pub slice_millionths: u32,
 }
 
 /// A process on a device.
@@ -133,4 +150,6 @@ pub struct Process {
     pub memory_bytes: Option<u64>,
     /// Share of the time of all multiprocessors of the device in millionths.
     pub busy_ppm: u32,
+    /// Compute slices that are reserved for it on a divided device, in millionths of one.
+    pub slice_millionths: u32,
 }

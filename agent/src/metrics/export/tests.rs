@@ -62,6 +62,7 @@ fn status(second: u64) -> Status {
             memory_bytes: Some(5 << 30),
             memory_limit_bytes: Some(80 << 30),
         }],
+        unresolved: 0,
     }
 }
 

@@ -99,7 +99,8 @@ impl Queue {
     /// Makes a loss known and durable.
     pub(super) fn declare(&mut self, gap: StreamGap) -> Result<(), SpoolError> {
         let before = (self.lost, self.gaps.clone());
-        self.lost = self.lost.plus(Losses { records: self.undeclared(&gap), samples: gap.samples });
+        let (records, reason) = (self.undeclared(&gap), gap.reason);
+        self.lost = self.lost.plus(Losses { records, samples: gap.samples });
         let at = gap.from;
         self.insert_gap(gap);
         let on_disk = self.write_losses()?;
@@ -109,6 +110,7 @@ impl Queue {
             (self.lost, self.gaps) = before;
             return Err(SpoolError::NoSpace { path: self.dir.clone() });
         }
+        self.lost_by_reason.add(reason, records);
         Ok(())
     }
 

@@ -44,12 +44,15 @@ fn a_kill_between_the_loss_and_the_removal_counts_it_once() {
     let bytes = fs::read(&oldest).expect("read");
     let n = fill(&mut queue, |counters| counters.lost_records > 0);
     let lost = queue.counters();
+    let by_reason = LostByReason { spool_full: lost.lost_records, ..LostByReason::default() };
+    assert_eq!(lost.lost_by_reason, by_reason);
     drop(queue);
     // As if the removal had not come to the disk any more.
     fs::write(&oldest, &bytes).expect("written");
     let mut queue = Lanes::open(&small(dir.path())).expect("opened").0;
     assert!(!oldest.exists());
     assert_eq!((queue.counters().lost_records, queue.counters().lost_samples), (lost.lost_records, lost.lost_samples));
+    assert_eq!(queue.counters().lost_by_reason, LostByReason::default(), "none of them is of this run");
     let (records, gaps) = delivered(&mut queue, 0);
     assert_eq!((gaps.len(), gaps[0].to, gaps[0].samples), (1, lost.lost_records, lost.lost_samples));
     assert_eq!(records, (lost.lost_records + 1..=n).collect::<Vec<_>>());

@@ -17,6 +17,8 @@ use joulebook_units::{Component, Microjoules, Milliwatts, Share, Subject, UnixNa
 
 /// Id of the workload that stands for processes on a device that could not be identified.
 const UNMAPPED: &str = "unmapped";
+/// What is told of slices for each.
+const PER_SLICE: u128 = 1_000_000;
 /// Its name for people.
 const UNMAPPED_NAME: &str = "processes that could not be identified";
 
@@ -28,6 +30,8 @@ pub(super) struct Device {
     listed: Spread,
     users: BTreeMap<String, User>,
     memory_bytes: Option<u64>,
+    /// Compute slices of the whole, where it is ever divided.
+    slices: u32,
 }
 
 /// A source of the device's energy.
@@ -61,6 +65,8 @@ impl Idle {
 struct User {
     time: Spread,
     memory: Held,
+    /// Of a divided device: millionths of a compute slice.
+    slices: Held,
 }
 
 /// Runs of one device.
@@ -69,6 +75,7 @@ struct Runs<'a> {
     energy: BTreeMap<&'a str, Vec<&'a Run>>,
     listed: Vec<&'a Run>,
     users: BTreeMap<&'a str, Use<'a>>,
+    slices: u32,
 }
 
 /// Runs of one workload on one device.
@@ -76,6 +83,7 @@ struct Runs<'a> {
 struct Use<'a> {
     time: Vec<&'a Run>,
     memory: Vec<&'a Run>,
+    slices: Vec<&'a Run>,
 }
 
 impl Device {
@@ -98,6 +106,11 @@ impl Device {
                 Subject::DeviceMemory { device, workload } => {
                     devices.entry(device).or_default().users.entry(workload).or_default().memory.push(run);
                 }
+                Subject::DeviceSlices { device, workload, of } => {
+                    let device = devices.entry(device).or_default();
+                    device.slices = device.slices.max(*of);
+                    device.users.entry(workload).or_default().slices.push(run);
+                }
                 _ => {}
             }
         }
@@ -115,13 +128,15 @@ impl Device {
             idle: Idle::new(&grid, idle.get(*source).map_or(&[], Vec::as_slice)),
         };
         let user = |(workload, user): (&&str, &Use<'_>)| {
-            (workload.to_string(), User { time: spread(&grid, &user.time), memory: held(&grid, &user.memory) })
+            let (memory, slices) = (held(&grid, &user.memory), held(&grid, &user.slices));
+            (workload.to_string(), User { time: spread(&grid, &user.time), memory, slices })
         };
         Self {
             meters: runs.energy.iter().map(meter).collect(),
             listed: spread(&grid, &runs.listed),
             users: runs.users.iter().map(user).collect(),
             memory_bytes,
+            slices: runs.slices,
             grid,
         }
     }
@@ -136,9 +151,21 @@ impl Device {
         self.users.iter().filter(move |(_, user)| at(&user.time.covered, piece) > 0)
     }
 
-    /// What each of the residents holds of the device in a piece, and what there is of it. One alone holds it whole;
-    /// several hold by memory, or equal parts where it is not known of all how much they hold.
+    /// Whether nobody does anything on the device in a piece, nor has memory there: it is held by allocation alone.
+    fn is_unused(&self, piece: usize) -> bool {
+        self.resident(piece).all(|(_, user)| at(&user.time.amounts, piece) == 0 && user.memory.mean(piece).is_none())
+    }
+
+    /// What each of the residents holds of the device in a piece, and what there is of it. Of a device that is divided they
+    /// hold their compute slices, and the rest is nobody's. Of another, one alone holds it whole; several hold by memory, or
+    /// equal parts where it is not known of all how much they hold.
     fn holding(&self, piece: usize) -> (Vec<u128>, u128) {
+        let slices = self.resident(piece).map(|(_, user)| user.slices.mean(piece));
+        if let Some(held) = slices.map(|held| held.map(u128::from)).collect::<Option<Vec<u128>>>()
+            && held.iter().any(|held| *held > 0)
+        {
+            return (held, u128::from(self.slices) * PER_SLICE);
+        }
         let memory: Vec<Option<u64>> = self.resident(piece).map(|(_, user)| user.memory.mean(piece)).collect();
         let known: Option<Vec<u128>> = memory.iter().map(|held| held.map(u128::from)).collect();
         let sum = known.iter().flatten().fold(0u128, |sum, held| sum.saturating_add(*held));
@@ -240,7 +267,13 @@ fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holde
         }
         cell.add(entry(Account::PoolIdle, PART, Purpose::PoolIdle), shared.by_holding.rest);
         cell.add(entry(Account::Unattributed, PART, Purpose::Dynamic), shared.by_use.rest);
+        let unused = device.is_unused(piece);
         for ((holder, base), dynamic) in residents.iter().zip(&shared.by_holding.parts).zip(&shared.by_use.parts) {
+            if unused && holder.services.is_empty() {
+                // Nothing executes: all of it is idle power of what is held.
+                holder.charge(PART, Purpose::DedicatedIdle, base.saturating_add(*dynamic), cell);
+                continue;
+            }
             holder.charge(PART, Purpose::Base, *base, cell);
             holder.charge(PART, Purpose::Dynamic, *dynamic, cell);
         }

@@ -13,7 +13,7 @@ use joulebook_units::{CountKind, Service};
 
 /// Presets of pages that count what an engine inside the same process may count too: those whose role is `wrapper`. What
 /// a page of one's own making is, the ledger does not know: it stands as an engine's.
-const WRAPPERS: [&str; 4] = ["bentoml", "kserve", "otel-genai", "rayserve"];
+pub const WRAPPERS: [&str; 4] = ["bentoml", "kserve", "otel-genai", "rayserve"];
 /// Ways by which a server tells of itself, best first. All other engines are read from a page.
 const TOLD: [&str; 2] = ["push", "otlp"];
 

@@ -14,7 +14,7 @@ use joulebook_otlp::name::{
     WINDOW_ENERGY, WINDOW_SCI, WINDOW_SCI_HIGH, WINDOW_SCI_LOW, WINDOW_TOKENS, WINDOW_UNITS, attribute, kind,
 };
 use joulebook_otlp::point::{How, Messages, Told, resource, text};
-use joulebook_proto::metrics::Metric as Ours;
+use joulebook_proto::metrics::{Metric as Ours, bounded};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use std::collections::BTreeMap;
 
@@ -153,7 +153,8 @@ impl Writer<'_> {
     }
 }
 
-/// Attributes of a model version; what is not known is not there.
+/// Attributes of a model version; what is not known is not there. A long name is cut as it is on the page, so that sums and
+/// windows of one version have the same.
 fn identity([model, version, weights, config]: [&str; 4], more: &[(&str, &str)]) -> Vec<KeyValue> {
     let own = [
         (attribute::GEN_AI_REQUEST_MODEL.to_owned(), model),
@@ -162,5 +163,9 @@ fn identity([model, version, weights, config]: [&str; 4], more: &[(&str, &str)])
         (attribute::SERVING_CONFIG.to_owned(), config),
     ];
     let more = more.iter().map(|(name, value)| (format!("{}{name}", attribute::PREFIX), *value));
-    own.into_iter().chain(more).filter(|(_, value)| !value.is_empty()).map(|(name, value)| text(&name, value)).collect()
+    own.into_iter()
+        .chain(more)
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| text(&name, &bounded(value)))
+        .collect()
 }

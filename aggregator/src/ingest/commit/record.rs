@@ -104,7 +104,7 @@ impl Group<'_> {
     /// Stores what is good of a batch; says what is not.
     fn batch(&mut self, ordinal: u32, sequence: u64, batch: &Batch) -> Result<BTreeMap<RejectReason, u64>, StoreError> {
         let values = u64::try_from(batch.samples()).unwrap_or(u64::MAX);
-        let Some((offset, rows)) = self.times(ordinal, batch) else {
+        let Some((offset, rows)) = self.place_rows(ordinal, batch) else {
             return Ok(BTreeMap::from([(RejectReason::Time, values)]));
         };
         let Some(stream) = self.catalog.streams.get(ordinal as usize).copied() else { return Ok(BTreeMap::new()) };
@@ -120,7 +120,8 @@ impl Group<'_> {
                 }
             };
             let last = self.last_point(ordinal, column.series);
-            let judged = validate::column(column, Known { subject: &subject, last, first_row, now: self.now, offset });
+            let times = self.times();
+            let judged = validate::column(column, Known { subject: &subject, last, first_row, times, offset });
             add(&mut rejects, judged.refused);
             if let Some(stored) = judged.column {
                 self.keep(stream.node, ordinal, column.series, subject, stored.points.last().copied());
@@ -136,14 +137,19 @@ impl Group<'_> {
         Ok(rejects)
     }
 
+    /// What instants data may have now.
+    fn times(&self) -> Times {
+        Times { now: self.now, oldest: self.catalog.cut.oldest_row(self.now) }
+    }
+
     /// Where the batch's boot clock lies on ours, and its rows there; `None` if that is out of time.
-    fn times(&mut self, ordinal: u32, batch: &Batch) -> Option<(i64, Vec<UnixNanos>)> {
+    fn place_rows(&mut self, ordinal: u32, batch: &Batch) -> Option<(i64, Vec<UnixNanos>)> {
         let stream = self.catalog.streams.get(ordinal as usize).copied()?;
         let first = i64::try_from(batch.rows.first()?.0).ok()?;
         let mut offset = match self.catalog.boots.get(&(stream.node, batch.boot)) {
             Some(offset) => *offset,
             // A boot that was over before we met the node: its own wall clock is all there is.
-            None if validate::in_time(batch.wall, self.now) => batch.wall.0.checked_sub(first)?,
+            None if self.times().hold(batch.wall) => batch.wall.0.checked_sub(first)?,
             None => return None,
         };
         // A clock that was measured anew never moves a stream backwards: the old measure holds until a pause lets the
@@ -156,7 +162,8 @@ impl Group<'_> {
         }
         let rows: Option<Vec<_>> = batch.rows.iter().map(|row| validate::map(row.0, offset)).collect();
         let rows = rows?;
-        if !rows.iter().all(|row| validate::in_time(*row, self.now)) {
+        let times = self.times();
+        if !rows.iter().all(|row| times.hold(*row)) {
             return None;
         }
         if !self.catalog.boots.contains_key(&(stream.node, batch.boot)) {
@@ -218,7 +225,7 @@ impl Group<'_> {
         }
         let from = validate::map(gap.from.0, offset).ok_or(RejectReason::Time)?;
         let to = validate::map(gap.to.0, offset).ok_or(RejectReason::Time)?;
-        if from > to || !validate::in_time(to, self.now) {
+        if from > to || !self.times().hold(to) {
             return Err(RejectReason::Time);
         }
         self.keep(node, ordinal, gap.series, subject, None);
@@ -266,7 +273,7 @@ impl Group<'_> {
     pub(super) fn mark(&mut self, node: u32, from: UnixNanos, to: UnixNanos) {
         let around = self.catalog.surroundings(node);
         let (from, to) = (from.plus_seconds(-around), to.plus_seconds(around));
-        let mut start = from.max(self.now.plus_seconds(-ACCEPTED_SECONDS)).floor_to(CELL_SECONDS);
+        let mut start = from.max(self.times().oldest).floor_to(CELL_SECONDS);
         while start <= to {
             self.changes.marks.insert((node, start));
             start = start.plus_seconds(CELL_SECONDS);

@@ -1,4 +1,5 @@
 mod clocks;
+mod cut;
 mod disk;
 mod pollers;
 mod sealing;

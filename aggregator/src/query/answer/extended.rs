@@ -157,7 +157,11 @@ fn describe(block: &mut wire::Extended, name: &str, disclosure: &Disclosure, poo
     block.n_policy = word(&disclosure.n_policy);
     block.lineage_policy = word(&disclosure.lineage_policy);
     block.t_scope = word(&disclosure.scope);
-    let measured = || disclosure.measured.as_ref().map(|job| format!("measured: workload {}", job.workload));
+    let measured = || {
+        let job = disclosure.measured.as_ref()?;
+        let named = |name: &String| format!("measured: workload {name}");
+        Some(job.workload.as_ref().map_or_else(|| "measured: pods that are labelled as its training".to_owned(), named))
+    };
     block.t_source = disclosure.document.clone().or_else(measured).unwrap_or_default();
     block.remainder_policy = word(&disclosure.remainder);
     block.revision = pool.and_then(Pool::revision).map(rfc3339).unwrap_or_default();

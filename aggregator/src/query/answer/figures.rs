@@ -139,7 +139,8 @@ impl Context<'_> {
             None if self.mixes(parts) => {
                 Err("its sites have average and marginal intensities, which are not summed; choose a kind".to_owned())
             }
-            None => score(GramsCo2e(carbon.joint.get()), parts.unit, units).map_err(|reason| reason.to_string()),
+            None => score(parts.whole.cost.measured(GramsCo2e(carbon.joint.get())), parts.unit, units)
+                .map_err(|reason| reason.to_string()),
         };
         let (low, high) = carbon.deviations.interval(carbon.joint.get(), 0.0, carbon.gap_high.get());
         let ends = scored.as_ref().ok().and(units).map(|units| (low / units, high / units));
@@ -184,8 +185,8 @@ fn rs_rule(parts: &Parts<'_>) -> String {
     let rules = [
         (
             has(true),
-            "accelerators held over the node's (one alone holds a whole one, several hold by memory), its host parts with \
-             them",
+            "accelerators held over the node's (one alone holds a whole one, several hold by memory, of a divided one each \
+             holds its compute slices), its host parts with them",
         ),
         (has(false), "reserved CPU capacity over the node's"),
     ];

@@ -31,7 +31,7 @@ impl Context<'_> {
         let joint = value.and(totals).map(|totals| totals.joint() * part);
         let per_unit = joint.map(|joint| {
             // The ratio's arithmetic is that of the score: the impact in the place of grams.
-            score(GramsCo2e(joint), parts.unit, units).map_err(|reason| reason.to_string())
+            score(parts.whole.cost.measured(GramsCo2e(joint)), parts.unit, units).map_err(|reason| reason.to_string())
         });
         let fraction = totals.and_then(|totals| totals.known_fraction(impact));
         let reason = match (self.question.level, fraction) {

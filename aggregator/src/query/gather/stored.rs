@@ -1,14 +1,13 @@
 //! Stored cells, read ahead: a question takes them in their order, and one scan of the store finds several.
 
+use crate::memory::Memory;
 use crate::store::{Book, Resolution, StoreError};
 use joulebook_sci::Cell;
 use joulebook_units::{UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-/// Settled cells that are read ahead, of all nodes together.
-const AHEAD: i64 = 8_192;
-/// Of a node it is an hour at least, and a day at most.
+/// Of a node it is a day at most, and an hour at least where memory has no limit.
 const DAY_SECONDS: i64 = 86_400;
 
 /// The cells of a stretch of time; one that was taken is empty here.
@@ -28,10 +27,13 @@ pub(super) struct Stored<'a> {
 
 impl<'a> Stored<'a> {
     /// Nothing of these many nodes is read yet.
-    pub(super) fn new(book: &'a Book, nodes: usize) -> Self {
-        let each = AHEAD / i64::try_from(nodes.max(1)).unwrap_or(AHEAD) * Resolution::Settled.seconds();
-        let hour = Resolution::Hour.seconds();
-        Self { book, reach: (each / hour * hour).clamp(hour, DAY_SECONDS), ahead: RefCell::default() }
+    pub(super) fn new(book: &'a Book, nodes: usize, memory: Memory) -> Self {
+        let cells = i64::try_from(memory.ahead()).unwrap_or(i64::MAX);
+        let (slot, hour) = (Resolution::Settled.seconds(), Resolution::Hour.seconds());
+        let each = (cells / i64::try_from(nodes.max(1)).unwrap_or(cells)).saturating_mul(slot);
+        let least = if memory.limit().is_some() { slot } else { hour };
+        let each = if each < hour { each } else { each / hour * hour };
+        Self { book, reach: each.clamp(least, DAY_SECONDS), ahead: RefCell::default() }
     }
 
     /// The stretch around an instant that is read at once; `None` where time ends.

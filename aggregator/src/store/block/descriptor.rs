@@ -378,6 +378,12 @@ impl Fact for Subject {
                 writer.text(device);
                 writer.text(workload);
             }
+            Self::DeviceSlices { device, workload, of } => {
+                writer.byte(19);
+                writer.text(device);
+                writer.text(workload);
+                writer.number((*of).into());
+            }
             Self::ResidentIdlePower { source } => {
                 writer.byte(9);
                 writer.text(source);
@@ -404,6 +410,7 @@ impl Fact for Subject {
             16 => Self::Count(read_served(reader)?, read_count_kind(reader)?),
             17 => Self::CpuTime(read_member(reader)?),
             18 => Self::CpuTime(read_in_pod(reader)?),
+            19 => Self::DeviceSlices { device: reader.text()?, workload: reader.text()?, of: reader.small()? },
             _ => return Err(Damaged("unknown kind of subject")),
         })
     }
@@ -507,6 +514,7 @@ pub(super) fn read_inventory(reader: &mut Reader<'_>) -> Result<Inventory, Damag
         cpu_model: read_text(reader)?,
         memory_bytes: reader.option(Reader::number)?,
         disks: read_number(reader)?,
+        rotating_disks: None,
         accelerators: reader.list(|reader| {
             let (device, model, driver) = (read_text(reader)?, reader.text()?, read_text(reader)?);
             Ok(Accelerator { device, model, driver, memory_bytes: None })
@@ -526,16 +534,20 @@ pub(super) fn write_later_inventory(writer: &mut Writer, inventory: &Inventory) 
     writer.byte(u8::from(inventory.placement.simulated));
     let scopes = || inventory.sources.iter().map(|state| state.source.scope.as_ref());
     let support = &inventory.placement.support;
-    if scopes().any(|scope| scope.is_some()) || !support.is_empty() {
+    let rotating = inventory.hardware.rotating_disks;
+    if scopes().any(|scope| scope.is_some()) || !support.is_empty() || rotating.is_some() {
         scopes().for_each(|scope| writer.option(scope, write_scope));
     }
-    if !support.is_empty() {
+    if !support.is_empty() || rotating.is_some() {
         writer.length(support.len());
         for one in support {
             writer.text(&one.role);
             write_text(writer, one.workload.as_ref());
             write_text(writer, one.pool.as_ref());
         }
+    }
+    if rotating.is_some() {
+        write_number(writer, rotating);
     }
 }
 
@@ -556,6 +568,10 @@ pub(super) fn read_later_inventory(reader: &mut Reader<'_>, inventory: &mut Inve
         inventory.placement.support = reader.list(|reader| {
             Ok(Support { role: reader.text()?, workload: read_text(reader)?, pool: read_text(reader)? })
         })?;
+    }
+    // One from before rotating disks were counted.
+    if reader.end().is_err() {
+        inventory.hardware.rotating_disks = read_number(reader)?;
     }
     Ok(())
 }

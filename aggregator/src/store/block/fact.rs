@@ -10,6 +10,7 @@
 //! boot     offset ns signed
 //! bridges  n, then each: series | instant signed | value
 //! mark     generation
+//! cut      rows signed | cells of 60 s signed | settled cells signed
 //! training JSON
 //! long     earliest instant signed | first row signed
 //! gap      0 | series | to signed | reason u8 | low µJ | high µJ          (declared by the agent)
@@ -21,6 +22,7 @@ use super::descriptor::{
 };
 use super::{Damaged, Reader, Writer};
 use crate::store::StoreError;
+use crate::store::cut::Cut;
 use joulebook_units::{BootId, GapReason, Inventory, LossReason, PollerName, StreamId, UnixNanos};
 
 /// A value that is stored as a whole under one key.
@@ -299,6 +301,17 @@ impl Fact for SealedFact {
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         reader.signed().map(|at| Self(UnixNanos(at)))
+    }
+}
+
+impl Fact for Cut {
+    const NAME: &'static str = "what the budget of the disk took";
+    fn write(&self, writer: &mut Writer) {
+        [self.rows, self.minutes, self.settled].iter().for_each(|before| writer.signed(before.0));
+    }
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let mut instant = || reader.signed().map(UnixNanos);
+        Ok(Self { rows: instant()?, minutes: instant()?, settled: instant()? })
     }
 }
 

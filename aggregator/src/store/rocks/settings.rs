@@ -5,6 +5,7 @@
 //! what it is for, [`super::log`] and [`super::manifest`] see). `DB::Resume` is not bound by rust-rocksdb, and is not needed:
 //! after a failed write the process ends and opens the database again.
 
+use crate::memory::Memory;
 use crate::store::StoreError;
 use nix::sys::resource::{Resource, getrlimit};
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options};
@@ -14,11 +15,8 @@ const MIB: usize = 1 << 20;
 const OPEN_FILES: u64 = 256;
 /// Fewer RocksDB does not take.
 const LEAST_OPEN_FILES: u64 = 20;
-/// Blocks kept decompressed, for all tables together.
-const CACHE_BYTES: usize = 64 * MIB;
+/// The largest write buffer of a table; all together are a part of the memory.
 const WRITE_BUFFER_BYTES: usize = 16 * MIB;
-/// All write buffers together.
-const WRITE_BUFFERS_BYTES: usize = 64 * MIB;
 /// Recovery after a kill reads at most this much.
 const WAL_BYTES: u64 = 256 << 20;
 const INFO_LOGS: usize = 5;
@@ -28,21 +26,25 @@ const INFO_LOG_BYTES: usize = 4 * MIB;
 const BY_NAME: &str = "max_bgerror_resume_count=0;memtable_protection_bytes_per_key=8;block_protection_bytes_per_key=8;\
                        file_checksum_gen_factory=FileChecksumGenCrc32cFactory";
 /// The settings of the database and of every table.
-pub(super) fn options() -> Result<Options, StoreError> {
-    with_logs(true)
+pub(super) fn options(memory: Memory) -> Result<Options, StoreError> {
+    with_logs(true, memory)
 }
 
 /// The same for a database whose logs were cut by a repair: that they are not whole is known.
 pub(super) fn after_a_cut() -> Result<Options, StoreError> {
-    with_logs(false)
+    with_logs(false, Memory::default())
 }
 
-fn with_logs(verified: bool) -> Result<Options, StoreError> {
+fn with_logs(verified: bool, memory: Memory) -> Result<Options, StoreError> {
     let mut options = Options::default()
         .get_options_from_string(BY_NAME)
         .map_err(|error| StoreError::Io { what: "setting RocksDB up".to_owned(), reason: error.as_ref().to_owned() })?;
     let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    // Of all tables, decompressed, with their indexes: what lies outside of it would grow with the files.
+    blocks.set_block_cache(&Cache::new_lru_cache(bytes(memory.cache())));
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks.set_block_size(16 * 1024);
     options.set_block_based_table_factory(&blocks);
     // A torn tail is a write that never returned. The default mode would stop at any damage and drop the rest quietly.
@@ -57,8 +59,9 @@ fn with_logs(verified: bool) -> Result<Options, StoreError> {
     options.set_keep_log_file_num(INFO_LOGS);
     options.set_max_log_file_size(INFO_LOG_BYTES);
     options.set_max_total_wal_size(WAL_BYTES);
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    let buffers = bytes(memory.buffers());
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES.min(buffers));
+    options.set_db_write_buffer_size(buffers);
     options.set_max_background_jobs(2);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
@@ -143,6 +146,15 @@ mod tests {
             let format = &sections[&section]["format_version"];
             assert!(format.parse::<u32>().expect("a number") >= 6, "format_version={format}");
         }
+    }
+
+    #[test]
+    fn a_database_within_a_memory_has_its_parts_of_it() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let store = RocksStore::open_within(folder.path(), Memory::of(Some(256 << 20))).expect("create");
+        let sections = effective(folder.path());
+        assert_eq!(sections["DBOptions"]["db_write_buffer_size"], (32 << 20).to_string());
+        assert_eq!(store.cache_bytes(), Some(32 << 20));
     }
 
     #[test]

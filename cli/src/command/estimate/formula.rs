@@ -96,10 +96,18 @@ impl<'a> Taken<'a> {
         checked.transpose()
     }
 
-    /// Embodied kilograms of a GPU and of a server, and their life in hours, if both are stated.
+    /// Embodied kilograms of a GPU and of a server, and their life in hours, if both are stated. A GPU is stated whole or by
+    /// the area of its chips.
     fn hardware(&mut self) -> Option<(f64, f64, f64)> {
-        let (gpu, server) = (self.given.gpu_kg?, self.given.server_kg?);
-        self.inputs.push(Input { name: "gpu-kg", value: gpu, from: "given" });
+        let given = self.given;
+        let server = given.server_kg?;
+        let gpu = match (given.gpu_kg, given.chip_cm2.zip(given.chip_kg_per_cm2)) {
+            (Some(gpu), _) => self.or("gpu-kg", Some(gpu), gpu),
+            (None, Some((area, each))) => {
+                self.or("chip-cm2", Some(area), area) * self.or("chip-kg-per-cm2", Some(each), each)
+            }
+            (None, None) => return None,
+        };
         self.inputs.push(Input { name: "server-kg", value: server, from: "given" });
         let life = self.or("lifespan-hours", self.given.lifespan_hours, DEFAULT_LIFESPAN_HOURS);
         Some((gpu, server, life))

@@ -6,6 +6,7 @@ use super::super::simulated::{mark, share};
 use super::{input, lag, sheet};
 use joulebook_proto::query::{EnergyRow, GetEnergyResponse};
 use joulebook_units::Microjoules;
+use std::collections::BTreeMap;
 
 /// Key column of nodes.
 const NODE: &str = "node";
@@ -105,11 +106,26 @@ pub(crate) fn energy_rows(answer: &GetEnergyResponse) -> String {
         table.add_row(cells);
     }
     let input = answer.reconciliation.as_ref().map_or_else(String::new, input);
+    let own = own(answer);
     format!(
-        "{table}\ntotal {} J{} · energy known for {} of the window · cut at {} s\n{input}next: joulebook sci --level all\n",
+        "{table}\ntotal {} J{} · energy known for {} of the window · cut at {} s\n{own}{input}next: joulebook sci --level all\n",
         exact_joules(answer.total_microjoules),
         mark(answer.simulated, share(answer.simulated_microjoules, Some(answer.total_microjoules))),
         percent(answer.energy_measured_fraction),
         answer.resolution_seconds,
     )
+}
+
+/// What Joulebook itself used, where an agent measures it.
+#[allow(clippy::cast_precision_loss, reason = "a percentage for reading")]
+fn own(answer: &GetEnergyResponse) -> String {
+    let programs: BTreeMap<&String, &u64> = answer.own_microjoules.iter().collect();
+    if programs.is_empty() {
+        return String::new();
+    }
+    let sum: u64 = programs.values().copied().sum();
+    let parts: Vec<String> =
+        programs.iter().map(|(program, energy)| format!("{program} {} J", exact_joules(**energy))).collect();
+    let part = (answer.total_microjoules > 0).then(|| sum as f64 / answer.total_microjoules as f64);
+    format!("of it Joulebook itself: {} ({})\n", parts.join(", "), percent(part))
 }

@@ -16,7 +16,7 @@ use crate::outputs::Outputs;
 
 /// Carbon per functional unit, whatever the unit is called.
 pub fn per_unit(carbon: GramsCo2e, units: Option<f64>) -> Option<f64> {
-    scored(carbon, FunctionalUnit::Request, units).ok()
+    scored(Some(carbon), FunctionalUnit::Request, units).ok()
 }
 
 pub fn market_based(inputs: &Inputs) -> Run<Outputs> {

@@ -164,6 +164,20 @@ fn a_device_with_nobody_on_it_is_idle_capacity() {
 }
 
 #[test]
+fn a_device_that_is_held_by_allocation_alone_is_dedicated_idle_of_its_holders_while_no_process_is_on_it() {
+    let holders = || [user("pod", 0, None, 0, 6), user("other", 0, None, 0, 6)].into_iter().flatten();
+    let cell = settle(&node(40, 10).with(holders()).with(user("a", 500, Some(GIB), 6, 10)), window(0, 10 * SECOND));
+    for id in ["pod", "other"] {
+        assert!(close(joules(&cell, of(id), Purpose::DedicatedIdle), 120.0), "{id}: {cell:?}");
+        assert!(close(joules(&cell, of(id), Purpose::Base) + joules(&cell, of(id), Purpose::Dynamic), 0.0), "{id}");
+    }
+    assert!(close(joules(&cell, of("a"), Purpose::Base), 128.0) && close(pool_idle(&cell), 0.0));
+    // A process that rests has something there: that is as it was.
+    let cell = settle(&node(40, 10).with(user("a", 0, Some(GIB), 0, 10)), window(0, 10 * SECOND));
+    assert!(close(joules(&cell, of("a"), Purpose::Base), 320.0));
+}
+
+#[test]
 fn while_it_is_not_known_who_is_on_it_a_devices_energy_is_nobodys() {
     let mut node = node(40, 4);
     node.runs.retain(|run| !matches!(&*run.subject, Subject::DeviceTime { .. }));
@@ -192,6 +206,34 @@ fn without_a_known_size_the_device_is_what_is_held_and_without_known_memory_part
         assert!(close(joules(&cell, of(id), Purpose::Dynamic), 400.0 / 3.0), "{id}");
     }
     assert!(close(pool_idle(&cell), 0.0));
+}
+
+#[test]
+fn of_a_divided_device_each_holds_its_slices_also_alone_and_the_rest_is_nobodys() {
+    let slices = |workload: &str, millionths: u64, from: i64, to: i64| {
+        let held = [(from * SECOND, millionths), (to * SECOND, millionths)];
+        run(Subject::DeviceSlices { device: GPU.into(), workload: workload.into(), of: 7 }, &held)
+    };
+    // Three slices of seven with half of the memory; alone for ten seconds, then beside one with two slices that works.
+    let node = node(102, 20)
+        .with(user("a", 100, Some(24 * GIB), 0, 20))
+        .with(user("b", 300, Some(12 * GIB), 10, 20))
+        .with([slices("a", 3_000_000, 0, 20), slices("b", 2_000_000, 10, 20)]);
+    let alone = settle(&node, window(0, 10 * SECOND));
+    // 32 W of the device are base.
+    assert!(close(joules(&alone, of("a"), Purpose::Base), 320.0 * 3.0 / 7.0), "{alone:?}");
+    assert!(close(joules(&alone, of("a"), Purpose::Dynamic), 700.0));
+    assert!(close(pool_idle(&alone), 320.0 * 4.0 / 7.0));
+    let both = settle(&node, window(10 * SECOND, 20 * SECOND));
+    assert!(close(joules(&both, of("a"), Purpose::Base), 320.0 * 3.0 / 7.0));
+    assert!(close(joules(&both, of("b"), Purpose::Base), 320.0 * 2.0 / 7.0));
+    assert!(close(joules(&both, of("b"), Purpose::Dynamic), 700.0 * 0.75), "by what each does");
+    assert!(close(pool_idle(&both), 320.0 * 2.0 / 7.0));
+    // Where the slices of one are not known, memory tells.
+    let mut unknown = node;
+    unknown.runs.retain(|run| !matches!(&*run.subject, Subject::DeviceSlices { workload, .. } if workload == "b"));
+    let cell = settle(&unknown, window(10 * SECOND, 20 * SECOND));
+    assert!(close(joules(&cell, of("a"), Purpose::Base), 160.0) && close(joules(&cell, of("b"), Purpose::Base), 80.0));
 }
 
 #[test]

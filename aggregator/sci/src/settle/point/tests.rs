@@ -107,21 +107,6 @@ fn an_engine_and_the_server_around_it_whose_pages_are_both_read_are_one() {
 }
 
 #[test]
-fn the_wrappers_are_those_of_the_agents_presets() {
-    extern crate std;
-    let presets = concat!(env!("CARGO_MANIFEST_DIR"), "/../../agent/src/inference/presets");
-    let mut wrappers = BTreeSet::new();
-    for entry in std::fs::read_dir(presets).expect("presets") {
-        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a preset");
-        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_suffix('"'));
-        if value("role = \"") == Some("wrapper") {
-            wrappers.extend(value("id = \"").map(String::from));
-        }
-    }
-    assert_eq!(wrappers, WRAPPERS.map(String::from).into());
-}
-
-#[test]
 fn a_distribution_is_of_one_place_whatever_its_bounds() {
     let mut node = server();
     for (way, bound) in [("vllm", 1), ("otlp", 2)] {

@@ -120,6 +120,7 @@ fn the_layout_of_descriptors_never_changes() {
         (Subject::DeviceTime { device: "d".to_owned(), workload: None }, "0107016400"),
         (Subject::DeviceTime { device: "d".to_owned(), workload: Some("w".to_owned()) }, "01070164010177"),
         (Subject::DeviceMemory { device: "d".to_owned(), workload: "w".to_owned() }, "010801640177"),
+        (Subject::DeviceSlices { device: "d".to_owned(), workload: "w".to_owned(), of: 7 }, "0113 0164 0177 07"),
         (Subject::ResidentIdlePower { source: "s".to_owned() }, "01090173"),
         (Subject::Memory { workload: "w".to_owned() }, "01030177"),
         (Subject::NodeMemoryUsed, "0104"),
@@ -163,6 +164,7 @@ fn an_inventory_comes_back() {
             cpu_model: Some("cpu".to_owned()),
             memory_bytes: Some(1 << 40),
             disks: Some(0),
+            rotating_disks: None,
             accelerators: vec![accelerator],
             guest: Some(false),
             kernel: None,
@@ -180,11 +182,14 @@ fn an_inventory_comes_back() {
     later.placement.simulated = true;
     // Without scopes it is the layout that was written before there were any.
     let routers = || Support { role: "r".to_owned(), workload: None, pool: Some("p".to_owned()) };
-    for (scope, support, golden) in [
-        (None, vec![], "01 0180808080c002 01"),
-        (rack(), vec![], "01 0180808080c002 01 01 030172 02 026e31 026e32"),
-        (None, vec![routers()], "01 0180808080c002 01 00 01 0172 00 010170"),
+    for (scope, support, rotating, golden) in [
+        (None, vec![], None, "01 0180808080c002 01"),
+        (rack(), vec![], None, "01 0180808080c002 01 01 030172 02 026e31 026e32"),
+        (None, vec![routers()], None, "01 0180808080c002 01 00 01 0172 00 010170"),
+        (None, vec![], Some(4), "01 0180808080c002 01 00 00 0104"),
+        (None, vec![routers()], Some(0), "01 0180808080c002 01 00 01 0172 00 010170 0100"),
     ] {
+        later.hardware.rotating_disks = rotating;
         later.sources[0].source.scope = scope;
         later.placement.support = support;
         let mut writer = Writer::default();
