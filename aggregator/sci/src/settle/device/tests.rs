@@ -147,7 +147,11 @@ fn a_second_is_cut_where_somebody_comes_or_goes() {
     }
     let first = [time(Some("a"), &[(0, 0), (SECOND, 5), (SECOND * 5 / 4, 5)])];
     let cell = settle(&node(100, 2).with(first).with(runs), window(0, 2 * SECOND));
-    let all = |id: &str| joules(&cell, of(id), Purpose::Base) + joules(&cell, of(id), Purpose::Dynamic);
+    // What a draws in its last quarter is idle: it does nothing then, and nobody told of memory.
+    let all = |id: &str| {
+        let purposes = [Purpose::Base, Purpose::Dynamic, Purpose::DedicatedIdle];
+        purposes.into_iter().map(|purpose| joules(&cell, of(id), purpose)).sum::<f64>()
+    };
     assert!(close(all("a"), 125.0) && close(pool_idle(&cell), 25.0) && close(all("b"), 50.0));
 }
 
