@@ -128,7 +128,7 @@ fn factors() -> watch::Receiver<Arc<Factors>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn energy_from_sums_is_that_of_every_slot_whatever_comes_late_or_goes(

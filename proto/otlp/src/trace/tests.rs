@@ -2,8 +2,8 @@ use super::*;
 use crate::queue::Counts;
 use crate::section::Protocol;
 use joulebook_units::UnixNanos;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
