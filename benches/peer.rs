@@ -106,13 +106,20 @@ impl Peer {
         command.args(words(&data.display().to_string(), port));
         let peer = Self { program: Program::spawn(command)?, data, port };
         for _ in 0..STEPS {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            // Prometheus listens before it takes anything; VictoriaMetrics has no page of that name, and is ready at once.
+            if get(port, "/-/ready").is_ok_and(|status| status < 500) {
                 return Ok(peer);
             }
             ensure!(!peer.program.has_ended(), "{} has ended: {}", program.display(), peer.program.said());
             std::thread::sleep(STEP);
         }
         bail!("{} does not listen on {port}", program.display())
+    }
+
+    /// Makes what was written known to questions: VictoriaMetrics holds the latest back for some seconds.
+    pub fn flush(&self) -> Result<()> {
+        // Prometheus has no such page, and needs none.
+        get(self.port, "/internal/force_flush").map(drop)
     }
 
     /// A connection to write on.
@@ -135,8 +142,9 @@ impl Peer {
         post(connection, &snap::raw::Encoder::new().compress_vec(&request)?).context("remote write")
     }
 
-    /// What a query gives at an instant in seconds since 1970.
+    /// What a query gives at an instant in ms since 1970.
     pub async fn ask(&self, query: &str, at: i64) -> Result<Vec<(Labels, f64)>> {
+        let at = format!("{}.{:03}", at.div_euclid(1_000), at.rem_euclid(1_000));
         let path = format!("/api/v1/query?nocache=1&timeout=300s&time={at}");
         instant(&format!("127.0.0.1:{}", self.port), &path, query).await
     }
@@ -188,6 +196,16 @@ fn found(name: &str, variable: &str, folder: &str) -> Option<PathBuf> {
     };
     let unpacked = component(variable, folder).ok().map(|folder| folder.join(name));
     [Some(PathBuf::from(name)), unpacked].into_iter().flatten().find(runs)
+}
+
+/// The status of a page.
+fn get(port: u16, path: &str) -> Result<u16> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).context("no answer")?;
+    Ok(status.parse()?)
 }
 
 fn post(connection: &mut TcpStream, body: &[u8]) -> Result<()> {

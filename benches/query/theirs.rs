@@ -15,10 +15,12 @@ use tokio::runtime::Runtime;
 
 /// Slots in a request.
 const SLOTS: u64 = 3;
+/// How far an answer may be from the truth in mJ to be one.
+const RIGHT: f64 = 1.0;
 /// The longest a question may take before it is asked once only, in ms.
 const LONG: f64 = 10_000.0;
 
-/// What the questions took, in ms; none where there is no answer.
+/// What the questions took, in ms; none where there is no answer, or a wrong one.
 #[derive(Default)]
 pub struct Asked {
     pub hour: Option<f64>,
@@ -44,6 +46,7 @@ pub fn all(settings: &Settings, runtime: &Runtime) -> Result<Vec<Asked>> {
         let cluster = cluster(settings);
         let begin = SystemClock.boot();
         let samples = feed(&peer, &cluster, settings)?;
+        peer.flush()?;
         meter::say(&format!("{name}: {samples} samples written in {:.1} s", meter::seconds_since(begin)));
         asked.push(runtime.block_on(ask(name, &peer, &cluster, settings))?);
         peer.program.terminate();
@@ -95,7 +98,8 @@ fn feed(peer: &Peer, cluster: &Cluster, settings: &Settings) -> Result<u64> {
 }
 
 async fn ask(name: &str, peer: &Peer, cluster: &Cluster, settings: &Settings) -> Result<Asked> {
-    let end = cluster.begin(cluster.slots).0 / 1_000_000_000;
+    // The instant of the last sample: what was before the first one's is not in a window up to it.
+    let end = cluster.begin(cluster.slots).0 / 1_000_000 - 1;
     let mut asked = Asked::default();
     let days = cluster.slots * SLOT.unsigned_abs();
     for (what, window, to) in [("1 h", 3_600, &mut asked.hour), ("days", days, &mut asked.days)] {
@@ -106,7 +110,7 @@ async fn ask(name: &str, peer: &Peer, cluster: &Cluster, settings: &Settings) ->
         let (mut times, mut off) = (Vec::new(), f64::INFINITY);
         for _ in 0..settings.peer_asks {
             let begin = SystemClock.boot();
-            let found = match peer.ask(&query, end - 1).await {
+            let found = match peer.ask(&query, end).await {
                 Ok(found) => found,
                 Err(error) => {
                     meter::say(&format!("{name}: {what}: no answer: {error:#}"));
@@ -128,7 +132,8 @@ async fn ask(name: &str, peer: &Peer, cluster: &Cluster, settings: &Settings) ->
         if !times.is_empty() {
             let median = meter::median(&mut times);
             meter::say(&format!("{name}: energy by model, {what}: {median:.1} ms, up to {off:.3} mJ from the truth"));
-            *to = Some(median);
+            // A wrong answer is no measure, however soon it comes.
+            *to = (off <= RIGHT).then_some(median);
         }
     }
     let query = format!(
@@ -136,7 +141,7 @@ async fn ask(name: &str, peer: &Peer, cluster: &Cluster, settings: &Settings) ->
          grid_g_per_kwh)[{days}s:{SLOT}s]))"
     );
     let begin = SystemClock.boot();
-    match peer.ask(&query, end - 1).await {
+    match peer.ask(&query, end).await {
         Ok(found) => {
             let took = meter::seconds_since(begin) * 1e3;
             let truth: f64 = cluster.grams(0..cluster.slots).values().sum();
