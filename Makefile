@@ -33,7 +33,7 @@ export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
 export BENCH_STREAMS BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE BENCH_DAYS BENCH_ASKS BENCH_PEER_ASKS BENCH_PEER_STEP
 
-.PHONY: help setup build demo test test-engines test-rigs images pictures crash network mutants mutants-rigs fuzz bench bench-query bench-scale bench-streams bench-agent bench-peers lint clean-demo
+.PHONY: help setup build demo test test-engines test-rigs images pictures crash network mutants mutants-rigs fuzz bench bench-paths bench-query bench-scale bench-streams bench-agent bench-peers lint clean-demo
 
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -125,6 +125,10 @@ fuzz: ## Runs the fuzz targets under libFuzzer. [FUZZ_SECONDS=60 each] [FUZZ_TAR
 bench: ## What a sample costs to take in and to keep, beside VictoriaMetrics and the floor, 15 minutes. [BENCH_NODES=32] [BENCH_SECONDS=3600] [BENCH_LIVE_SECONDS=60] [BENCH_SEED=1] [BENCH_NOISE=1] [BENCH_ROUNDS=1]
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench store
+
+bench-paths: ## What the hot paths take, each alone: time, and instructions as callgrind counts them, beside those that are kept. [BENCH_KEEP=1 keeps these]
+	.ci/setup libclang rocksdb valgrind
+	$(CARGO) bench --locked -p joulebook-benches --bench paths
 
 bench-query: ## What a question over an hour and over a month costs beside VictoriaMetrics and Prometheus, and whether it is exact, 15 minutes. [BENCH_NODES=32] [BENCH_DAYS=30] [BENCH_SECONDS=3600] [BENCH_ASKS=25] [BENCH_PEER_ASKS=3] [BENCH_PEER_STEP=60] [BENCH_SEED=1]
 	@$(MAKE) --no-print-directory build

@@ -200,7 +200,8 @@ async fn hear(down: &mut tonic::Streaming<StreamResponse>, acked: u64) -> Result
 }
 
 /// Rows `start`… of a node, whose first second is at `first` of its clock and at `begin` of everyone's.
-fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usize) -> Batch {
+/// A record of [`ROWS`] rows of a node from a row on; the first row ever is at `first` on the boot clock.
+pub fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usize) -> Batch {
     let rows = &node.rows[start..node.rows.len().min(start + ROWS)];
     let at = |row: usize| BootNanos(first + node.rows[row] * 1_000_000);
     let columns = (0u32..).zip(&node.series).map(|(place, (kind, _, values))| {
@@ -216,7 +217,7 @@ fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usize) 
 
 /// As what we store a series. Powers and utilisation are no series of ours, whose energy says it all: they are stored as what
 /// holds from one row to the next, like an idle power or a memory.
-fn subject(kind: Kind, of: usize) -> Subject {
+pub fn subject(kind: Kind, of: usize) -> Subject {
     match kind {
         Kind::GpuEnergy | Kind::Package | Kind::Dram => Subject::Energy(source(kind, of)),
         Kind::GpuPower => Subject::ResidentIdlePower { source: format!("gpu-{of}") },

@@ -84,13 +84,13 @@ impl Peer {
     /// Starts Prometheus with its data below `folder`.
     pub fn start_prometheus(program: &Path, folder: &Path) -> Result<Self> {
         let config = folder.join("prometheus.yml");
-        std::fs::write(&config, "global: {scrape_interval: 1h}\n")?;
+        std::fs::write(&config, "global: {scrape_interval: 1h}\nstorage: {tsdb: {out_of_order_time_window: 2h}}\n")?;
         Self::listening(program, folder.join("prometheus"), |data, port| {
             let mut words = vec![format!("--config.file={}", config.display()), format!("--storage.tsdb.path={data}")];
             words.push(format!("--web.listen-address=127.0.0.1:{port}"));
             let more = ["--storage.tsdb.retention.time=100y", "--query.max-samples=500000000", "--query.timeout=10m"];
             words.extend(
-                ["--web.enable-remote-write-receiver", "--log.level=warn"]
+                ["--web.enable-remote-write-receiver", "--web.enable-admin-api", "--log.level=warn"]
                     .iter()
                     .chain(&more)
                     .map(|&word| word.to_owned()),
@@ -107,7 +107,7 @@ impl Peer {
         let peer = Self { program: Program::spawn(command)?, data, port };
         for _ in 0..STEPS {
             // Prometheus listens before it takes anything; VictoriaMetrics has no page of that name, and is ready at once.
-            if get(port, "/-/ready").is_ok_and(|status| status < 500) {
+            if status(port, "GET", "/-/ready").is_ok_and(|status| status < 500) {
                 return Ok(peer);
             }
             ensure!(!peer.program.has_ended(), "{} has ended: {}", program.display(), peer.program.said());
@@ -119,7 +119,14 @@ impl Peer {
     /// Makes what was written known to questions: VictoriaMetrics holds the latest back for some seconds.
     pub fn flush(&self) -> Result<()> {
         // Prometheus has no such page, and needs none.
-        get(self.port, "/internal/force_flush").map(drop)
+        status(self.port, "GET", "/internal/force_flush").map(drop)
+    }
+
+    /// Where Prometheus puts a block of what it holds, as it would write one after two hours.
+    pub fn snapshot(&self) -> Result<PathBuf> {
+        let status = status(self.port, "POST", "/api/v1/admin/tsdb/snapshot")?;
+        ensure!(status == 200, "no snapshot: {status}");
+        Ok(self.data.join("snapshots"))
     }
 
     /// A connection to write on.
@@ -199,9 +206,12 @@ fn found(name: &str, variable: &str, folder: &str) -> Option<PathBuf> {
 }
 
 /// The status of a page.
-fn get(port: u16, path: &str) -> Result<u16> {
+fn status(port: u16, method: &str, path: &str) -> Result<u16> {
     let mut connection = TcpStream::connect(("127.0.0.1", port))?;
-    write!(connection, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    write!(
+        connection,
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).context("no answer")?;

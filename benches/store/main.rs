@@ -13,7 +13,7 @@ use joulebook_benches::{disk, meter, setting, workload};
 use joulebook_tests::chaos::latency::Latency;
 use joulebook_tests::wait::until;
 use joulebook_units::UnixNanos;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -64,6 +64,16 @@ struct Taken {
     memory: f64,
 }
 
+/// A peer.
+struct Contestant {
+    name: &'static str,
+    /// None where it is not installed.
+    program: Option<PathBuf>,
+    start: fn(&Path, &Path) -> Result<Peer>,
+    /// Whether it writes blocks, of which one is to be weighed, and not what waits to become one.
+    has_blocks: bool,
+}
+
 fn main() -> Result<()> {
     let settings = Settings::from_environment()?;
     let Settings { nodes, seconds, live_seconds, seed, noise, rounds } = settings;
@@ -75,14 +85,22 @@ fn main() -> Result<()> {
     let told = Arc::new(told);
     let floor: usize = told.iter().map(floor::bytes).sum::<Result<usize>>()?;
     let floor = floor as f64 / settings.samples(seconds);
-    let peer = Peer::find();
-    let (mut own, mut others) = (Vec::new(), Vec::new());
+    let victoria = Contestant { name: "VictoriaMetrics", program: Peer::find(), start: Peer::start, has_blocks: false };
+    let prometheus = Contestant {
+        name: "Prometheus",
+        program: Peer::find_prometheus(),
+        start: Peer::start_prometheus,
+        has_blocks: true,
+    };
+    let (mut own, mut others) = (Vec::new(), [Vec::new(), Vec::new()]);
     for round in 1..=rounds {
         own.push(ours(&settings, &told)?);
         meter::say(&format!("round {round}: ours {:?}", own.last()));
-        if let Some(program) = &peer {
-            others.push(theirs(program, &settings, &told)?);
-            meter::say(&format!("round {round}: VictoriaMetrics {:?}", others.last()));
+        for (peer, taken) in [&victoria, &prometheus].into_iter().zip(&mut others) {
+            if let Some(program) = &peer.program {
+                taken.push(theirs(peer, program, &settings, &told)?);
+                meter::say(&format!("round {round}: {} {:?}", peer.name, taken.last()));
+            }
         }
     }
     report(&own, &others, floor);
@@ -150,21 +168,23 @@ async fn send(aggregator: &Arc<Ours>, told: &Arc<Vec<Node>>, begin: UnixNanos, p
     Ok(())
 }
 
-fn theirs(program: &Path, settings: &Settings, told: &Arc<Vec<Node>>) -> Result<Taken> {
+fn theirs(contestant: &Contestant, program: &Path, settings: &Settings, told: &Arc<Vec<Node>>) -> Result<Taken> {
     let folder = TempDir::new()?;
-    let mut peer = Peer::start(program, folder.path())?;
+    let mut peer = (contestant.start)(program, folder.path())?;
     let pid = i32::try_from(peer.program.pid())?;
     let begin = SystemClock.wall().floor_to(HOUR_SECONDS).plus_seconds(-2 * HOUR_SECONDS).0 / 1_000_000;
     let before = meter::cpu_millis(pid)?;
     feed(&peer, told, begin, PEER_ROWS, None)?;
     let backfill = (meter::cpu_millis(pid)? - before) / 1e3 / (settings.samples(settings.seconds) / 1e6);
     let memory = meter::memory(pid)?.resident_kib as f64 * 1024.0 / f64::from(settings.nodes) / SERIES as f64;
+    let block = contestant.has_blocks.then(|| peer.snapshot()).transpose()?;
     peer.program.terminate();
     peer.program.wait()?;
-    let bytes = disk::size(peer.data())? as f64 / settings.samples(settings.seconds);
+    let data = block.as_deref().unwrap_or(peer.data());
+    let bytes = disk::size(data)? as f64 / settings.samples(settings.seconds);
 
     let folder = TempDir::new()?;
-    let mut peer = Peer::start(program, folder.path())?;
+    let mut peer = (contestant.start)(program, folder.path())?;
     let pid = i32::try_from(peer.program.pid())?;
     let now = Arc::new(live(settings));
     let begin = SystemClock.wall().0 / 1_000_000;
@@ -189,25 +209,28 @@ fn feed(peer: &Peer, told: &Arc<Vec<Node>>, begin: i64, rows: usize, pace: Optio
     })
 }
 
-fn report(own: &[Taken], others: &[Taken], floor: f64) {
+fn report(own: &[Taken], [victoria, prometheus]: &[Vec<Taken>; 2], floor: f64) {
     let median = |all: &[Taken], of: fn(&Taken) -> f64| {
         let mut values: Vec<f64> = all.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied()
     };
-    meter::say("| goal | what | at most | ours | VictoriaMetrics | ratio, at most | floor | ratio, at most | |");
-    meter::say("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    meter::say(
+        "| goal | what | at most | ours | VictoriaMetrics | ratio, at most | Prometheus | floor | ratio, at most | |",
+    );
+    meter::say("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let line = |id: &str, what: &str, most: f64, of: fn(&Taken) -> f64, to_peer: f64, floor: Option<(f64, f64)>| {
         let Some(ours) = median(own, of) else { return };
-        let peer = median(others, of);
+        let peer = median(victoria, of);
         let met = ours <= most
             && peer.is_none_or(|peer| ours <= to_peer * peer)
             && floor.is_none_or(|(floor, to_floor)| ours <= to_floor * floor);
         let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
         meter::say(&format!(
-            "| {id} | {what} | {most} | {ours:.3} | {} | {} (≤ {to_peer}) | {} | {} | {} |",
+            "| {id} | {what} | {most} | {ours:.3} | {} | {} (≤ {to_peer}) | {} | {} | {} | {} |",
             shown(peer),
             shown(peer.map(|peer| ours / peer)),
+            shown(median(prometheus, of)),
             shown(floor.map(|(floor, _)| floor)),
             floor.map_or_else(|| "–".to_owned(), |(floor, most)| format!("{:.3} (≤ {most})", ours / floor)),
             if met { "met" } else { "missed" }

@@ -169,13 +169,11 @@ impl Printed<'_> {
     fn version(&self, version: &joulebook_sci::ModelVersion, figures: &Figures) -> wire::IdleVersion {
         let whole = &figures.provisioned;
         let unit = self.question.unit_for(whole);
-        let units = unit.count(&whole.cost.used);
-        let joint = whole.cost.joint_share().unwrap_or(1.0);
-        let figure = |totals: &VersionTotals| figure(totals, unit, units, joint);
+        let figure = |totals: &VersionTotals| figure(totals, whole, unit);
         wire::IdleVersion {
             label: self.names.full(version),
             r_kind: unit.name().to_owned(),
-            r: units,
+            r: unit.count(&whole.cost.used),
             marginal: Some(figure(&figures.marginal)),
             provisioned: Some(figure(whole)),
             base_uj: figures.base,
@@ -204,12 +202,13 @@ impl Printed<'_> {
     }
 }
 
-/// One figure: its units and grams are over the time in which counts are known, as those of the score.
-fn figure(totals: &VersionTotals, unit: FunctionalUnit, units: Option<f64>, joint: f64) -> wire::IdleFigure {
+/// One figure of a whole version: its units and grams are over the time in which counts are known, as those of the score.
+fn figure(totals: &VersionTotals, whole: &VersionTotals, unit: FunctionalUnit) -> wire::IdleFigure {
     let carbon = &totals.carbon;
+    let (units, joint) = (unit.count(&whole.cost.used), whole.cost.joint_share().unwrap_or(1.0));
     let unrated = unrated(totals);
     let facility_j = totals.facility_j.get();
-    let per_unit = score(totals.cost.measured(GramsCo2e(carbon.joint.get())), unit, units);
+    let per_unit = score(whole.cost.measured(GramsCo2e(carbon.joint.get())), unit, units);
     let (low, high) = carbon.deviations.interval(carbon.joint.get(), 0.0, carbon.gap_high.get());
     let known = per_unit.is_ok() && unrated.is_none();
     let ends = units.filter(|_| known).map(|units| (low / units, high / units));
@@ -218,7 +217,7 @@ fn figure(totals: &VersionTotals, unit: FunctionalUnit, units: Option<f64>, join
         facility_j,
         carbon_g: unrated.is_none().then(|| carbon.operational.get() + carbon.embodied.get()),
         // The ratio's arithmetic is that of the score: joules in the place of grams.
-        j_per_unit: score(totals.cost.measured(GramsCo2e(facility_j * joint)), unit, units).ok(),
+        j_per_unit: score(whole.cost.measured(GramsCo2e(facility_j * joint)), unit, units).ok(),
         g_per_unit: per_unit.as_ref().ok().copied().filter(|_| known),
         low: ends.map(|(low, _)| low),
         high: ends.map(|(_, high)| high),
