@@ -3,15 +3,8 @@ use crate::queue::Counts;
 use crate::section::Protocol;
 use joulebook_units::UnixNanos;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
-
-/// Which spans anybody wants is kept for the whole process: a subscriber of another test that comes or goes meanwhile changes it.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn section(text: &str) -> OtlpSection {
     let endpoint = Some("http://127.0.0.1:1".to_owned());
@@ -36,7 +29,6 @@ fn field<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a any_value::Va
 
 #[test]
 fn spans_hold_what_they_were_about_and_the_log_names_its_span() {
-    let _alone = alone();
     let (telling, carrier) = noting("traces = true\nlogs = true");
     let subscriber = tracing_subscriber::registry().with(telling.layer());
     tracing::subscriber::with_default(subscriber, || {
@@ -69,7 +61,6 @@ fn spans_hold_what_they_were_about_and_the_log_names_its_span() {
 
 #[test]
 fn what_finds_no_room_is_counted_and_nothing_grows() {
-    let _alone = alone();
     let (telling, carrier) = noting("logs = true");
     assert!(carrier.spans.is_none());
     let subscriber = tracing_subscriber::registry().with(telling.layer());
@@ -84,13 +75,12 @@ fn what_finds_no_room_is_counted_and_nothing_grows() {
 
 #[test]
 fn where_nothing_is_told_no_span_is_made() {
-    let _alone = alone();
     let clock: UnixClock = Arc::new(|| UnixNanos(7));
     assert!(own(&section(""), ("test", "1"), None, &clock).expect("a receiver").is_none());
     let people = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
     let subscriber = tracing_subscriber::registry().with(people.with_filter(without_spans(LevelFilter::INFO)));
     tracing::subscriber::with_default(subscriber, || {
         assert!(tracing::info_span!(target: "joulebook_test", "none").is_disabled());
-        assert!(tracing::enabled!(target: "joulebook_test", Level::INFO));
+        assert!(tracing::event_enabled!(target: "joulebook_test", Level::INFO));
     });
 }
