@@ -294,14 +294,17 @@ fn register(bits: u8, numbers: &[u64]) -> Option<Register> {
 }
 
 /// Whether most of the first steps are such as between two readings: a microjoule or less from a whole number of the unit,
-/// whatever the shift. Looking for the shift takes long, and nearly every sequence is of something else.
+/// whatever the shift. Looking for the shift takes long, and nearly every sequence is of something else. What stands still
+/// says nothing: a counter of requests that do not come is no register.
 fn may_be_register(bits: u8, numbers: &[u64]) -> bool {
-    let first = &numbers[..numbers.len().min(LEAST_SPAN + 1)];
-    let off = |pair: &&[u64]| {
-        let part = (u128::from(pair[1].abs_diff(pair[0])) << bits) % 1_000_000;
-        part.min(1_000_000 - part) > 1 << bits
-    };
-    first.windows(2).filter(off).count() <= first.len() / MOST_OFF
+    let steps = numbers.windows(2).map(|pair| pair[1].abs_diff(pair[0])).filter(|step| *step > 0).take(LEAST_SPAN);
+    let (mut moved, mut off) = (0, 0);
+    for step in steps {
+        let part = (u128::from(step) << bits) % 1_000_000;
+        moved += 1;
+        off += usize::from(part.min(1_000_000 - part) > 1 << bits);
+    }
+    moved >= LEAST_PACKED / 2 && off <= moved / MOST_OFF
 }
 
 /// The shift that makes most of the first numbers readings of the register, and how many.
@@ -313,6 +316,9 @@ fn longest(bits: u8, numbers: &[u64]) -> Option<(u64, usize)> {
     let own = (0..steps).filter_map(|step| microjoules(bits, step));
     let mut shifts: Vec<u64> = own.map(|energy| (energy + PERIOD - first % PERIOD) % PERIOD).collect();
     for (place, number) in numbers.iter().enumerate().skip(1) {
+        if *number == numbers[place - 1] {
+            continue;
+        }
         let fits = |shift: &u64| is_reading((number % PERIOD + shift) % PERIOD);
         if !shifts.iter().any(fits) {
             return shifts.first().map(|shift| (*shift, place));
