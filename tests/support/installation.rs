@@ -175,10 +175,14 @@ impl Installation {
 
     /// Starts an agent and waits for its first tick.
     pub fn start_agent(&self, settings: &AgentSettings) -> Result<Program> {
-        let config = self.agent_config(settings)?;
-        let program = Program::start(binary("joulebook-agent")?, &["--config".into(), config.into_os_string()])?;
-        program.wait_for(AGENT_READY)?;
-        Ok(program)
+        run_agent(self.agent_config(settings)?)
+    }
+
+    /// The same with a configuration of the test's own, kept as `NAME.toml`.
+    pub fn start_agent_as(&self, name: &str, config: &str) -> Result<Program> {
+        let path = self.folder().join(format!("{name}.toml"));
+        std::fs::write(&path, config)?;
+        run_agent(path)
     }
 
     /// What the operator's tool answers as JSON.
@@ -201,4 +205,11 @@ impl Installation {
         }
         String::from_utf8(stdout).with_context(|| format!("joulebook {} did not print UTF-8", words.join(" ")))
     }
+}
+
+/// Starts an agent and waits for its first tick.
+fn run_agent(config: PathBuf) -> Result<Program> {
+    let program = Program::start(binary("joulebook-agent")?, &["--config".into(), config.into_os_string()])?;
+    program.wait_for(AGENT_READY)?;
+    Ok(program)
 }

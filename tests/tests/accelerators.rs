@@ -11,8 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use joulebook_tests::engine::free_ports;
-use joulebook_tests::installation::{AGENT_READY, Installation};
-use joulebook_tests::program::{Program, binary};
+use joulebook_tests::installation::Installation;
 use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
 use serde_json::Value;
@@ -102,11 +101,7 @@ fn energy_of_gpus_goes_to_the_versions_that_hold_and_use_them() {
     servers.iter().for_each(|server| simulator.serve(server).unwrap());
     let config =
         simulator.agent_config(&installation.connection("simulated"), &installation.spool(), &servers).unwrap();
-    let path = installation.folder().join("agent.toml");
-    std::fs::write(&path, config).unwrap();
-    let mut agent =
-        Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
-    agent.wait_for(AGENT_READY).unwrap();
+    let mut agent = installation.start_agent_as("agent", &config).unwrap();
     // The node draws power by the real clock, like any other.
     wait_for_gpus(&installation, 4);
     std::thread::sleep(WARM_UP);
@@ -194,12 +189,9 @@ fn the_power_limit_that_holds_for_its_gpus_is_a_part_of_a_servers_set_up() {
     servers.iter().for_each(|server| simulator.serve(server).unwrap());
     let config =
         simulator.agent_config(&installation.connection("simulated"), &installation.spool(), &servers).unwrap();
-    let path = installation.folder().join("agent.toml");
     // Of the last server the configuration knows better.
-    std::fs::write(&path, config + "serving = { power_limit_watts = 200.0 }\n").unwrap();
-    let mut agent =
-        Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
-    agent.wait_for(AGENT_READY).unwrap();
+    let config = config + "serving = { power_limit_watts = 200.0 }\n";
+    let mut agent = installation.start_agent_as("agent", &config).unwrap();
     wait_for_gpus(&installation, 4);
     let begin = now().unwrap();
     std::thread::sleep(WARM_UP);

@@ -11,8 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use joulebook_tests::engine::free_ports;
-use joulebook_tests::installation::{AGENT_READY, Installation};
-use joulebook_tests::program::{Program, binary};
+use joulebook_tests::installation::Installation;
 use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
 use serde_json::Value;
@@ -111,12 +110,7 @@ fn a_group_over_two_nodes_has_the_energy_of_all_its_servers_and_the_requests_of_
             simulator.ask(&serde_json::json!({ "op": "workload", "add": worker })).unwrap();
             config += "\n[[member]]\nservice_group = \"cut\"\ncgroup = \"/system.slice/worker.service\"\n";
         }
-        let path = installation.folder().join(format!("{node}.toml"));
-        std::fs::write(&path, config).unwrap();
-        let arguments = ["--config".into(), path.into_os_string()];
-        let agent = Program::start(binary("joulebook-agent").unwrap(), &arguments).unwrap();
-        agent.wait_for(AGENT_READY).unwrap();
-        agents.push(agent);
+        agents.push(installation.start_agent_as(node, &config).unwrap());
         simulators.push(simulator);
     }
     // The nodes draw power by the real clock, like any other.

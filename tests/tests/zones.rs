@@ -4,8 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "functions that tests call may fail the test")]
 
 use joulebook_tests::engine::free_ports;
-use joulebook_tests::installation::{AGENT_READY, Installation};
-use joulebook_tests::program::{Program, binary};
+use joulebook_tests::installation::Installation;
 use joulebook_tests::simulator::{Server, Simulator};
 use joulebook_tests::wait::until;
 use serde_json::Value;
@@ -51,12 +50,7 @@ fn labels_of_nodes_choose_the_zone_whose_intensity_their_energy_meets() {
         simulator.serve(&server).unwrap();
         let spool = installation.folder().join(format!("spool-{node}"));
         let config = simulator.agent_config(&installation.connection(node), &spool, &[server]).unwrap();
-        let path = installation.folder().join(format!("{node}.toml"));
-        std::fs::write(&path, config).unwrap();
-        let arguments = ["--config".into(), path.into_os_string()];
-        let agent = Program::start(binary("joulebook-agent").unwrap(), &arguments).unwrap();
-        agent.wait_for(AGENT_READY).unwrap();
-        agents.push(agent);
+        agents.push(installation.start_agent_as(node, &config).unwrap());
         simulators.push(simulator);
     }
     let answers = || -> Vec<Value> {

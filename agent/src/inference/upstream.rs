@@ -4,7 +4,7 @@
 //! A name is what the configuration says it is, else, if that asks for it, what the system's resolver says. Names come from
 //! a page: they are resolved on request only, a few of them, and what is resolved is looked at and never connected to.
 
-use joulebook_units::BootNanos;
+use joulebook_units::{BootNanos, Endpoint};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -49,7 +49,7 @@ impl Addresses {
     pub async fn refresh(&mut self, endpoints: impl IntoIterator<Item = &str>, now: BootNanos) {
         let Some(every) = self.every else { return };
         let mut due: Vec<String> = Vec::new();
-        for host in endpoints.into_iter().filter_map(|endpoint| Some(Endpoint::of(endpoint)?.host)) {
+        for host in endpoints.into_iter().filter_map(|endpoint| Some(named(endpoint)?.1)) {
             let known = self.found.get(&host);
             let is_name = host.len() <= MOST_NAME_BYTES && host.parse::<IpAddr>().is_err();
             let is_due =
@@ -87,7 +87,7 @@ impl Addresses {
 
     /// An endpoint by its address, as far as that is known; else as it is.
     pub fn of(&self, endpoint: &str) -> String {
-        let Some(Endpoint { scheme, host, port, rest }) = Endpoint::of(endpoint) else { return endpoint.to_owned() };
+        let Some((Endpoint { scheme, port, rest, .. }, host)) = named(endpoint) else { return endpoint.to_owned() };
         let declared = self.declared.get(&format!("{host}:{port}")).cloned();
         let by_host = || {
             self.declared.get(&host).map(|place| match place.rsplit_once(':') {
@@ -150,34 +150,11 @@ fn inside(all: &[IpAddr]) -> Option<IpAddr> {
     }
 }
 
-/// An endpoint taken apart.
-struct Endpoint<'a> {
-    scheme: &'a str,
-    host: String,
-    port: u16,
-    rest: &'a str,
-}
-
-impl<'a> Endpoint<'a> {
-    fn of(endpoint: &'a str) -> Option<Self> {
-        let (scheme, after) = endpoint.split_once("://")?;
-        let end = after.find(['/', '?', '#']).unwrap_or(after.len());
-        let (authority, rest) = after.split_at(end);
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        let default = match scheme {
-            "http" => 80,
-            "https" => 443,
-            _ => return None,
-        };
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                (host, port.parse().ok()?)
-            }
-            _ => (authority, default),
-        };
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        (!host.is_empty() && !host.starts_with('[')).then_some(Self { scheme, host, port, rest })
-    }
+/// An endpoint at a name or an address of IPv4, and its host in small letters and without the dot of the root.
+fn named(endpoint: &str) -> Option<(Endpoint<'_>, String)> {
+    let parts = Endpoint::of(endpoint)?;
+    let host = parts.host.trim_end_matches('.').to_ascii_lowercase();
+    (!host.is_empty() && !host.starts_with('[')).then_some((parts, host))
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ struct OfNode {
 #[derive(Debug, Clone, Default)]
 struct OfVersion {
     own: Known<()>,
+    /// What it cost; of that, what is simulated.
+    costs: Known<bool>,
     counts: Known<CountKind>,
     nodes: Known<String>,
     served_on: Known<String>,
@@ -169,6 +171,40 @@ fn coarse(key: &EntryKey) -> EntryKey {
         Account::Service(_) | Account::Workload(_) | Account::System | Account::PoolIdle => Account::System,
     };
     EntryKey { account, component: key.component, purpose: Purpose::Dynamic }
+}
+
+fn cost_row(cost: &VersionCost) -> Row<10> {
+    [
+        1,
+        cost.accelerator_dynamic,
+        cost.accelerator_base,
+        cost.host,
+        cost.cpu,
+        cost.platform,
+        cost.dedicated_idle,
+        cost.pool_idle,
+        cost.support,
+        cost.direct,
+    ]
+}
+
+fn cost_of(
+    [_, accelerator_dynamic, accelerator_base, host, cpu, platform, dedicated_idle, pool_idle, support, direct]: Row<
+        10,
+    >,
+) -> VersionCost {
+    VersionCost {
+        accelerator_dynamic,
+        accelerator_base,
+        host,
+        cpu,
+        platform,
+        dedicated_idle,
+        pool_idle,
+        support,
+        direct,
+        ..VersionCost::default()
+    }
 }
 
 impl OfNode {
@@ -272,19 +308,9 @@ impl OfNode {
 
 impl OfVersion {
     fn fill(&mut self, filling: &mut Filling<'_>, version: &VersionTotals) {
-        let VersionTotals { cost, simulated, .. } = version;
-        let used = &cost.used;
+        let used = &version.cost.used;
         let row = [
             1,
-            cost.accelerator_dynamic,
-            cost.accelerator_base,
-            cost.host,
-            cost.cpu,
-            cost.platform,
-            cost.dedicated_idle,
-            cost.pool_idle,
-            cost.support,
-            cost.direct,
             used.counted_nanos,
             used.resident_nanos,
             used.executing_nanos,
@@ -292,17 +318,11 @@ impl OfVersion {
             used.reserved_device_nanos,
             used.cpu_nanos,
             used.joint_microjoules,
-            simulated.accelerator_dynamic,
-            simulated.accelerator_base,
-            simulated.host,
-            simulated.cpu,
-            simulated.platform,
-            simulated.dedicated_idle,
-            simulated.pool_idle,
-            simulated.support,
-            simulated.direct,
         ];
         filling.add(&mut self.own, &(), row);
+        for (is_simulated, cost) in [(false, &version.cost), (true, &version.simulated)] {
+            filling.add(&mut self.costs, &is_simulated, cost_row(cost));
+        }
         for (kind, count) in &used.counts {
             filling.add(&mut self.counts, kind, [1, *count]);
         }
@@ -311,21 +331,8 @@ impl OfVersion {
     }
 
     fn read(&self, tally: &Tally) -> Option<VersionTotals> {
-        let row: Row<26> = tally.row(*self.own.get(&())?)?;
-        let [_, own @ .., _, _, _, _, _, _, _, _, _] = row;
         let [
-            accelerator_dynamic,
-            accelerator_base,
-            host,
-            cpu,
-            platform,
-            dedicated_idle,
-            pool_idle,
-            support,
-            direct,
-            use_ @ ..,
-        ] = own;
-        let [
+            _,
             counted_nanos,
             resident_nanos,
             executing_nanos,
@@ -333,7 +340,7 @@ impl OfVersion {
             reserved_device_nanos,
             cpu_nanos,
             joint_microjoules,
-        ] = use_;
+        ] = tally.row(*self.own.get(&())?)?;
         let used = ServiceUse {
             counts: rows(&self.counts, tally).map(|(kind, [_, count])| (*kind, count)).collect(),
             counted_nanos,
@@ -345,43 +352,11 @@ impl OfVersion {
             joint_microjoules,
             ..ServiceUse::default()
         };
-        let cost = VersionCost {
-            accelerator_dynamic,
-            accelerator_base,
-            host,
-            cpu,
-            platform,
-            dedicated_idle,
-            pool_idle,
-            support,
-            direct,
-            used,
-            ..VersionCost::default()
+        let cost = |is_simulated: bool| {
+            let place = self.costs.get(&is_simulated)?;
+            tally.row(*place).map(cost_of)
         };
-        let [
-            ..,
-            accelerator_dynamic,
-            accelerator_base,
-            host,
-            cpu,
-            platform,
-            dedicated_idle,
-            pool_idle,
-            support,
-            direct,
-        ] = row;
-        let simulated = VersionCost {
-            accelerator_dynamic,
-            accelerator_base,
-            host,
-            cpu,
-            platform,
-            dedicated_idle,
-            pool_idle,
-            support,
-            direct,
-            ..VersionCost::default()
-        };
+        let (cost, simulated) = (VersionCost { used, ..cost(false)? }, cost(true)?);
         Some(VersionTotals {
             cost,
             simulated,

@@ -1,5 +1,6 @@
 //! What is counted of inference: by a server that serves, and by a gateway of those it asks for.
 
+use crate::series::Service;
 use alloc::string::String;
 
 /// What a count counts. All are cumulative.
@@ -128,4 +129,18 @@ pub struct Consumption {
     pub model: Option<String>,
     /// Version that the gateway names; absent if it names none.
     pub version: Option<String>,
+}
+
+impl Consumption {
+    /// What a server tells itself of one who asked it: it is its own gateway.
+    pub fn told_by(service: &Service, consumer: Consumer) -> Self {
+        Self {
+            consumer,
+            engine: service.engine.clone(),
+            gateway: service.target.clone(),
+            endpoint: Some(service.target.clone()),
+            model: service.model.clone(),
+            version: service.version.clone(),
+        }
+    }
 }

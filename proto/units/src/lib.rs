@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod batch;
 pub mod count;
+pub mod endpoint;
 pub mod id;
 pub mod loss;
 pub mod node;
@@ -18,6 +19,7 @@ pub mod time;
 
 pub use batch::{Batch, Column, EnergyGap, GapReason, Point};
 pub use count::{Consumer, Consumption, CountKind};
+pub use endpoint::Endpoint;
 pub use id::{BootId, InvalidId, NodeName, PollerName, StreamId};
 pub use loss::{LossReason, LostSpan, RejectReason, StreamGap};
 pub use node::{Accelerator, Hardware, Inventory, Placement, SourceState, Support};

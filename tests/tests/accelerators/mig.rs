@@ -2,8 +2,7 @@
 
 use super::{WARM_UP, accelerator_parts, wait_for_gpus};
 use joulebook_tests::engine::free_ports;
-use joulebook_tests::installation::{AGENT_READY, Installation};
-use joulebook_tests::program::{Program, binary};
+use joulebook_tests::installation::Installation;
 use joulebook_tests::simulator::{MODEL, Server, Simulator};
 use joulebook_tests::timestamp::now;
 use serde_json::{Value, json};
@@ -41,11 +40,7 @@ fn versions_on_instances_of_a_gpu_have_its_joules_and_grams_by_their_slices_of_s
     }
     let config =
         simulator.agent_config(&installation.connection("simulated"), &installation.spool(), &servers).unwrap();
-    let path = installation.folder().join("agent.toml");
-    std::fs::write(&path, config).unwrap();
-    let mut agent =
-        Program::start(binary("joulebook-agent").unwrap(), &["--config".into(), path.into_os_string()]).unwrap();
-    agent.wait_for(AGENT_READY).unwrap();
+    let mut agent = installation.start_agent_as("agent", &config).unwrap();
     wait_for_gpus(&installation, GPUS);
     // Before and behind the window as much again, so that all of it is known.
     std::thread::sleep(3 * WARM_UP);

@@ -44,7 +44,7 @@ impl Buckets {
     ///
     /// # Errors
     /// Bounds that do not rise, or counts that are not those of the bounds or of the data point.
-    pub fn within(&self, kind: Bucket, factor: f64, times: u64) -> Result<Vec<(CountKind, u64)>, Refusal> {
+    pub(super) fn within(&self, kind: Bucket, factor: f64, times: u64) -> Result<Vec<(CountKind, u64)>, Refusal> {
         if self.bounds.is_empty() {
             return Ok(Vec::new());
         }

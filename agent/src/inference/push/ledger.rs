@@ -198,14 +198,7 @@ impl Peer {
             let mut told = self.consumed.remove(&entry);
             let (totals, known) = Told::add(&mut told, grown, times.at, origin);
             self.consumed.extend(told.map(|told| (entry, told)));
-            let of = Consumption {
-                consumer,
-                engine: service.engine.clone(),
-                gateway: service.target.clone(),
-                endpoint: Some(service.target.clone()),
-                model: service.model.clone(),
-                version: service.version.clone(),
-            };
+            let of = Consumption::told_by(service, consumer);
             samples.push(sample(Some(of), totals, known, BTreeMap::new()));
         }
         samples

@@ -9,7 +9,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::net::{IpAddr, Ipv4Addr};
-use joulebook_units::{Consumption, Service};
+use joulebook_units::{Consumption, Endpoint, Service};
 
 /// The services of a window by where they are counted.
 pub struct Upstreams<'a> {
@@ -131,20 +131,7 @@ struct Authority {
 
 impl Authority {
     fn of(address: &str) -> Option<Self> {
-        let (scheme, rest) = address.split_once("://")?;
-        let authority = rest.split(['/', '?', '#']).next()?;
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        let default = match scheme {
-            "http" => 80,
-            "https" => 443,
-            _ => return None,
-        };
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                (host, port.parse().ok()?)
-            }
-            _ => (authority, default),
-        };
+        let Endpoint { host, port, .. } = Endpoint::of(address)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         // A name for this machine, and the wildcard that is none, are where 127.0.0.1 is.
         let host = match host.parse::<IpAddr>() {

@@ -142,14 +142,7 @@ impl Account {
         let mut samples = vec![sample(None, told, self.shown.clone())];
         for (consumer, grown) in held.parties {
             let told = Told::add(self.parties.entry(consumer.clone()).or_default(), &grown.counts, at, grown.origin);
-            let of = Consumption {
-                consumer,
-                engine: service.engine.clone(),
-                gateway: service.target.clone(),
-                endpoint: Some(service.target.clone()),
-                model: service.model.clone(),
-                version: service.version.clone(),
-            };
+            let of = Consumption::told_by(service, consumer);
             samples.push(sample(Some(of), told, BTreeMap::new()));
         }
         samples
