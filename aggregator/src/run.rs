@@ -157,9 +157,10 @@ pub async fn run_reloading(
 
     let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
     let query = Arc::new(query.labelled(directories).within(memory));
-    let (warming, warming_stops) = (Arc::clone(&query), stopping.clone());
+    let (asked, mut stops) = (Arc::clone(&query), stopping.clone());
     tasks.spawn(async move {
-        warm::warm(warming, warming_stops).await;
+        warm::warm(&asked, &mut stops).await;
+        stopped(&mut stops).await;
         Ok(())
     });
     let states = FeedStates::default();

@@ -218,7 +218,7 @@ impl<'a> Gathered<'a> {
                 let name = (!site.is_empty()).then_some(site.as_str());
                 let intensity = factors.intensity(name, window, which, book)?;
                 let pue = factors.pue(name, window, which.as_of, book)?;
-                let origins = intensity.iter().map(|cell| gathered.origin(&cell.provenance)).collect();
+                let origins = gathered.origins_of(&intensity);
                 let impacts = factors.impacts(name, window, which.as_of, book)?;
                 gathered.sites.insert(site, Site { intensity, origins, pue, impacts });
             }
@@ -238,6 +238,16 @@ impl<'a> Gathered<'a> {
             self.origins.push(of.clone());
             self.origins.len() - 1
         })
+    }
+
+    /// The places of the origins of a site's intensities.
+    fn origins_of(&mut self, intensity: &[IntensityCell]) -> Vec<usize> {
+        let mut origins = Vec::with_capacity(intensity.len());
+        for together in intensity.chunk_by(|one, next| Arc::ptr_eq(&one.provenance, &next.provenance)) {
+            let place = together.first().map(|cell| self.origin(&cell.provenance));
+            origins.extend(place.into_iter().flat_map(|place| together.iter().map(move |_| place)));
+        }
+        origins
     }
 
     /// The slots of the window: 300 s, cut at its edges and wherever a factor changes.

@@ -23,37 +23,27 @@ const REST: u32 = 3;
 /// Rest after an hour, at least.
 const LEAST_REST: Duration = Duration::from_millis(5);
 
-/// Sums the last days up, as far as there is room for it, and ends when all stop.
-pub async fn warm(query: Arc<Query>, mut stopping: watch::Receiver<bool>) {
+/// Sums the last days up, as far as there is room for it. Ends when they are, or soon after all stop.
+pub async fn warm(query: &Arc<Query>, stopping: &mut watch::Receiver<bool>) {
     let (began, mut hours) = (Instant::now(), 0u64);
+    let mut rest = Duration::ZERO;
     for hour in query.hours_to_warm() {
-        let (asked, from) = (Arc::clone(&query), Instant::now());
-        // It waits for its turn as questions do. Whoever gave up waiting would leave a store open behind it.
-        let Ok(turn) = Arc::clone(&query.turns).acquire_owned().await else { break };
-        match tokio::task::spawn_blocking(move || asked.warm(hour).map(|more| (more, turn))).await {
-            Ok(Ok((true, _))) => hours += 1,
-            Ok(Ok((false, _))) => break,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "sums of the last days are made when they are asked for");
-                break;
-            }
-            Err(_) => {
-                tracing::error!("making sums of the last days failed");
-                break;
-            }
-        }
-        if is_over(&mut stopping, (from.elapsed() * REST).max(LEAST_REST)).await {
+        // An error means that the other end is gone: time to stop, too.
+        if timeout(rest, stopping.wait_for(|stop| *stop)).await.is_ok() {
             return;
         }
+        let (asked, from) = (Arc::clone(query), Instant::now());
+        // It waits for its turn as questions do. What is begun is waited for: it holds the store.
+        let Ok(turn) = Arc::clone(&query.turns).acquire_owned().await else { return };
+        match tokio::task::spawn_blocking(move || asked.warm(hour).map(|room| (room, turn))).await {
+            Ok(Ok((true, _))) => hours += 1,
+            Ok(Ok((false, _))) => break,
+            Ok(Err(error)) => return tracing::warn!(%error, "the last days are summed up when they are asked for"),
+            Err(_) => return tracing::error!("summing up the last days failed"),
+        }
+        rest = (from.elapsed() * REST).max(LEAST_REST);
     }
     tracing::debug!(hours, seconds = began.elapsed().as_secs_f64(), "the last days are summed up");
-    // An error means that the other end is gone: time to stop, too.
-    let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Rests, and tells whether all stop.
-async fn is_over(stopping: &mut watch::Receiver<bool>, rest: Duration) -> bool {
-    timeout(rest, stopping.wait_for(|stop| *stop)).await.is_ok()
 }
 
 impl Query {
@@ -69,7 +59,7 @@ impl Query {
         days.concat()
     }
 
-    /// Makes the sums of an hour, if they are not there. Whether they are there now.
+    /// Makes the sums of an hour, if they are not there. Whether there is room for more.
     fn warm(&self, hour: Window) -> Result<bool, QueryError> {
         let asked = TimeWindow { start_unix_nanos: hour.start().0, end_unix_nanos: hour.end().0 };
         let question = Question::parse(&GetSciRequest { window: Some(asked), ..GetSciRequest::default() })?;

@@ -3,12 +3,15 @@
 
 use super::*;
 use joulebook_aggregator::ingest::{Counters, Intake, Opening, Reply, Request};
+use joulebook_aggregator::query::warm::warm;
 use joulebook_aggregator::store::memory::MemoryStore;
+use joulebook_aggregator::store::{Direction, Durability, Store, StoreError, Table, Visit, Writes};
 use joulebook_proto::query::{GetSciRequest, GetSciResponse, IntensityKind};
 use joulebook_sci::series::Status;
-use joulebook_tests::scripted::script::DAY_HOURS;
+use joulebook_tests::scripted::script::{DAY_HOURS, FIRST_HOUR};
 use joulebook_tests::scripted::{Fleet, Script, grid};
 use joulebook_units::{BootId, BootNanos, Inventory, StreamId, Window};
+use std::ops::Range;
 
 /// 2026-10-01T00:00:00Z.
 const END: UnixNanos = UnixNanos(1_790_812_800_000_000_000);
@@ -147,20 +150,91 @@ fn what_was_remembered_of_grams_goes_with_a_factor_a_cell_and_a_node_that_change
     assert_eq!(now.answers[0].carbon, third.answers[0].carbon, "and takes nothing away");
     asked.factors.send_replace(Arc::new(more()));
     let fourth = asked.ask_other(&request, &third, "another configuration");
+    let made = grid::CONFIGURATION.replace("[embodied]\n", "[embodied]\nnode_primary_energy_mj = 5000.0\n");
+    let made = Factors::new(&toml::from_str(&made).expect("syntax")).expect("valid");
+    asked.factors.send_replace(Arc::new(made));
+    let fifth = asked.ask_other(&request, &fourth, "what making a node takes was declared");
+    // What is asked for first has none of the grams made anew.
+    let energy = GetEnergyRequest { window: request.window, ..GetEnergyRequest::default() };
+    let ask_energy = || asked.remembering.energy(&energy).expect("well-formed");
 
     let hour = fleet.script.hour_window(HOUR);
     let (start, mut cell) = fleet.book.cells(0, Resolution::Settled, hour).expect("memory does not fail").remove(0);
     cell.entries.values_mut().for_each(|energy| *energy += 1_000_000_000);
     fleet.book.settle(0, &[(Resolution::Settled, start, cell)], &[]).expect("memory does not fail");
-    let fifth = asked.ask_other(&request, &fourth, "a cell was settled anew");
+    ask_energy();
+    let sixth = asked.ask_other(&request, &fifth, "a cell was settled anew");
 
     let mut inventory = fleet.book.nodes().remove(0).inventory;
     inventory.placement.site = Some("iad".to_owned());
     tell_of(&fleet.book, inventory.clone(), fleet.now);
-    let sixth = asked.ask_other(&request, &fifth, "a node stands elsewhere");
+    ask_energy();
+    let seventh = asked.ask_other(&request, &sixth, "a node stands elsewhere");
     inventory.hardware.memory_bytes = Some(1 << 45);
     tell_of(&fleet.book, inventory, fleet.now);
-    asked.ask_other(&request, &sixth, "more was made for a node");
+    asked.ask_other(&request, &seventh, "more was made for a node");
+}
+
+/// A store that counts how often settled cells are asked for.
+#[derive(Default)]
+struct Counting {
+    inner: MemoryStore,
+    reads: AtomicI64,
+}
+
+impl Counting {
+    fn count(&self, table: Table) {
+        self.reads.fetch_add(i64::from(table == Resolution::Settled.table()), Ordering::Relaxed);
+    }
+}
+
+impl Store for Counting {
+    fn commit(&self, writes: Writes, durability: Durability) -> Result<(), StoreError> {
+        self.inner.commit(writes, durability)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.count(table);
+        self.inner.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        range: Range<&[u8]>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        self.count(table);
+        self.inner.scan(table, range, direction, visit)
+    }
+}
+
+#[tokio::test]
+async fn what_is_summed_up_after_a_start_is_read_by_no_question_and_nothing_is_where_all_stop() {
+    let store = Arc::new(Counting::default());
+    let fleet = Fleet::write(Arc::clone(&store) as Arc<dyn Store>, Script::ending(END, 1, 4));
+    let query = Arc::new(fleet.query());
+    let reads = |store: &Counting| store.reads.swap(0, Ordering::Relaxed);
+    // The hour that is not over for long enough is nobody's sum.
+    let (start, end) = (fleet.script.hour(FIRST_HOUR), fleet.script.day(1).plus_seconds(-3600));
+    let request = GetSciRequest { window: wire(start, end), ..GetSciRequest::default() };
+    let energy = GetEnergyRequest { window: request.window, ..GetEnergyRequest::default() };
+
+    reads(&store);
+    let (stop, mut stopping) = watch::channel(true);
+    warm(&query, &mut stopping).await;
+    assert_eq!(reads(&store), 0, "all stop");
+    stop.send_replace(false);
+    warm(&query, &mut stopping).await;
+    assert!(reads(&store) > 0);
+    let (grams, joules) = (query.sci(&request), query.energy(&energy));
+    assert_eq!(reads(&store), 0, "a question after it");
+    let plain = fleet.query().remembering_nothing();
+    let (plain_grams, plain_joules) = (plain.sci(&request), plain.energy(&energy));
+    assert!(reads(&store) > 0);
+    assert_eq!(grams.expect("well-formed"), plain_grams.expect("well-formed"));
+    assert_eq!(joules.expect("well-formed"), plain_joules.expect("well-formed"));
 }
 
 /// What of the histories' nodes and of their sites may change.
