@@ -205,7 +205,7 @@ impl Sums {
             let made = Made::of(asked, part.window)?;
             // One by one, so that a month of totals is never in memory.
             let mut all = self.lock();
-            let room = make_room(&mut all, self.numbers);
+            let room = make_room(&mut all, asked, self.numbers);
             let Some(kept) = way(&mut all, asked, begin).filter(|kept| kept.facts == asked.facts) else {
                 return Ok(None);
             };
@@ -245,14 +245,14 @@ fn full(numbers: usize) -> usize {
     numbers / 4 * 3
 }
 
-/// Drops what was asked for longest ago until a quarter of the room is free, other ways first, and tells how many numbers the
-/// latest way may hold.
-fn make_room(all: &mut Vec<Kept>, numbers: usize) -> usize {
+/// Drops what was asked for longest ago until a quarter of the room is free, other ways first and what lies before the question's
+/// window last, and tells how many numbers the latest way may hold.
+fn make_room(all: &mut Vec<Kept>, asked: &Asked<'_>, numbers: usize) -> usize {
     let sum = |all: &[Kept]| all.iter().map(Kept::numbers).sum::<usize>();
     while sum(all) > full(numbers) {
         if all.len() > 1 {
             all.remove(0);
-        } else if !all.last_mut().is_some_and(Kept::drop_ratings) {
+        } else if !all.last_mut().is_some_and(|kept| kept.drop_ratings() || kept.drop_before(&asked.parts)) {
             break;
         }
     }

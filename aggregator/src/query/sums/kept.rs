@@ -68,6 +68,13 @@ impl Kept {
         others
     }
 
+    /// Drops all hours before a question's, but for the one that its begin may cut. Whether there were any.
+    pub(super) fn drop_before(&mut self, parts: &Parts) -> bool {
+        let numbers = self.numbers();
+        self.drop_of(i64::MIN..=parts.hours.start.saturating_sub(2));
+        self.numbers() < numbers
+    }
+
     /// Drops the oldest pieces beyond a number.
     pub(super) fn keep_pieces(&mut self, most: usize) {
         while self.pieces.len() > most {
