@@ -21,6 +21,7 @@ pub use book::{
     Book, CELL_SURROUNDINGS_SECONDS, ChangedCells, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Status,
     StoredGap, StreamStatus, WALL_SURROUNDINGS_SECONDS,
 };
+pub use catalog::NodePods;
 
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;

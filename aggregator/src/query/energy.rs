@@ -3,19 +3,21 @@
 use super::accelerator;
 use super::amount::Amount;
 use super::consumer;
-use super::gather::{Gathered, NodePods, Pods};
+use super::gather::{Gathered, Pods};
 use super::input::{is_estimated, reconciliation};
 use super::name::{Names, version_name};
 use super::namespace;
 use super::own;
 use super::question::Question;
 use super::{Computed, QueryError};
+use crate::store::NodePods;
 use joulebook_proto::query::{EnergyBy, EnergyRow, GetEnergyRequest, GetEnergyResponse, KeyPart, TimeWindow};
 use joulebook_sci::consumer::Entity;
 use joulebook_sci::totals::NodeTotals;
 use joulebook_sci::{Account, Cell, FunctionalUnit, Ledger, Level, ModelVersion, Totals, VersionTotals, score};
 use joulebook_units::{Component, GramsCo2e, Layer, Method, Microjoules, PodIdentity, Share, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Kind of the rows of Joulebook's own processes: its overhead.
 const OWN: &str = "joulebook";
@@ -255,7 +257,7 @@ fn by_workload(
 ) -> Vec<EnergyRow> {
     let mut rows = Vec::new();
     for (name, node) in nodes {
-        let places = pods.map(|pods| places(node, pods.get(name))).unwrap_or_default();
+        let places = pods.map(|pods| places(node, pods.get(name).map(Arc::as_ref))).unwrap_or_default();
         let mut sums: BTreeMap<[String; 3], (u64, BTreeMap<String, u64>)> = BTreeMap::new();
         let mut cpu: BTreeMap<[String; 3], u64> = BTreeMap::new();
         let named = |kind: &str, name: &str, id: &str| [kind.to_owned(), name.to_owned(), id.to_owned()];
@@ -320,8 +322,7 @@ fn places<'a>(node: &'a NodeTotals, known: Option<&'a NodePods>) -> BTreeMap<&'a
     });
     let workloads = accounts.chain(node.cell.workloads.keys());
     let told = workloads.filter_map(|workload| Some((workload.id.as_str(), workload.pod.as_ref()?)));
-    let known = known.into_iter().flatten().filter_map(|(id, pod)| Some((id.as_str(), pod.as_ref()?)));
-    known.chain(told).collect()
+    known.into_iter().flat_map(NodePods::named).chain(told).collect()
 }
 
 fn service_key(service: &joulebook_units::Service) -> [String; 3] {

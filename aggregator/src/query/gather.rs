@@ -11,12 +11,12 @@ use crate::factor::{Asked, EmbodiedFacts, Factors, IntensityCell, IntensityProve
 use crate::ledger::cell_from_rows;
 use crate::memory::Question;
 use crate::store::cut::Cut;
-use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodeRecord, Resolution};
+use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, NodePods, NodeRecord, Resolution};
 use joulebook_sci::group::regroup;
 use joulebook_sci::impact::{ImpactFactors, Impacts};
 use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
 use joulebook_sci::{Cell, Flags, ModelVersion, NodeSlot, SiteFactors, SlotTerm};
-use joulebook_units::{PodIdentity, Service, UnixNanos, Window};
+use joulebook_units::{Service, UnixNanos, Window};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,11 +48,8 @@ pub struct Site {
     impacts: ImpactSeries,
 }
 
-/// The pod of each workload of a node that is of one, by the workload's identity; none where only that it is of one is
-/// known. What was counted before a pod was known is of it as well: a container never changes its pod.
-pub type NodePods = BTreeMap<String, Option<PodIdentity>>;
-/// Those of every node, by its name.
-pub type Pods = BTreeMap<String, NodePods>;
+/// The pods of every node's workloads, by its name.
+pub type Pods = BTreeMap<String, Arc<NodePods>>;
 
 /// A node and what its making cost.
 pub struct Member {

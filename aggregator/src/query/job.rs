@@ -1,9 +1,10 @@
 //! What a job on the nodes used, as their agents measured it. A job that trained a version is no inference: its energy is
 //! booked on its workload, and becomes the version's T.
 
-use super::gather::{Gathered, NodePods, Pods, Slot};
+use super::gather::{Gathered, Pods, Slot};
 use super::{Query, QueryError};
 use crate::factor::Asked;
+use crate::store::NodePods;
 use joulebook_sci::operational::{CompensatedSum, facility, operational};
 use joulebook_sci::reconcile::Trust;
 use joulebook_sci::share::portion;
@@ -59,7 +60,7 @@ impl Query {
             let Slot { nodes, factors, .. } = gathered.slot(window, Trust::Components)?;
             let named = |node: &str| job.nodes.is_empty() || job.nodes.iter().any(|name| name == node);
             for (node, site) in nodes.iter().zip(&factors).filter(|(node, _)| named(&node.node)) {
-                let pods = pods.get(&node.node);
+                let pods = pods.get(&node.node).map(Arc::as_ref);
                 let own = job.energy(&node.cell, pods);
                 if own == 0 {
                     continue;
@@ -95,7 +96,7 @@ impl Job {
                 names.into_iter().flatten().any(|name| name == own)
             }
             JobOf::TrainingOf(own) => {
-                let known = || pods?.get(&workload.id)?.as_ref();
+                let known = || pods?.get(&workload.id)?;
                 let pod = workload.pod.as_ref().or_else(known);
                 pod.and_then(|pod| pod.training_of.as_ref()).is_some_and(|label| own.contains(label))
             }

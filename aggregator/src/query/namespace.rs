@@ -3,12 +3,14 @@
 
 use super::amount::Amount;
 use super::energy::{key, methods, row};
-use super::gather::{NodePods, Pods};
+use super::gather::Pods;
+use crate::store::NodePods;
 use joulebook_proto::query::EnergyRow;
 use joulebook_sci::Account;
 use joulebook_sci::totals::NodeTotals;
 use joulebook_units::{Method, PodIdentity, Workload, WorkloadKind};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Where energy belongs: an account beside the namespaces, or one of them.
 type Place = (&'static str, String);
@@ -25,7 +27,7 @@ struct Sum {
 pub(super) fn rows(nodes: &BTreeMap<String, NodeTotals>, pods: &Pods) -> Vec<EnergyRow> {
     let mut sums: BTreeMap<Place, Sum> = BTreeMap::new();
     for (name, node) in nodes {
-        let (pods, methods) = (pods.get(name), methods(&node.cell));
+        let (pods, methods) = (pods.get(name).map(Arc::as_ref), methods(&node.cell));
         for (entry, energy) in &node.cell.entries {
             let sum = sums.entry(place(&entry.account, pods)).or_default();
             sum.amount.add(Amount::of_node(node, *energy));
@@ -51,12 +53,12 @@ fn place(account: &Account, pods: Option<&NodePods>) -> Place {
         Account::Workload(workload) if workload.kind == WorkloadKind::Kernel => beside("system"),
         Account::Workload(workload) => match (&workload.pod, known(&workload.id)) {
             (Some(pod), _) => within(Some(pod)),
-            (None, Some(pod)) => within(pod.as_ref()),
+            (None, Some(pod)) => within(pod),
             (None, None) if is_of_a_pod(workload) => within(None),
             (None, None) => beside("in no namespace"),
         },
         Account::Service(service) => match service.workload.as_deref().map(known) {
-            Some(Some(pod)) => within(pod.as_ref()),
+            Some(Some(pod)) => within(pod),
             Some(None) => beside("in no namespace"),
             // Counts without a process: it may be anywhere.
             None => within(None),
@@ -77,7 +79,6 @@ mod tests {
     use super::*;
     use joulebook_sci::{EntryKey, Purpose};
     use joulebook_units::{Component, Service, Serving, VersionSource};
-    use std::sync::Arc;
 
     fn pod(namespace: &str) -> PodIdentity {
         PodIdentity { namespace: namespace.to_owned(), name: "p".to_owned(), ..PodIdentity::default() }
@@ -127,8 +128,13 @@ mod tests {
         ];
         let other = [(workload("a", Some("chat"), None), 900_000_000), (Account::Platform, 1)];
         let nodes = BTreeMap::from([("n".to_owned(), node(false, &one)), ("m".to_owned(), node(true, &other))]);
-        let of_n = BTreeMap::from([("b".to_owned(), Some(pod("team"))), ("c".to_owned(), None)]);
-        let rows = rows(&nodes, &Pods::from([("n".to_owned(), of_n)]));
+        let mut of_n = NodePods::default();
+        for account in [workload("b", Some("team"), None), workload("c", None, Some("u"))] {
+            if let Account::Workload(workload) = account {
+                of_n.note((0, 1), &workload);
+            }
+        }
+        let rows = rows(&nodes, &Pods::from([("n".to_owned(), Arc::new(of_n))]));
         let shown: Vec<_> = rows
             .iter()
             .map(|row| {

@@ -7,13 +7,13 @@
 use super::block::cell as cell_block;
 use super::block::descriptor::Entity;
 use super::block::fact::{Fact, GapFact, MarkFact};
-use super::catalog::{Catalog, Node, Poller, Speaker};
+use super::catalog::{Catalog, Node, NodePods, Poller, Speaker};
 use super::cut::Cut;
 use super::key::{self, GapKey, RowKey};
 use super::{Direction, Durability, Store, StoreError, Table, Writes, schema};
 use joulebook_sci::Cell;
 use joulebook_sci::attribution::OutputWeight;
-use joulebook_units::{Microjoules, NodeName, PodIdentity, PollerName, StreamId, UnixNanos, Window};
+use joulebook_units::{Microjoules, NodeName, PollerName, StreamId, UnixNanos, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -180,10 +180,9 @@ impl Book {
         self.read().has_served(node, model)
     }
 
-    /// The pod of each workload that is of one, by the workload's identity, by node; none where only that it is of one is
-    /// known. What was counted before a pod was known is of it as well: a container never changes its pod.
-    pub fn pods(&self) -> BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> {
-        self.read().pods()
+    /// The pods of each node's workloads, by number of the node.
+    pub fn pods(&self) -> BTreeMap<u32, Arc<NodePods>> {
+        self.read().pods().clone()
     }
 
     /// Number of a node.

@@ -8,13 +8,15 @@ use super::cut::Cut;
 use super::hours::{HOUR_SECONDS, Hours};
 use super::key::{self, Meta};
 use super::{Direction, Store, StoreError, Table, Writes, schema};
-use joulebook_units::{
-    BootId, Hardware, Inventory, Layer, NodeName, PodIdentity, PollerName, StreamId, Subject, UnixNanos,
-};
+use joulebook_units::{BootId, Hardware, Inventory, Layer, NodeName, PollerName, StreamId, Subject, UnixNanos};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+mod pods;
+
+pub use pods::NodePods;
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -66,6 +68,8 @@ pub(crate) struct Catalog {
     pub(crate) series: HashMap<(u32, u32), Arc<Subject>>,
     /// Nodes of which a meter at the input ever told something.
     walls: BTreeSet<u32>,
+    /// Pods of each node's workloads.
+    pods: BTreeMap<u32, Arc<NodePods>>,
     pub(crate) boots: HashMap<(u32, BootId), i64>,
     pub(crate) bridges: HashMap<u32, Bridges>,
     pub(crate) dirty: BTreeMap<(u32, UnixNanos), u64>,
@@ -102,7 +106,7 @@ impl Catalog {
         let marks: Vec<(u32, UnixNanos)> = catalog.dirty.keys().copied().collect();
         marks.into_iter().for_each(|(node, start)| catalog.unseal(node, start));
         let series = catalog.series.clone();
-        series.iter().for_each(|((ordinal, _), subject)| catalog.note_wall(*ordinal, subject));
+        series.iter().for_each(|((ordinal, number), subject)| catalog.note((*ordinal, *number), subject));
         for stream in &catalog.streams {
             if let Some(last) = stream.last {
                 catalog.hours.note(stream.node, last, last);
@@ -200,25 +204,9 @@ impl Catalog {
         self.ids.get(&id).copied()
     }
 
-    /// The pod of each workload that is of one, by node.
-    pub(crate) fn pods(&self) -> BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> {
-        let mut pods: BTreeMap<u32, BTreeMap<String, Option<PodIdentity>>> = BTreeMap::new();
-        // What the latest series say holds.
-        let mut last: HashMap<(u32, &str), (u32, u32)> = HashMap::new();
-        for (key, subject) in &self.series {
-            let Subject::CpuTime(workload) = &**subject else { continue };
-            let Some(stream) = self.streams.get(key.0 as usize) else { continue };
-            if workload.pod.is_none() && workload.pod_uid.is_none() {
-                continue;
-            }
-            let known = pods.entry(stream.node).or_default().entry(workload.id.clone()).or_default();
-            let before = last.entry((stream.node, &workload.id)).or_insert(*key);
-            if workload.pod.is_some() && (known.is_none() || *before < *key) {
-                known.clone_from(&workload.pod);
-                *before = *key;
-            }
-        }
-        pods
+    /// The pods of each node's workloads.
+    pub(crate) fn pods(&self) -> &BTreeMap<u32, Arc<NodePods>> {
+        &self.pods
     }
 
     /// What a stream's series measures.
@@ -376,15 +364,26 @@ impl Catalog {
     pub(crate) fn put_series(&mut self, ordinal: u32, series: u32, subject: Arc<Subject>, writes: &mut Writes) {
         let key = Meta::Series(ordinal, series).encode();
         writes.put(Table::Meta, key.clone(), subject.encode(&key));
-        self.note_wall(ordinal, &subject);
+        self.note((ordinal, series), &subject);
         self.series.insert((ordinal, series), subject);
     }
 
-    fn note_wall(&mut self, ordinal: u32, subject: &Subject) {
-        if let Subject::Energy(source) = subject
-            && source.layer() == Some(Layer::Node)
-        {
-            self.walls.extend(self.streams.get(ordinal as usize).map(|stream| stream.node));
+    /// Takes what a series says of its node.
+    fn note(&mut self, series: (u32, u32), subject: &Subject) {
+        let Some(node) = self.streams.get(series.0 as usize).map(|stream| stream.node) else { return };
+        match subject {
+            Subject::Energy(source) if source.layer() == Some(Layer::Node) => drop(self.walls.insert(node)),
+            Subject::CpuTime(workload) => {
+                let is_new = match self.pods.get(&node) {
+                    Some(pods) => pods.is_news(series, workload),
+                    None => NodePods::default().is_news(series, workload),
+                };
+                if is_new {
+                    // Who is answering has what was known when they asked.
+                    Arc::make_mut(self.pods.entry(node).or_default()).note(series, workload);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -476,7 +475,7 @@ mod tests {
     use super::*;
     use crate::store::Durability;
     use crate::store::memory::MemoryStore;
-    use joulebook_units::Placement;
+    use joulebook_units::{Placement, PodIdentity, Workload, WorkloadKind};
 
     fn inventory(name: &str) -> Inventory {
         Inventory {
@@ -525,6 +524,33 @@ mod tests {
         catalog.put_poller(&name, at("four"), 2, 0, &mut writes);
         assert_eq!(site(&catalog).as_deref(), Some("three"));
         assert_eq!((catalog.nodes.len(), catalog.pollers.len()), (1, 1));
+    }
+
+    #[test]
+    fn pods_are_kept_as_series_come_and_a_database_that_is_opened_again_has_the_same() {
+        let (store, mut writes) = (MemoryStore::new(), Writes::default());
+        let mut catalog = Catalog::create([7; 16], &mut writes);
+        let node = catalog.put_node(inventory("a"), 1, 0, &mut writes);
+        let stream = catalog.add_stream(StreamId([1; 16]), Speaker { node, poller: None }, &mut writes);
+        let mut tell = |catalog: &mut Catalog, series, name: &str| {
+            let (namespace, name) = ("chat".to_owned(), name.to_owned());
+            let pod = Some(PodIdentity { namespace, name, ..PodIdentity::default() });
+            let workload = Workload { pod, ..Workload::bare("container/a", WorkloadKind::Container, "a") };
+            catalog.put_series(stream, series, Arc::new(Subject::CpuTime(workload)), &mut writes);
+        };
+        tell(&mut catalog, 1, "first");
+        let asked = catalog.pods().clone();
+        tell(&mut catalog, 3, "last");
+        tell(&mut catalog, 2, "between");
+        let name = |pods: &BTreeMap<u32, Arc<NodePods>>| {
+            pods[&node].get("container/a").flatten().map(|pod| pod.name.clone()).expect("a pod")
+        };
+        assert_eq!((name(&asked), name(catalog.pods())), ("first".to_owned(), "last".to_owned()));
+        let unchanged = catalog.pods().clone();
+        assert!(Arc::ptr_eq(&unchanged[&node], &catalog.pods()[&node]), "a question copies no workload");
+        store.commit(writes, Durability::Synced).expect("memory does not fail");
+        let again = Catalog::load(&store).expect("whole").expect("there");
+        assert_eq!(again.pods(), catalog.pods());
     }
 
     #[test]
