@@ -33,8 +33,9 @@ const MOST_QUESTIONS: u64 = 64;
 const AHEAD: u64 = 64;
 const CELL: u64 = 8 << 10;
 const MOST_AHEAD: u64 = 8_192;
-/// The part of the limit that holds sums of energy and grams, and the most bytes that are worth it, which are taken without a limit.
-const SUMS: [u64; 2] = [32, 96 * MIB];
+/// The part of the limit that holds sums of energy and grams, and the most bytes that are worth it, which are taken without a limit:
+/// a month of 256 GPUs at two levels.
+const SUMS: [u64; 2] = [32, 160 * MIB];
 
 /// What the process may have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -246,6 +247,6 @@ mod tests {
         assert_eq!([of(128).ahead(), of(2_048).ahead(), of(8_192).ahead()], [256, 4_096, 8_192]);
         let none = Memory::default();
         assert_eq!((none.questions(), none.ahead()), (64, 8_192));
-        assert_eq!([of(128).sums(), of(8_192).sums(), none.sums()].map(|numbers| numbers >> 17), [4, 96, 96]);
+        assert_eq!([of(128).sums(), of(8_192).sums(), none.sums()].map(|numbers| numbers >> 17), [4, 160, 160]);
     }
 }

@@ -93,7 +93,7 @@ async fn ask(settings: &Settings, cluster: &Cluster, ours: &Ours) -> Result<Take
     }
     let truth = cluster.grams(0..all);
     let mut times = Vec::new();
-    for (level, asks) in [(Level::Accelerator, 1), (Level::Facility, settings.asks.min(3))] {
+    for (level, asks) in [(Level::Accelerator, 1), (Level::Facility, settings.asks.min(3) + 1)] {
         for _ in 0..asks {
             let begin = SystemClock.boot();
             let request =
@@ -102,7 +102,7 @@ async fn ask(settings: &Settings, cluster: &Cluster, ours: &Ours) -> Result<Take
             let took = meter::seconds_since(begin) * 1e3;
             if level == Level::Facility {
                 times.push(took);
-                if took > LONG {
+                if times.len() > 1 && took > LONG {
                     break;
                 }
                 continue;
@@ -116,8 +116,11 @@ async fn ask(settings: &Settings, cluster: &Cluster, ours: &Ours) -> Result<Take
             }
         }
     }
+    let first = times.remove(0);
     let sci = meter::median(&mut times);
-    meter::say(&format!("ours: SCI by version, days, an intensity each {SLOT} s: {sci:.1} ms"));
+    meter::say(&format!(
+        "ours: SCI by version, days, an intensity each {SLOT} s: the first {first:.1} ms, then {sci:.1} ms"
+    ));
     let of = |name: &str| shown.get(name).copied().unwrap_or(f64::NAN);
     meter::say(&format!("ours: {} KiB resident after the questions", meter::memory(pid)?.resident_kib));
     Ok(Taken { hour: of("1 h"), days: of("days").max(of("days less 7 slots")), sci, seeks: f64::NAN, off })
