@@ -34,6 +34,7 @@ use joulebook_sci::intensity::{Place, resolve as resolve_place};
 use joulebook_sci::quantity::{Basis, Kind, Quantity};
 use joulebook_units::{GramsCo2ePerKwh, Hardware, Pue, UnixNanos, Window};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use table::Tables;
 
 /// Name of the site of nodes that state none.
@@ -97,8 +98,8 @@ pub struct IntensityCell {
     pub value: Rate,
     /// When it was recorded; none for what is no stored series.
     pub revision: Option<UnixNanos>,
-    /// Where it comes from.
-    pub provenance: IntensityProvenance,
+    /// Where it comes from: neighbours mostly share it.
+    pub provenance: Arc<IntensityProvenance>,
 }
 
 /// Origin of an intensity, in the words of the contract.
@@ -307,7 +308,8 @@ impl Factors {
             uncertainty: fact.uncertainty,
             steps,
         };
-        Ok(IntensityCell { window: at, value: Rate::Known(fact.value), revision: None, provenance })
+        let (value, provenance) = (Rate::Known(fact.value), Arc::new(provenance));
+        Ok(IntensityCell { window: at, value, revision: None, provenance })
     }
 
     /// PUE of `site` over `at`: cells in order, without hole or overlap; empty only for an empty window.

@@ -48,8 +48,9 @@ impl Keeping {
         let work = move |book: &Book, now| {
             let _span = tracing::info_span!("store.seal").entered();
             let sealed = book.seal(now, &|| *stop.borrow())?;
-            if sealed.chunks > 0 {
-                tracing::info!(chunks = sealed.chunks, records = sealed.records, "rows are sealed");
+            if sealed.chunks > 0 || sealed.cells > 0 {
+                let (chunks, records, cells) = (sealed.chunks, sealed.records, sealed.cells);
+                tracing::info!(chunks, records, cells, "rows are sealed");
             }
             Ok(())
         };

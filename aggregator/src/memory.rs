@@ -33,7 +33,7 @@ const MOST_QUESTIONS: u64 = 64;
 const AHEAD: u64 = 64;
 const CELL: u64 = 8 << 10;
 const MOST_AHEAD: u64 = 8_192;
-/// The part of the limit that holds sums of energy, and the most bytes that are worth it, which are taken without a limit.
+/// The part of the limit that holds sums of energy and grams, and the most bytes that are worth it, which are taken without a limit.
 const SUMS: [u64; 2] = [32, 96 * MIB];
 
 /// What the process may have.
@@ -86,7 +86,7 @@ impl Memory {
         self.limit.map_or(MOST_AHEAD, |limit| (limit / AHEAD / CELL).clamp(1, MOST_AHEAD))
     }
 
-    /// Numbers that the sums of energy may hold, of all ways to ask together.
+    /// Numbers that the sums of energy and grams may hold, of all ways to ask together.
     pub fn sums(self) -> usize {
         let bytes = self.limit.map_or(SUMS[1], |limit| (limit / SUMS[0]).min(SUMS[1]));
         usize::try_from(bytes / 8).unwrap_or(usize::MAX)

@@ -20,7 +20,9 @@ mod namespace;
 pub mod overview;
 mod own;
 mod question;
+mod rated;
 mod sums;
+pub mod warm;
 
 use crate::clock::Clock;
 use crate::directory::Directories;
@@ -36,11 +38,12 @@ use joulebook_proto::query::{
 };
 use joulebook_sci::consumer::Consumers;
 use joulebook_sci::impact::Impacts;
-use joulebook_sci::{Level, ModelVersion, SlotTerm, Totals};
+use joulebook_sci::{ModelVersion, SlotTerm, Totals};
 use joulebook_units::Window;
 use name::Names;
 use question::Question;
-use std::collections::{BTreeMap, BTreeSet};
+use rated::Rated;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use sums::Sums;
 use tokio::sync::{Semaphore, watch};
@@ -94,7 +97,7 @@ struct Computed<'a> {
     /// Meters that contain parts or nodes.
     meters: BTreeMap<layer::MeterKey, layer::MeterSum>,
     /// PUEs that were used, by site.
-    pues: BTreeMap<String, BTreeSet<gather::PueOrigin>>,
+    pues: gather::PueOrigins,
     /// Water, abiotic depletion and primary energy by version; nothing below facility level.
     impacts: Impacts,
 }
@@ -145,7 +148,12 @@ impl Query {
 
     /// The service, ready to be added to a server.
     pub fn into_server(self) -> QueryServiceServer<Answering> {
-        QueryServiceServer::new(Answering(Arc::new(self))).max_encoding_message_size(MAX_ANSWER_BYTES)
+        Self::server(Arc::new(self))
+    }
+
+    /// The same where others ask it, too.
+    pub fn server(self: Arc<Self>) -> QueryServiceServer<Answering> {
+        QueryServiceServer::new(Answering(self)).max_encoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// SCI of every selected model version.
@@ -154,7 +162,7 @@ impl Query {
     /// See [`QueryError`].
     pub fn sci(&self, request: &GetSciRequest) -> Result<GetSciResponse, QueryError> {
         let question = Question::parse(request)?;
-        let computed = self.compute(&question, false)?;
+        let computed = self.compute_sci(&question)?;
         let selected = question.select(&computed.totals)?;
         let generated_at = self.clock.unix();
         let context = answer::Context {
@@ -277,39 +285,57 @@ impl Query {
         Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
     }
 
+    /// Energy with its factors: where no consumers are asked for from sums.
+    fn compute_sci(&self, question: &Question) -> Result<Computed<'_>, QueryError> {
+        let Some(sums) = self.sums.as_ref().filter(|_| question.entity.is_none()) else {
+            return self.compute(question, false);
+        };
+        let factors = Arc::clone(&self.factors.borrow());
+        let labels = Arc::clone(&self.directories.borrow());
+        let begin = self.book.version();
+        let present = self.present(&labels);
+        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, present)?;
+        let Some(rated) = sums.rated(&gathered, question, (&self.book, begin))? else {
+            return add_up(gathered, factors, question, false);
+        };
+        let Rated { totals, impacts, pues } = rated;
+        let (terms, meters) = Default::default();
+        Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
+    }
+
+    /// Energy with its factors slot by slot.
     fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
         let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
         let times = if keep_terms { TERMS_TIMES } else { 1 };
         let present = Present { memory: self.memory.begin(times), ..self.present(&labels) };
         let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, present)?;
-        let mut totals = Totals::new(question.level, question.rule);
-        let mut terms = Vec::new();
-        let mut impacts = Impacts::default();
-        let mut meters = BTreeMap::new();
-        let mut pues: BTreeMap<String, BTreeSet<gather::PueOrigin>> = BTreeMap::new();
-        for window in gathered.windows() {
-            let slot = gathered.slot(window, question.trust)?;
-            if slot.nodes.is_empty() {
-                continue;
-            }
-            layer::Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.add_to(&mut meters);
-            for (site, origin) in slot.sites.iter().zip(&slot.pues) {
-                // They are the same from slot to slot.
-                if !pues.get(site).is_some_and(|known| known.contains(origin)) {
-                    pues.entry(site.clone()).or_default().insert(origin.clone());
-                }
-            }
-            let by_version = totals.add(&slot.nodes, &slot.factors);
-            if question.level == Level::Facility {
-                slot.add_impacts(&by_version, &mut impacts);
-            }
-            if keep_terms {
-                terms.push(Terms { slot, by_version });
-            }
-        }
-        Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
+        add_up(gathered, factors, question, keep_terms)
     }
+}
+
+fn add_up<'a>(
+    gathered: Gathered<'a>,
+    factors: Arc<Factors>,
+    question: &Question,
+    keep_terms: bool,
+) -> Result<Computed<'a>, QueryError> {
+    let mut rated = Rated::new(question);
+    let mut terms = Vec::new();
+    let mut meters = BTreeMap::new();
+    for window in gathered.windows() {
+        let slot = gathered.slot(window, question.trust)?;
+        if slot.nodes.is_empty() {
+            continue;
+        }
+        layer::Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.add_to(&mut meters);
+        let by_version = rated.add(&slot, question.level);
+        if keep_terms {
+            terms.push(Terms { slot, by_version });
+        }
+    }
+    let Rated { totals, impacts, pues } = rated;
+    Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
 }
 
 fn turns(memory: Memory) -> Arc<Semaphore> {

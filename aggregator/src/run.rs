@@ -16,7 +16,7 @@ use crate::keeping::disk::Disk;
 use crate::ledger::Ledger;
 use crate::memory::Memory;
 use crate::pods;
-use crate::query::Query;
+use crate::query::{Query, warm};
 use crate::reload::{Live, Reload};
 use crate::server::accept::{Gate, Transport};
 use crate::server::tls::{Renewal, TlsError};
@@ -156,7 +156,13 @@ pub async fn run_reloading(
     tasks.spawn(async move { Ok(ledger.run(ledger_stops).await?) });
 
     let query = Query::new(Arc::clone(&book), factors.subscribe(), Arc::clone(&clock));
-    let query = query.labelled(directories).within(memory);
+    let query = Arc::new(query.labelled(directories).within(memory));
+    let (asked, mut stops) = (Arc::clone(&query), stopping.clone());
+    tasks.spawn(async move {
+        warm::warm(&asked, &mut stops).await;
+        stopped(&mut stops).await;
+        Ok(())
+    });
     let states = FeedStates::default();
     let desk = Desk {
         book: Arc::clone(&book),

@@ -16,6 +16,7 @@ use joulebook_proto::DESCRIPTORS;
 use joulebook_proto::admin::admin_service_server::AdminServiceServer;
 use joulebook_proto::query::query_service_server::QueryServiceServer;
 use joulebook_proto::telemetry::telemetry_service_server::TelemetryServiceServer;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -38,7 +39,7 @@ pub enum ServeError {
 pub async fn services(
     telemetry: Telemetry,
     admin: Admin,
-    query: Query,
+    query: Arc<Query>,
 ) -> Result<(Routes, HealthReporter), ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<TelemetryServiceServer<Telemetry>>().await;
@@ -51,7 +52,7 @@ pub async fn services(
     let routes = Routes::new(health)
         .add_service(reflection)
         .add_service(InterceptedService::new(telemetry.server(), agents_only as Rule))
-        .add_service(InterceptedService::new(query.into_server(), operators_only as Rule))
+        .add_service(InterceptedService::new(query.server(), operators_only as Rule))
         .add_service(InterceptedService::new(AdminServiceServer::new(admin), operators_only as Rule))
         .prepare();
     Ok((routes, reporter))

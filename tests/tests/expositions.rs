@@ -10,14 +10,14 @@
     reason = "functions that tests call may fail the test"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use joulebook_agent::inference::exposition::{Page, Sample};
 use joulebook_agent::inference::identity::Served;
-use joulebook_agent::inference::preset::{Presets, Role};
+use joulebook_agent::inference::preset::Presets;
 use joulebook_agent::inference::tally::{Counts, FirstPage, Tally};
 use joulebook_agent::inference::{Target, TargetConfig};
 use joulebook_units::{BootNanos, CountKind, VersionSource};
@@ -424,11 +424,4 @@ fn a_case_of_a_preset_that_is_not_built_is_pending() {
     let case = serde_json::from_value(case.clone()).unwrap();
     // Any build lacks the presets that it is not given.
     assert_eq!(judge(&folder, &case, &Presets::default()), Verdict::Pending);
-}
-
-#[test]
-fn the_ledger_knows_the_wrappers_among_the_presets() {
-    let presets = Presets::built_in().unwrap();
-    let of_pages = presets.iter().filter(|preset| preset.role == Role::Wrapper).map(|preset| preset.id.as_str());
-    assert_eq!(of_pages.collect::<BTreeSet<_>>(), joulebook_sci::settle::WRAPPERS.into());
 }

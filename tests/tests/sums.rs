@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::watch;
 
+#[path = "sums/grams.rs"]
+mod grams;
+
 const DAY: i64 = 86_400;
 
 /// A clock that is set.

@@ -11,7 +11,7 @@ mod process;
 mod weights;
 
 use super::fetch::{Connection, FetchError};
-use super::preset::{Hook, Hooks, Method, WeightsFormat};
+use super::preset::{Hook, Hooks, Method, Role, WeightsFormat};
 use super::reader::{NO_VERSION, PageIdentity, PageVersion};
 use super::socket::ProcessId;
 use super::target::Target;
@@ -102,6 +102,7 @@ impl Served {
                 base: self.process.base.clone(),
                 revision: self.process.revision.clone(),
                 role: target.role.or(self.process.role),
+                wraps: target.preset.role == Role::Wrapper,
                 group: target.group.as_ref().or(self.pod.group.as_ref()).or(self.process.group.as_ref()).cloned(),
                 configuration: self.configuration(&target.configuration),
             },
@@ -450,5 +451,27 @@ mod tests {
         let found = serving.configuration;
         assert_eq!((found.max_batch, found.engine_version.as_deref()), (Some(4), Some("b1")));
         assert_eq!((found.power_limit_milliwatts, found.quantisation.as_deref()), (Some(300_000), Some("Q8_0")));
+    }
+
+    #[test]
+    fn a_service_says_whether_what_counts_it_is_around_an_engine_whatever_its_part_of_the_work() {
+        let mine = |role: &str| {
+            let preset = format!(
+                "id = \"mine\"\npath = \"/metrics\"\nrole = \"{role}\"\n\
+                [mapping]\nvalues.items = {{ metric = \"a\", type = \"counter\" }}\n"
+            );
+            let mut presets = Presets::built_in().expect("valid");
+            presets.add(toml::from_str(&preset).expect("valid")).expect("a new name");
+            presets
+        };
+        let page = PageIdentity { model: None, version: PageVersion::Untold, consumer: None };
+        let wraps = |presets: &Presets, preset: &str| {
+            let config = format!("url = \"http://h:1\"\npreset = \"{preset}\"\nrole = \"decode\"");
+            let target = Target::new(0, toml::from_str(&config).expect("valid"), presets).expect("valid");
+            Served::default().service(&target, &page, false).serving.wraps
+        };
+        let (engine, wrapper) = (mine("engine"), mine("wrapper"));
+        assert_eq!((wraps(&engine, "mine"), wraps(&wrapper, "mine")), (false, true));
+        assert_eq!((wraps(&engine, "vllm"), wraps(&engine, "kserve")), (false, true));
     }
 }

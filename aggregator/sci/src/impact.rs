@@ -143,6 +143,53 @@ impl ImpactTotals {
     }
 }
 
+/// An amount of an impact that adds up over time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ImpactAmount {
+    /// IT energy.
+    Energy,
+    /// In time in which counts are known.
+    Joint,
+    /// Most that declared gaps can add.
+    GapHigh,
+    /// A part.
+    Part(ImpactPart),
+    /// IT energy for which a part's factor is known.
+    Known(ImpactPart),
+    /// Deviation of a source of error.
+    Deviation(String),
+}
+
+impl ImpactTotals {
+    /// All amounts.
+    pub(crate) fn amounts(&self) -> impl Iterator<Item = (ImpactAmount, CompensatedSum)> {
+        let parts = self.parts.iter().map(|(part, sum)| (ImpactAmount::Part(*part), *sum));
+        let known = self.known_j.iter().map(|(part, sum)| (ImpactAmount::Known(*part), *sum));
+        let deviations = self.deviations.sums().map(|(source, sum)| (ImpactAmount::Deviation(source.into()), sum));
+        [
+            (ImpactAmount::Energy, self.energy_j),
+            (ImpactAmount::Joint, self.joint),
+            (ImpactAmount::GapHigh, self.gap_high),
+        ]
+        .into_iter()
+        .chain(parts)
+        .chain(known)
+        .chain(deviations)
+    }
+
+    /// Puts an amount in its place.
+    pub(crate) fn set(&mut self, amount: &ImpactAmount, sum: CompensatedSum) {
+        match amount {
+            ImpactAmount::Energy => self.energy_j = sum,
+            ImpactAmount::Joint => self.joint = sum,
+            ImpactAmount::GapHigh => self.gap_high = sum,
+            ImpactAmount::Part(part) => drop(self.parts.insert(*part, sum)),
+            ImpactAmount::Known(part) => drop(self.known_j.insert(*part, sum)),
+            ImpactAmount::Deviation(source) => self.deviations.set(source, sum),
+        }
+    }
+}
+
 /// Impacts of versions over a window, at facility level.
 #[derive(Debug, Clone, Default)]
 pub struct Impacts(BTreeMap<ModelVersion, BTreeMap<Impact, ImpactTotals>>);
@@ -151,6 +198,16 @@ impl Impacts {
     /// One impact of a version; `None` of one that used nothing.
     pub fn get(&self, version: &ModelVersion, impact: Impact) -> Option<&ImpactTotals> {
         self.0.get(version)?.get(&impact)
+    }
+
+    /// All impacts of a version.
+    pub(crate) fn of(&self, version: &ModelVersion) -> impl Iterator<Item = (Impact, &ImpactTotals)> {
+        self.0.get(version).into_iter().flatten().map(|(impact, totals)| (*impact, totals))
+    }
+
+    /// One impact of a version, to be filled.
+    pub(crate) fn totals(&mut self, version: &ModelVersion, impact: Impact) -> &mut ImpactTotals {
+        self.0.entry(version.clone()).or_default().entry(impact).or_default()
     }
 
     /// Adds a term of a version at facility level, on its node.

@@ -26,6 +26,7 @@ pub mod operational;
 pub mod phase;
 pub mod power;
 pub mod quantity;
+pub mod rating;
 pub mod reconcile;
 #[cfg(test)]
 mod sample;

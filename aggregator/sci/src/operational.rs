@@ -3,7 +3,7 @@
 use joulebook_units::{GramsCo2e, GramsCo2ePerKwh, Joules, Pue};
 
 /// A sum of many floats whose error does not grow with their number (Neumaier).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CompensatedSum {
     sum: f64,
     lost: f64,
@@ -15,6 +15,12 @@ impl CompensatedSum {
         let next = self.sum + value;
         self.lost += if self.sum.abs() >= value.abs() { (self.sum - next) + value } else { (value - next) + self.sum };
         self.sum = next;
+    }
+
+    /// Adds another sum, and what it lost.
+    pub fn merge(&mut self, other: Self) {
+        self.add(other.sum);
+        self.lost += other.lost;
     }
 
     /// The sum.

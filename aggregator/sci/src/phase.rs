@@ -6,6 +6,7 @@
 //! the two apart says so instead of giving a number.
 
 use crate::allocate::VersionCost;
+use crate::operational::CompensatedSum;
 use crate::share::{largest_remainder, portion};
 use joulebook_units::{CountKind, Microjoules};
 
@@ -76,12 +77,12 @@ impl core::fmt::Display for NoPhases {
 pub struct Phases {
     slots: u64,
     /// Σ of squares and products of prompt tokens p, generated tokens d and joules e.
-    pp: f64,
-    pd: f64,
-    dd: f64,
-    pe: f64,
-    de: f64,
-    ee: f64,
+    pp: CompensatedSum,
+    pd: CompensatedSum,
+    dd: CompensatedSum,
+    pe: CompensatedSum,
+    de: CompensatedSum,
+    ee: CompensatedSum,
     timed_slots: u64,
     prefill_microjoules: u64,
     decode_microjoules: u64,
@@ -104,12 +105,12 @@ impl Phases {
         let energy = portion(cost.active(), cost.used.joint_microjoules, cost.direct);
         let (p, d, e) = (prefill as f64, decode as f64, Microjoules(energy).to_joules().0);
         self.slots += 1;
-        self.pp += p * p;
-        self.pd += p * d;
-        self.dd += d * d;
-        self.pe += p * e;
-        self.de += d * e;
-        self.ee += e * e;
+        self.pp.add(p * p);
+        self.pd.add(p * d);
+        self.dd.add(d * d);
+        self.pe.add(p * e);
+        self.de.add(d * e);
+        self.ee.add(e * e);
         let (Some(reading), Some(generating)) = (count(CountKind::PrefillNanos), count(CountKind::DecodeNanos)) else {
             return;
         };
@@ -122,6 +123,28 @@ impl Phases {
         self.decode_microjoules = self.decode_microjoules.saturating_add(generating);
         self.prefill_tokens = self.prefill_tokens.saturating_add(prefill);
         self.decode_tokens = self.decode_tokens.saturating_add(decode);
+    }
+
+    /// Adds the slots of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        let sums = [
+            (&mut self.pp, other.pp),
+            (&mut self.pd, other.pd),
+            (&mut self.dd, other.dd),
+            (&mut self.pe, other.pe),
+            (&mut self.de, other.de),
+            (&mut self.ee, other.ee),
+        ];
+        sums.into_iter().for_each(|(mine, other)| mine.merge(other));
+        let counts = [
+            (&mut self.slots, other.slots),
+            (&mut self.timed_slots, other.timed_slots),
+            (&mut self.prefill_microjoules, other.prefill_microjoules),
+            (&mut self.decode_microjoules, other.decode_microjoules),
+            (&mut self.prefill_tokens, other.prefill_tokens),
+            (&mut self.decode_tokens, other.decode_tokens),
+        ];
+        counts.into_iter().for_each(|(mine, other)| *mine = mine.saturating_add(other));
     }
 
     /// Joules per token of both phases.
@@ -157,17 +180,19 @@ impl Phases {
         if self.slots < LEAST_SLOTS {
             return Err(NoPhases::FewSlots);
         }
-        let determinant = self.pp * self.dd - self.pd * self.pd;
-        if determinant <= LEAST_INDEPENDENT * self.pp * self.dd {
+        let [pp, pd, dd] = [self.pp, self.pd, self.dd].map(CompensatedSum::get);
+        let [pe, de, ee] = [self.pe, self.de, self.ee].map(CompensatedSum::get);
+        let determinant = pp * dd - pd * pd;
+        if determinant <= LEAST_INDEPENDENT * pp * dd {
             return Err(NoPhases::NotIndependent);
         }
-        let prefill = (self.pe * self.dd - self.de * self.pd) / determinant;
-        let decode = (self.de * self.pp - self.pe * self.pd) / determinant;
+        let prefill = (pe * dd - de * pd) / determinant;
+        let decode = (de * pp - pe * pd) / determinant;
         if prefill < 0.0 || decode < 0.0 {
             return Err(NoPhases::Negative);
         }
         let freedom = self.slots as f64 - 2.0;
-        let squares = (self.ee - prefill * self.pe - decode * self.de).max(0.0);
+        let squares = (ee - prefill * pe - decode * de).max(0.0);
         let variance = squares / freedom;
         let width = student(freedom);
         let around = |joules: f64, own: f64| {
@@ -175,8 +200,8 @@ impl Phases {
             PerToken { joules, low: (joules - half).max(0.0), high: joules + half }
         };
         Ok(PhaseCosts {
-            prefill: around(prefill, self.dd),
-            decode: around(decode, self.pp),
+            prefill: around(prefill, dd),
+            decode: around(decode, pp),
             method: PhaseMethod::Fitted,
             slots: self.slots,
         })

@@ -95,6 +95,32 @@ impl Granularity {
 /// What holds when: for every instant of `window` the candidate of the highest rank that covers it, by its place; `None`
 /// where nobody does. The parts are in order, without hole or overlap; neighbours differ.
 pub fn layer<R: Ord + Copy>(window: Window, candidates: &[(Window, R)]) -> Vec<(Window, Option<usize>)> {
+    apart(window, candidates).unwrap_or_else(|| stacked(window, candidates))
+}
+
+/// [`layer`] where no two candidates overlap, as in most series; `None` where some do.
+fn apart<R>(window: Window, candidates: &[(Window, R)]) -> Option<Vec<(Window, Option<usize>)>> {
+    let inside =
+        candidates.iter().enumerate().filter_map(|(index, (covered, _))| Some((covered.intersect(window)?, index)));
+    let mut inside: Vec<(Window, usize)> = inside.collect();
+    inside.sort_by_key(|(covered, _)| covered.start());
+    let mut parts = Vec::with_capacity(inside.len() + 1);
+    let part = |start, end| Window::new(start, end).filter(|part| !part.is_empty());
+    let mut start = window.start();
+    for (covered, index) in inside {
+        if covered.start() < start {
+            return None;
+        }
+        parts.extend(part(start, covered.start()).map(|hole| (hole, None)));
+        parts.push((covered, Some(index)));
+        start = covered.end();
+    }
+    parts.extend(part(start, window.end()).map(|hole| (hole, None)));
+    Some(parts)
+}
+
+/// [`layer`] of any candidates.
+fn stacked<R: Ord + Copy>(window: Window, candidates: &[(Window, R)]) -> Vec<(Window, Option<usize>)> {
     let mut edges: BTreeMap<UnixNanos, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
     edges.entry(window.start()).or_default();
     for (index, (covered, _)) in candidates.iter().enumerate() {

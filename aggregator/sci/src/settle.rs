@@ -8,7 +8,7 @@ mod dispute;
 mod point;
 mod wall;
 
-pub use point::{WRAPPERS, counting_for};
+pub use point::counting_for;
 pub use wall::{SURROUNDINGS_SECONDS, lag};
 
 use crate::attribution::{

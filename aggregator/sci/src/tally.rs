@@ -233,7 +233,10 @@ impl OfNode {
         if node.simulated {
             filling.add(&mut self.simulated, &(), [1]);
         }
-        for bit in (0..u32::BITS).filter(|bit| cell.flags.contains(Flags(1 << bit))) {
+        // That nothing of its making accrues any more is no fact about energy: a factor says it.
+        let mut told = cell.flags;
+        told.remove(Flags::FULLY_AMORTISED);
+        for bit in (0..u32::BITS).filter(|bit| told.contains(Flags(1 << bit))) {
             filling.add(&mut self.flags, &bit, [1]);
         }
         for (key, used) in &cell.sources {

@@ -50,6 +50,20 @@ impl Deviations {
         }
     }
 
+    /// The sum of each source of error.
+    pub(crate) fn sums(&self) -> impl Iterator<Item = (&str, CompensatedSum)> {
+        let of = |place: &usize| self.sums.get(*place).copied().unwrap_or_default();
+        self.places.iter().map(move |(source, place)| (source.as_str(), of(place)))
+    }
+
+    /// Puts a sum in the place of what a source of error has.
+    pub(crate) fn set(&mut self, source: &str, sum: CompensatedSum) {
+        let place = self.place(source);
+        if let Some(mine) = self.sums.get_mut(place) {
+            *mine = sum;
+        }
+    }
+
     /// Half-width of the 95 % interval without gaps: root of the squares of the sources' deviations.
     pub fn half_width(&self) -> f64 {
         libm::sqrt(self.by_source().fold(0.0, |sum, (_, deviation)| sum + deviation * deviation))
@@ -63,8 +77,7 @@ impl Deviations {
 
     /// Deviation of each source.
     pub fn by_source(&self) -> impl Iterator<Item = (&str, f64)> {
-        let of = |place: &usize| self.sums.get(*place).map_or(0.0, |sum| sum.get());
-        self.places.iter().map(move |(source, place)| (source.as_str(), of(place)))
+        self.sums().map(|(source, sum)| (source, sum.get()))
     }
 }
 

@@ -11,6 +11,7 @@ use joulebook_sci::quantity::{Basis, Kind, Quantity};
 use joulebook_sci::series::{Granularity, Hold, SeriesCell, Status, best, held, layer};
 use joulebook_units::{GramsCo2ePerKwh, Pue, UnixNanos, Window};
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 /// How far back a series teaches within which bounds a missing value lies.
 const BOUNDS_SECONDS: i64 = 30 * 86_400;
@@ -103,12 +104,18 @@ pub(super) fn intensity(
     fallback: impl Fn(Vec<String>) -> Result<IntensityCell, Vec<String>>,
 ) -> Result<Vec<IntensityCell>, StoreError> {
     let (ranked, found) = stored.candidates(at, Some(Hold::DEFAULT))?;
-    let mut cells = Vec::new();
+    let mut cells: Vec<IntensityCell> = Vec::new();
+    let mut latest: Option<&Found<'_>> = None;
     for (part, index) in layer(at, &ranked) {
         if let Some(found) = index.and_then(|index| found.get(index)) {
-            cells.push(rated(found, part, kind, steps)?);
+            let same = latest.replace(found).filter(|latest| latest.comes_as(found));
+            let known = same.and(cells.last()).map(|cell| Arc::clone(&cell.provenance));
+            let provenance = known.unwrap_or_else(|| Arc::new(provenance(found, kind, steps)));
+            let value = Rate::Known(grams(found.cell.value)?);
+            cells.push(IntensityCell { window: part, value, revision: Some(found.cell.revision), provenance });
             continue;
         }
+        latest = None;
         let mut steps = steps.to_vec();
         steps.extend(stored.feeds.iter().map(|feed| format!("series {}: no value then", feed.name)));
         cells.push(match fallback(steps) {
@@ -140,12 +147,19 @@ pub(super) fn missing(
         uncertainty: 0.0,
         steps,
     };
-    IntensityCell { window, value: Rate::Between(low, high), revision: None, provenance }
+    IntensityCell { window, value: Rate::Between(low, high), revision: None, provenance: Arc::new(provenance) }
 }
 
-fn rated(found: &Found<'_>, window: Window, kind: Kind, steps: &[String]) -> Result<IntensityCell, StoreError> {
+impl Found<'_> {
+    /// Whether another value comes from where this one does, as it does.
+    fn comes_as(&self, other: &Self) -> bool {
+        let how = |found: &Self| (found.cell.status, found.holds_on, Granularity::of(found.cell.window));
+        std::ptr::eq(self.feed, other.feed) && how(self) == how(other)
+    }
+}
+
+fn provenance(found: &Found<'_>, kind: Kind, steps: &[String]) -> IntensityProvenance {
     let Found { feed, cell, holds_on } = found;
-    let value = grams(cell.value)?;
     let granularity = Granularity::of(cell.window);
     let uncertainty = match (kind.is_marginal(), *holds_on, granularity, cell.status) {
         (true, ..) => MARGINAL_UNCERTAINTY,
@@ -157,7 +171,7 @@ fn rated(found: &Found<'_>, window: Window, kind: Kind, steps: &[String]) -> Res
     let mut steps = steps.to_vec();
     let how = if *holds_on { "the last value before a hole" } else { granularity.name() };
     steps.push(format!("series {}: {how}", feed.name));
-    let provenance = IntensityProvenance {
+    IntensityProvenance {
         kind,
         basis: feed.subject.basis.unwrap_or(Basis::Lifecycle),
         status: if *holds_on { "held" } else { cell.status.name() },
@@ -168,8 +182,7 @@ fn rated(found: &Found<'_>, window: Window, kind: Kind, steps: &[String]) -> Res
         world: false,
         uncertainty,
         steps,
-    };
-    Ok(IntensityCell { window, value: Rate::Known(value), revision: Some(cell.revision), provenance })
+    }
 }
 
 /// PUE of a site over a window from its series, and the parts of it that they do not cover. Nothing holds on: the next level

@@ -107,6 +107,11 @@ impl ImpactSeries {
         cells.flat_map(|cell| [cell.window.start(), cell.window.end()])
     }
 
+    /// The cells of those that change with time, in order, series by series.
+    pub fn series(&self) -> impl Iterator<Item = &[DeclaredCell]> {
+        self.water.iter().map(|(_, cells)| cells.as_slice())
+    }
+
     /// Those of a slot that no edge cuts.
     pub fn at(&self, slot: Window) -> ImpactFactors {
         let mut factors = self.constants.clone();

@@ -196,6 +196,9 @@ pub(super) fn version_row(
     if question.unit.is_some() {
         ratio(&mut row, question.unit_for(whole), (mine, whole), energy);
     }
+    if energy == 0 && whole.cost.measured(()).is_none() {
+        row.microjoules = None;
+    }
     if question.level == Level::Accelerator
         && let Err(reason) = accelerator::known(totals, mine)
     {

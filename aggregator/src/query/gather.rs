@@ -1,5 +1,6 @@
 //! From a window to allocated slots: settled cells where they are clean and whole, rows everywhere else.
 
+pub mod digest;
 mod stored;
 
 use super::QueryError;
@@ -99,6 +100,8 @@ impl Slot {
 
 /// Where a PUE comes from: source and granularity.
 pub type PueOrigin = (String, &'static str);
+/// Those of each site, by its name.
+pub type PueOrigins = BTreeMap<String, BTreeSet<PueOrigin>>;
 
 /// What holds when a question is asked.
 #[derive(Clone, Copy)]
@@ -127,6 +130,8 @@ pub struct Gathered<'a> {
     /// Where the sites' intensities come from, each once.
     pub origins: Vec<IntensityProvenance>,
     dirty: BTreeMap<u32, BTreeSet<UnixNanos>>,
+    /// Where slots are cut beside the grid, ascending: wherever a factor changes.
+    edges: Vec<UnixNanos>,
     /// What was learned of a node's platform up to the end of a day, if anything.
     models: RefCell<BTreeMap<(u32, UnixNanos), Option<Model>>>,
     /// Whether a cell was made with what other cells teach.
@@ -182,7 +187,7 @@ impl<'a> Gathered<'a> {
         let nodes = book.nodes();
         let mut gathered = Self {
             book,
-            stored: Stored::new(book, nodes.len(), memory.memory()),
+            stored: Stored::new(book, (nodes.len(), window), memory.memory()),
             known: Arc::clone(factors),
             window,
             resolution_seconds,
@@ -190,6 +195,7 @@ impl<'a> Gathered<'a> {
             sites: BTreeMap::new(),
             origins: vec![],
             dirty: BTreeMap::new(),
+            edges: vec![],
             models: RefCell::default(),
             learned: std::cell::Cell::default(),
             now,
@@ -209,7 +215,7 @@ impl<'a> Gathered<'a> {
                 let name = (!site.is_empty()).then_some(site.as_str());
                 let intensity = factors.intensity(name, window, which, book)?;
                 let pue = factors.pue(name, window, which.as_of, book)?;
-                let origins = intensity.iter().map(|cell| gathered.origin(&cell.provenance)).collect();
+                let origins = gathered.origins_of(&intensity);
                 let impacts = factors.impacts(name, window, which.as_of, book)?;
                 gathered.sites.insert(site, Site { intensity, origins, pue, impacts });
             }
@@ -219,6 +225,7 @@ impl<'a> Gathered<'a> {
             let out_of_service = factors.out_of_service(inventory.node.as_str(), window);
             gathered.members.push(Member { record, embodied, out_of_service });
         }
+        gathered.edges = gathered.edges();
         Ok(gathered)
     }
 
@@ -230,6 +237,16 @@ impl<'a> Gathered<'a> {
         })
     }
 
+    /// The places of the origins of a site's intensities.
+    fn origins_of(&mut self, intensity: &[IntensityCell]) -> Vec<usize> {
+        let mut origins = Vec::with_capacity(intensity.len());
+        for together in intensity.chunk_by(|one, next| Arc::ptr_eq(&one.provenance, &next.provenance)) {
+            let place = together.first().map(|cell| self.origin(&cell.provenance));
+            origins.extend(place.into_iter().flat_map(|place| together.iter().map(move |_| place)));
+        }
+        origins
+    }
+
     /// The slots of the window: 300 s, cut at its edges and wherever a factor changes.
     pub fn windows(&self) -> Vec<Window> {
         self.windows_of(self.window)
@@ -237,6 +254,22 @@ impl<'a> Gathered<'a> {
 
     /// The same of a part of it.
     pub fn windows_of(&self, part: Window) -> Vec<Window> {
+        let mut windows = Vec::new();
+        for slot in part.slots(Resolution::Settled.seconds()) {
+            let mut start = slot.start();
+            let first = self.edges.partition_point(|edge| *edge < start);
+            let inside = self.edges.iter().skip(first).copied().take_while(|edge| *edge < slot.end());
+            for edge in inside.chain([slot.end()]) {
+                if let Some(part) = Window::new(start, edge).filter(|part| !part.is_empty()) {
+                    windows.push(part);
+                }
+                start = edge;
+            }
+        }
+        windows
+    }
+
+    fn edges(&self) -> Vec<UnixNanos> {
         let edges = self.sites.values().flat_map(|site| {
             let intensity = site.intensity.iter().map(|cell| cell.window);
             let cells = intensity.chain(site.pue.iter().map(|cell| cell.window));
@@ -245,18 +278,10 @@ impl<'a> Gathered<'a> {
         let out = self.members.iter().flat_map(|member| &member.out_of_service);
         let edges = edges.chain(out.flat_map(|out| [out.window.start(), out.window.end()]));
         // Where only cells are left, one of them is not cut: what is in force at its begin is for all of it.
-        let edges: BTreeSet<UnixNanos> = edges.map(|edge| edge.floor_to(self.held_seconds(edge))).collect();
-        let mut windows = Vec::new();
-        for slot in part.slots(Resolution::Settled.seconds()) {
-            let mut start = slot.start();
-            for edge in edges.range(slot.start()..slot.end()).copied().chain([slot.end()]) {
-                if let Some(part) = Window::new(start, edge).filter(|part| !part.is_empty()) {
-                    windows.push(part);
-                }
-                start = edge;
-            }
-        }
-        windows
+        let mut edges: Vec<UnixNanos> = edges.map(|edge| edge.floor_to(self.held_seconds(edge))).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        edges
     }
 
     /// Length in seconds of the finest cells that are held from an instant on.
@@ -360,6 +385,13 @@ impl<'a> Gathered<'a> {
     /// Whether a cell was made with what others teach since this was asked last.
     pub fn take_learned(&self) -> bool {
         self.learned.take()
+    }
+
+    /// When a node is declared out of service, inside the window or not.
+    pub fn out_of_service(&self, member: &Member) -> Vec<Window> {
+        let ever = Window::new(UnixNanos(i64::MIN), UnixNanos(i64::MAX));
+        let declared = ever.map(|ever| self.known.out_of_service(member.record.inventory.node.as_str(), ever));
+        declared.into_iter().flatten().map(|out| out.window).collect()
     }
 
     /// How far around a cell of a node the rows reach that decide about it, in seconds.

@@ -1,33 +1,39 @@
-//! Energy over a window from its ends: sums of all whole hours before each, whose difference is what lies between, and the
-//! slots of the hours that the ends cut. What a question costs does not grow with its window, once the sums are there: the
-//! first question about a time makes them out of its slots, and a changed cell takes away its hour only.
+//! Answers over a window from its ends and its days. Energy: sums of all whole hours before each end, whose difference is what lies
+//! between, and the slots of the hours that the ends cut. Grams: the same hours with what their factors made of them, added up by
+//! the day. What a question costs hardly grows with its window, once the sums are there: the first question about a time makes
+//! them out of its slots, a changed cell takes away its hour only, and a changed factor the hours that it holds in.
 //!
-//! The answer is that of adding up every slot, to the last bit (`tests/tests/sums.rs` compares them): energies are integers, which
-//! add in any order. What a slot came to depends on its cells, on the nodes and where they stand, on what is declared out of
-//! service and on how the question charges idle; sums are kept for each way of charging, and stand until one of the others
-//! changes.
+//! Energies are those of adding up every slot, to the last bit: they are integers, which add in any order. Grams are sums of the
+//! same terms by hours (`joulebook_sci::rating` says how near they are). `tests/tests/sums.rs` compares them. What a slot came to
+//! depends on its cells, on the nodes and where they stand, on what is declared out of service, on how the question charges idle
+//! and, for grams, on factors and level; sums are kept for each way of charging, and stand until one of the others changes.
 
 mod hours;
+mod kept;
+mod made;
+mod ratings;
 
 use super::QueryError;
 use super::gather::{Gathered, Member};
 use super::question::Question;
+use super::rated::Rated;
 use crate::memory::Memory;
-use crate::store::{Book, ChangedCells, Resolution};
-use hours::Hours;
+use crate::store::Book;
 use joulebook_proto::query::EnergyBy;
-use joulebook_sci::reconcile::Trust;
-use joulebook_sci::tally::{Places, Tally};
-use joulebook_sci::{IdleRule, Totals};
+use joulebook_sci::Totals;
+use joulebook_sci::tally::Tally;
 use joulebook_units::{Placement, UnixNanos, Window};
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Range, RangeInclusive};
+use kept::Kept;
+use made::Made;
+use ratings::Rates;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const HOUR_SECONDS: i64 = 3600;
 const DAY_SECONDS: i64 = 86_400;
 /// An hour is summed up so long after its end: by then its cells are settled, unless rows are late.
-const QUIET_SECONDS: i64 = 900;
+pub(super) const QUIET_SECONDS: i64 = 900;
 /// Ways to charge idle for which there are sums at once.
 const WAYS: usize = 4;
 /// Parts of hours of one way that are kept, and that a question may have to be answered from its ends.
@@ -60,21 +66,6 @@ struct Facts {
     out_of_service: Vec<Window>,
 }
 
-/// The sums of one way.
-struct Kept {
-    rule: IdleRule,
-    trust: Trust,
-    /// Version of the cells up to which changes are taken in.
-    seen: u64,
-    facts: Vec<Facts>,
-    places: Places,
-    hours: Hours,
-    /// Parts of hours by their begin, with their end.
-    pieces: BTreeMap<UnixNanos, (UnixNanos, Tally)>,
-    /// Hours of which something was made with what other cells teach.
-    taught: BTreeSet<i64>,
-}
-
 /// What a window is made of.
 struct Parts {
     /// Whole hours since 1970.
@@ -83,12 +74,29 @@ struct Parts {
     pieces: Vec<Window>,
 }
 
-/// What was added up for a question.
-struct Made {
+/// A whole hour, or a piece of one.
+#[derive(Clone, Copy)]
+struct Part {
     window: Window,
-    totals: Totals,
-    taught: bool,
-    clean: bool,
+    hour: Option<i64>,
+}
+
+/// What a question asks of sums.
+struct Asked<'a> {
+    gathered: &'a Gathered<'a>,
+    question: &'a Question,
+    parts: Parts,
+    facts: Vec<Facts>,
+    /// Its factors; absent for energy alone.
+    rates: Option<Rates>,
+}
+
+/// What was made for one question and is not kept.
+#[derive(Default)]
+struct Loose {
+    hours: BTreeMap<i64, Tally>,
+    pieces: BTreeMap<UnixNanos, Tally>,
+    rated: ratings::Loose,
 }
 
 fn hour_of(at: UnixNanos) -> i64 {
@@ -97,6 +105,10 @@ fn hour_of(at: UnixNanos) -> i64 {
 
 fn begin_of(hour: i64) -> UnixNanos {
     UnixNanos::from_seconds(hour.saturating_mul(HOUR_SECONDS))
+}
+
+fn window_of(hour: i64) -> Option<Window> {
+    Window::new(begin_of(hour), begin_of(hour.saturating_add(1)))
 }
 
 impl Parts {
@@ -116,6 +128,37 @@ impl Parts {
     }
 }
 
+impl Facts {
+    fn of(gathered: &Gathered<'_>, member: &Member) -> Self {
+        let inventory = &member.record.inventory;
+        Self {
+            node: inventory.node.to_string(),
+            placement: inventory.placement.clone(),
+            threads: inventory.hardware.threads,
+            accelerators: inventory.hardware.accelerators.len(),
+            first_row: member.record.first_row,
+            surroundings: gathered.surroundings(&member.record),
+            out_of_service: gathered.out_of_service(member),
+        }
+    }
+}
+
+impl<'a> Asked<'a> {
+    /// A question about energy; `None` where what is left of its hours is too much to be kept.
+    fn energy(gathered: &'a Gathered<'a>, question: &'a Question) -> Option<Self> {
+        let parts = Some(Parts::of(gathered)).filter(|parts| parts.pieces.len() <= PIECES)?;
+        let facts = gathered.members.iter().map(|member| Facts::of(gathered, member)).collect();
+        Some(Self { gathered, question, parts, facts, rates: None })
+    }
+
+    /// The same about grams.
+    fn rated(gathered: &'a Gathered<'a>, question: &'a Question) -> Option<Self> {
+        let asked = Self::energy(gathered, question)?;
+        let rates = Rates::of(gathered, question, &asked.parts);
+        Some(Self { rates: Some(rates), ..asked })
+    }
+}
+
 impl Sums {
     /// None yet, and room for as many as are worth it.
     pub(super) fn within(memory: Memory) -> Self {
@@ -128,51 +171,55 @@ impl Sums {
         &self,
         gathered: &Gathered<'_>,
         question: &Question,
-        (book, begin): (&Book, u64),
+        at: (&Book, u64),
     ) -> Result<Option<Totals>, QueryError> {
-        let parts = Parts::of(gathered);
-        if parts.pieces.len() > PIECES {
-            return Ok(None);
-        }
-        let facts: Vec<Facts> = gathered.members.iter().map(|member| Facts::of(gathered, member)).collect();
-        let (hours, pieces) = {
+        let Some(asked) = Asked::energy(gathered, question) else { return Ok(None) };
+        Ok(self.answer(&asked, at)?.map(|rated| rated.totals))
+    }
+
+    /// The same with what its factors make of it. Of what consumers had and of workloads one by one there is nothing.
+    pub(super) fn rated(
+        &self,
+        gathered: &Gathered<'_>,
+        question: &Question,
+        at: (&Book, u64),
+    ) -> Result<Option<Rated>, QueryError> {
+        let Some(asked) = Asked::rated(gathered, question) else { return Ok(None) };
+        self.answer(&asked, at)
+    }
+
+    /// Whether more can be kept and nothing has to go for it.
+    pub(super) fn has_room(&self) -> bool {
+        self.lock().iter().map(Kept::numbers).sum::<usize>() < full(self.numbers)
+    }
+
+    fn answer(&self, asked: &Asked<'_>, (book, begin): (&Book, u64)) -> Result<Option<Rated>, QueryError> {
+        let missing = {
             let mut all = self.lock();
-            let Some(kept) = way(&mut all, question, begin) else { return Ok(None) };
-            kept.take_in(book, &facts);
-            let pieces = parts.pieces.iter().filter(|piece| kept.piece(**piece).is_none());
-            (kept.hours.missing(parts.hours.clone()), pieces.copied().collect::<Vec<_>>())
+            let Some(kept) = way(&mut all, asked, begin) else { return Ok(None) };
+            kept.take_in(book, &asked.facts);
+            kept.missing(asked)
         };
-        let hours = hours.into_iter().filter_map(|hour| Window::new(begin_of(hour), begin_of(hour + 1)));
         let mut loose = Loose::default();
-        for (window, is_hour) in hours.map(|hour| (hour, true)).chain(pieces.into_iter().map(|piece| (piece, false))) {
-            let made = Made::of(gathered, question, window)?;
+        for part in missing {
+            let made = Made::of(asked, part.window)?;
             // One by one, so that a month of totals is never in memory.
             let mut all = self.lock();
-            let room = make_room(&mut all, self.numbers);
-            let Some(kept) = way(&mut all, question, begin).filter(|kept| kept.facts == facts) else { return Ok(None) };
-            let stands = made.stands(book.changed_since(begin).as_ref(), gathered.now());
-            let tally = kept.places.tally(&made.totals);
-            let start = window.start();
-            if stands && kept.numbers() + tally.numbers() <= room {
-                kept.taught.extend(made.taught.then_some(hour_of(start)));
-                match is_hour {
-                    true => kept.hours.insert(hour_of(start), tally),
-                    false => drop(kept.pieces.insert(start, (window.end(), tally))),
-                }
-            } else if is_hour {
-                loose.hours.insert(hour_of(start), tally);
-            } else {
-                loose.pieces.insert(start, tally);
+            let room = make_room(&mut all, asked, self.numbers);
+            let Some(kept) = way(&mut all, asked, begin).filter(|kept| kept.facts == asked.facts) else {
+                return Ok(None);
+            };
+            let stands = made.stands(book.changed_since(begin).as_ref(), asked.gathered.now());
+            if !kept.put(asked, part, made, (stands, room), &mut loose) {
+                return Ok(None);
             }
         }
         let mut all = self.lock();
-        let Some(kept) = way(&mut all, question, begin) else { return Ok(None) };
+        let Some(kept) = way(&mut all, asked, begin) else { return Ok(None) };
         // Where the nodes are found otherwise meanwhile, what was made does not go with what is kept.
-        let sum = if kept.take_in(book, &facts) { kept.sum(&parts, &loose) } else { None };
-        while kept.pieces.len() > 2 * PIECES {
-            kept.pieces.pop_first();
-        }
-        Ok(sum.map(|sum| kept.places.totals(&sum, question.level, question.rule)))
+        let rated = if kept.take_in(book, &asked.facts) { kept.rated(asked, loose) } else { None };
+        kept.keep_pieces(2 * PIECES);
+        Ok(rated)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -180,19 +227,11 @@ impl Sums {
     }
 }
 
-/// What was made for one question and is not kept.
-#[derive(Default)]
-struct Loose {
-    hours: BTreeMap<i64, Tally>,
-    pieces: BTreeMap<UnixNanos, Tally>,
-}
-
 /// The sums for a question's way, made the latest; they begin with nothing.
-fn way<'a>(all: &'a mut Vec<Kept>, question: &Question, version: u64) -> Option<&'a mut Kept> {
-    let at = all.iter().position(|kept| (kept.rule, kept.trust) == (question.rule, question.trust));
-    let kept = match at {
+fn way<'a>(all: &'a mut Vec<Kept>, asked: &Asked<'_>, version: u64) -> Option<&'a mut Kept> {
+    let kept = match all.iter().position(|kept| kept.is_of(asked.question)) {
         Some(at) => all.remove(at),
-        None => Kept::new(question, version),
+        None => Kept::new(asked.question, version),
     };
     if all.len() >= WAYS {
         all.remove(0);
@@ -201,141 +240,22 @@ fn way<'a>(all: &'a mut Vec<Kept>, question: &Question, version: u64) -> Option<
     all.last_mut()
 }
 
-/// Drops the ways that were asked for longest ago until a quarter of the room is free, and tells how many numbers the latest
-/// may hold.
-fn make_room(all: &mut Vec<Kept>, numbers: usize) -> usize {
+/// With more numbers than this something goes.
+fn full(numbers: usize) -> usize {
+    numbers / 4 * 3
+}
+
+/// Drops what was asked for longest ago until a quarter of the room is free, other ways first and what lies before the question's
+/// window last, and tells how many numbers the latest way may hold.
+fn make_room(all: &mut Vec<Kept>, asked: &Asked<'_>, numbers: usize) -> usize {
     let sum = |all: &[Kept]| all.iter().map(Kept::numbers).sum::<usize>();
-    while all.len() > 1 && sum(all) > numbers / 4 * 3 {
-        all.remove(0);
+    while sum(all) > full(numbers) {
+        if all.len() > 1 {
+            all.remove(0);
+        } else if !all.last_mut().is_some_and(|kept| kept.drop_ratings() || kept.drop_before(&asked.parts)) {
+            break;
+        }
     }
     let others = all.len().saturating_sub(1);
     numbers.saturating_sub(sum(all.get(..others).unwrap_or_default()))
-}
-
-impl Facts {
-    fn of(gathered: &Gathered<'_>, member: &Member) -> Self {
-        let inventory = &member.record.inventory;
-        Self {
-            node: inventory.node.to_string(),
-            placement: inventory.placement.clone(),
-            threads: inventory.hardware.threads,
-            accelerators: inventory.hardware.accelerators.len(),
-            first_row: member.record.first_row,
-            surroundings: gathered.surroundings(&member.record),
-            out_of_service: member.out_of_service.iter().map(|out| out.window).collect(),
-        }
-    }
-}
-
-impl Made {
-    fn of(gathered: &Gathered<'_>, question: &Question, window: Window) -> Result<Self, QueryError> {
-        let mut totals = Totals::new(question.level, question.rule);
-        gathered.take_learned();
-        for part in gathered.windows_of(window) {
-            let (nodes, _) = gathered.energy_slot(part, question.trust)?;
-            if !nodes.is_empty() {
-                totals.add_energy(&nodes);
-            }
-        }
-        Ok(Self { window, totals, taught: gathered.take_learned(), clean: gathered.is_clean(window) })
-    }
-
-    /// Whether it is what it would be if it were made anew: nothing came to it since, and all that taught it is over.
-    fn stands(&self, changed: Option<&ChangedCells>, now: UnixNanos) -> bool {
-        let Some(changed) = changed.filter(|_| self.clean) else { return false };
-        let first = match self.taught {
-            true => self.window.start().floor_to(DAY_SECONDS).plus_seconds(-TAUGHT_DAYS * DAY_SECONDS),
-            false => self.window.start().floor_to(Resolution::Settled.seconds()),
-        };
-        let end = if self.taught { self.window.end().ceil_to(DAY_SECONDS) } else { self.window.end() };
-        let is_over = !self.taught || end <= now.plus_seconds(-QUIET_SECONDS);
-        let gone = changed.before.is_some_and(|before| before > first);
-        is_over && !gone && changed.slots.range(first..end).next().is_none()
-    }
-}
-
-impl Kept {
-    fn new(question: &Question, version: u64) -> Self {
-        Self {
-            rule: question.rule,
-            trust: question.trust,
-            seen: version,
-            facts: Vec::new(),
-            places: Places::default(),
-            hours: Hours::default(),
-            pieces: BTreeMap::new(),
-            taught: BTreeSet::new(),
-        }
-    }
-
-    fn numbers(&self) -> usize {
-        self.hours.numbers() + self.pieces.values().map(|(_, tally)| tally.numbers()).sum::<usize>()
-    }
-
-    fn piece(&self, piece: Window) -> Option<&Tally> {
-        self.pieces.get(&piece.start()).filter(|(end, _)| *end == piece.end()).map(|(_, tally)| tally)
-    }
-
-    /// Drops what changed since it was kept. Whether nothing of the nodes did.
-    fn take_in(&mut self, book: &Book, facts: &[Facts]) -> bool {
-        let version = book.version();
-        match book.changed_since(self.seen) {
-            None => {
-                self.seen = version;
-                self.drop_between(UnixNanos(i64::MIN), UnixNanos(i64::MAX));
-            }
-            Some(change) => {
-                self.seen = change.version;
-                if let Some(before) = change.before {
-                    self.drop_between(UnixNanos(i64::MIN), before);
-                }
-                for slot in change.slots {
-                    self.drop_between(slot, slot.plus_seconds(Resolution::Settled.seconds()));
-                }
-            }
-        }
-        if self.facts == facts {
-            return true;
-        }
-        // A node is nothing to the slots before its first row.
-        let of = |all: &[Facts], at: usize| all.get(at).cloned();
-        let from = (0..self.facts.len().max(facts.len())).filter_map(|at| {
-            let (mine, other) = (of(&self.facts, at), of(facts, at));
-            let first = |facts: &Option<Facts>| facts.as_ref().and_then(|facts| facts.first_row);
-            (mine != other).then(|| [first(&mine), first(&other)].into_iter().flatten().min()).flatten()
-        });
-        if let Some(from) = from.min() {
-            self.drop_between(from, UnixNanos(i64::MAX));
-        }
-        self.facts = facts.to_vec();
-        false
-    }
-
-    /// Drops what was made of cells of a time, and what they teach.
-    fn drop_between(&mut self, from: UnixNanos, to: UnixNanos) {
-        self.drop_of(hour_of(from)..=hour_of(UnixNanos(to.0.saturating_sub(1))));
-        if !self.taught.is_empty() {
-            let first = hour_of(from.floor_to(DAY_SECONDS));
-            let last = hour_of(to).saturating_add(TAUGHT_DAYS * 24);
-            let taught: Vec<i64> = self.taught.range(first..=last).copied().collect();
-            taught.into_iter().for_each(|hour| self.drop_of(hour..=hour));
-        }
-    }
-
-    fn drop_of(&mut self, hours: RangeInclusive<i64>) {
-        let (from, to) = (begin_of(*hours.start()), begin_of(hours.end().saturating_add(1)));
-        let pieces: Vec<UnixNanos> = self.pieces.range(from..to).map(|(start, _)| *start).collect();
-        pieces.iter().for_each(|start| drop(self.pieces.remove(start)));
-        self.taught.retain(|hour| !hours.contains(hour));
-        self.hours.remove(hours);
-    }
-
-    /// The sum of parts: of what is kept, or else of what was made.
-    fn sum(&self, parts: &Parts, loose: &Loose) -> Option<Tally> {
-        let mut sum = self.hours.sum(parts.hours.clone(), &loose.hours)?;
-        for piece in &parts.pieces {
-            sum.plus(loose.pieces.get(&piece.start()).or_else(|| self.piece(*piece))?);
-        }
-        Some(sum)
-    }
 }

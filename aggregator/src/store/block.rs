@@ -6,10 +6,12 @@
 //!
 //! Invariants: a version's layout never changes; decoding damaged bytes is an error and never a wrong number, reads
 //! to the last byte and never allocates more than the bytes can hold; a chunk, whose columns of equal numbers take no
-//! bytes, allocates at most what it may hold. Layouts: [`row`] (rows), [`chunk`] (an hour of rows of a stream), [`cell`]
-//! (cells), [`descriptor`] (what series measure), [`factor`] (series of factors), [`fact`] (everything small).
+//! bytes, allocates at most what it may hold, and so does an hour of cells. Layouts: [`row`] (rows), [`chunk`] (an hour of
+//! rows of a stream), [`cell`] (a cell), [`cells`] (an hour of cells of a node), [`descriptor`] (what series measure),
+//! [`factor`] (series of factors), [`fact`] (everything small).
 
 pub mod cell;
+pub mod cells;
 pub mod chunk;
 pub mod descriptor;
 pub mod fact;
@@ -19,10 +21,12 @@ pub mod row;
 
 use super::StoreError;
 
-/// Version of every layout here but that of chunks.
+/// Version of every layout here but those of what holds an hour.
 pub const VERSION: u8 = 1;
 /// Version of the layout of chunks, which lie among the rows that they hold.
 pub const CHUNK_VERSION: u8 = 2;
+/// Version of the layout of hours of cells, which lie among cells by themselves.
+pub const CELLS_VERSION: u8 = 3;
 
 /// What is wrong with stored bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -147,7 +151,7 @@ impl<'a> Reader<'a> {
             return Err(Damaged("checksum does not match"));
         }
         match sealed.split_first() {
-            Some((version @ &(VERSION | CHUNK_VERSION), bytes)) => Ok((*version, Self { bytes })),
+            Some((version @ &(VERSION | CHUNK_VERSION | CELLS_VERSION), bytes)) => Ok((*version, Self { bytes })),
             _ => Err(Damaged("unknown version")),
         }
     }

@@ -19,6 +19,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+mod cells;
 mod changed;
 mod lags;
 mod records;
@@ -296,11 +297,19 @@ impl Book {
     ) -> Result<(), StoreError> {
         let mut gone = Vec::new();
         let mut latch = self.begin()?;
+        let together = self.together(node, cells)?;
         let mut writes = Writes::default();
         {
             let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-            for (resolution, start, cell) in cells {
-                let key = key::cell(node, *start);
+            // Where an hour begins may be none of its cells.
+            together.iter().for_each(|apart| writes.delete(apart.resolution.table(), key::cell(node, apart.hour)));
+            let of_hours = together
+                .iter()
+                .flat_map(|apart| apart.cells.iter().map(|(start, cell)| (apart.resolution, *start, cell)));
+            // Last what is new: it takes the place of what was together.
+            let new = cells.iter().map(|(resolution, start, cell)| (*resolution, *start, cell));
+            for (resolution, start, cell) in of_hours.chain(new) {
+                let key = key::cell(node, start);
                 let mut intern = |entity: Entity| catalog.intern(entity, &mut writes);
                 let value = cell_block::encode(&key, cell, &mut intern);
                 writes.put(resolution.table(), key, value);
@@ -333,34 +342,6 @@ impl Book {
 
     fn changed(&self) -> MutexGuard<'_, changed::Changed> {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A stored cell.
-    pub fn cell(&self, node: u32, resolution: Resolution, start: UnixNanos) -> Result<Option<Cell>, StoreError> {
-        let key = key::cell(node, start);
-        let value = self.store.get(resolution.table(), &key)?;
-        value.map(|value| self.decode_cell(&key, &value)).transpose()
-    }
-
-    /// Stored cells of a node that begin in a window, ascending.
-    pub fn cells(
-        &self,
-        node: u32,
-        resolution: Resolution,
-        window: Window,
-    ) -> Result<Vec<(UnixNanos, Cell)>, StoreError> {
-        let mut cells = Vec::new();
-        let (first, end) = (key::cell(node, window.start()), key::cell(node, window.end()));
-        self.scan(resolution.table(), &first, &end, |key, value| {
-            cells.push((key::decode_cell(key)?.1, self.decode_cell(key, value)?));
-            Ok(())
-        })?;
-        Ok(cells)
-    }
-
-    fn decode_cell(&self, key: &[u8], value: &[u8]) -> Result<Cell, StoreError> {
-        let catalog = self.read();
-        cell_block::decode(key, value, &|id| catalog.entity(id)).map_err(|damaged| damaged.of("a cell"))
     }
 
     /// Works out changes under the lock of commits and makes them durable together. The facts in memory are changed

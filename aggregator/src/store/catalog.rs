@@ -227,6 +227,11 @@ impl Catalog {
         self.entities.get(id as usize).cloned()
     }
 
+    /// Number of what a cell names, if it has one.
+    pub(crate) fn number(&self, entity: &Entity) -> Option<u32> {
+        self.numbers.get(entity).copied()
+    }
+
     /// Number of what a cell names; a new one is written.
     pub(crate) fn intern(&mut self, entity: Entity, writes: &mut Writes) -> u32 {
         if let Some(id) = self.numbers.get(&entity) {

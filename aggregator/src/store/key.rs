@@ -10,6 +10,7 @@
 //! | long | node u32, last instant, stream ordinal u32, sequence u64 | 24 |
 //! | gaps | node u32, from instant, stream ordinal u32, sequence u64, index u32 | 28 |
 //! | cells, settled, hours, dirty | node u32, start instant | 12 |
+//! | cells, settled, put together | node u32, instant at which the hour begins | 12 |
 //! | quarantine | stream ordinal u32, sequence u64, received instant | 20 |
 //! | meta | one tag byte, then per tag as in [`Meta`] | |
 //! | meta, series of factors | 0x20, name | 2 … 129 |

@@ -1,5 +1,6 @@
-//! What is kept for how long. Defaults: rows 7 d + 2 h (in whole hours, never dropped under a dirty cell), cells of 60 s 90 d, settled
-//! cells and declared gaps 400 d, sums of 1 h for ever. Quarantined records are never dropped.
+//! What is kept for how long. Defaults: rows 7 d + 2 h (never dropped under a dirty cell), cells of 60 s 90 d, settled
+//! cells and declared gaps 400 d, each of these but gaps in whole hours; sums of 1 h for ever. Quarantined records are never
+//! dropped.
 
 use super::book::{Book, CELL_SECONDS, Changes, SEALED_SECONDS};
 use super::catalog::Catalog;
@@ -109,12 +110,13 @@ fn drop_old(catalog: &Catalog, changes: &mut Changes, periods: &Periods, now: Un
             rows = rows.min(start.plus_seconds(-catalog.reach(node) - CELL_SECONDS));
         }
         // Whole hours: what is sealed lies at the beginning of its hour.
-        let rows = rows.floor_to(SEALED_SECONDS);
+        let hours = |from: UnixNanos| from.floor_to(SEALED_SECONDS);
+        let rows = hours(rows);
         let kept = [
             (Table::Rows, rows),
             (Table::Long, rows),
-            (Resolution::Minute.table(), first_kept(Level::Minutes)),
-            (Resolution::Settled.table(), first_kept(Level::Settled)),
+            (Resolution::Minute.table(), hours(first_kept(Level::Minutes))),
+            (Resolution::Settled.table(), hours(first_kept(Level::Settled))),
             (Table::Gaps, before(now, periods.settled).floor_to(CELL_SECONDS)),
         ];
         for (table, from) in kept {

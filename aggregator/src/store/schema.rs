@@ -9,7 +9,7 @@ use super::key::Meta;
 use super::{Durability, Store, StoreError, Table, Writes};
 
 /// Version that this program writes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The steps that lead to [`VERSION`], one for each version before it, oldest first.
 pub const STEPS: &[Step] = &[
     Step {
@@ -19,6 +19,7 @@ pub const STEPS: &[Step] = &[
     },
     Step { from: 2, what: "hours of rows may be sealed, lags recorded; nothing is rewritten now", apply: |_| Ok(()) },
     Step { from: 3, what: "what a budget of the disk took may be recorded; nothing is rewritten", apply: |_| Ok(()) },
+    Step { from: 4, what: "hours of cells may be put together; nothing is rewritten now", apply: |_| Ok(()) },
 ];
 
 /// What leads from a version to the next one.

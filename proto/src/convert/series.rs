@@ -214,6 +214,7 @@ fn serving_to_wire(serving: &Serving) -> telemetry::Serving {
         revision: optional_clean(serving.revision.as_ref(), MAX_ID_BYTES),
         role: serving.role.map_or(0, service_role_to_wire),
         group: optional_clean(serving.group.as_ref(), MAX_ID_BYTES),
+        wraps: serving.wraps,
         configuration: (!set_up.is_unknown()).then(|| telemetry::ServingConfiguration {
             engine_version: optional_clean(set_up.engine_version.as_ref(), MAX_ID_BYTES),
             quantisation: optional_clean(set_up.quantisation.as_ref(), MAX_ID_BYTES),
@@ -233,6 +234,7 @@ fn serving_from_wire(serving: telemetry::Serving) -> Result<Serving, ConvertErro
         revision: optional_text(serving.revision, "Serving.revision", MAX_ID_BYTES)?,
         role: if serving.role == 0 { None } else { Some(service_role_from_wire(serving.role)?) },
         group: optional_text(serving.group, "Serving.group", MAX_ID_BYTES)?,
+        wraps: serving.wraps,
         configuration: ServingConfiguration {
             engine_version: optional_text(set_up.engine_version, "ServingConfiguration.engine_version", MAX_ID_BYTES)?,
             quantisation: optional_text(set_up.quantisation, "ServingConfiguration.quantisation", MAX_ID_BYTES)?,
@@ -407,6 +409,7 @@ mod tests {
                 base: workload.clone(),
                 revision: None,
                 role: workload.as_ref().map(|_| ServiceRole::Decode),
+                wraps: workload.is_some(),
                 group: workload.clone(),
                 configuration: ServingConfiguration {
                     max_batch: workload.as_ref().map(|name| u32::try_from(name.len()).unwrap_or(0)),

@@ -62,6 +62,8 @@ pub struct Serving {
     pub revision: Option<String>,
     /// Its part of the work; absent for a server that does all of it.
     pub role: Option<ServiceRole>,
+    /// Whether what counts it is around an engine and may count what a page of that engine, in the same process, counts too.
+    pub wraps: bool,
     /// The service group: servers, on whatever nodes, that work on the same requests.
     pub group: Option<String>,
     /// The set-up.

@@ -1,13 +1,15 @@
 //! The database's bytes: keys, and values behind a right checksum.
 
+use joulebook_aggregator::store::block::descriptor::Entity;
 use joulebook_aggregator::store::block::fact::{
     BootFact, BridgesFact, Fact, GapFact, HashFact, LongFact, MarkFact, NodeFact, Schema, StreamFact,
 };
 use joulebook_aggregator::store::block::row::RowRecord;
-use joulebook_aggregator::store::block::{CHUNK_VERSION, Writer, cell, chunk};
+use joulebook_aggregator::store::block::{CELLS_VERSION, CHUNK_VERSION, Writer, cell, cells, chunk};
 use joulebook_aggregator::store::key::{self, GapKey, Meta, RowKey};
-use joulebook_units::{Subject, UnixNanos};
+use joulebook_units::{Consumer, Consumption, Subject, UnixNanos, Workload, WorkloadKind};
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// A key that is read is written the same way.
 pub fn keys(data: &[u8]) {
@@ -59,6 +61,35 @@ pub fn blocks(data: &[u8]) {
             assert!(again.is_ok_and(|again| again == records), "a chunk reads back");
         }
     }
+    let mut writer = Writer::of(CELLS_VERSION);
+    writer.raw(data);
+    for value in [data, &writer.seal(KEY)] {
+        let Ok(hour) = cells::decode(KEY, value, u64::MAX, &|id| Some(named(id))) else { continue };
+        let number = |entity: &Entity| (0..NAMED).find(|id| named(*id) == *entity);
+        // One without cells is never written.
+        if let Some(value) = cells::encode(KEY, &hour, &number) {
+            let again = cells::decode(KEY, &value, u64::MAX, &|id| Some(named(id)));
+            assert!(again.is_ok_and(|again| again == hour), "an hour of cells reads back");
+        }
+    }
+}
+
+/// What cells name here.
+const NAMED: u32 = 6;
+
+fn named(id: u32) -> Entity {
+    let name = (id % NAMED).to_string();
+    if id.is_multiple_of(2) {
+        return Entity::Workload(Arc::new(Workload::bare(name.clone(), WorkloadKind::Unit, name)));
+    }
+    Entity::Consumption(Arc::new(Consumption {
+        consumer: Consumer { kind: "key".to_owned(), name },
+        engine: "litellm".to_owned(),
+        gateway: "http://127.0.0.1:4000".to_owned(),
+        endpoint: None,
+        model: None,
+        version: None,
+    }))
 }
 
 fn fact<T: Fact + PartialEq + Debug>(value: &[u8]) {

@@ -20,6 +20,13 @@ fn what_an_unseen_server_delivered_has_no_score_and_not_one_of_nothing() {
         sci.null_reason.as_ref().is_some_and(|reason| reason.contains("no process of its servers was seen")),
         "{sci:?}"
     );
+    let (energy, carbon) = (answer.energy.as_ref().expect("there"), answer.carbon.as_ref().expect("there"));
+    assert_eq!((energy.total_j, energy.host_j, energy.platform_j, energy.overhead_j), (None, None, None, None));
+    assert_eq!((carbon.o_g, carbon.m_g, carbon.total_g), (None, None, None), "what is not known is not nothing");
+    assert!(energy.by_level_j.is_empty());
+    for path in ["energy.total_j", "energy.by_level_j.host", "carbon.total_g"] {
+        assert!(answer.not_available[path].contains("no process of its servers was seen"), "{answer:?}");
+    }
     let by = GetEnergyRequest {
         window: Some(asked),
         by: EnergyBy::Model.into(),
@@ -28,5 +35,6 @@ fn what_an_unseen_server_delivered_has_no_score_and_not_one_of_nothing() {
     };
     let rows = query.energy(&by).expect("well-formed").rows;
     let row = rows.iter().find(|row| row.units.is_some()).expect("the version's");
+    assert_eq!(row.microjoules, None);
     assert!(row.joules_per_unit.is_none() && row.per_unit_null_reason.is_some(), "{row:?}");
 }

@@ -9,8 +9,8 @@ use joulebook_tests::timestamp::now;
 /// Requests, failures and probes of each version, and again after the first was restarted.
 const VERSIONS: [(&str, u64, u64, u64); 2] = [("v1", 40, 3, 7), ("v2", 25, 0, 11)];
 const RESTARTED: u64 = 12;
-/// Requests to what was not built.
-const UNBUILT: u64 = 5;
+/// Requests to what was not built: until it is known, and from then on.
+const UNBUILT: [u64; 2] = [5, 40];
 
 fn load(server: &BentoServer, requests: u64, failures: u64, probes: u64) {
     for _ in 0..requests {
@@ -45,12 +45,16 @@ fn requests_of_two_versions_of_a_bento_are_exact_over_a_restart_and_probes_are_n
     load(&servers[0], RESTARTED, 0, 2);
     let unbuilt = Bento::build("unused").unwrap();
     let unbuilt = unbuilt.serve_source(ports[2]).unwrap();
-    load(&unbuilt, UNBUILT, 0, 3);
+    load(&unbuilt, UNBUILT[0], 0, 3);
+    expected.insert("v1".to_owned(), (VERSIONS[0].1 + RESTARTED, VERSIONS[0].2));
+    expected.insert(String::new(), (UNBUILT[0], 0));
+    // Without a look at its processes nothing of its energy would be known.
+    wait_for_requests(&installation, SERVICE, &expected);
+    load(&unbuilt, UNBUILT[1], 0, 0);
     assert!(agent.stop().unwrap().success(), "{}", agent.said());
     let end = now().unwrap();
 
-    expected.insert("v1".to_owned(), (VERSIONS[0].1 + RESTARTED, VERSIONS[0].2));
-    expected.insert(String::new(), (UNBUILT, 0));
+    expected.insert(String::new(), (UNBUILT.iter().sum(), 0));
     let window = ["--from", begin.as_str(), "--to", &end];
     assert_eq!(requests(&installation, SERVICE, &window).unwrap(), expected, "requests: successful, failed");
     let scores = installation.ask(&[&["sci", "--per", "request"], &window[..]].concat()).unwrap();

@@ -150,7 +150,9 @@ fn a_gateway_that_asks_a_server_around_an_engine_asks_the_engine() {
         &[(of("a", Some("http://localhost:3000/v1"), None), tokens(5, 0))],
     );
     let left_out = ServiceUse { measures: Measures::LEFT_OUT, ..ServiceUse::default() };
-    let around = Arc::new(Service { engine: "bentoml".to_string(), ..Service::clone(&around) });
+    let mut around = Service::clone(&around);
+    around.serving.wraps = true;
+    let around = Arc::new(around);
     totals.nodes.get_mut("n1").expect("a node").cell.services.insert(around, left_out);
     assert_eq!(names(&split(&totals, &engine)), [("a", 25, Some(0)), ("direct", 75, Some(0))]);
     assert!(Consumers::new(&totals, Entity::Consumer).remote.is_empty());

@@ -99,3 +99,27 @@ fn a_cell_without_an_end_lasts_until_the_next_but_not_over_a_hole() {
     assert_eq!(ends(&[at(5)], at(1).0), [at(6)]);
     assert!(ends(&[], 1).is_empty());
 }
+
+proptest! {
+    #[test]
+    fn what_overlaps_nowhere_is_found_as_anything_else_is(
+        lengths in prop::collection::vec((0i64..5, 1i64..5), 0..8),
+        from in 0i64..20,
+        length in 0i64..20,
+        backwards in any::<bool>(),
+    ) {
+        let mut end = 0;
+        let mut candidates: Vec<(Window, u8)> = Vec::new();
+        for (hole, length) in lengths {
+            candidates.push((window(end + hole, end + hole + length), 0));
+            end += hole + length;
+        }
+        if backwards {
+            candidates.reverse();
+        }
+        let asked = window(from, from + length);
+        prop_assert_eq!(apart(asked, &candidates), Some(stacked(asked, &candidates)));
+        candidates.push((window(from, from + 20), 1));
+        prop_assert_eq!(layer(asked, &candidates), stacked(asked, &candidates));
+    }
+}

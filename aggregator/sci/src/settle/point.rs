@@ -11,9 +11,6 @@ use alloc::vec::Vec;
 use core::mem::discriminant;
 use joulebook_units::{CountKind, Service};
 
-/// Presets of pages that count what an engine inside the same process may count too: those whose role is `wrapper`. What
-/// a page of one's own making is, the ledger does not know: it stands as an engine's.
-pub const WRAPPERS: [&str; 4] = ["bentoml", "kserve", "otel-genai", "rayserve"];
 /// Ways by which a server tells of itself, best first. All other engines are read from a page.
 const TOLD: [&str; 2] = ["push", "otlp"];
 
@@ -23,7 +20,7 @@ type Counts = BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>;
 /// Place of a service's way of counting in the order of precedence.
 fn rank(service: &Service) -> usize {
     let told = TOLD.iter().position(|way| *way == service.engine);
-    told.map_or(usize::from(WRAPPERS.contains(&service.engine.as_str())), |place| place + 2)
+    told.map_or(usize::from(service.serving.wraps), |place| place + 2)
 }
 
 /// The services of one process, counted in a better way, that count what `told` tells: those of the same model, else its only

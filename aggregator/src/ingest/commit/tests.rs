@@ -1,3 +1,4 @@
+mod cells;
 mod clocks;
 mod cut;
 mod disk;

@@ -5,12 +5,29 @@ use joulebook_sci::ServiceUse;
 use joulebook_sci::phase::PhaseMethod;
 use joulebook_sci::uncertainty::Deviations;
 
+/// Why there is no embodied carbon at the levels below the facility.
+const OUTSIDE: &str = "embodied carbon is outside the asked level";
+/// Why a version that was counted has no energy of its own.
+const UNSEEN: &str = "nothing of its energy is known: no process of its servers was seen";
+
+/// Why nothing of the version's own energy is known, where nothing is: that is not nothing.
+fn unseen(parts: &Parts<'_>) -> Option<&'static str> {
+    parts.whole.cost.measured(()).is_none().then_some(UNSEEN)
+}
+
 impl Context<'_> {
     pub(super) fn energy(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Energy {
         let cost = &parts.totals.cost;
         let joules = |energy: u64| Microjoules(energy).to_joules().0;
         let facility = parts.totals.facility_j.get();
         let unknown = parts.accelerator.err();
+        let unseen = unseen(parts);
+        let mut own = |energy: f64, path: &str| missing.or_note(unseen.is_none().then_some(energy), path, UNSEEN);
+        let host_j = own(joules(cost.host), "energy.host_j");
+        let platform_j = own(joules(cost.platform), "energy.platform_j");
+        let dedicated_idle_j = own(joules(cost.dedicated_idle), "energy.dedicated_idle_j");
+        let overhead_j = own(facility - joules(cost.with_idle()), "energy.overhead_j");
+        let unknown = unknown.or(unseen);
         let mut accelerator = |energy: u64, path: &str| {
             missing.or_note(unknown.is_none().then(|| joules(energy)), path, unknown.unwrap_or_default())
         };
@@ -24,11 +41,11 @@ impl Context<'_> {
             accelerator_j: accelerator(cost.accelerator(), "energy.accelerator_j"),
             accelerator_dynamic_j: accelerator(cost.accelerator_dynamic, "energy.accelerator_dynamic_j"),
             accelerator_base_j: accelerator(cost.accelerator_base, "energy.accelerator_base_j"),
-            host_j: Some(joules(cost.host)),
-            platform_j: Some(joules(cost.platform)),
-            dedicated_idle_j: Some(joules(cost.dedicated_idle)),
+            host_j,
+            platform_j,
+            dedicated_idle_j,
             pool_idle_j: Some(joules(cost.pool_idle)),
-            overhead_j: Some(facility - joules(cost.with_idle())),
+            overhead_j,
             total_j: by_level_j.get(self.question.level.name()).copied(),
             method: method_name(&parts.nodes.iter().flat_map(|node| methods(&node.cell)).collect()),
             by_level_j: BTreeMap::new(),
@@ -42,11 +59,17 @@ impl Context<'_> {
             by_level_j.remove(Level::Accelerator.name());
             missing.note("energy.by_level_j.accelerator", reason);
         }
-        let no_level = self.no_level(parts);
-        if let Some(reason) = no_level {
+        if unseen.is_some() {
+            by_level_j.clear();
+            for level in Level::ALL.into_iter().filter(|level| *level != Level::Accelerator) {
+                missing.note(&format!("energy.by_level_j.{}", level.name()), UNSEEN);
+            }
+        }
+        let unknown = self.unknown(parts);
+        if let Some(reason) = unknown {
             missing.note("energy.total_j", reason);
         }
-        wire::Energy { by_level_j, total_j: energy.total_j.filter(|_| no_level.is_none()), ..energy }
+        wire::Energy { by_level_j, total_j: energy.total_j.filter(|_| unknown.is_none()), ..energy }
     }
 
     /// Support services that are declared for the version's pools, by role.
@@ -67,6 +90,16 @@ impl Context<'_> {
     /// Why there is no figure at the asked level, where there is none.
     fn no_level(&self, parts: &Parts<'_>) -> Option<&'static str> {
         parts.accelerator.err().filter(|_| self.question.level == Level::Accelerator)
+    }
+
+    /// Why it has no embodied carbon, where it has none.
+    fn no_embodied(&self, parts: &Parts<'_>) -> Option<&'static str> {
+        if self.question.level == Level::Facility { unseen(parts) } else { Some(OUTSIDE) }
+    }
+
+    /// Why its energy and what is made of it are not known, where they are not.
+    fn unknown(&self, parts: &Parts<'_>) -> Option<&'static str> {
+        self.no_level(parts).or_else(|| unseen(parts))
     }
 
     pub(super) fn idle(&self, parts: &Parts<'_>) -> wire::Idle {
@@ -90,7 +123,7 @@ impl Context<'_> {
             parts.members.iter().map(|member| member.embodied.te_source.to_string()).collect();
         let policies: BTreeSet<&str> = parts.members.iter().map(|member| member.embodied.age_policy()).collect();
         let inside = self.question.level == Level::Facility;
-        let outside = "embodied carbon is outside the asked level";
+        let no_share = self.no_embodied(parts);
         let unallocated: f64 = parts.nodes.iter().map(|node| node.embodied_unallocated_g.get()).sum();
         wire::Embodied {
             te_source: sources.into_iter().collect::<Vec<_>>().join(" + "),
@@ -100,21 +133,29 @@ impl Context<'_> {
                 .map_or(joulebook_sci::embodied::DEFAULT_LIFESPAN_HOURS, |member| member.embodied.expected_hours()),
             age_policy: policies.into_iter().collect::<Vec<_>>().join(" + "),
             rs_rule: rs_rule(parts),
-            m_g: missing.or_note(inside.then(|| parts.totals.carbon.embodied.get()), "embodied.m_g", outside),
-            unallocated_g: missing.or_note(inside.then_some(unallocated), "embodied.unallocated_g", outside),
+            m_g: missing.or_note(
+                no_share.is_none().then(|| parts.totals.carbon.embodied.get()),
+                "embodied.m_g",
+                no_share.unwrap_or_default(),
+            ),
+            unallocated_g: missing.or_note(inside.then_some(unallocated), "embodied.unallocated_g", OUTSIDE),
             te_g,
         }
     }
 
     pub(super) fn carbon(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Carbon {
         let carbon = &parts.totals.carbon;
-        let unknown = self.no_level(parts);
+        let unknown = self.unknown(parts);
         let (known, reason) = (unknown.is_none(), unknown.unwrap_or_default());
-        let embodied = (self.question.level == Level::Facility).then(|| carbon.embodied.get());
+        let no_share = self.no_embodied(parts);
         missing.note("carbon.market_based_o_g", "no contractual factor is configured");
         wire::Carbon {
             o_g: missing.or_note(known.then(|| carbon.operational.get()), "carbon.o_g", reason),
-            m_g: missing.or_note(embodied, "carbon.m_g", "embodied carbon is outside the asked level"),
+            m_g: missing.or_note(
+                no_share.is_none().then(|| carbon.embodied.get()),
+                "carbon.m_g",
+                no_share.unwrap_or_default(),
+            ),
             total_g: missing.or_note(
                 known.then(|| carbon.operational.get() + carbon.embodied.get()),
                 "carbon.total_g",

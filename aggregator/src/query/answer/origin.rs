@@ -26,8 +26,8 @@ impl Context<'_> {
         }
         let mut seen: Vec<(&IntensityProvenance, f64)> = Vec::new();
         for cell in self.intensities(parts) {
-            if !seen.iter().any(|(known, _)| **known == cell.provenance) {
-                seen.push((&cell.provenance, 0.0));
+            if !seen.iter().any(|(known, _)| **known == *cell.provenance) {
+                seen.push((cell.provenance.as_ref(), 0.0));
             }
         }
         seen

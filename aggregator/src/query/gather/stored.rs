@@ -22,18 +22,21 @@ pub(super) struct Stored<'a> {
     /// What is read ahead of a node in seconds: much of few nodes, since beginning to read costs as much as some cells, and
     /// little of many.
     reach: i64,
+    /// The slots of the question: of what is read ahead inside it nothing lies outside.
+    window: Option<Window>,
     ahead: RefCell<BTreeMap<(u32, Resolution), Ahead>>,
 }
 
 impl<'a> Stored<'a> {
-    /// Nothing of these many nodes is read yet.
-    pub(super) fn new(book: &'a Book, nodes: usize, memory: Memory) -> Self {
+    /// Nothing of these many nodes and this window is read yet.
+    pub(super) fn new(book: &'a Book, (nodes, window): (usize, Window), memory: Memory) -> Self {
         let cells = i64::try_from(memory.ahead()).unwrap_or(i64::MAX);
         let (slot, hour) = (Resolution::Settled.seconds(), Resolution::Hour.seconds());
         let each = (cells / i64::try_from(nodes.max(1)).unwrap_or(cells)).saturating_mul(slot);
         let least = if memory.limit().is_some() { slot } else { hour };
         let each = if each < hour { each } else { each / hour * hour };
-        Self { book, reach: each.clamp(least, DAY_SECONDS), ahead: RefCell::default() }
+        let window = Window::new(window.start().floor_to(slot), window.end().ceil_to(slot));
+        Self { book, reach: each.clamp(least, DAY_SECONDS), window, ahead: RefCell::default() }
     }
 
     /// The stretch around an instant that is read at once; `None` where time ends.
@@ -43,7 +46,9 @@ impl<'a> Stored<'a> {
             Resolution::Settled | Resolution::Hour => self.reach,
         };
         let first = start.floor_to(reach);
-        Window::new(first, first.plus_seconds(reach)).filter(|window| start < window.end())
+        let around = Window::new(first, first.plus_seconds(reach)).filter(|window| start < window.end())?;
+        let asked = self.window.and_then(|window| window.intersect(around));
+        Some(asked.filter(|asked| (asked.start()..asked.end()).contains(&start)).unwrap_or(around))
     }
 
     /// A stored cell.

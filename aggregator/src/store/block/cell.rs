@@ -27,14 +27,14 @@ use joulebook_sci::{
     Account, Cell, ConsumptionUse, EntryKey, Flags, InputUse, LagUse, Purpose, ServiceUse, SourceKey, SourceUse,
     WorkloadUse,
 };
-use joulebook_units::{CountKind, Service, Workload};
+use joulebook_units::{Consumption, CountKind, Service, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Place of the lowest bit of the measures beside the mask of known counts.
 const MEASURES: u32 = 56;
 
-const PURPOSES: [Purpose; 5] =
+pub(super) const PURPOSES: [Purpose; 5] =
     [Purpose::Dynamic, Purpose::Base, Purpose::DedicatedIdle, Purpose::PoolIdle, Purpose::Residual];
 
 /// The bytes to store under `key`; `intern` numbers what the cell names.
@@ -125,9 +125,7 @@ impl<'a> Later<'a> {
             cell.services.entry(service).or_default().counts.insert(kind, reader.number()?);
         }
         for _ in 0..reader.length()? {
-            let Some(Entity::Consumption(of)) = resolve(reader.small()?) else {
-                return Err(Damaged("unknown consumer"));
-            };
+            let of = read_consumption(reader, resolve)?;
             let used = ConsumptionUse { counts: read_counts(reader)?.0, counted_nanos: reader.number()? };
             cell.consumption.insert(of, used);
         }
@@ -154,7 +152,7 @@ fn write_lags(writer: &mut Writer, lags: &BTreeMap<SourceKey, LagUse>, intern: &
     }
 }
 
-fn write_account(writer: &mut Writer, account: &Account, intern: &mut dyn FnMut(Entity) -> u32) {
+pub(super) fn write_account(writer: &mut Writer, account: &Account, intern: &mut dyn FnMut(Entity) -> u32) {
     match account {
         Account::Service(service) => {
             writer.byte(0);
@@ -225,15 +223,7 @@ pub fn decode(key: &[u8], value: &[u8], resolve: &dyn Fn(u32) -> Option<Entity>)
         cell.sources.insert(source, used);
     }
     for _ in 0..reader.length()? {
-        let account = match reader.byte()? {
-            0 => Account::Service(read_service(reader, resolve)?),
-            1 => Account::Workload(read_workload(reader, resolve)?),
-            2 => Account::System,
-            3 => Account::PoolIdle,
-            4 => Account::Platform,
-            5 => Account::Unattributed,
-            _ => return Err(Damaged("unknown account")),
-        };
+        let account = read_account(reader, resolve)?;
         let entry = EntryKey { account, component: read_component(reader)?, purpose: read_kind(reader, &PURPOSES)? };
         cell.entries.insert(entry, reader.number()?);
     }
@@ -288,25 +278,59 @@ fn read_lags(
     Ok(lags)
 }
 
-fn read_source(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<SourceKey, Damaged> {
+pub(super) fn read_source(
+    reader: &mut Reader<'_>,
+    resolve: &dyn Fn(u32) -> Option<Entity>,
+) -> Result<SourceKey, Damaged> {
     match resolve(reader.small()?) {
         Some(Entity::Source(source)) => Ok(source),
         _ => Err(Damaged("unknown source")),
     }
 }
 
-fn read_service(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<Arc<Service>, Damaged> {
+pub(super) fn read_service(
+    reader: &mut Reader<'_>,
+    resolve: &dyn Fn(u32) -> Option<Entity>,
+) -> Result<Arc<Service>, Damaged> {
     match resolve(reader.small()?) {
         Some(Entity::Service(service)) => Ok(service),
         _ => Err(Damaged("unknown service")),
     }
 }
 
-fn read_workload(reader: &mut Reader<'_>, resolve: &dyn Fn(u32) -> Option<Entity>) -> Result<Arc<Workload>, Damaged> {
+pub(super) fn read_workload(
+    reader: &mut Reader<'_>,
+    resolve: &dyn Fn(u32) -> Option<Entity>,
+) -> Result<Arc<Workload>, Damaged> {
     match resolve(reader.small()?) {
         Some(Entity::Workload(workload)) => Ok(workload),
         _ => Err(Damaged("unknown workload")),
     }
+}
+
+pub(super) fn read_consumption(
+    reader: &mut Reader<'_>,
+    resolve: &dyn Fn(u32) -> Option<Entity>,
+) -> Result<Arc<Consumption>, Damaged> {
+    match resolve(reader.small()?) {
+        Some(Entity::Consumption(of)) => Ok(of),
+        _ => Err(Damaged("unknown consumer")),
+    }
+}
+
+pub(super) fn read_account(
+    reader: &mut Reader<'_>,
+    resolve: &dyn Fn(u32) -> Option<Entity>,
+) -> Result<Account, Damaged> {
+    Ok(match reader.byte()? {
+        0 => Account::Service(read_service(reader, resolve)?),
+        1 => Account::Workload(read_workload(reader, resolve)?),
+        2 => Account::System,
+        3 => Account::PoolIdle,
+        4 => Account::Platform,
+        5 => Account::Unattributed,
+        _ => return Err(Damaged("unknown account")),
+    })
 }
 
 fn read_service_use(reader: &mut Reader<'_>) -> Result<ServiceUse, Damaged> {

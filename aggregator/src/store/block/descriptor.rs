@@ -261,7 +261,31 @@ fn read_serving(reader: &mut Reader<'_>) -> Result<Serving, Damaged> {
         data_parallel: read_number(reader)?,
         power_limit_milliwatts: reader.option(Reader::number)?,
     };
-    Ok(Serving { base, revision, role, group, configuration })
+    Ok(Serving { base, revision, role, wraps: false, group, configuration })
+}
+
+/// Kinds of subjects and entities: a service of which more is known, and one that is around an engine besides.
+const SERVED: u8 = 16;
+const WRAPPING: u8 = 20;
+
+/// A service with its kind before it: `plain` if nothing more is known of it.
+fn write_served(writer: &mut Writer, service: &Service, plain: u8) {
+    let more = service.serving != Serving::default();
+    writer.byte(match (service.serving.wraps, more) {
+        (true, _) => WRAPPING,
+        (false, true) => SERVED,
+        (false, false) => plain,
+    });
+    write_service(writer, service);
+    if more {
+        write_serving(writer, &service.serving);
+    }
+}
+
+fn read_wrapping(reader: &mut Reader<'_>) -> Result<Service, Damaged> {
+    let mut service = read_served(reader)?;
+    service.serving.wraps = true;
+    Ok(service)
 }
 
 fn read_served(reader: &mut Reader<'_>) -> Result<Service, Damaged> {
@@ -355,12 +379,7 @@ impl Fact for Subject {
             }
             Self::NodeMemoryUsed => writer.byte(4),
             Self::Count(service, kind) => {
-                let more = service.serving != Serving::default();
-                writer.byte(if more { 16 } else { 5 });
-                write_service(writer, service);
-                if more {
-                    write_serving(writer, &service.serving);
-                }
+                write_served(writer, service, 5);
                 write_count_kind(writer, *kind);
             }
             Self::Consumption(of, kind) => {
@@ -407,7 +426,8 @@ impl Fact for Subject {
             4 => Self::NodeMemoryUsed,
             5 => Self::Count(read_service(reader)?, read_count_kind(reader)?),
             11 => Self::Consumption(read_consumption(reader)?, read_count_kind(reader)?),
-            16 => Self::Count(read_served(reader)?, read_count_kind(reader)?),
+            SERVED => Self::Count(read_served(reader)?, read_count_kind(reader)?),
+            WRAPPING => Self::Count(read_wrapping(reader)?, read_count_kind(reader)?),
             17 => Self::CpuTime(read_member(reader)?),
             18 => Self::CpuTime(read_in_pod(reader)?),
             19 => Self::DeviceSlices { device: reader.text()?, workload: reader.text()?, of: reader.small()? },
@@ -420,14 +440,7 @@ impl Fact for Entity {
     const NAME: &'static str = "something that cells name";
     fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Service(service) => {
-                let more = service.serving != Serving::default();
-                writer.byte(if more { 16 } else { 0 });
-                write_service(writer, service);
-                if more {
-                    write_serving(writer, &service.serving);
-                }
-            }
+            Self::Service(service) => write_served(writer, service, 0),
             Self::Workload(workload) => match &workload.pod {
                 Some(pod) => {
                     writer.byte(18);
@@ -462,7 +475,8 @@ impl Fact for Entity {
         Ok(match reader.byte()? {
             5 => Self::Consumption(Arc::new(read_consumption(reader)?)),
             0 => Self::Service(Arc::new(read_service(reader)?)),
-            16 => Self::Service(Arc::new(read_served(reader)?)),
+            SERVED => Self::Service(Arc::new(read_served(reader)?)),
+            WRAPPING => Self::Service(Arc::new(read_wrapping(reader)?)),
             17 => Self::Workload(Arc::new(read_member(reader)?)),
             18 => Self::Workload(Arc::new(read_in_pod(reader)?)),
             1 => Self::Workload(Arc::new(read_workload(reader)?)),

@@ -244,7 +244,7 @@ fn expected_bits(numbers: &[i64], middle: i64) -> f64 {
     entropy.sum::<f64>() + after_first as f64 / count
 }
 
-fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
+pub(super) fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
     while other != 0 {
         (one, other) = (other, one % other);
     }

@@ -3,7 +3,7 @@
 //! Sealing changes no row. It happens in one commit, and what comes late lies beside the chunk until the hour is sealed
 //! again, so a reader who looks for records first and for chunks after sees every record.
 
-use super::{Book, unknown};
+use super::{Book, Resolution, unknown};
 use crate::store::block::chunk::{self, Numbered};
 use crate::store::block::fact::{Fact, LongFact, SealedFact};
 use crate::store::block::row::RowRecord;
@@ -29,6 +29,8 @@ pub struct Sealed {
     pub chunks: usize,
     /// Records in them.
     pub records: usize,
+    /// Cells that were put together.
+    pub cells: usize,
 }
 
 impl Book {
@@ -153,6 +155,7 @@ impl Book {
                     Ok(Some(sealed)) => {
                         all.chunks += sealed.chunks;
                         all.records += sealed.records;
+                        all.cells += sealed.cells;
                     }
                     Ok(None) => until = until.or(Some(hour)),
                     // Whoever asks about the hour is told; the others are sealed all the same.
@@ -172,8 +175,16 @@ impl Book {
         Ok(all)
     }
 
-    /// Makes a chunk of each stream's records in an hour.
+    /// Makes a chunk of each stream's records in an hour, and one value of its cells of each length.
     fn seal_hour(&self, node: u32, hour: UnixNanos) -> Result<Sealed, StoreError> {
+        let mut sealed = self.seal_rows(node, hour)?;
+        for resolution in [Resolution::Minute, Resolution::Settled] {
+            sealed.cells += self.seal_cells(node, resolution, hour)?;
+        }
+        Ok(sealed)
+    }
+
+    fn seal_rows(&self, node: u32, hour: UnixNanos) -> Result<Sealed, StoreError> {
         let (first, end) = (key::cell(node, hour), key::cell(node, hour.plus_seconds(SEALED_SECONDS)));
         // Of each stream: the keys of records that lie by themselves. The beginning of the hour may hold its chunk.
         let mut loose: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();

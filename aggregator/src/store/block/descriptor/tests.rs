@@ -69,6 +69,7 @@ fn serving() -> Serving {
         base: Some("b".to_owned()),
         revision: Some("r".to_owned()),
         role: Some(ServiceRole::Decode),
+        wraps: false,
         group: Some("s".to_owned()),
         configuration: ServingConfiguration {
             engine_version: Some("1".to_owned()),
@@ -140,6 +141,13 @@ fn the_layout_of_descriptors_never_changes() {
         (
             Subject::Count(Service { serving: serving(), ..service() }, CountKind::DecodeNanos),
             "011001016d0101760600000165017401017700 010162 010172 010173 010131 010171 0102 0104 0102 00 00 01e807 0a",
+        ),
+        (
+            Subject::Count(
+                Service { serving: Serving { wraps: true, ..Serving::default() }, ..service() },
+                CountKind::DecodeNanos,
+            ),
+            "011401016d0101760600000165017401017700 00 00 00 00 00 00 00 00 00 00 00 0a",
         ),
     ];
     for (subject, golden) in golden {
