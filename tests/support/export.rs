@@ -18,7 +18,7 @@ use joulebook_aggregator::store::memory::MemoryStore;
 use joulebook_aggregator::store::space::{Least, Space};
 use joulebook_sci::quantity::Quantity;
 use joulebook_sci::series::Status;
-use joulebook_units::{Column, CountKind, Service, Subject, UnixNanos, Window};
+use joulebook_units::{Column, CountKind, OwnProgram, Service, Subject, UnixNanos, Window};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,8 +71,9 @@ pub struct Exported {
     _tasks: JoinSet<()>,
 }
 
-/// What a node does in an hour and a quarter: it serves two versions, and now and then nothing.
-fn steps(node: u64) -> Vec<Step> {
+/// What a node does in an hour and a quarter: it serves two versions, and now and then nothing. `running` are the further
+/// workloads that always run, one a bit.
+fn steps(node: u64, running: u8) -> Vec<Step> {
     let device = |number: u64, place: u64| DeviceStep {
         microjoules: 900_000_000 + (number * 7 + place * 13 + node) % 50 * 10_000_000,
         integrated_microjoules: 900_000_000 + (number * 7 + place * 13 + node) % 50 * 10_000_000,
@@ -89,7 +90,7 @@ fn steps(node: u64) -> Vec<Step> {
         scraped: true,
         gap: false,
         ends_batch: false,
-        running: if number % 200 < 90 { 1 << 3 } else { 0 },
+        running: running | if number % 200 < 90 { 1 << 3 } else { 0 },
         devices: [device(number, 0), device(number, 1)],
         wall: WallStep { microjoules: 2_400_000_000, told: 0, broken: 0 },
     };
@@ -141,6 +142,20 @@ fn rename(dictionary: &mut [(u32, Subject)]) {
     }
 }
 
+/// The further workload that can be a node's agent, as a bit, and its identity.
+const AGENT: (u8, &str) = (1 << 2, "process/9");
+
+/// Makes it one.
+fn with_agent(dictionary: &mut [(u32, Subject)]) {
+    for (_, subject) in dictionary {
+        if let Subject::CpuTime(workload) = subject
+            && workload.id == AGENT.1
+        {
+            OwnProgram::Agent.name().clone_into(&mut workload.name);
+        }
+    }
+}
+
 /// A series of factors of another site, whose age is shown.
 fn push_factor(aggregator: &Aggregator) {
     let subject = SeriesSubject {
@@ -162,7 +177,7 @@ impl Exported {
     /// # Panics
     /// If one of its parts does not start.
     pub async fn start(section: ExportSection) -> Self {
-        Self::named(section, |_| ()).await
+        Self::named(section, 0, |_| ()).await
     }
 
     /// The same, and what they serve has the names of [`hostile_names`].
@@ -170,11 +185,20 @@ impl Exported {
     /// # Panics
     /// If one of its parts does not start.
     pub async fn of_hostile_names(section: ExportSection) -> Self {
-        Self::named(section, rename).await
+        Self::named(section, 0, rename).await
     }
 
-    async fn named(section: ExportSection, name: impl FnOnce(&mut [(u32, Subject)])) -> Self {
-        let mut histories: Vec<History> = (0u8..2).map(|index| history(index, &steps(u64::from(index)))).collect();
+    /// The same, and a process of each node is its agent.
+    ///
+    /// # Panics
+    /// If one of its parts does not start.
+    pub async fn with_agents(section: ExportSection) -> Self {
+        Self::named(section, AGENT.0, with_agent).await
+    }
+
+    async fn named(section: ExportSection, running: u8, name: impl FnOnce(&mut [(u32, Subject)])) -> Self {
+        let mut histories: Vec<History> =
+            (0u8..2).map(|index| history(index, &steps(u64::from(index), running))).collect();
         let mut dictionary = with_input_tokens(&mut histories);
         name(&mut dictionary);
         let mut aggregator =

@@ -94,7 +94,7 @@ fn account(books: &Books, node: &str, account: &str) -> Option<f64> {
         "pool_idle" => &["idle"],
         "platform" => &["platform"],
         "unattributed" => &["unattributed"],
-        _ => &["container", "unit", "cgroup", "process", "remainder", "not shown"],
+        _ => &["container", "unit", "cgroup", "process", "remainder", "joulebook", "not shown"],
     };
     rows(&books.by_workload, |row| key(row, "node") == node && kinds.contains(&key(row, "kind")))
 }
@@ -150,6 +150,15 @@ fn expected(title: &str) -> Option<Expected> {
         "Energy since the export began" => {
             Each(|books, labels| rows(&books.since, |row| key(row, "node") == label(labels, "node")))
         }
+        "Energy of Joulebook itself" => Each(|books, labels| {
+            let (node, name) = (label(labels, "node"), format!("joulebook-{}", label(labels, "part")));
+            let own = |row: &Value| key(row, "kind") == "joulebook" && key(row, "name") == name;
+            rows(&books.by_workload, |row| key(row, "node") == node && own(row))
+        }),
+        "Energy of Joulebook itself since the export began" => Sum(|books| {
+            let parts = books.since["own_microjoules"].as_object()?.values();
+            parts.map(Value::as_f64).sum::<Option<f64>>().map(|sum| sum / 1e6)
+        }),
         "Parts beyond the meter at the input" => {
             Sum(|books| Some(books.by_node["reconciliation"]["overcount_uj"].as_f64()? / 1e6))
         }
@@ -178,7 +187,7 @@ fn dashboards() -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_every_panel_gives_what_the_command_line_says() {
-    let exported = Exported::start(ExportSection { delay: Duration::ZERO, ..ExportSection::default() }).await;
+    let exported = Exported::with_agents(ExportSection { delay: Duration::ZERO, ..ExportSection::default() }).await;
     exported.pass(Duration::from_secs(300));
     let mut figures = exported.figures.clone();
     let told = figures.wait_for(|now| now.as_ref().is_some_and(|now| !now.tally.nodes.is_empty())).await;
@@ -240,7 +249,7 @@ async fn every_query_of_every_panel_gives_what_the_command_line_says() {
         std::fs::write(path, Value::from(drawn).to_string()).expect("`make pictures` names a file that can be written");
     }
     assert!(asked >= 100, "{asked} queries were asked");
-    assert_eq!(held.len(), 22, "panels that were held against the command line: {held:?}");
+    assert_eq!(held.len(), 24, "panels that were held against the command line: {held:?}");
 }
 
 /// Holds series against the command line; whether anything was.

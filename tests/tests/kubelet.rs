@@ -8,6 +8,8 @@
     reason = "functions that tests call may fail the test"
 )]
 
+#[path = "kubelet/mig.rs"]
+mod mig;
 #[path = "kubelet/server.rs"]
 mod server;
 

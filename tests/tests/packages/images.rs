@@ -15,14 +15,21 @@ use tempfile::TempDir;
 /// Programs of all images.
 const PROGRAMS: [&str; 3] = ["joulebook-agent", "joulebook-aggregator", "joulebook"];
 
-/// Makes the images of copies of the programs, whose times and modes are this machine's of now.
-fn make(umask: &str) -> TempDir {
+/// Copies of the programs, whose times and modes are this machine's of now.
+fn copies() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let bins = folder.path().join("bins");
     fs::create_dir(&bins).unwrap();
     for program in PROGRAMS {
         fs::copy(binary(program).unwrap(), bins.join(program)).unwrap();
     }
+    folder
+}
+
+/// Makes the images of copies of the programs.
+fn make(umask: &str) -> TempDir {
+    let folder = copies();
+    let bins = folder.path().join("bins");
     let script = format!("umask {umask} && exec \"$0\" --strip --bins \"$1\" --out \"$2\"");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).arg(root().join(".ci/image")).args([&bins, &folder.path().join("out")]);
@@ -85,6 +92,17 @@ fn the_same_programs_make_the_same_bytes() {
     assert_eq!(first.keys().collect::<Vec<_>>(), second.keys().collect::<Vec<_>>());
     let differ: Vec<_> = first.iter().filter(|(path, bytes)| second[*path] != **bytes).map(|(path, _)| path).collect();
     assert!(differ.is_empty(), "{differ:?}");
+}
+
+#[test]
+fn an_agents_image_that_is_larger_than_it_may_be_is_refused() {
+    // `make images` gives the limit of the optimised programs; these ones are never so small as this one.
+    let folder = copies();
+    let mut command = Command::new(root().join(".ci/image"));
+    command.arg("--bins").arg(folder.path().join("bins")).arg("--out").arg(folder.path().join("out"));
+    let done = command.args(["--strip", "--agent-limit", "1000000"]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success() && said.contains("bytes unpacked, more than 1000000"), "{said}");
 }
 
 #[test]

@@ -158,12 +158,15 @@ fn health_has_dots_and_units_and_hostile_names_stay_values() {
     points.add(&super::super::ROW_AGE, &["n1"], 0.5);
     points.count(&super::super::SPOOL_BYTES, &["n1"], 7);
     points.count(&super::super::RELOADS, &[], 3);
+    points.add(&super::super::ENERGY, &[], 2.5);
     points.count(&super::super::TARGET_SCRAPES, &["http://x/\"\n{evil=\"1\"}"], 2);
     let told = found(&Teller::default().messages(&points.into_vec(), &[(node(), Some(status(100)))]));
     let known = |name: &str, attribute: &str| value(&told, name, attribute).map(|found| found.0);
     assert_eq!(known("joulebook.agent.row.age", "host.name=n1"), Some(0.5));
     assert_eq!(known("joulebook.agent.spool", "host.name=n1"), Some(7.0));
     assert_eq!(known("joulebook.agent.config.reloads", "service.name=joulebook-agent"), Some(3.0));
+    // What the agent itself costs, in J.
+    assert_eq!(known("joulebook.agent.process.energy", "service.name=joulebook-agent"), Some(2.5));
     let target = "joulebook.target=http://x/\"\n{evil=\"1\"}";
     assert_eq!(known("joulebook.agent.target.scrapes", target), Some(2.0));
     assert!(told.iter().all(|(name, ..)| !name.contains('_')), "{told:?}");
