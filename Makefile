@@ -126,9 +126,9 @@ bench: ## What a sample costs to take in and to keep, beside VictoriaMetrics and
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench store
 
-bench-paths: ## What the hot paths take, each alone: time, and instructions as callgrind counts them, beside those that are kept. [BENCH_KEEP=1 keeps these]
+bench-paths: ## What the hot paths take, each alone: allocations, time, and instructions as callgrind counts them, beside those that are kept. [BENCH_KEEP=1 keeps these]
 	.ci/setup libclang rocksdb valgrind
-	$(CARGO) bench --locked -p joulebook-benches --bench paths
+	$(CARGO) bench --locked -p joulebook-benches --bench allocations --bench paths
 
 bench-query: ## What a question over an hour and over a month costs beside VictoriaMetrics and Prometheus, and whether it is exact, 15 minutes. [BENCH_NODES=32] [BENCH_DAYS=30] [BENCH_SECONDS=3600] [BENCH_ASKS=25] [BENCH_PEER_ASKS=3] [BENCH_PEER_STEP=60] [BENCH_SEED=1]
 	@$(MAKE) --no-print-directory build

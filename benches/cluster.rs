@@ -167,6 +167,8 @@ impl Cluster {
         for (node, start, generation) in marks {
             book.settle(node, &[], &[(start, generation)])?;
         }
+        // As it lies once it is over: an aggregator would be busy with that while it is asked.
+        book.seal(self.begin(self.slots).plus_seconds(2 * 3600), &|| false)?;
         let config: FactorConfig = toml::from_str(CONFIGURATION)?;
         let factors = Factors::new(&config)?;
         let feed = factors.feeds().first().context("the configuration names a series")?;

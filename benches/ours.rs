@@ -28,6 +28,9 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 pub const ROWS: usize = 5;
 /// Batches of a node that are not acknowledged yet, at most.
 const UNDER_WAY: u64 = 16;
+/// Within what all hours that are over are sealed, and how often that is looked at.
+const SEALED_WITHIN: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// A running aggregator.
 pub struct Ours {
@@ -79,6 +82,20 @@ impl Ours {
         let counts = said.lines().filter(|line| line.contains("rows are sealed"));
         let count = |line: &str| line.split("chunks=").nth(1)?.split_ascii_whitespace().next()?.parse::<usize>().ok();
         counts.filter_map(count).sum()
+    }
+
+    /// Waits until so many are sealed. Hours are looked at each minute, and cells may have to be settled before.
+    ///
+    /// # Errors
+    /// They are not within ten minutes.
+    pub fn until_sealed(&self, chunks: usize) -> Result<()> {
+        let begin = RigClock.boot();
+        while self.sealed() < chunks {
+            let waited = RigClock.boot().since(begin);
+            ensure!(waited < SEALED_WITHIN, "{} of {chunks} hours are sealed after {waited:?}", self.sealed());
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
     }
 
     /// A session of a node, its series told.

@@ -3,6 +3,7 @@
 //! `make bench-scale`; the first line of the output says what was run, the last ones are the slopes.
 
 mod law;
+mod tables;
 
 use crate::law::Law;
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,6 @@ use joulebook_benches::workload::{self, Node, SERIES};
 use joulebook_benches::{disk, meter, setting};
 use joulebook_proto::query::GetSciRequest;
 use joulebook_proto::query::query_service_client::QueryServiceClient;
-use joulebook_tests::wait::until;
 use joulebook_units::UnixNanos;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -34,6 +34,10 @@ const DIFFERENT: u32 = 16;
 /// Nodes that are told of for longer and longer.
 const LONG_NODES: u32 = 4;
 const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// Within what an aggregator that was killed listens again.
+const RECOVERY_MILLIS: f64 = 2_000.0;
+/// Bytes that flushes and compactions may write for each byte that is taken in.
+const WRITE_AMPLIFICATION: f64 = 3.0;
 
 /// What is run, from the environment.
 struct Settings {
@@ -67,8 +71,8 @@ fn main() -> Result<()> {
     let mut laws = windows(&settings, &runtime)?;
     laws.extend(streams_of(&settings, &runtime)?);
     laws.extend(time(&settings, &runtime)?);
-    meter::say("| cost | grows with | points | expected exponent | measured | alarm above | |");
-    meter::say("| --- | --- | --- | --- | --- | --- | --- |");
+    meter::say("| cost | grows with | points | expected exponent | measured | alarm above | or more than | |");
+    meter::say("| --- | --- | --- | --- | --- | --- | --- | --- |");
     laws.iter().for_each(|law| meter::say(&law.line()));
     Ok(())
 }
@@ -137,7 +141,10 @@ fn streams_of(settings: &Settings, runtime: &Runtime) -> Result<Vec<Law>> {
 /// The same nodes for longer and longer.
 fn time(settings: &Settings, runtime: &Runtime) -> Result<Vec<Law>> {
     let mut bytes = Law::new("data folder, B a sample", "seconds", 0.0, 0.1);
-    let mut recovery = Law::new("ready after a kill, ms", "bytes of the data folder", 0.0, 0.2);
+    let mut recovery =
+        Law::new("ready after a kill, ms", "bytes of the data folder", 0.0, 0.2).at_most(RECOVERY_MILLIS);
+    let mut amplification =
+        Law::new("written to table files, B a byte taken in", "seconds", 0.0, 0.2).at_most(WRITE_AMPLIFICATION);
     for seconds in [900, 1_800, 3_600] {
         let told = (0..LONG_NODES).map(|number| workload::node(settings.seed, number.into(), seconds, 1.0));
         let told: Arc<Vec<Node>> = Arc::new(told.collect());
@@ -146,19 +153,21 @@ fn time(settings: &Settings, runtime: &Runtime) -> Result<Vec<Law>> {
         let begin = SystemClock.wall().floor_to(HOUR_SECONDS).plus_seconds(-2 * HOUR_SECONDS);
         runtime.block_on(send(&ours, &told, LONG_NODES, begin))?;
         let mine = Arc::get_mut(&mut ours).context("still in use")?;
+        mine.until_sealed(told.len())?;
         let weight = disk::size(mine.data())?;
-        let (mut times, mut sealed) = (Vec::new(), 0);
+        let mut times = Vec::new();
         for _ in 0..3 {
-            sealed += mine.sealed();
             times.push(mine.recover()?.as_secs_f64() * 1e3);
         }
         recovery.point(weight as f64, meter::median(&mut times));
-        until("every hour is sealed", || sealed + mine.sealed() >= told.len());
         ensure!(mine.program.stop()?.success(), "{}", mine.program.said());
         let samples = f64::from(LONG_NODES) * (SERIES * seconds) as f64;
+        let written = tables::written(mine.data())?;
+        meter::say(&format!("{seconds} s: {written:?}, {:.3} B a sample in memory", written.taken as f64 / samples));
+        amplification.point(seconds as f64, written.amplification());
         bytes.point(seconds as f64, disk::compacted(mine.data(), samples)?);
     }
-    Ok(vec![bytes, recovery])
+    Ok(vec![bytes, recovery, amplification])
 }
 
 async fn send(ours: &Arc<Ours>, told: &Arc<Vec<Node>>, streams: u32, begin: UnixNanos) -> Result<()> {

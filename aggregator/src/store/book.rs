@@ -226,7 +226,10 @@ impl Book {
                 }
                 let subject = catalog.subject(row.ordinal, column.series).ok_or_else(|| unknown("series", row))?;
                 let continued = column.previous.is_some();
-                let points = column.previous.into_iter().chain(column.points).collect();
+                let mut points = column.points;
+                if let Some(previous) = column.previous {
+                    points.insert(0, previous);
+                }
                 runs.push(Run { subject, stream, sequence: row.sequence, points, continued });
             }
         }

@@ -8,10 +8,10 @@
 //! slots    u64 as 8 bytes: bit i is the cell that begins i times its length after the hour
 //! names    n, then each, ascending:
 //!   name     length, then u8 of what:
-//!            0 source (entity) | 1 entry (account u8 [entity] | component u8 | purpose u8) | 2 service (entity) |
-//!            3 count of a service (entity | kind of count) | 4 workload (entity) | 5 meter at the input (source's entity) |
-//!            6 lag of one (source's entity) | 7 consumption (entity) | 8 count of a consumption (entity | kind of count) |
-//!            9 rest
+//!            0 source (entity) | 1 entry (account u8 [entity] | component u8 | purpose u8) |
+//!            2 service (entity), and its counts behind it (entity | kind of count) | 3 workload (entity) |
+//!            4 meter at the input (source's entity) | 5 lag of one (source's entity) |
+//!            6 consumption (entity), and its counts behind it (entity | kind of count) | 7 rest
 //!   there    0: in every cell · 1, then slots of those that have it as 8 bytes
 //!   columns  one for each of its numbers, see [`Name`]:
 //!     0 same     the number
@@ -31,7 +31,7 @@ use super::descriptor::{
 use super::numbers::greatest_common_divisor;
 use super::{CELLS_VERSION, Damaged, Reader, Writer};
 use joulebook_sci::attribution::Measures;
-use joulebook_sci::{Cell, EntryKey, Flags, LagUse, SourceKey, SourceUse, WorkloadUse};
+use joulebook_sci::{Cell, ConsumptionUse, EntryKey, Flags, LagUse, ServiceUse, SourceKey, SourceUse, WorkloadUse};
 use joulebook_units::{Consumption, CountKind, Service, Workload};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -48,13 +48,11 @@ const SUM: u8 = 2;
 const SOURCE: u8 = 0;
 const ENTRY: u8 = 1;
 const SERVICE: u8 = 2;
-const COUNT: u8 = 3;
-const WORKLOAD: u8 = 4;
-const METER: u8 = 5;
-const LAG: u8 = 6;
-const CONSUMPTION: u8 = 7;
-const CONSUMED: u8 = 8;
-const REST: u8 = 9;
+const WORKLOAD: u8 = 3;
+const METER: u8 = 4;
+const LAG: u8 = 5;
+const CONSUMPTION: u8 = 6;
+const REST: u8 = 7;
 /// First byte of a service's account.
 const SERVICE_ACCOUNT: u8 = 0;
 
@@ -64,20 +62,16 @@ enum Name {
     Source(SourceKey),
     /// µJ.
     Entry(EntryKey),
-    /// Counted ns, resident ns, executing ns, reserved core ns, reserved device ns, CPU ns, joint µJ, measures.
-    Service(Arc<Service>),
-    /// The count.
-    Count(Arc<Service>, CountKind),
+    /// Counted ns, resident ns, executing ns, reserved core ns, reserved device ns, CPU ns, joint µJ, measures; or a count.
+    Service(Arc<Service>, Option<CountKind>),
     /// CPU ns.
     Workload(Arc<Workload>),
     /// Ns as the wall.
     Meter(SourceKey),
     /// Ns for which it is known, least ns, most ns.
     Lag(SourceKey),
-    /// Counted ns.
-    Consumption(Arc<Consumption>),
-    /// The count.
-    Consumed(Arc<Consumption>, CountKind),
+    /// Counted ns, or a count.
+    Consumption(Arc<Consumption>, Option<CountKind>),
     /// Overcount µJ, capacity core ns, expected ns, covered ns, flags; of the input: component µJ, platform µJ, bound µJ.
     Rest,
 }
@@ -185,7 +179,7 @@ fn take_apart(
         ];
         take(named(SERVICE, of())?, &numbers);
         for (kind, count) in &used.counts {
-            take(counted(COUNT, of(), *kind)?, &[*count]);
+            take(counted(SERVICE, of(), *kind)?, &[*count]);
         }
     }
     for (workload, used) in &cell.workloads {
@@ -201,7 +195,7 @@ fn take_apart(
         let entity = || Entity::Consumption(Arc::clone(of));
         take(named(CONSUMPTION, entity())?, &[used.counted_nanos]);
         for (kind, count) in &used.counts {
-            take(counted(CONSUMED, entity(), *kind)?, &[*count]);
+            take(counted(CONSUMPTION, entity(), *kind)?, &[*count]);
         }
     }
     let mut rest = Writer::part();
@@ -343,8 +337,8 @@ pub fn decode(
     let reader = &mut reader;
     let slots = read_slots(reader)?;
     let wanted: Vec<u32> = (0..MAX_SLOTS).filter(|slot| (slots & wanted) >> slot & 1 == 1).collect();
-    let mut cells: Vec<(u32, Cell)> = wanted.iter().map(|slot| (*slot, Cell::default())).collect();
     let mut columns = Columns { wanted: &wanted, numbers: Vec::new() };
+    let mut found = Vec::new();
     let mut before: &[u8] = &[];
     for _ in 0..reader.length()? {
         let name = reader.block()?;
@@ -357,21 +351,42 @@ pub fn decode(
         if there & !slots != 0 {
             return Err(Damaged("a name where no cell is"));
         }
-        let first = columns.numbers.len();
-        for _ in 0..name.numbers() {
+        let (first, count) = (columns.numbers.len(), name.numbers());
+        for _ in 0..count {
             columns.read(reader, there)?;
         }
-        for (place, (slot, cell)) in cells.iter_mut().enumerate() {
-            if there >> *slot & 1 == 1 {
-                let mut own = [0; MOST_NUMBERS];
-                let found = columns.numbers[first..].iter().skip(place).step_by(wanted.len());
-                own.iter_mut().zip(found).for_each(|(own, found)| *own = *found);
-                name.put(cell, own)?;
-            }
-        }
+        found.push(Found { name, there, first, count });
     }
     reader.end()?;
-    Ok(cells)
+    let names = |is: fn(&Name) -> bool| found.iter().filter(|found| is(&found.name)).count();
+    let sources = names(|name| matches!(name, Name::Source(_)));
+    let entries = names(|name| matches!(name, Name::Entry(_)));
+    let services = names(|name| matches!(name, Name::Service(_, None)));
+    let cell = |(place, slot): (usize, &u32)| {
+        let mut parts = Parts {
+            sources: Vec::with_capacity(sources),
+            entries: Vec::with_capacity(entries),
+            services: Vec::with_capacity(services),
+            ..Parts::default()
+        };
+        for found in found.iter().filter(|found| found.there >> slot & 1 == 1) {
+            let numbers = columns.numbers.get(found.first + place..).unwrap_or_default();
+            let mut own = [0; MOST_NUMBERS];
+            let of_name = numbers.iter().step_by(wanted.len()).take(found.count);
+            own.iter_mut().zip(of_name).for_each(|(own, number)| *own = *number);
+            parts.put(&found.name, own)?;
+        }
+        Ok((*slot, parts.cell()))
+    };
+    wanted.iter().enumerate().map(cell).collect()
+}
+
+/// A name, the slots that have it, and where its numbers of the first wanted cell lie: those of a column together.
+struct Found {
+    name: Name,
+    there: u64,
+    first: usize,
+    count: usize,
 }
 
 fn read_slots(reader: &mut Reader<'_>) -> Result<u64, Damaged> {
@@ -455,13 +470,11 @@ impl Name {
                 let (component, purpose) = (read_component(reader)?, read_kind(reader, &PURPOSES)?);
                 Self::Entry(EntryKey { account, component, purpose })
             }
-            SERVICE => Self::Service(read_service(reader, resolve)?),
-            COUNT => Self::Count(read_service(reader, resolve)?, read_count_kind(reader)?),
+            SERVICE => Self::Service(read_service(reader, resolve)?, read_kind_behind(reader)?),
             WORKLOAD => Self::Workload(read_workload(reader, resolve)?),
             METER => Self::Meter(read_source(reader, resolve)?),
             LAG => Self::Lag(read_source(reader, resolve)?),
-            CONSUMPTION => Self::Consumption(read_consumption(reader, resolve)?),
-            CONSUMED => Self::Consumed(read_consumption(reader, resolve)?, read_count_kind(reader)?),
+            CONSUMPTION => Self::Consumption(read_consumption(reader, resolve)?, read_kind_behind(reader)?),
             REST => Self::Rest,
             _ => return Err(Damaged("unknown name of numbers")),
         };
@@ -473,60 +486,98 @@ impl Name {
     fn numbers(&self) -> usize {
         match self {
             Self::Source(_) => 4,
-            Self::Service(_) | Self::Rest => MOST_NUMBERS,
+            Self::Service(_, None) | Self::Rest => MOST_NUMBERS,
             Self::Lag(_) => 3,
-            Self::Entry(_)
-            | Self::Count(..)
-            | Self::Workload(_)
-            | Self::Meter(_)
-            | Self::Consumption(_)
-            | Self::Consumed(..) => 1,
+            Self::Entry(_) | Self::Service(_, Some(_)) | Self::Workload(_) | Self::Meter(_) | Self::Consumption(..) => {
+                1
+            }
         }
     }
+}
 
-    /// Puts its numbers, the first ones of these, into a cell.
-    fn put(&self, cell: &mut Cell, numbers: [u64; MOST_NUMBERS]) -> Result<(), Damaged> {
+/// The kind of count that a name ends with, if it does.
+fn read_kind_behind(reader: &mut Reader<'_>) -> Result<Option<CountKind>, Damaged> {
+    if reader.bytes.is_empty() { Ok(None) } else { read_count_kind(reader).map(Some) }
+}
+
+/// What is put into a cell, in the order of its names, which is nearly that of its maps: to make these at once is faster than
+/// to look for the place of each.
+#[derive(Default)]
+struct Parts {
+    sources: Vec<(SourceKey, SourceUse)>,
+    entries: Vec<(EntryKey, u64)>,
+    services: Vec<(Arc<Service>, ServiceUse)>,
+    workloads: Vec<(Arc<Workload>, WorkloadUse)>,
+    meters: Vec<(SourceKey, u64)>,
+    lags: Vec<(SourceKey, LagUse)>,
+    consumption: Vec<(Arc<Consumption>, ConsumptionUse)>,
+    rest: Cell,
+}
+
+impl Parts {
+    /// Takes the numbers of a name, the first ones of these.
+    fn put(&mut self, name: &Name, numbers: [u64; MOST_NUMBERS]) -> Result<(), Damaged> {
+        const ALONE: Damaged = Damaged("a count without whose it is");
         let [a, b, c, d, e, f, g, h] = numbers;
-        match self {
-            Self::Source(source) => {
+        match name {
+            Name::Source(source) => {
                 let used =
                     SourceUse { microjoules: a, covered_nanos: b, gap_low_microjoules: c, gap_high_microjoules: d };
-                cell.sources.insert(source.clone(), used);
+                self.sources.push((source.clone(), used));
             }
-            Self::Entry(entry) => {
-                cell.entries.insert(entry.clone(), a);
+            Name::Entry(entry) => self.entries.push((entry.clone(), a)),
+            Name::Service(service, None) => {
+                let used = ServiceUse {
+                    counts: BTreeMap::new(),
+                    counted_nanos: a,
+                    resident_nanos: b,
+                    executing_nanos: c,
+                    reserved_core_nanos: d,
+                    reserved_device_nanos: e,
+                    cpu_nanos: f,
+                    joint_microjoules: g,
+                    measures: Measures(u8::try_from(h).map_err(|_| Damaged("unknown measure"))?),
+                };
+                self.services.push((Arc::clone(service), used));
             }
-            Self::Service(service) => {
-                let used = cell.services.entry(Arc::clone(service)).or_default();
-                (used.counted_nanos, used.resident_nanos, used.executing_nanos) = (a, b, c);
-                (used.reserved_core_nanos, used.reserved_device_nanos) = (d, e);
-                (used.cpu_nanos, used.joint_microjoules) = (f, g);
-                used.measures = Measures(u8::try_from(h).map_err(|_| Damaged("unknown measure"))?);
+            Name::Service(service, Some(kind)) => {
+                let last = self.services.last_mut().filter(|(last, _)| last == service);
+                last.ok_or(ALONE)?.1.counts.insert(*kind, a);
             }
-            Self::Count(service, kind) => {
-                cell.services.entry(Arc::clone(service)).or_default().counts.insert(*kind, a);
+            Name::Workload(workload) => self.workloads.push((Arc::clone(workload), WorkloadUse { cpu_nanos: a })),
+            Name::Meter(source) => self.meters.push((source.clone(), a)),
+            Name::Lag(source) => {
+                self.lags.push((source.clone(), LagUse { nanos: a, least_nanos: b, most_nanos: c }));
             }
-            Self::Workload(workload) => {
-                cell.workloads.insert(Arc::clone(workload), WorkloadUse { cpu_nanos: a });
+            Name::Consumption(of, None) => {
+                let used = ConsumptionUse { counts: BTreeMap::new(), counted_nanos: a };
+                self.consumption.push((Arc::clone(of), used));
             }
-            Self::Meter(source) => {
-                cell.input.meters.insert(source.clone(), a);
+            Name::Consumption(of, Some(kind)) => {
+                let last = self.consumption.last_mut().filter(|(last, _)| last == of);
+                last.ok_or(ALONE)?.1.counts.insert(*kind, a);
             }
-            Self::Lag(source) => {
-                cell.input.lags.insert(source.clone(), LagUse { nanos: a, least_nanos: b, most_nanos: c });
-            }
-            Self::Consumption(of) => cell.consumption.entry(Arc::clone(of)).or_default().counted_nanos = a,
-            Self::Consumed(of, kind) => {
-                cell.consumption.entry(Arc::clone(of)).or_default().counts.insert(*kind, a);
-            }
-            Self::Rest => {
-                (cell.overcount_microjoules, cell.capacity_core_nanos, cell.expected_nanos) = (a, b, c);
-                (cell.covered_nanos, cell.flags) = (d, Flags(u32::try_from(e).map_err(|_| Damaged("unknown flags"))?));
-                let input = &mut cell.input;
+            Name::Rest => {
+                let rest = &mut self.rest;
+                (rest.overcount_microjoules, rest.capacity_core_nanos, rest.expected_nanos) = (a, b, c);
+                (rest.covered_nanos, rest.flags) = (d, Flags(u32::try_from(e).map_err(|_| Damaged("unknown flags"))?));
+                let input = &mut rest.input;
                 (input.component_microjoules, input.platform_microjoules, input.bound_microjoules) = (f, g, h);
             }
         }
         Ok(())
+    }
+
+    fn cell(self) -> Cell {
+        let mut cell = self.rest;
+        cell.sources = self.sources.into_iter().collect();
+        cell.entries = self.entries.into_iter().collect();
+        cell.services = self.services.into_iter().collect();
+        cell.workloads = self.workloads.into_iter().collect();
+        cell.consumption = self.consumption.into_iter().collect();
+        cell.input.meters = self.meters.into_iter().collect();
+        cell.input.lags = self.lags.into_iter().collect();
+        cell
     }
 }
 

@@ -24,6 +24,8 @@ use std::collections::BTreeSet;
 
 /// Most records of a chunk.
 pub const MAX_RECORDS: usize = 1 << 16;
+/// Most columns of a record that room is made for before they are read.
+const MOST_RESERVED: usize = 64;
 
 const PRESENT: u8 = 1;
 const FOLLOWS: u8 = 1 << 1;
@@ -158,13 +160,14 @@ pub fn decode(
         .map(|(sequence, record)| record.rows.first().is_some_and(|first_row| wanted(*sequence, *first_row)))
         .collect();
     let mut series = 0u32;
-    for place in 0..reader.length()? {
+    let count = reader.length()?;
+    for place in 0..count {
         let step = reader.small()?;
         if place > 0 && step == 0 {
             return Err(Damaged("a series twice"));
         }
         series = series.checked_add(step).ok_or(Damaged("number too large"))?;
-        read_series(&mut reader, series, &mut records, &keep)?;
+        read_series(&mut reader, series, count - place, &mut records, &keep)?;
     }
     reader.end()?;
     Ok(records.into_iter().zip(keep).filter_map(|(record, keep)| keep.then_some(record)).collect())
@@ -214,7 +217,14 @@ enum Placed {
     Own(Vec<UnixNanos>),
 }
 
-fn read_series(reader: &mut Reader<'_>, series: u32, records: &mut [Numbered], keep: &[bool]) -> Result<(), Damaged> {
+/// Reads the next series, of which `left` are left with it.
+fn read_series(
+    reader: &mut Reader<'_>,
+    series: u32,
+    left: usize,
+    records: &mut [Numbered],
+    keep: &[bool],
+) -> Result<(), Damaged> {
     let runs = reader.list(|reader| Ok((reader.number()?, reader.byte()?)))?;
     let mut forms = Vec::with_capacity(records.len());
     for (length, form) in runs {
@@ -280,13 +290,18 @@ fn read_series(reader: &mut Reader<'_>, series: u32, records: &mut [Numbered], k
             last = last_instant(record, &placed).zip(own.last().copied());
             continue;
         }
-        let times: Vec<UnixNanos> = match placed {
-            Placed::EveryRow => record.rows.clone(),
-            Placed::Mask(mask) => in_mask(record, mask).collect(),
-            Placed::Own(own) => own,
-        };
-        let points: Vec<StampedValue> = times.into_iter().zip(own.iter().copied()).collect();
+        // With room for the point before: whoever reads a run puts it in front.
+        let mut points: Vec<StampedValue> = Vec::with_capacity(own.len() + 1);
+        let values = own.iter().copied();
+        match placed {
+            Placed::EveryRow => points.extend(record.rows.iter().copied().zip(values)),
+            Placed::Mask(mask) => points.extend(in_mask(record, mask).zip(values)),
+            Placed::Own(own) => points.extend(own.into_iter().zip(values)),
+        }
         last = points.last().copied();
+        if record.columns.is_empty() {
+            record.columns.reserve(left.min(MOST_RESERVED));
+        }
         record.columns.push(StoredColumn { series, previous, points });
     }
     Ok(())
