@@ -68,7 +68,7 @@ test-rigs: ## Runs the tests that need root, and three mutants in turn; fails wh
 IMAGES ?= $(CACHE)/images
 # No path of this machine in the programs: another checkout makes the same bytes. C's own by the flag of C.
 REMAP = $(foreach pair,$(CURDIR)=/joulebook $(CARGO_TARGET_DIR)=/target $(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo,"--remap-path-prefix=$(pair)",)
-images: ## Makes the container images as OCI layouts with their bills of materials; the agent's is at most 15 MB. [IMAGES=…]
+images: ## Makes the container images as OCI layouts with their bills of materials; the agent's is at most 15 MB as it is pulled. [IMAGES=…]
 	.ci/setup libclang rocksdb
 	CFLAGS="-ffile-prefix-map=$(HOME)=/home" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/images $(CARGO) \
 	  --config "target.'cfg(all())'.rustflags=[$(subst ",',$(REMAP))]" \
