@@ -16,6 +16,9 @@ use std::ops::ControlFlow;
 /// Fewer cells than this stay as they are.
 const LEAST_CELLS: usize = 4;
 
+/// Key and value of a cell as it lies.
+type Stored = (Vec<u8>, Vec<u8>);
+
 /// Cells of a node and a length in an hour that are taken apart.
 pub(super) struct Apart {
     pub(super) resolution: Resolution,
@@ -206,12 +209,7 @@ impl Book {
     }
 
     /// What is stored of the cells of an hour.
-    fn stored(
-        &self,
-        node: u32,
-        resolution: Resolution,
-        hour: UnixNanos,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn stored(&self, node: u32, resolution: Resolution, hour: UnixNanos) -> Result<Vec<Stored>, StoreError> {
         let mut stored = Vec::new();
         let (first, end) = (key::cell(node, hour), key::cell(node, hour.plus_seconds(SEALED_SECONDS)));
         self.scan(resolution.table(), &first, &end, |key, value| {
