@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use joulebook_agent::clock::{Clock, SystemClock};
+use joulebook_aggregator::store::Book;
 use joulebook_aggregator::store::rocks::RocksStore;
 use joulebook_proto::admin::GetStatusRequest;
 use joulebook_proto::admin::admin_service_client::AdminServiceClient;
@@ -76,7 +77,10 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn fill(data: &Path) -> Script {
     let script = Script::ending(SystemClock.wall(), DAYS, 24);
-    drop(Fleet::write(Arc::new(RocksStore::open(data).unwrap()), script));
+    let store = Arc::new(RocksStore::open(data).unwrap());
+    drop(Fleet::write(Arc::clone(&store) as _, script));
+    // As it lies after thirty days: what is over is packed.
+    Book::open(store).unwrap().seal(script.window().end().plus_seconds(2 * 3_600), &|| false).unwrap();
     script
 }
 
