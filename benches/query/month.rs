@@ -135,7 +135,8 @@ fn seeks(data: &Path, cluster: &Cluster) -> Result<f64> {
         let begin = SystemClock.boot();
         for seek in 0..u64::from(cluster.nodes) * joulebook_benches::cluster::GPUS * 2 {
             let node = u32::try_from(seek % u64::from(cluster.nodes))?;
-            let start: UnixNanos = cluster.begin((seek * 7_919 + round) % cluster.slots);
+            // The cells of an hour that is over lie together under its begin.
+            let start: UnixNanos = cluster.begin((seek * 7_919 + round) % cluster.slots).floor_to(3_600);
             let mut key = node.to_be_bytes().to_vec();
             key.extend((start.0.cast_unsigned() ^ 1 << 63).to_be_bytes());
             ensure!(store.get(Resolution::Settled.table(), &key)?.is_some(), "no cell of node {node} at {}", start.0);
