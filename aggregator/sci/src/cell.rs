@@ -431,6 +431,20 @@ impl Cell {
 }
 
 impl ServiceUse {
+    /// All that adds up over time but its counts, in the order of declaration: ns, ns, ns, core ns, device ns, ns, µJ. Stored
+    /// layouts keep that order.
+    pub fn amounts(&self) -> [u64; 7] {
+        [
+            self.counted_nanos,
+            self.resident_nanos,
+            self.executing_nanos,
+            self.reserved_core_nanos,
+            self.reserved_device_nanos,
+            self.cpu_nanos,
+            self.joint_microjoules,
+        ]
+    }
+
     /// Whether nothing is known of it but that another place counts its requests: then it is no version's.
     pub fn is_left_out(&self) -> bool {
         *self == Self { measures: Measures::LEFT_OUT, ..Self::default() }

@@ -312,16 +312,8 @@ impl OfNode {
 impl OfVersion {
     fn fill(&mut self, filling: &mut Filling<'_>, version: &VersionTotals) {
         let used = &version.cost.used;
-        let row = [
-            1,
-            used.counted_nanos,
-            used.resident_nanos,
-            used.executing_nanos,
-            used.reserved_core_nanos,
-            used.reserved_device_nanos,
-            used.cpu_nanos,
-            used.joint_microjoules,
-        ];
+        let [counted, resident, executing, cores, devices, cpu, joint] = used.amounts();
+        let row = [1, counted, resident, executing, cores, devices, cpu, joint];
         filling.add(&mut self.own, &(), row);
         for (is_simulated, cost) in [(false, &version.cost), (true, &version.simulated)] {
             filling.add(&mut self.costs, &is_simulated, cost_row(cost));

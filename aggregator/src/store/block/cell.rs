@@ -171,17 +171,7 @@ pub(super) fn write_account(writer: &mut Writer, account: &Account, intern: &mut
 
 fn write_service_use(writer: &mut Writer, used: &ServiceUse) {
     write_counts(writer, &used.counts, used.measures);
-    for number in [
-        used.counted_nanos,
-        used.resident_nanos,
-        used.executing_nanos,
-        used.reserved_core_nanos,
-        used.reserved_device_nanos,
-        used.cpu_nanos,
-        used.joint_microjoules,
-    ] {
-        writer.number(number);
-    }
+    used.amounts().into_iter().for_each(|number| writer.number(number));
 }
 
 fn write_counts(writer: &mut Writer, counts: &BTreeMap<CountKind, u64>, measures: Measures) {

@@ -167,16 +167,7 @@ fn take_apart(
     }
     for (service, used) in &cell.services {
         let of = || Entity::Service(Arc::clone(service));
-        let numbers = [
-            used.counted_nanos,
-            used.resident_nanos,
-            used.executing_nanos,
-            used.reserved_core_nanos,
-            used.reserved_device_nanos,
-            used.cpu_nanos,
-            used.joint_microjoules,
-            u64::from(used.measures.0),
-        ];
+        let numbers: Vec<u64> = used.amounts().into_iter().chain([u64::from(used.measures.0)]).collect();
         take(named(SERVICE, of())?, &numbers);
         for (kind, count) in &used.counts {
             take(counted(SERVICE, of(), *kind)?, &[*count]);
