@@ -1,8 +1,7 @@
 //! Writes a scripted fleet into the data folder of an aggregator, and prints what is true of it.
-//!
-//! `scripted-fleet --data-dir DIR [--end 2026-10-01T00:00:00Z] [--days 30] [--hours-a-day 24] [--config FILE]`
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use clap::Parser;
 use joulebook_aggregator::store::rocks::RocksStore;
 use joulebook_tests::scripted::{Fleet, Script, Truth, grid};
 use joulebook_units::UnixNanos;
@@ -10,31 +9,35 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const END: &str = "2026-10-01T00:00:00Z";
+/// Writes a scripted fleet into the data folder of an aggregator, and prints what is true of it as JSON.
+#[derive(Parser)]
+#[command(name = "scripted-fleet")]
+struct Arguments {
+    /// The empty folder to write.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// A file to write with the configuration that goes with it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// When the last day ends.
+    #[arg(long, value_name = "INSTANT", default_value = "2026-10-01T00:00:00Z")]
+    end: jiff::Timestamp,
+    /// Days before it.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..))]
+    days: i64,
+    /// Hours of each day that have rows.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(i64).range(1..=24))]
+    hours_a_day: i64,
+}
 
 fn main() -> Result<()> {
-    let (mut folder, mut config, mut end) = (None, None, END.to_owned());
-    let (mut days, mut hours) = (30, 24);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
-        match name.as_str() {
-            "--data-dir" => folder = Some(PathBuf::from(value)),
-            "--config" => config = Some(PathBuf::from(value)),
-            "--end" => end = value,
-            "--days" => days = value.parse().context("--days is a number")?,
-            "--hours-a-day" => hours = value.parse().context("--hours-a-day is a number, 1 to 24")?,
-            other => bail!("{other} is not known: --data-dir, --config, --end, --days, --hours-a-day are"),
-        }
-    }
-    let folder = folder.context("--data-dir names the empty folder to write")?;
-    let end: jiff::Timestamp = end.parse().context("--end is an instant as 2026-10-01T00:00:00Z")?;
+    let Arguments { data_dir, config, end, days, hours_a_day } = Arguments::parse();
     let end = UnixNanos(i64::try_from(end.as_nanosecond()).context("--end lies in no time of ours")?);
-    let script = Script::ending(end, days, hours);
+    let script = Script::ending(end, days, hours_a_day);
     if let Some(file) = config {
         std::fs::write(&file, grid::CONFIGURATION).with_context(|| format!("writing {}", file.display()))?;
     }
-    Fleet::write(Arc::new(RocksStore::open(&folder)?), script);
+    Fleet::write(Arc::new(RocksStore::open(&data_dir)?), script);
     writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&Truth::of(&script))?)?;
     Ok(())
 }
