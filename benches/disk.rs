@@ -14,21 +14,41 @@ pub fn compacted(data: &Path, samples: f64) -> Result<f64> {
         meter::say(&format!("ours: table {:<10} {:.4} B/sample", table.name(), bytes as f64 / samples));
     }
     drop(store);
-    let own = opening(data)?;
-    meter::say(&format!("ours: {:.4} B/sample written down by this opening, not counted", own as f64 / samples));
-    Ok((size(data)? - own) as f64 / samples)
+    let Openings { this, earlier } = openings(data)?;
+    meter::say(&format!(
+        "ours: {:.4} B/sample written down by earlier openings, however much is stored; {:.4} by this one, not counted",
+        earlier as f64 / samples,
+        this as f64 / samples
+    ));
+    Ok((size(data)? - this) as f64 / samples)
 }
 
-/// Bytes that RocksDB wrote down of the last opening of a folder: its log, and the newest of its files of settings.
-fn opening(data: &Path) -> Result<u64> {
-    let mut settings = Vec::new();
+/// Bytes that RocksDB wrote down of the openings of a folder: its logs and its files of settings.
+#[derive(Default)]
+struct Openings {
+    this: u64,
+    earlier: u64,
+}
+
+fn openings(data: &Path) -> Result<Openings> {
+    let (mut openings, mut settings) = (Openings::default(), Vec::new());
     for entry in fs::read_dir(data)? {
-        let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("OPTIONS-")?.parse::<u64>().ok());
-        settings.extend(number.map(|number| (number, path)));
+        let entry = entry?;
+        let (name, bytes) = (entry.file_name(), entry.metadata()?.len());
+        let name = name.to_str().unwrap_or_default();
+        if let Some(number) = name.strip_prefix("OPTIONS-") {
+            settings.push((number.parse::<u64>()?, bytes));
+        } else if name == "LOG" {
+            openings.this += bytes;
+        } else if name.starts_with("LOG.") {
+            openings.earlier += bytes;
+        }
     }
-    let (_, newest) = settings.into_iter().max().context("no file of settings")?;
-    Ok(fs::metadata(newest)?.len() + fs::metadata(data.join("LOG"))?.len())
+    settings.sort_unstable();
+    let (_, newest) = settings.pop().context("no file of settings")?;
+    openings.this += newest;
+    openings.earlier += settings.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
+    Ok(openings)
 }
 
 /// Bytes of the files below a folder.
