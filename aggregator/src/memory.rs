@@ -24,11 +24,15 @@ const BUFFERS: [u64; 2] = [16 * MIB, 64 * MIB];
 /// back, which wait from a higher one on.
 const FULL: u64 = 60;
 /// A question that has not added this part of the limit is not what fills it.
-const SMALL: u64 = 32;
+const SMALL: u64 = 16;
+/// The part of the limit that the terms of one answer may take as they are sent; they are held, and encoded, and held by the connection.
+const ANSWER: u64 = 32;
 /// Of so much of the limit one question is answered at a time.
 const QUESTION: u64 = 64 * MIB;
 /// Questions that are answered at a time, at most: more threads answer none of them sooner.
 const MOST_QUESTIONS: u64 = 64;
+/// Of so much of the limit a question may take another thread.
+const THREAD: u64 = 1024 * MIB;
 /// The part of the limit that holds cells which a question reads ahead, what one takes, and the most that are worth it.
 const AHEAD: u64 = 64;
 const CELL: u64 = 8 << 10;
@@ -82,6 +86,12 @@ impl Memory {
         usize::try_from(questions).unwrap_or(1)
     }
 
+    /// Threads that questions may take beside their own: half of the processors, that the others go on with what agents tell.
+    pub fn spare_threads(self) -> usize {
+        let half = std::thread::available_parallelism().map_or(0, |all| all.get() / 2);
+        self.limit.map_or(half, |limit| usize::try_from(limit / THREAD).map_or(half, |most| most.min(half)))
+    }
+
     /// Cells that a question may read ahead, of all nodes together.
     pub fn ahead(self) -> u64 {
         self.limit.map_or(MOST_AHEAD, |limit| (limit / AHEAD / CELL).clamp(1, MOST_AHEAD))
@@ -93,9 +103,14 @@ impl Memory {
         usize::try_from(bytes / 8).unwrap_or(usize::MAX)
     }
 
-    /// What a question begins with; its answer takes `times` what is gathered for it.
-    pub fn begin(self, times: u64) -> Question {
-        Question { memory: self, before: self.limit.and_then(|_| used()), times }
+    /// Bytes that the terms of one answer may take as they are sent; none without a limit.
+    pub fn answer(self) -> Option<u64> {
+        self.limit.map(|limit| limit / ANSWER)
+    }
+
+    /// What a question begins with.
+    pub fn begin(self) -> Question {
+        Question { memory: self, before: self.limit.and_then(|_| used()) }
     }
 }
 
@@ -104,7 +119,6 @@ impl Memory {
 pub struct Question {
     memory: Memory,
     before: Option<u64>,
-    times: u64,
 }
 
 impl Question {
@@ -120,19 +134,17 @@ impl Question {
     pub fn check(&self) -> Result<(), Spent> {
         let (Some(limit), Some(before)) = (self.memory.limit, self.before) else { return Ok(()) };
         match used() {
-            Some(now) if is_spent(before, now, limit, self.times) => Err(Spent { limit }),
+            Some(now) if is_spent(before, now, limit) => Err(Spent { limit }),
             _ => Ok(()),
         }
     }
 }
 
-/// Whether a question that began at `before` bytes may not go on at `now`, since its answer takes `times` what it has added. What
-/// the allocator keeps of questions that have ended counts as used, and is used again: a question that adds nothing to it is let
-/// through.
-fn is_spent(before: u64, now: u64, limit: u64, times: u64) -> bool {
+/// Whether a question that began at `before` bytes may not go on at `now`. What the allocator keeps of questions that have ended
+/// counts as used, and is used again: a question that adds nothing to it is let through.
+fn is_spent(before: u64, now: u64, limit: u64) -> bool {
     let added = now.saturating_sub(before);
-    let whole = u128::from(now) + u128::from(added) * u128::from(times.saturating_sub(1));
-    whole * 100 >= u128::from(limit) * u128::from(FULL) && added > limit / SMALL
+    u128::from(now) * 100 >= u128::from(limit) * u128::from(FULL) && added > limit / SMALL
 }
 
 /// Memory in bytes that is the process's: its own, and the parts of its program that it has used.
@@ -233,11 +245,10 @@ mod tests {
 
     #[test]
     fn a_question_ends_where_it_fills_what_there_is_and_not_where_others_did() {
-        assert!(is_spent(200, 600, 1_000, 1), "it took 40 percent");
-        assert!(!is_spent(200, 599, 1_000, 1), "there is room");
-        assert!(!is_spent(890, 910, 1_000, 1), "others have it, or nobody any more");
-        assert!(is_spent(300, 400, 1_000, 3) && !is_spent(300, 399, 1_000, 3), "its answer takes twice that again");
-        assert!(Memory { limit: None }.begin(1).check().is_ok());
+        assert!(is_spent(200, 600, 1_000), "it took 40 percent");
+        assert!(!is_spent(200, 599, 1_000), "there is room");
+        assert!(!is_spent(890, 910, 1_000), "others have it, or nobody any more");
+        assert!(Memory { limit: None }.begin().check().is_ok());
     }
 
     #[test]

@@ -51,8 +51,6 @@ use tonic::{Request, Response, Status};
 
 /// Largest answer in bytes: the terms of a year of slots.
 pub const MAX_ANSWER_BYTES: usize = 256 << 20;
-/// Terms are kept, printed and encoded, one after the other and all at once in the end.
-const TERMS_TIMES: u64 = 3;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +67,9 @@ pub enum QueryError {
     /// It needs more memory than there is.
     #[error(transparent)]
     Spent(#[from] Spent),
+    /// It has more terms than one answer may hold.
+    #[error(transparent)]
+    Long(#[from] explain::Long),
     /// The store cannot answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -81,31 +82,24 @@ impl From<QueryError> for Status {
             QueryError::Invalid(_) => Self::invalid_argument(message),
             QueryError::NotFound(_) => Self::not_found(message),
             QueryError::Factor(_) => Self::failed_precondition(message),
-            QueryError::Spent(_) => Self::resource_exhausted(message),
+            QueryError::Spent(_) | QueryError::Long(_) => Self::resource_exhausted(message),
             QueryError::Store(_) => Self::data_loss(message),
         }
     }
 }
 
-/// A computed question: totals and, when asked for, every term that entered them.
+/// A computed question: its totals and what they were made with.
 struct Computed<'a> {
     gathered: Gathered<'a>,
     /// Factors that it was made with.
     factors: Arc<Factors>,
     totals: Totals,
-    terms: Vec<Terms>,
     /// Meters that contain parts or nodes.
     meters: BTreeMap<layer::MeterKey, layer::MeterSum>,
     /// PUEs that were used, by site.
     pues: gather::PueOrigins,
     /// Water, abiotic depletion and primary energy by version; nothing below facility level.
     impacts: Impacts,
-}
-
-/// The terms of one slot.
-struct Terms {
-    slot: gather::Slot,
-    by_version: BTreeMap<ModelVersion, Vec<SlotTerm>>,
 }
 
 /// The query service.
@@ -206,7 +200,8 @@ impl Query {
         let asked =
             request.question.as_ref().ok_or_else(|| QueryError::Invalid("explain needs a question".to_owned()))?;
         let question = Question::parse(asked)?;
-        let computed = self.compute(&question, true)?;
+        let mut listed = explain::Listed::new(&question, self.memory.answer());
+        let computed = self.compute_each(&question, &mut |slot, terms| listed.add(slot, terms))?;
         let selected = question.select(&computed.totals)?;
         let [(version, totals)] = selected.as_slice() else {
             let names = Names::of(selected.iter().map(|(version, _)| *version));
@@ -226,7 +221,7 @@ impl Query {
             share: None,
         };
         let answer = context.answer(version, totals)?;
-        Ok(explain::explain(&computed, question.rule, version, totals, answer))
+        Ok(listed.into_answer(&computed, totals, answer))
     }
 
     /// What a name stood for.
@@ -253,7 +248,7 @@ impl Query {
     }
 
     fn present<'a>(&self, labels: &'a Directories) -> Present<'a> {
-        Present { now: self.clock.unix(), labels, memory: self.memory.begin(1) }
+        Present { now: self.clock.unix(), labels, memory: self.memory.begin() }
     }
 
     /// Energy without any factor: of some questions from sums, of others slot by slot.
@@ -281,14 +276,14 @@ impl Query {
                 totals
             }
         };
-        let (terms, pues, impacts) = Default::default();
-        Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
+        let (pues, impacts) = Default::default();
+        Ok(Computed { gathered, factors, totals, meters, pues, impacts })
     }
 
     /// Energy with its factors: where no consumers are asked for from sums.
     fn compute_sci(&self, question: &Question) -> Result<Computed<'_>, QueryError> {
         let Some(sums) = self.sums.as_ref().filter(|_| question.entity.is_none()) else {
-            return self.compute(question, false);
+            return self.compute(question);
         };
         let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
@@ -296,32 +291,36 @@ impl Query {
         let present = self.present(&labels);
         let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, present)?;
         let Some(rated) = sums.rated(&gathered, question, (&self.book, begin))? else {
-            return add_up(gathered, factors, question, false);
+            return add_up(gathered, factors, question, &mut |_, _| Ok(()));
         };
         let Rated { totals, impacts, pues } = rated;
-        let (terms, meters) = Default::default();
-        Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
+        Ok(Computed { gathered, factors, totals, meters: BTreeMap::new(), pues, impacts })
     }
 
     /// Energy with its factors slot by slot.
-    fn compute(&self, question: &Question, keep_terms: bool) -> Result<Computed<'_>, QueryError> {
+    fn compute(&self, question: &Question) -> Result<Computed<'_>, QueryError> {
+        self.compute_each(question, &mut |_, _| Ok(()))
+    }
+
+    /// The same; each slot is shown to `visit` with its versions' terms.
+    fn compute_each(&self, question: &Question, visit: Visit<'_>) -> Result<Computed<'_>, QueryError> {
         let factors = Arc::clone(&self.factors.borrow());
         let labels = Arc::clone(&self.directories.borrow());
-        let times = if keep_terms { TERMS_TIMES } else { 1 };
-        let present = Present { memory: self.memory.begin(times), ..self.present(&labels) };
-        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, present)?;
-        add_up(gathered, factors, question, keep_terms)
+        let gathered = Gathered::new(&self.book, &factors, question.window, question.factors, self.present(&labels))?;
+        add_up(gathered, factors, question, visit)
     }
 }
+
+/// Sees a slot and the terms of each version in it.
+type Visit<'v> = &'v mut dyn FnMut(&gather::Slot, &BTreeMap<ModelVersion, Vec<SlotTerm>>) -> Result<(), QueryError>;
 
 fn add_up<'a>(
     gathered: Gathered<'a>,
     factors: Arc<Factors>,
     question: &Question,
-    keep_terms: bool,
+    visit: Visit<'_>,
 ) -> Result<Computed<'a>, QueryError> {
     let mut rated = Rated::new(question);
-    let mut terms = Vec::new();
     let mut meters = BTreeMap::new();
     for window in gathered.windows() {
         let slot = gathered.slot(window, question.trust)?;
@@ -329,13 +328,10 @@ fn add_up<'a>(
             continue;
         }
         layer::Nodes { window, nodes: &slot.nodes, sites: &slot.sites }.add_to(&mut meters);
-        let by_version = rated.add(&slot, question.level);
-        if keep_terms {
-            terms.push(Terms { slot, by_version });
-        }
+        visit(&slot, &rated.add(&slot, question.level))?;
     }
     let Rated { totals, impacts, pues } = rated;
-    Ok(Computed { gathered, factors, totals, terms, meters, pues, impacts })
+    Ok(Computed { gathered, factors, totals, meters, pues, impacts })
 }
 
 fn turns(memory: Memory) -> Arc<Semaphore> {

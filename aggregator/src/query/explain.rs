@@ -1,97 +1,155 @@
 //! One number, term by term, and the balance of every node that it touches.
 
+use super::gather::Slot;
 use super::input::{is_estimated, meter_lag, platform_method};
 use super::name::Names;
-use super::{Computed, rfc3339};
+use super::question::Question;
+use super::{Computed, MAX_ANSWER_BYTES, QueryError, rfc3339};
 use joulebook_proto::query::{AccountBalance, ExplainResponse, MeterUse, NodeBalance, SciAnswer, Term};
 use joulebook_sci::attribution::Measures;
 use joulebook_sci::totals::NodeTotals;
-use joulebook_sci::{Account, Cell, IdleRule, ModelVersion, Purpose, Rate, VersionTotals};
+use joulebook_sci::{Account, Cell, IdleRule, ModelVersion, Purpose, Rate, SlotTerm, VersionTotals};
 use joulebook_units::Microjoules;
-use std::collections::BTreeMap;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Sources of one collector that a term names one by one.
 const NAMED_SOURCES: usize = 4;
 
-/// The terms of a version's answer.
-pub fn explain(
-    computed: &Computed<'_>,
-    rule: IdleRule,
-    version: &ModelVersion,
-    totals: &VersionTotals,
-    answer: SciAnswer,
-) -> ExplainResponse {
-    let mut terms = slot_terms(computed, rule, version);
-    terms.extend(sums(totals, &answer));
-    terms.extend(left_out(computed, totals));
-    let nodes = computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
-    let names = Names::of(computed.totals.versions.keys());
-    let balances = nodes.map(|(name, node)| balance(name, node, &names)).collect();
-    ExplainResponse { answer: Some(answer), terms, balances }
+/// The terms of one answer are longer than it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the terms of this answer are more than {} MiB, the most that one may take: narrow the window{}",
+    most >> 20,
+    if *by_budget { ", or give the aggregator more (`memory_budget`, or the limit of its container)" } else { "" }
+)]
+pub struct Long {
+    /// The most bytes that they may take as they are sent.
+    pub most: u64,
+    /// Whether what the process may have says so.
+    pub by_budget: bool,
 }
 
-/// E, U, I, O and M of each slot and node: Σ O and Σ M are the answer's grams.
-fn slot_terms(computed: &Computed<'_>, rule: IdleRule, version: &ModelVersion) -> Vec<Term> {
-    let mut terms = Vec::new();
-    for slot in &computed.terms {
-        for part in slot.by_version.get(version).into_iter().flatten() {
-            let (Some(node), Some(site)) = (slot.slot.nodes.get(part.node), slot.slot.factors.get(part.node)) else {
-                continue;
-            };
-            let place = format!("[{}, {}]", rfc3339(slot.slot.window.start()), node.node);
-            let term = |name: &str, formula: &str, value: f64, unit: &str, source: String| Term {
-                name: format!("{name}{place}"),
-                formula: formula.to_owned(),
-                value: Some(value),
-                unit: unit.to_owned(),
-                source,
-                microjoules: None,
-                simulated: node.simulated,
-            };
-            let formula = "Σ entries of the version at the level";
-            let mut energy = term("E", formula, part.energy.to_joules().0, "J", sources(&node.cell));
-            energy.microjoules = Some(part.energy.0);
-            terms.push(energy);
-            // What of it is idle, and by what rule: pieces of E, added to nothing.
-            let (policy, from) = (rule.policy.name(), rule.from.name());
-            let by_policy = format!("of E: pool idle of the node by {policy}, looked for from the {from}");
-            let pieces = [
-                ("D", "of E: idle of what the version holds".to_owned(), part.dedicated_idle),
-                ("P", by_policy, part.pool_idle),
-            ];
-            for (name, formula, idle) in pieces.into_iter().filter(|(_, _, idle)| idle.0 > 0) {
-                let mut piece = term(name, &formula, idle.to_joules().0, "J", "ledger".to_owned());
-                piece.microjoules = Some(idle.0);
-                terms.push(piece);
-            }
-            terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
-            let mut intensity = term("I", "intensity of the grid", 0.0, "gCO2e/kWh", site.intensity_source.clone());
-            match site.intensity {
-                Rate::Known(value) => intensity.value = Some(value.get()),
-                Rate::Between(low, high) => {
-                    intensity.value = None;
-                    intensity.source = format!("missing: between {} and {}", low.get(), high.get());
-                }
-            }
-            terms.push(intensity);
-            terms.push(term(
-                "O",
-                "E × U × I / 3.6e6 (U = 1 below facility level)",
-                part.operational_g,
-                "gCO2e",
-                "computed".to_owned(),
-            ));
-            terms.push(term("M", "TE × time / life × share", part.embodied_g, "gCO2e", site.embodied_source.clone()));
-            terms.push(term(
-                "j",
-                "part of O and M over time in which counts are known",
-                part.joint_share,
-                "1",
-                "counts".to_owned(),
-            ));
-        }
+/// Terms that are listed slot by slot, of the one version that is selected.
+pub struct Listed<'q> {
+    question: &'q Question,
+    /// The version that was seen, and every other one.
+    seen: BTreeSet<ModelVersion>,
+    terms: Vec<Term>,
+    /// Bytes of the terms as they are sent, and the most that there may be.
+    bytes: usize,
+    most: Long,
+}
+
+impl<'q> Listed<'q> {
+    /// Nothing yet, of at most so many bytes.
+    pub fn new(question: &'q Question, budget: Option<u64>) -> Self {
+        let longest = MAX_ANSWER_BYTES as u64;
+        let most =
+            Long { most: budget.unwrap_or(longest).min(longest), by_budget: budget.is_some_and(|most| most < longest) };
+        Self { question, seen: BTreeSet::new(), terms: vec![], bytes: 0, most }
     }
-    terms
+
+    /// Lists what a slot says of the version.
+    ///
+    /// # Errors
+    /// [`Long`] where there is no room for it.
+    pub fn add(&mut self, slot: &Slot, terms: &BTreeMap<ModelVersion, Vec<SlotTerm>>) -> Result<(), QueryError> {
+        for (version, parts) in terms.iter().filter(|(version, _)| self.question.selects(version)) {
+            if !self.seen.contains(version) {
+                self.seen.insert(version.clone());
+            }
+            if self.seen.len() > 1 {
+                // There is no answer of several: who asks is told their names.
+                self.terms = vec![];
+                continue;
+            }
+            let from = self.terms.len();
+            slot_terms(slot, parts, self.question.rule, &mut self.terms);
+            self.bytes += self.terms.iter().skip(from).map(sent_bytes).sum::<usize>();
+            if self.bytes as u64 > self.most.most {
+                return Err(self.most.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer of the version with its terms, their sums, and the balance of every node that it touches.
+    pub fn into_answer(self, computed: &Computed<'_>, totals: &VersionTotals, answer: SciAnswer) -> ExplainResponse {
+        let mut terms = self.terms;
+        terms.extend(sums(totals, &answer));
+        terms.extend(left_out(computed, totals));
+        let nodes = computed.totals.nodes.iter().filter(|(name, _)| totals.nodes.contains(*name));
+        let names = Names::of(computed.totals.versions.keys());
+        let balances = nodes.map(|(name, node)| balance(name, node, &names)).collect();
+        ExplainResponse { answer: Some(answer), terms, balances }
+    }
+}
+
+/// Bytes of a term as it is sent: its tag, its length and itself.
+fn sent_bytes(term: &Term) -> usize {
+    let own = term.encoded_len();
+    1 + prost::length_delimiter_len(own) + own
+}
+
+/// E, U, I, O and M of each node in a slot: Σ O and Σ M are the answer's grams.
+fn slot_terms(slot: &Slot, parts: &[SlotTerm], rule: IdleRule, terms: &mut Vec<Term>) {
+    for part in parts {
+        let (Some(node), Some(site)) = (slot.nodes.get(part.node), slot.factors.get(part.node)) else {
+            continue;
+        };
+        let place = format!("[{}, {}]", rfc3339(slot.window.start()), node.node);
+        let term = |name: &str, formula: &str, value: f64, unit: &str, source: String| Term {
+            name: format!("{name}{place}"),
+            formula: formula.to_owned(),
+            value: Some(value),
+            unit: unit.to_owned(),
+            source,
+            microjoules: None,
+            simulated: node.simulated,
+        };
+        let formula = "Σ entries of the version at the level";
+        let mut energy = term("E", formula, part.energy.to_joules().0, "J", sources(&node.cell));
+        energy.microjoules = Some(part.energy.0);
+        terms.push(energy);
+        // What of it is idle, and by what rule: pieces of E, added to nothing.
+        let (policy, from) = (rule.policy.name(), rule.from.name());
+        let by_policy = format!("of E: pool idle of the node by {policy}, looked for from the {from}");
+        let pieces = [
+            ("D", "of E: idle of what the version holds".to_owned(), part.dedicated_idle),
+            ("P", by_policy, part.pool_idle),
+        ];
+        for (name, formula, idle) in pieces.into_iter().filter(|(_, _, idle)| idle.0 > 0) {
+            let mut piece = term(name, &formula, idle.to_joules().0, "J", "ledger".to_owned());
+            piece.microjoules = Some(idle.0);
+            terms.push(piece);
+        }
+        terms.push(term("U", "PUE of the site", site.pue.get(), "1", site.pue_source.clone()));
+        let mut intensity = term("I", "intensity of the grid", 0.0, "gCO2e/kWh", site.intensity_source.clone());
+        match site.intensity {
+            Rate::Known(value) => intensity.value = Some(value.get()),
+            Rate::Between(low, high) => {
+                intensity.value = None;
+                intensity.source = format!("missing: between {} and {}", low.get(), high.get());
+            }
+        }
+        terms.push(intensity);
+        terms.push(term(
+            "O",
+            "E × U × I / 3.6e6 (U = 1 below facility level)",
+            part.operational_g,
+            "gCO2e",
+            "computed".to_owned(),
+        ));
+        terms.push(term("M", "TE × time / life × share", part.embodied_g, "gCO2e", site.embodied_source.clone()));
+        terms.push(term(
+            "j",
+            "part of O and M over time in which counts are known",
+            part.joint_share,
+            "1",
+            "counts".to_owned(),
+        ));
+    }
 }
 
 /// The sources of a cell's energy: by name, or by kind where they are many.

@@ -101,7 +101,7 @@ impl Query {
     pub fn overview(&self, window: Window) -> Result<Overview, QueryError> {
         let asked = TimeWindow { start_unix_nanos: window.start().0, end_unix_nanos: window.end().0 };
         let question = Question::parse(&GetSciRequest { window: Some(asked), ..GetSciRequest::default() })?;
-        let computed = self.compute(&question, false)?;
+        let computed = self.compute(&question)?;
         let context = answer::Context {
             computed: &computed,
             question: &question,

@@ -121,13 +121,7 @@ impl Question {
     /// # Errors
     /// [`QueryError::NotFound`] when a selected one was not seen, naming those that were.
     pub fn select<'t>(&self, totals: &'t Totals) -> Result<Vec<(&'t ModelVersion, &'t VersionTotals)>, QueryError> {
-        let matches = |version: &ModelVersion| {
-            self.model.as_ref().is_none_or(|model| version.model.as_ref() == Some(model))
-                && self.version.as_ref().is_none_or(|number| version.version.as_ref() == Some(number))
-                && starts(self.weights.as_ref(), version.weights.as_deref())
-                && starts(self.serving_config.as_ref(), name::digest(&version.configuration).as_deref())
-        };
-        let selected: Vec<_> = totals.versions.iter().filter(|(version, _)| matches(version)).collect();
+        let selected: Vec<_> = totals.versions.iter().filter(|(version, _)| self.selects(version)).collect();
         let selects = self.model.is_some() || self.weights.is_some() || self.serving_config.is_some();
         if selected.is_empty() && selects {
             let names = Names::of(totals.versions.keys());
@@ -136,6 +130,14 @@ impl Question {
             return Err(QueryError::NotFound(format!("no such model version in the window; {seen}")));
         }
         Ok(selected)
+    }
+
+    /// Whether a version is one of those that are selected.
+    pub fn selects(&self, version: &ModelVersion) -> bool {
+        self.model.as_ref().is_none_or(|model| version.model.as_ref() == Some(model))
+            && self.version.as_ref().is_none_or(|number| version.version.as_ref() == Some(number))
+            && starts(self.weights.as_ref(), version.weights.as_deref())
+            && starts(self.serving_config.as_ref(), name::digest(&version.configuration).as_deref())
     }
 
     /// The functional unit for a version: the one asked for, else total tokens where known, else requests.
