@@ -1,5 +1,6 @@
 //! From a window to allocated slots: settled cells where they are clean and whole, rows everywhere else.
 
+mod beside;
 pub mod digest;
 mod stored;
 
@@ -37,6 +38,7 @@ const POOL_LABEL: &str = "joulebook.io/pool";
 const DEFAULT_POOL: &str = "default";
 
 /// Factors of one site over a window.
+#[derive(Clone)]
 pub struct Site {
     /// Intensity, cell by cell, without hole.
     pub intensity: Vec<IntensityCell>,
@@ -52,6 +54,7 @@ pub struct Site {
 pub type Pods = BTreeMap<String, Arc<NodePods>>;
 
 /// A node and what its making cost.
+#[derive(Clone)]
 pub struct Member {
     /// The node.
     pub record: NodeRecord,

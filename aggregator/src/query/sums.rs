@@ -12,6 +12,7 @@ mod hours;
 mod kept;
 mod made;
 mod ratings;
+mod together;
 
 use super::QueryError;
 use super::gather::{Gathered, Member};
@@ -29,6 +30,7 @@ use ratings::Rates;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use together::Spare;
 
 const HOUR_SECONDS: i64 = 3600;
 const DAY_SECONDS: i64 = 86_400;
@@ -52,6 +54,7 @@ pub(super) struct Sums {
     ways: Mutex<Vec<Kept>>,
     /// Numbers that they may hold together.
     numbers: usize,
+    spare: Spare,
 }
 
 /// What a node is to the slots since its first row.
@@ -162,7 +165,7 @@ impl<'a> Asked<'a> {
 impl Sums {
     /// None yet, and room for as many as are worth it.
     pub(super) fn within(memory: Memory) -> Self {
-        Self { ways: Mutex::default(), numbers: memory.sums() }
+        Self { ways: Mutex::default(), numbers: memory.sums(), spare: Spare::new(memory.spare_threads()) }
     }
 
     /// Totals of the energy of a window; `None` where they have to be added up slot by slot. `begin` is the version of the
@@ -201,18 +204,18 @@ impl Sums {
             kept.missing(asked)
         };
         let mut loose = Loose::default();
-        for part in missing {
-            let made = Made::of(asked, part.window)?;
-            // One by one, so that a month of totals is never in memory.
+        // One by one, so that a month of totals is never in memory.
+        let put = |part: Part, made: Made| {
             let mut all = self.lock();
             let room = make_room(&mut all, asked, self.numbers);
             let Some(kept) = way(&mut all, asked, begin).filter(|kept| kept.facts == asked.facts) else {
-                return Ok(None);
+                return false;
             };
             let stands = made.stands(book.changed_since(begin).as_ref(), asked.gathered.now());
-            if !kept.put(asked, part, made, (stands, room), &mut loose) {
-                return Ok(None);
-            }
+            kept.put(asked, part, made, (stands, room), &mut loose)
+        };
+        if !together::make(asked, &missing, &self.spare, put)? {
+            return Ok(None);
         }
         let mut all = self.lock();
         let Some(kept) = way(&mut all, asked, begin) else { return Ok(None) };

@@ -1,7 +1,9 @@
 //! What is made of a part for a question: out of its slots, and never out of sums.
 
-use super::{Asked, DAY_SECONDS, QUIET_SECONDS, TAUGHT_DAYS};
+use super::{DAY_SECONDS, QUIET_SECONDS, TAUGHT_DAYS};
 use crate::query::QueryError;
+use crate::query::gather::Gathered;
+use crate::query::question::Question;
 use crate::query::rated::Rated;
 use crate::store::{ChangedCells, Resolution};
 use joulebook_units::{UnixNanos, Window};
@@ -16,12 +18,16 @@ pub(super) struct Made {
 }
 
 impl Made {
-    pub(super) fn of(asked: &Asked<'_>, window: Window) -> Result<Self, QueryError> {
-        let Asked { gathered, question, rates, .. } = asked;
+    /// Of a question about energy, or about what its factors make of it.
+    pub(super) fn of(
+        gathered: &Gathered<'_>,
+        (question, with_factors): (&Question, bool),
+        window: Window,
+    ) -> Result<Self, QueryError> {
         let mut rated = Rated::new(question);
         gathered.take_learned();
         for part in gathered.windows_of(window) {
-            if rates.is_some() {
+            if with_factors {
                 let slot = gathered.slot(part, question.trust)?;
                 if !slot.nodes.is_empty() {
                     rated.add(&slot, question.level);
