@@ -5,6 +5,7 @@
 
 mod device;
 mod dispute;
+mod draft;
 mod point;
 mod wall;
 
@@ -15,15 +16,16 @@ use crate::attribution::{
     Activity, Measures, OutputWeight, among_residents, among_services, base_and_dynamic, by_activity, by_reservation,
     weights_among,
 };
-use crate::cell::{Account, Cell, EntryKey, Flags, Purpose, SourceKey};
+use crate::cell::{Cell, Flags, Purpose, SourceKey};
 use crate::share::portion;
 use crate::spread::{At, Grid, Held, Spread};
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use device::Device;
+use draft::{Draft, Who};
 use joulebook_units::{
     Component, Consumption, CountKind, GapReason, Method, Microjoules, Milliwatts, Service, Source, Subject, UnixNanos,
     Window, Workload, WorkloadKind,
@@ -88,10 +90,11 @@ pub struct NodeSeries {
 /// The cell of `window`, whose edges should be whole seconds.
 pub fn settle(node: &NodeSeries, window: Window) -> Cell {
     let joined = Joined::new(node, window);
-    let mut cell = Cell::default();
+    let mut draft = Draft::default();
     for slot in 0..joined.grid.len() {
-        joined.attribute(slot, &mut cell);
+        joined.attribute(slot, &mut draft);
     }
+    let mut cell = draft.into_cell();
     joined.describe(node, &mut cell);
     cell
 }
@@ -106,7 +109,9 @@ struct Joined {
     parts: BTreeMap<String, BTreeSet<String>>,
     memory: BTreeMap<String, Held>,
     memory_used: Held,
-    counts: BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>,
+    counts: Vec<(Arc<Service>, BTreeMap<CountKind, Spread>)>,
+    /// Places in `counts` of the services of each workload, those of its parts among them.
+    own: BTreeMap<String, Vec<usize>>,
     consumption: BTreeMap<Arc<Consumption>, BTreeMap<CountKind, Spread>>,
     /// Services whose requests another place counts too.
     doubled: BTreeSet<Arc<Service>>,
@@ -130,7 +135,8 @@ impl Joined {
             parts: BTreeMap::new(),
             memory: BTreeMap::new(),
             memory_used: Held::new(slots),
-            counts: BTreeMap::new(),
+            counts: Vec::new(),
+            own: BTreeMap::new(),
             consumption: BTreeMap::new(),
             doubled: BTreeSet::new(),
             devices: Device::all(node, &grid),
@@ -142,16 +148,19 @@ impl Joined {
             covered: Vec::new(),
             grid,
         };
+        let mut counts = BTreeMap::new();
         for run in &node.runs {
-            joined.add(run);
+            joined.add(run, &mut counts);
         }
-        joined.doubled = point::count_once(&mut joined.counts, &joined.parts);
+        joined.doubled = point::count_once(&mut counts, &joined.parts);
+        joined.counts = counts.into_iter().collect();
+        joined.own = joined.own();
         joined.strangers = device::strangers(&joined.devices, joined.cpu.keys());
         joined.covered = joined.covered_nanos(&node.expected_sources);
         joined
     }
 
-    fn add(&mut self, run: &Run) {
+    fn add(&mut self, run: &Run, counts: &mut point::Counts) {
         let (grid, slots) = (&self.grid, self.grid.len());
         match &*run.subject {
             Subject::Energy(source) => {
@@ -172,8 +181,8 @@ impl Joined {
             }
             Subject::NodeMemoryUsed => self.memory_used.add(grid, &run.points),
             Subject::Count(service, kind) => {
-                let counts = self.counts.entry(Arc::new(service.clone())).or_default();
-                counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
+                let counts = counts.entry(Arc::new(service.clone())).or_default();
+                counts.entry(*kind).or_insert_with(|| Spread::weighted(slots)).add(grid, &run.points);
             }
             Subject::Consumption(of, kind) => {
                 let counts = self.consumption.entry(Arc::new(of.clone())).or_default();
@@ -185,6 +194,19 @@ impl Joined {
             | Subject::DeviceSlices { .. }
             | Subject::ResidentIdlePower { .. } => {}
         }
+    }
+
+    /// The services of each workload.
+    fn own(&self) -> BTreeMap<String, Vec<usize>> {
+        let mut own: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (place, (service, _)) in self.counts.iter().enumerate() {
+            let Some(workload) = &service.workload else { continue };
+            let wholes = self.parts.get(workload).into_iter().flatten().filter(|whole| *whole != workload);
+            for id in wholes.chain([workload]) {
+                own.entry(id.clone()).or_default().push(place);
+            }
+        }
+        own
     }
 
     /// Nanoseconds of each slot in which every expected component source is known.
@@ -207,7 +229,7 @@ impl Joined {
     }
 
     /// Gives every microjoule of one slot to an account.
-    fn attribute(&self, slot: usize, cell: &mut Cell) {
+    fn attribute<'a>(&'a self, slot: usize, draft: &mut Draft<'a>) {
         let holders = self.holders(slot);
         let mut components: u64 = 0;
         let (mut base, mut dynamic, mut dram) = (0u64, 0u64, 0u64);
@@ -225,29 +247,28 @@ impl Joined {
                 Component::Accelerator if source.device.is_some() => {}
                 // Energy of which nothing tells whose it is: it is known and nobody's.
                 Component::Accelerator | Component::Other | Component::Wall => {
-                    cell.add(entry(Account::Unattributed, source.component, Purpose::Dynamic), energy);
+                    draft.add(Who::Unattributed, source.component, Purpose::Dynamic, energy);
                 }
             }
         }
-        self.attribute_cpu(slot, &holders, base, dynamic, cell);
-        self.attribute_dram(slot, &holders, dram, cell);
-        self.attribute_devices(slot, cell);
+        self.attribute_cpu(slot, &holders, base, dynamic, draft);
+        self.attribute_dram(slot, &holders, dram, draft);
+        self.attribute_devices(slot, &holders, draft);
         for holder in &holders {
-            holder.describe(cell);
+            holder.describe(draft);
         }
-        let platform = self.wall.platform(slot, components, cell);
-        cell.add(entry(Account::Platform, Component::Other, Purpose::Residual), platform);
+        let platform = self.wall.platform(slot, components, &mut draft.cell);
+        draft.add(Who::Platform, Component::Other, Purpose::Residual, platform);
     }
 
     /// The workloads of a slot with the services that they run.
-    fn holders(&self, slot: usize) -> Vec<Holder<'_>> {
+    fn holders(&self, slot: usize) -> Vec<Rc<Holder<'_>>> {
         let resident = self.cpu.iter().filter(|(_, spread)| at(&spread.covered, slot) > 0);
-        resident.map(|(workload, _)| self.holder(workload, slot)).collect()
+        resident.map(|(workload, spread)| Rc::new(self.holder(workload, Some(spread), slot))).collect()
     }
 
     /// A workload in a slot with the services that it runs.
-    fn holder<'a>(&'a self, workload: &'a Arc<Workload>, slot: usize) -> Holder<'a> {
-        let cpu = self.cpu.get(workload);
+    fn holder<'a>(&'a self, workload: &'a Arc<Workload>, cpu: Option<&Spread>, slot: usize) -> Holder<'a> {
         Holder {
             workload,
             nanos: self.length(slot),
@@ -274,50 +295,54 @@ impl Joined {
 
     /// The services of the workload `whole` and of its parts, as users of the workload `used`.
     fn services(&self, whole: &str, used: &str, slot: usize) -> Vec<Served<'_>> {
-        let is_part = |id: &str| self.parts.get(id).is_some_and(|wholes| wholes.contains(whole));
-        let own = self.counts.iter().filter(|(service, _)| {
-            service.workload.as_deref().is_some_and(|workload| workload == whole || is_part(workload))
-        });
+        let own = self.own.get(whole).into_iter().flatten().filter_map(|place| self.counts.get(*place));
         let served = own.map(|(service, counts)| Served::new(service, used, counts, slot));
         served.filter(|served| served.counted > 0 || !self.doubled.contains(served.service)).collect()
     }
 
-    fn attribute_cpu(&self, slot: usize, holders: &[Holder<'_>], base: u64, dynamic: u64, cell: &mut Cell) {
+    fn attribute_cpu<'a>(
+        &'a self,
+        slot: usize,
+        holders: &[Rc<Holder<'a>>],
+        base: u64,
+        dynamic: u64,
+        draft: &mut Draft<'a>,
+    ) {
         let cpu: Vec<u64> = holders.iter().map(|holder| holder.cpu_nanos).collect();
-        let reserved: Vec<u128> = holders.iter().map(Holder::reserved_millicore_nanos).collect();
+        let reserved: Vec<u128> = holders.iter().map(|holder| holder.reserved_millicore_nanos()).collect();
         let length = self.length(slot);
         let capacity = self.capacity_millicores.map_or(0, |millicores| u128::from(millicores) * u128::from(length));
         let by_time = by_activity(dynamic, &cpu);
         let by_holding = by_reservation(base, &reserved, capacity);
-        cell.add(entry(Account::Unattributed, Component::Cpu, Purpose::Dynamic), by_time.rest);
-        cell.add(entry(Account::PoolIdle, Component::Cpu, Purpose::PoolIdle), by_holding.rest);
+        draft.add(Who::Unattributed, Component::Cpu, Purpose::Dynamic, by_time.rest);
+        draft.add(Who::PoolIdle, Component::Cpu, Purpose::PoolIdle, by_holding.rest);
         for ((holder, dynamic), base) in holders.iter().zip(by_time.parts).zip(by_holding.parts) {
-            holder.charge(Component::Cpu, Purpose::Dynamic, dynamic, cell);
-            holder.charge(Component::Cpu, Purpose::Base, base, cell);
+            holder.charge(Component::Cpu, Purpose::Dynamic, dynamic, draft);
+            holder.charge(Component::Cpu, Purpose::Base, base, draft);
         }
     }
 
     /// Memory in use belongs to whoever holds it, free memory to nobody: it is idle capacity.
-    fn attribute_dram(&self, slot: usize, holders: &[Holder<'_>], dram: u64, cell: &mut Cell) {
-        let resident = |holder: &Holder<'_>| self.memory.get(&holder.workload.id).and_then(|held| held.mean(slot));
+    fn attribute_dram<'a>(&'a self, slot: usize, holders: &[Rc<Holder<'a>>], dram: u64, draft: &mut Draft<'a>) {
+        let resident = |holder: &Rc<Holder<'_>>| self.memory.get(&holder.workload.id).and_then(|held| held.mean(slot));
         let held: Vec<u128> = holders.iter().map(|holder| u128::from(resident(holder).unwrap_or(0))).collect();
         let listed: u128 = held.iter().sum();
         let Some(used) = self.memory_used.mean(slot).map(u128::from).or((listed > 0).then_some(listed)) else {
-            cell.add(entry(Account::Unattributed, Component::Dram, Purpose::Base), dram);
+            draft.add(Who::Unattributed, Component::Dram, Purpose::Base, dram);
             return;
         };
         // Shared pages are counted once a process, so Σ listed may exceed what is in use: then it is the whole.
         let used = used.max(listed);
         let capacity = self.memory_bytes.map_or(used, u128::from).max(used);
         let in_use = by_reservation(dram, &[used], capacity);
-        cell.add(entry(Account::PoolIdle, Component::Dram, Purpose::PoolIdle), in_use.rest);
+        draft.add(Who::PoolIdle, Component::Dram, Purpose::PoolIdle, in_use.rest);
         let split = by_reservation(in_use.parts.first().copied().unwrap_or(0), &held, used);
         match holders.iter().find(|holder| holder.workload.kind == WorkloadKind::Remainder) {
-            Some(holder) => holder.charge(Component::Dram, Purpose::Base, split.rest, cell),
-            None => cell.add(entry(Account::Unattributed, Component::Dram, Purpose::Base), split.rest),
+            Some(holder) => holder.charge(Component::Dram, Purpose::Base, split.rest, draft),
+            None => draft.add(Who::Unattributed, Component::Dram, Purpose::Base, split.rest),
         }
         for (holder, energy) in holders.iter().zip(split.parts) {
-            holder.charge(Component::Dram, Purpose::Base, energy, cell);
+            holder.charge(Component::Dram, Purpose::Base, energy, draft);
         }
     }
 
@@ -439,28 +464,29 @@ impl<'a> Served<'a> {
     }
 }
 
-impl Holder<'_> {
+impl<'a> Holder<'a> {
     /// Reserved thousandths of a core × nanoseconds of residence.
     fn reserved_millicore_nanos(&self) -> u128 {
         u128::from(self.workload.reserved_millicores.unwrap_or(0)) * u128::from(self.resident_nanos)
     }
 
-    /// What its services did; what one alone did is not asked for, since it takes all.
+    /// What its services did.
     fn activities(&self) -> Vec<Activity> {
-        match self.services.as_slice() {
-            [_] => vec![Activity::default()],
-            services => services.iter().map(Served::activity).collect(),
-        }
+        self.services.iter().map(Served::activity).collect()
     }
 
     /// Books energy of this workload on its services, or on the account of its kind.
-    fn charge(&self, component: Component, purpose: Purpose, energy: u64, cell: &mut Cell) {
+    fn charge(&self, component: Component, purpose: Purpose, energy: u64, draft: &mut Draft<'a>) {
         if self.services.is_empty() {
-            let account = match self.workload.kind {
-                WorkloadKind::Kernel => Account::System,
-                _ => Account::Workload(Arc::clone(self.workload)),
+            let who = match self.workload.kind {
+                WorkloadKind::Kernel => Who::System,
+                _ => Who::Workload(self.workload),
             };
-            cell.add(entry(account, component, purpose), energy);
+            draft.add(who, component, purpose, energy);
+            return;
+        }
+        if let [only] = self.services.as_slice() {
+            self.charge_service(only, (component, purpose), energy, Measures::default(), draft);
             return;
         }
         // Base energy is that of what is held: a model that is loaded and not asked holds it too.
@@ -468,46 +494,72 @@ impl Holder<'_> {
             Purpose::Base => among_residents(energy, &self.activities()),
             _ => (among_services(energy, &self.activities(), self.output_weight), Measures::default()),
         };
-        let measure = if self.services.len() > 1 && energy > 0 { measure } else { Measures::default() };
+        let measure = if energy > 0 { measure } else { Measures::default() };
         for (served, energy) in self.services.iter().zip(parts) {
-            // Counts that stand still prove idleness; counts that are not known prove nothing.
-            let idle = portion(energy, served.counted.saturating_sub(served.moving), self.nanos.max(1));
-            let account = || Account::Service(Arc::clone(served.service));
-            cell.add(entry(account(), component, purpose), energy - idle);
-            cell.add(entry(account(), component, Purpose::DedicatedIdle), idle);
-            let mine = cell.services.entry(Arc::clone(served.service)).or_default();
-            mine.measures.insert(measure);
-            mine.joint_microjoules =
-                mine.joint_microjoules.saturating_add(portion(energy, served.counted, self.nanos.max(1)));
+            self.charge_service(served, (component, purpose), energy, measure, draft);
         }
     }
 
+    /// Books energy of one of its services.
+    fn charge_service(
+        &self,
+        served: &Served<'a>,
+        (component, purpose): (Component, Purpose),
+        energy: u64,
+        measure: Measures,
+        draft: &mut Draft<'a>,
+    ) {
+        // Counts that stand still prove idleness; counts that are not known prove nothing.
+        let idle = portion(energy, served.counted.saturating_sub(served.moving), self.nanos.max(1));
+        draft.add(Who::Service(served.service), component, purpose, energy - idle);
+        draft.add(Who::Service(served.service), component, Purpose::DedicatedIdle, idle);
+        let mine = draft.service(served.service);
+        mine.measures.insert(measure);
+        mine.joint_microjoules =
+            mine.joint_microjoules.saturating_add(portion(energy, served.counted, self.nanos.max(1)));
+    }
+
     /// Books time: CPU, residence, execution, reservation.
-    fn describe(&self, cell: &mut Cell) {
+    fn describe(&self, draft: &mut Draft<'a>) {
         if self.services.is_empty() {
-            let mine = cell.workloads.entry(Arc::clone(self.workload)).or_default();
+            let mine = draft.workload(self.workload);
             mine.cpu_nanos = mine.cpu_nanos.saturating_add(self.cpu_nanos);
             return;
         }
-        let (activities, output) = (self.activities(), self.output_weight);
-        let measure = if activities.len() > 1 { weights_among(&activities, output).1 } else { Measures::default() };
         let reserved = u64::try_from(self.reserved_millicore_nanos() / 1000).unwrap_or(u64::MAX);
+        if let [only] = self.services.as_slice() {
+            self.describe_service(only, (self.cpu_nanos, reserved), Measures::default(), draft);
+            return;
+        }
+        let (activities, output) = (self.activities(), self.output_weight);
+        let (_, measure) = weights_among(&activities, output);
         let cpu = among_services(self.cpu_nanos, &activities, output);
         let reserved = among_residents(reserved, &activities).0;
         for ((served, cpu), reserved) in self.services.iter().zip(cpu).zip(reserved) {
-            let mine = cell.services.entry(Arc::clone(served.service)).or_default();
-            mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);
-            mine.reserved_core_nanos = mine.reserved_core_nanos.saturating_add(reserved);
-            mine.measures.insert(measure);
-            if !served.is_own {
-                continue;
-            }
-            mine.resident_nanos = mine.resident_nanos.saturating_add(self.resident_nanos);
-            mine.counted_nanos = mine.counted_nanos.saturating_add(served.counted.min(self.nanos));
-            mine.executing_nanos = mine.executing_nanos.saturating_add(served.moving.min(self.nanos));
-            if self.workload.part_of.is_some() {
-                mine.measures.insert(Measures::PROCESS);
-            }
+            self.describe_service(served, (cpu, reserved), measure, draft);
+        }
+    }
+
+    /// Books time of one of its services.
+    fn describe_service(
+        &self,
+        served: &Served<'a>,
+        (cpu, reserved): (u64, u64),
+        measure: Measures,
+        draft: &mut Draft<'a>,
+    ) {
+        let mine = draft.service(served.service);
+        mine.cpu_nanos = mine.cpu_nanos.saturating_add(cpu);
+        mine.reserved_core_nanos = mine.reserved_core_nanos.saturating_add(reserved);
+        mine.measures.insert(measure);
+        if !served.is_own {
+            return;
+        }
+        mine.resident_nanos = mine.resident_nanos.saturating_add(self.resident_nanos);
+        mine.counted_nanos = mine.counted_nanos.saturating_add(served.counted.min(self.nanos));
+        mine.executing_nanos = mine.executing_nanos.saturating_add(served.moving.min(self.nanos));
+        if self.workload.part_of.is_some() {
+            mine.measures.insert(Measures::PROCESS);
         }
     }
 }
@@ -522,10 +574,6 @@ fn source_key(source: &Source) -> SourceKey {
         contained: source.contained_in.is_some(),
         scope: source.scope.clone(),
     }
-}
-
-fn entry(account: Account, component: Component, purpose: Purpose) -> EntryKey {
-    EntryKey { account, component, purpose }
 }
 
 fn at(values: &[u64], index: usize) -> u64 {

@@ -21,11 +21,11 @@ pub fn largest_remainder(total: u64, weights: &[u128]) -> Option<Vec<u64>> {
     let mut remainders: Vec<(u128, usize)> = Vec::with_capacity(weights.len());
     let mut given: u64 = 0;
     for (index, (weight, part)) in weights.iter().zip(parts.iter_mut()).enumerate() {
-        let product = u128::from(total) * u128::from(*weight);
+        let (quotient, remainder) = divided(u128::from(total) * u128::from(*weight), sum);
         // At most `total`, since a weight is at most the sum.
-        *part = u64::try_from(product / sum).unwrap_or(total);
+        *part = u64::try_from(quotient).unwrap_or(total);
         given += *part;
-        remainders.push((product % sum, index));
+        remainders.push((remainder, index));
     }
     remainders.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     // Fewer units are left over than there are parts with a remainder.
@@ -36,6 +36,14 @@ pub fn largest_remainder(total: u64, weights: &[u128]) -> Option<Vec<u64>> {
         }
     }
     Some(parts)
+}
+
+/// Quotient and remainder. Most numbers here are short, and dividing long ones takes many times as long.
+fn divided(product: u128, sum: u128) -> (u128, u128) {
+    match (u64::try_from(product), u64::try_from(sum)) {
+        (Ok(product), Ok(sum)) => (u128::from(product / sum), u128::from(product % sum)),
+        _ => (product / sum, product % sum),
+    }
 }
 
 /// Weights cut to 63 bits together, so that products with 64-bit totals and sums of many stay inside 128 bits.
@@ -50,7 +58,10 @@ pub fn portion(total: u64, part: u64, whole: u64) -> u64 {
     if part >= whole {
         return total;
     }
-    u64::try_from(u128::from(total) * u128::from(part) / u128::from(whole)).unwrap_or(total)
+    match total.checked_mul(part) {
+        Some(product) => product / whole,
+        None => u64::try_from(u128::from(total) * u128::from(part) / u128::from(whole)).unwrap_or(total),
+    }
 }
 
 #[cfg(test)]

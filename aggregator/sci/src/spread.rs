@@ -78,10 +78,28 @@ impl Grid {
         place(window.start())..place(window.end())
     }
 
-    /// Slots that intersect `[start, end)`, each with its index and the part in common.
-    fn touched(&self, start: UnixNanos, end: UnixNanos) -> impl Iterator<Item = (usize, Window)> + '_ {
+    /// Whether an interval has nothing to do with any slot.
+    fn is_beside(&self, start: UnixNanos, end: UnixNanos) -> bool {
+        end <= self.window.start() || start >= self.window.end()
+    }
+
+    /// Slots that intersect `[start, end)`, each with its index and the part in common. They are looked for from the slot
+    /// `near`, which those of the interval before it ended in.
+    fn touched(
+        &self,
+        start: UnixNanos,
+        end: UnixNanos,
+        near: usize,
+    ) -> impl Iterator<Item = (usize, Window)> + use<'_> {
         let span = Window::new(start, end).and_then(|span| span.intersect(self.window));
-        let first = span.map_or(0, |span| self.slots.partition_point(|slot| slot.end() <= span.start()));
+        let first = span.map_or(0, |span| {
+            let is_before = |slot: &Window| slot.end() <= span.start();
+            match self.slots.get(near) {
+                Some(slot) if slot.start() <= span.start() && !is_before(slot) => near,
+                Some(slot) if slot.end() == span.start() => near + 1,
+                _ => self.slots.partition_point(is_before),
+            }
+        });
         self.slots
             .iter()
             .enumerate()
@@ -99,37 +117,50 @@ pub struct Spread {
     pub covered: Vec<u64>,
     /// Nanoseconds of each slot inside an interval in which the series moved.
     pub moving: Vec<u64>,
-    /// Amount in each slot without rounding, in units of 2⁻²⁰: a weight for shares.
+    /// Amount in each slot without rounding, in units of 2⁻²⁰: a weight for shares. Empty where nothing is shared by it.
     pub weights: Vec<u128>,
     /// Longest interval that touches each slot, in nanoseconds.
     pub longest: Vec<u64>,
 }
 
 impl Spread {
-    /// Nothing known on any of `slots` slots.
+    /// Nothing known on any of `slots` slots, without weights.
     pub fn new(slots: usize) -> Self {
         Self {
             amounts: vec![0; slots],
             covered: vec![0; slots],
             moving: vec![0; slots],
-            weights: vec![0; slots],
+            weights: Vec::new(),
             longest: vec![0; slots],
         }
+    }
+
+    /// The same with weights.
+    pub fn weighted(slots: usize) -> Self {
+        Self { weights: vec![0; slots], ..Self::new(slots) }
     }
 
     /// Adds an unbroken run of points, ascending in time and not falling in value. A fall or a step back in time adds
     /// nothing between its two points.
     pub fn add(&mut self, grid: &Grid, points: &[At]) {
+        let mut near = 0;
         for pair in points.windows(2) {
             let [(start, before), (end, after)] = pair else { continue };
+            if grid.is_beside(*start, *end) {
+                continue;
+            }
             let Some(amount) = after.checked_sub(*before) else { continue };
             let length = end.nanos_since(*start);
-            let reached =
-                |at: UnixNanos| u128::from(amount) * u128::from(at.nanos_since(*start)) / u128::from(length.max(1));
-            for (index, part) in grid.touched(*start, *end) {
-                // The difference is at most `amount`, which is a u64.
-                let share = u64::try_from(reached(part.end()) - reached(part.start())).unwrap_or(0);
-                add_at(&mut self.amounts, index, share);
+            let reached = |at: UnixNanos| match at {
+                at if at == *start => 0,
+                at if at == *end => amount,
+                at => proportion(amount, at.nanos_since(*start), length),
+            };
+            let mut until = (*start, 0);
+            for (index, part) in grid.touched(*start, *end, near) {
+                let from = if part.start() == until.0 { until.1 } else { reached(part.start()) };
+                until = (part.end(), reached(part.end()));
+                add_at(&mut self.amounts, index, until.1.saturating_sub(from));
                 add_at(&mut self.covered, index, part.nanos());
                 add_at(&mut self.moving, index, if amount > 0 { part.nanos() } else { 0 });
                 if let Some(weight) = self.weights.get_mut(index) {
@@ -139,6 +170,7 @@ impl Spread {
                 if let Some(longest) = self.longest.get_mut(index) {
                     *longest = length.max(*longest);
                 }
+                near = index;
             }
         }
     }
@@ -191,9 +223,14 @@ impl Held {
 
     /// Adds an unbroken run: each value held since the point before it.
     pub fn add(&mut self, grid: &Grid, points: &[At]) {
+        let mut near = 0;
         for pair in points.windows(2) {
             let [(start, _), (end, value)] = pair else { continue };
-            for (index, part) in grid.touched(*start, *end) {
+            if grid.is_beside(*start, *end) {
+                continue;
+            }
+            for (index, part) in grid.touched(*start, *end, near) {
+                near = index;
                 if let Some(sum) = self.value_nanos.get_mut(index) {
                     *sum += u128::from(*value) * u128::from(part.nanos());
                 }
@@ -207,6 +244,16 @@ impl Held {
         let covered = *self.covered.get(slot)?;
         let sum = *self.value_nanos.get(slot)?;
         sum.checked_div(u128::from(covered)).and_then(|mean| u64::try_from(mean).ok())
+    }
+}
+
+/// The part of an amount that is reached `nanos` after the begin of an interval that is `length` long, rounded down.
+fn proportion(amount: u64, nanos: u64, length: u64) -> u64 {
+    let length = length.max(1);
+    match amount.checked_mul(nanos) {
+        Some(product) => product / length,
+        // At most `amount`, since it is reached at the end of the interval.
+        None => u64::try_from(u128::from(amount) * u128::from(nanos) / u128::from(length)).unwrap_or(amount),
     }
 }
 

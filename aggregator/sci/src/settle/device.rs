@@ -3,11 +3,13 @@
 //! A slot is cut wherever a workload comes to a device or leaves it, and where the list of those on it begins or ends to
 //! be known: all through a piece the same workloads hold the device, or it is not known which.
 
-use super::{Holder, Joined, NodeSeries, Run, at, entry};
+use super::draft::{Draft, Who};
+use super::{Holder, Joined, NodeSeries, Run, at};
 use crate::attribution::{SharedDevice, active_and_idle, among_residents, by_reservation, shared_device};
-use crate::cell::{Account, Cell, Flags, Purpose};
+use crate::cell::{Flags, Purpose};
 use crate::spread::{At, Grid, Held, Spread};
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec;
@@ -201,27 +203,37 @@ impl Device {
 
 impl Joined {
     /// Gives the energy of every device in a slot to an account, and books what services hold of it.
-    pub(super) fn attribute_devices(&self, slot: usize, cell: &mut Cell) {
+    pub(super) fn attribute_devices<'a>(&'a self, slot: usize, holders: &[Rc<Holder<'a>>], draft: &mut Draft<'a>) {
         let Some(window) = self.grid.slots().get(slot).copied() else { return };
         for device in &self.devices {
             let pieces = device.grid.within(window);
-            let holders = self.on_device(device, slot, pieces.clone());
-            pieces.for_each(|piece| attribute_piece(device, piece, &holders, cell));
+            let on_device = self.on_device(device, slot, pieces.clone(), holders);
+            pieces.for_each(|piece| attribute_piece(device, piece, &on_device, draft));
         }
     }
 
-    /// Those on a device in any piece of a slot, by id.
-    fn on_device<'a>(&'a self, device: &'a Device, slot: usize, pieces: Range<usize>) -> BTreeMap<&'a str, Holder<'a>> {
+    /// Those on a device in any piece of a slot, by id: as they are described in the slot, else as they are nearby.
+    fn on_device<'a>(
+        &'a self,
+        device: &'a Device,
+        slot: usize,
+        pieces: Range<usize>,
+        holders: &[Rc<Holder<'a>>],
+    ) -> BTreeMap<&'a str, Rc<Holder<'a>>> {
         let ids: BTreeSet<&str> = pieces.flat_map(|piece| device.resident(piece).map(|(id, _)| id.as_str())).collect();
-        ids.into_iter().filter_map(|id| Some((id, self.holder(self.workload(id, slot)?, slot)))).collect()
+        let holder = |id: &str| {
+            let now = holders.iter().find(|holder| holder.workload.id == id).cloned();
+            now.or_else(|| {
+                let workload = self.nearby(id)?;
+                Some(Rc::new(self.holder(workload, self.cpu.get(workload), slot)))
+            })
+        };
+        ids.into_iter().filter_map(|id| Some((id, holder(id)?))).collect()
     }
 
-    /// The workload with this id: as it is described in the slot, else as it is described nearby.
-    fn workload(&self, id: &str, slot: usize) -> Option<&Arc<Workload>> {
-        let mut named = self.cpu.iter().filter(|(workload, _)| workload.id == id);
-        let nearby = named.clone().next().map(|(workload, _)| workload);
-        let now = named.find(|(_, spread)| at(&spread.covered, slot) > 0).map(|(workload, _)| workload);
-        now.or(nearby).or_else(|| self.strangers.get(id))
+    /// The workload with this id as it is described nearby.
+    fn nearby(&self, id: &str) -> Option<&Arc<Workload>> {
+        self.cpu.keys().find(|workload| workload.id == id).or_else(|| self.strangers.get(id))
     }
 }
 
@@ -239,14 +251,15 @@ fn stranger(id: &str) -> Workload {
     Workload::bare(id, WorkloadKind::Remainder, if id == UNMAPPED { UNMAPPED_NAME } else { id })
 }
 
-fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holder<'_>>, cell: &mut Cell) {
+fn attribute_piece<'a>(device: &Device, piece: usize, holders: &BTreeMap<&str, Rc<Holder<'a>>>, draft: &mut Draft<'a>) {
     const PART: Component = Component::Accelerator;
     let listed = at(&device.listed.covered, piece);
-    let residents: Vec<&Holder<'_>> = device.resident(piece).filter_map(|(id, _)| holders.get(id.as_str())).collect();
+    let residents: Vec<&Rc<Holder<'a>>> =
+        device.resident(piece).filter_map(|(id, _)| holders.get(id.as_str())).collect();
     if listed > 0 {
         let (held, capacity) = device.holding(piece);
         let reserved = by_reservation(listed, &held, capacity).parts;
-        residents.iter().zip(reserved).for_each(|(holder, nanos)| holder.reserve_devices(nanos, cell));
+        residents.iter().zip(reserved).for_each(|(holder, nanos)| holder.reserve_devices(nanos, draft));
     }
     for meter in &device.meters {
         let energy = at(&meter.energy.amounts, piece);
@@ -254,37 +267,37 @@ fn attribute_piece(device: &Device, piece: usize, holders: &BTreeMap<&str, Holde
             continue;
         }
         if listed == 0 {
-            cell.add(entry(Account::Unattributed, PART, Purpose::Dynamic), energy);
+            draft.add(Who::Unattributed, PART, Purpose::Dynamic, energy);
             continue;
         }
         if residents.is_empty() {
-            cell.add(entry(Account::PoolIdle, PART, Purpose::PoolIdle), energy);
+            draft.add(Who::PoolIdle, PART, Purpose::PoolIdle, energy);
             continue;
         }
         let (shared, by_ratio) = device.share(meter, piece);
         if by_ratio {
-            cell.flags.insert(Flags::IDLE_RATIO);
+            draft.cell.flags.insert(Flags::IDLE_RATIO);
         }
-        cell.add(entry(Account::PoolIdle, PART, Purpose::PoolIdle), shared.by_holding.rest);
-        cell.add(entry(Account::Unattributed, PART, Purpose::Dynamic), shared.by_use.rest);
+        draft.add(Who::PoolIdle, PART, Purpose::PoolIdle, shared.by_holding.rest);
+        draft.add(Who::Unattributed, PART, Purpose::Dynamic, shared.by_use.rest);
         let unused = device.is_unused(piece);
         for ((holder, base), dynamic) in residents.iter().zip(&shared.by_holding.parts).zip(&shared.by_use.parts) {
             if unused && holder.services.is_empty() {
                 // Nothing executes: all of it is idle power of what is held.
-                holder.charge(PART, Purpose::DedicatedIdle, base.saturating_add(*dynamic), cell);
+                holder.charge(PART, Purpose::DedicatedIdle, base.saturating_add(*dynamic), draft);
                 continue;
             }
-            holder.charge(PART, Purpose::Base, *base, cell);
-            holder.charge(PART, Purpose::Dynamic, *dynamic, cell);
+            holder.charge(PART, Purpose::Base, *base, draft);
+            holder.charge(PART, Purpose::Dynamic, *dynamic, draft);
         }
     }
 }
 
-impl Holder<'_> {
+impl<'a> Holder<'a> {
     /// Books reserved accelerator capacity × time on this workload's services.
-    fn reserve_devices(&self, nanos: u64, cell: &mut Cell) {
+    fn reserve_devices(&self, nanos: u64, draft: &mut Draft<'a>) {
         for (served, nanos) in self.services.iter().zip(among_residents(nanos, &self.activities()).0) {
-            let mine = cell.services.entry(Arc::clone(served.service)).or_default();
+            let mine = draft.service(served.service);
             mine.reserved_device_nanos = mine.reserved_device_nanos.saturating_add(nanos);
         }
     }

@@ -15,7 +15,7 @@ use joulebook_units::{CountKind, Service};
 const TOLD: [&str; 2] = ["push", "otlp"];
 
 /// Counts of services.
-type Counts = BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>;
+pub(super) type Counts = BTreeMap<Arc<Service>, BTreeMap<CountKind, Spread>>;
 
 /// Place of a service's way of counting in the order of precedence.
 fn rank(service: &Service) -> usize {
@@ -94,7 +94,7 @@ fn yield_to(counts: &mut Counts, better: &[Arc<Service>], own: &mut BTreeMap<Cou
                 _ => None,
             };
             match completed {
-                Some(counts) => spread.give(slot, counts.entry(*kind).or_insert_with(|| Spread::new(slots))),
+                Some(counts) => spread.give(slot, counts.entry(*kind).or_insert_with(|| Spread::weighted(slots))),
                 None => spread.forget(slot),
             }
         }

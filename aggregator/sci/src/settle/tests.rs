@@ -1,4 +1,5 @@
 use super::*;
+use crate::cell::Account;
 use crate::cell::SourceUse;
 use alloc::string::ToString;
 use alloc::{format, vec};

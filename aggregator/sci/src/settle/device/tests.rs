@@ -2,6 +2,7 @@ use super::super::settle;
 use super::super::tests::{SECOND, run, service, source, window, workload};
 use super::*;
 use crate::cell::EntryKey;
+use crate::cell::{Account, Cell};
 use alloc::format;
 use joulebook_units::{CountKind, IdleOrigin, Method, Source};
 use proptest::prelude::*;
