@@ -43,7 +43,9 @@ fn main() -> Result<()> {
     let rows = rows(setting("BENCH_SEED", 1)?)?;
     line("records from the wire", "sample", &rows.decoded, samples);
     line("records judged, encoded and committed", "sample", &rows.taken, samples);
-    line("sealed rows read back", "sample", &rows.read, ((WARM + LOOKED_AT) * ROWS * SERIES) as f64);
+    let all = ((WARM + LOOKED_AT) * ROWS * SERIES) as f64;
+    line("sealed rows read back, record by record", "sample", &rows.runs, all);
+    line("sealed rows read back, series by series", "sample", &rows.series, all);
     for (what, info) in ["the first energy by model over an hour", "the next one"].into_iter().zip(answers(nodes)?) {
         line(what, "answer", &info, 1.0);
     }
@@ -60,7 +62,8 @@ fn line(what: &str, each: &str, info: &AllocationInfo, count: f64) {
 struct Rows {
     decoded: AllocationInfo,
     taken: AllocationInfo,
-    read: AllocationInfo,
+    runs: AllocationInfo,
+    series: AllocationInfo,
 }
 
 fn rows(seed: u64) -> Result<Rows> {
@@ -119,9 +122,13 @@ fn rows(seed: u64) -> Result<Rows> {
     ensure!(sealed.records == WARM + LOOKED_AT, "{sealed:?}");
     let hour = Window::new(begin, begin.plus_seconds(HOUR_SECONDS)).context("an hour")?;
     let mut runs = None;
-    rows.read = measure(|| runs = Some(book.runs(0, hour)));
-    let samples = runs.context("read")??.iter().map(|run| run.points.len() - usize::from(run.continued)).sum::<usize>();
-    ensure!(samples == (WARM + LOOKED_AT) * ROWS * SERIES, "{samples} samples are read");
+    rows.runs = measure(|| runs = Some(book.runs(0, hour)));
+    let of_runs = runs.context("read")??.iter().map(|run| run.points.len() - usize::from(run.continued)).sum::<usize>();
+    let mut series = None;
+    rows.series = measure(|| series = Some(book.series(0, hour)));
+    let of_series = series.context("read")??.iter().map(|series| series.column.len()).sum::<usize>();
+    let told = (WARM + LOOKED_AT) * ROWS * SERIES;
+    ensure!((of_runs, of_series) == (told, told), "{of_runs} and {of_series} samples are read");
     Ok(rows)
 }
 

@@ -10,13 +10,13 @@ mod lag;
 use crate::clock::Clock;
 use crate::store::space::Space;
 use crate::store::{
-    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Run as StoredRun, StoreError, StoredGap,
+    Book, CELL_SURROUNDINGS_SECONDS, LostRecords, NodeRecord, Resolution, Series, StoreError, StoredGap,
 };
 use joulebook_sci::attribution::OutputWeight;
 use joulebook_sci::settle::lag::Lags;
 use joulebook_sci::{Cell, Gap, NodeSeries, Run, settle};
 use joulebook_units::{Subject, UnixNanos, Window};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -207,7 +207,7 @@ pub fn cell_from_rows(book: &Book, node: &NodeRecord, window: Window) -> Result<
 
 /// What is stored of a node around some minutes: read once, looked at minute by minute.
 struct Rows {
-    runs: Vec<StoredRun>,
+    series: Vec<Series>,
     gaps: Vec<StoredGap>,
     lost: Vec<LostRecords>,
     lags: Lags,
@@ -230,19 +230,19 @@ impl Rows {
         let (Some(input), Some(near)) = (around(window, surroundings), around(window, CELL_SURROUNDINGS_SECONDS))
         else {
             let lags = Lags::default();
-            return Ok(Self { runs: vec![], gaps: vec![], lost: vec![], lags, surroundings, output_weight });
+            return Ok(Self { series: vec![], gaps: vec![], lost: vec![], lags, surroundings, output_weight });
         };
         let (gaps, lost) = book.gaps(node.number, near)?;
         let lags = match surroundings == CELL_SURROUNDINGS_SECONDS {
             true => Lags::default(),
             false => lag::lags(book, node.number, input)?,
         };
-        Ok(Self { runs: book.runs(node.number, input)?, gaps, lost, lags, surroundings, output_weight })
+        Ok(Self { series: book.series(node.number, input)?, gaps, lost, lags, surroundings, output_weight })
     }
 
     /// Whether nothing at all is known: a cell of it is the empty one.
     fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.gaps.is_empty() && self.lost.is_empty()
+        self.series.is_empty() && self.gaps.is_empty() && self.lost.is_empty()
     }
 
     /// The cell of a part of one minute.
@@ -255,12 +255,8 @@ impl Rows {
     /// What is stored around a window, as the pure crate takes it; `input` is how far the node's input is looked at.
     fn series(&self, node: &NodeRecord, near: Window, input: Window) -> NodeSeries {
         let inventory = &node.inventory;
-        let touching = |window: Window, wanted: fn(&Subject) -> bool| -> Vec<Run> {
-            let touches = |run: &&StoredRun| {
-                let ends = run.points.first().zip(run.points.last());
-                ends.is_some_and(|(first, last)| first.0 < window.end() && last.0 >= window.start())
-            };
-            joined(self.runs.iter().filter(touches).filter(|run| wanted(&run.subject)))
+        let touching = |window: Window, wanted: fn(&Subject) -> bool| {
+            joined(self.series.iter().filter(|series| wanted(&series.subject)), window)
         };
         let gaps = self.gaps.iter().filter(|gap| gap.window.start() < near.end() && gap.window.end() > near.start());
         let gap = |gap: &StoredGap| match &*gap.subject {
@@ -299,21 +295,26 @@ impl Rows {
     }
 }
 
-/// What records tell of a series one after the other, as one run: a minute holds twelve records, and each run is looked up by
-/// all that describes its subject.
-fn joined<'a>(stored: impl Iterator<Item = &'a StoredRun>) -> Vec<Run> {
+/// What records that touch a window tell of series one after the other, each as one run as far as it goes on: each run is
+/// looked up by all that describes its subject, and what is stored of a series may lie in several places.
+fn joined<'a>(stored: impl Iterator<Item = &'a Series>, window: Window) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    // A series of a stream has one description in memory.
-    let mut open: HashMap<*const Subject, usize> = HashMap::new();
-    for run in stored {
-        let place = *open.entry(Arc::as_ptr(&run.subject)).or_insert(runs.len());
-        match (runs.get_mut(place), run.points.split_first()) {
-            (Some(before), Some((first, rest))) if run.continued && before.points.last() == Some(first) => {
-                before.points.extend_from_slice(rest);
-            }
-            _ => {
-                open.insert(Arc::as_ptr(&run.subject), runs.len());
-                runs.push(Run { subject: Arc::clone(&run.subject), points: run.points.clone() });
+    for series in stored {
+        for stretch in series.column.stretches().filter_map(|stretch| stretch.touching(window)) {
+            let own = stretch.times.iter().copied().zip(stretch.values.iter().copied());
+            match runs.last_mut() {
+                // A series of a stream has one description in memory.
+                Some(run)
+                    if Arc::ptr_eq(&run.subject, &series.subject)
+                        && stretch.before.is_some()
+                        && run.points.last() == stretch.before.as_ref() =>
+                {
+                    run.points.extend(own);
+                }
+                _ => {
+                    let points = stretch.before.into_iter().chain(own).collect();
+                    runs.push(Run { subject: Arc::clone(&series.subject), points });
+                }
             }
         }
     }
@@ -323,31 +324,38 @@ fn joined<'a>(stored: impl Iterator<Item = &'a StoredRun>) -> Vec<Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use joulebook_units::StreamId;
+    use crate::store::block::column::Loose;
+    use crate::store::block::row::StoredColumn;
 
     #[test]
     fn what_goes_on_is_one_run_and_what_does_not_stays_apart() {
         let [one, other] = [Arc::new(Subject::NodeMemoryUsed), Arc::new(Subject::NodeMemoryUsed)];
-        let stored = |subject: &Arc<Subject>, continued, points: &[i64]| StoredRun {
-            subject: Arc::clone(subject),
-            stream: StreamId([0; 16]),
-            sequence: 1,
-            points: points.iter().map(|at| (UnixNanos(*at), at.unsigned_abs())).collect(),
-            continued,
+        let point = |at: &i64| (UnixNanos(*at), at.unsigned_abs());
+        let stored = |subject: &Arc<Subject>, records: &[(Option<i64>, &[i64])]| {
+            let mut loose = Loose::default();
+            for (previous, points) in records {
+                let previous = previous.as_ref().map(point);
+                loose.push(&StoredColumn { series: 1, previous, points: points.iter().map(point).collect() });
+            }
+            Series { subject: Arc::clone(subject), column: loose.into() }
         };
-        let records = [
-            stored(&one, false, &[1, 2]),
-            stored(&other, false, &[1, 3]),
-            stored(&one, true, &[2, 4, 5]),
+        let series = [
+            stored(&one, &[(None, &[1, 2]), (Some(2), &[4, 5])]),
+            // It goes on in another place, and begins anew there where it ends.
+            stored(&one, &[(Some(5), &[6]), (None, &[6, 7])]),
+            stored(&one, &[(Some(7), &[8])]),
+            // Another stream's, which ends where that goes on.
+            stored(&other, &[(Some(8), &[9])]),
             // The record between is lost, or lies elsewhere.
-            stored(&other, true, &[4, 6]),
-            // It begins anew where the one before ends.
-            stored(&one, false, &[5, 7]),
-            stored(&one, true, &[7, 8]),
-            stored(&other, true, &[6, 9]),
+            stored(&other, &[(Some(10), &[11])]),
         ];
-        let runs: Vec<Vec<i64>> =
-            joined(records.iter()).iter().map(|run| run.points.iter().map(|(at, _)| at.0).collect()).collect();
-        assert_eq!(runs, [vec![1, 2, 4, 5], vec![1, 3], vec![4, 6, 9], vec![5, 7, 8]]);
+        let points = |from, to| -> Vec<Vec<i64>> {
+            let window = Window::new(UnixNanos(from), UnixNanos(to)).expect("ordered");
+            let runs = joined(series.iter(), window);
+            runs.iter().map(|run| run.points.iter().map(|(at, _)| at.0).collect()).collect()
+        };
+        let all = [vec![1, 2, 4, 5, 6], vec![6, 7, 8], vec![8, 9], vec![10, 11]];
+        assert_eq!(points(0, 20), all);
+        assert_eq!(points(6, 7), [vec![5, 6], vec![6, 7]], "records that touch");
     }
 }

@@ -18,8 +18,8 @@ pub mod space;
 pub mod training;
 
 pub use book::{
-    Book, CELL_SURROUNDINGS_SECONDS, ChangedCells, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Status,
-    StoredGap, StreamStatus, WALL_SURROUNDINGS_SECONDS,
+    Book, CELL_SURROUNDINGS_SECONDS, ChangedCells, LostRecords, NodeRecord, PollerRecord, Resolution, Run, Series,
+    Status, StoredGap, StreamStatus, WALL_SURROUNDINGS_SECONDS,
 };
 pub use catalog::NodePods;
 

@@ -54,6 +54,8 @@ pub const ALL: &[Path] = &[
     Path { name: "record from a row", unit: "samples", of: samples, run: from_row },
     Path { name: "rows to a chunk", unit: "samples", of: samples, run: to_chunk },
     Path { name: "rows from a chunk", unit: "samples", of: samples, run: from_chunk },
+    Path { name: "columns from a chunk", unit: "samples", of: samples, run: columns_of_chunk },
+    Path { name: "a minute's columns from a chunk", unit: "samples", of: samples, run: minute_of_chunk },
     Path { name: "energies of GPUs, written", unit: "numbers", of: of_kind::<0>, run: written::<0> },
     Path { name: "energies of GPUs, read", unit: "numbers", of: of_kind::<0>, run: read::<0> },
     Path { name: "RAPL registers, written", unit: "numbers", of: of_kind::<1>, run: written::<1> },
@@ -164,6 +166,19 @@ fn to_chunk(work: &Work) -> Result<usize> {
 
 fn from_chunk(work: &Work) -> Result<usize> {
     Ok(chunk::decode(KEY, BEGIN, 1, &work.chunk, &|_, _| true)?.len())
+}
+
+fn columns(work: &Work, window: Window) -> Result<usize> {
+    let rows = window.start()..window.end();
+    Ok(chunk::columns(KEY, BEGIN, 1, &work.chunk, &rows, window)?.series.iter().map(|(_, column)| column.len()).sum())
+}
+
+fn columns_of_chunk(work: &Work) -> Result<usize> {
+    columns(work, Window::new(BEGIN, BEGIN.plus_seconds(3_600)).context("an hour")?)
+}
+
+fn minute_of_chunk(work: &Work) -> Result<usize> {
+    columns(work, minute(5)?)
 }
 
 fn of_kind<const KIND: usize>(work: &Work) -> usize {

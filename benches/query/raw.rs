@@ -118,8 +118,8 @@ fn scan(ours: &Ours, told: &Arc<Vec<Node>>, begin: UnixNanos) -> Result<f64> {
     let before = meter::cpu_millis(own)?;
     let mut samples = 0;
     for node in book.nodes() {
-        let runs = book.runs(node.number, hour)?;
-        samples += runs.iter().map(|run| run.points.len() - usize::from(run.continued)).sum::<usize>();
+        let series = book.series(node.number, hour)?;
+        samples += series.iter().map(|series| series.column.len()).sum::<usize>();
     }
     let took = (meter::cpu_millis(own)? - before) / 1e3;
     ensure!(samples == expected, "{samples} samples are read, {expected} were told");

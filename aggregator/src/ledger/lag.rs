@@ -1,12 +1,11 @@
 //! How late the meters at a node's input are, hour by hour: from the rows of the hour before, each worked out once.
 
+use super::joined;
 use crate::store::hours::HOUR_SECONDS;
 use crate::store::{Book, StoreError};
-use joulebook_sci::Run;
 use joulebook_sci::settle::lag::{Lags, estimate};
 use joulebook_units::{Source, Subject, UnixNanos, Window};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// The lags of the readings of a window.
 ///
@@ -36,8 +35,7 @@ pub(super) fn lags(book: &Book, node: u32, window: Window) -> Result<Lags, Store
 /// What the hour before shows.
 fn found(book: &Book, node: u32, hour: UnixNanos) -> Result<BTreeMap<Source, u64>, StoreError> {
     let Some(before) = Window::new(hour.plus_seconds(-HOUR_SECONDS), hour) else { return Ok(BTreeMap::new()) };
-    let runs = book.runs(node, before)?;
-    let energy = runs.into_iter().filter(|run| matches!(&*run.subject, Subject::Energy(_)));
-    let runs: Vec<Run> = energy.map(|run| Run { subject: Arc::clone(&run.subject), points: run.points }).collect();
-    Ok(estimate(&runs, before))
+    let series = book.series(node, before)?;
+    let energy = series.iter().filter(|series| matches!(&*series.subject, Subject::Energy(_)));
+    Ok(estimate(&joined(energy, before), before))
 }

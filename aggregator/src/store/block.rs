@@ -7,12 +7,13 @@
 //! Invariants: a version's layout never changes; decoding damaged bytes is an error and never a wrong number, reads
 //! to the last byte and never allocates more than the bytes can hold; a chunk, whose columns of equal numbers take no
 //! bytes, allocates at most what it may hold, and so does an hour of cells. Layouts: [`row`] (rows), [`chunk`] (an hour of
-//! rows of a stream), [`cell`] (a cell), [`cells`] (an hour of cells of a node), [`descriptor`] (what series measure),
+//! rows of a stream; read, a [`column`] of each series), [`cell`] (a cell), [`cells`] (an hour of cells of a node), [`descriptor`] (what series measure),
 //! [`factor`] (series of factors), [`fact`] (everything small).
 
 pub mod cell;
 pub mod cells;
 pub mod chunk;
+pub mod column;
 pub mod descriptor;
 pub mod fact;
 pub mod factor;

@@ -23,10 +23,12 @@ mod cells;
 mod changed;
 mod lags;
 mod records;
+mod series;
 mod shown;
 
 pub use changed::ChangedCells;
 pub use records::SEALED_SECONDS;
+pub use series::Series;
 pub use shown::{LostRecords, NodeRecord, PollerRecord, Run, Status, StoredGap, StreamStatus};
 
 /// Length of a cell of the finest resolution in seconds: the grid of dirty marks.

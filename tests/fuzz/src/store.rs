@@ -7,7 +7,7 @@ use joulebook_aggregator::store::block::fact::{
 use joulebook_aggregator::store::block::row::RowRecord;
 use joulebook_aggregator::store::block::{CELLS_VERSION, CHUNK_VERSION, Writer, cell, cells, chunk};
 use joulebook_aggregator::store::key::{self, GapKey, Meta, RowKey};
-use joulebook_units::{Consumer, Consumption, Subject, UnixNanos, Workload, WorkloadKind};
+use joulebook_units::{Consumer, Consumption, Subject, UnixNanos, Window, Workload, WorkloadKind};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -54,7 +54,9 @@ pub fn blocks(data: &[u8]) {
     let mut writer = Writer::of(CHUNK_VERSION);
     writer.raw(data);
     for value in [data, &writer.seal(KEY)] {
-        let Ok(records) = chunk::decode(KEY, UnixNanos(0), 1, value, &|_, _| true) else { continue };
+        let records = chunk::decode(KEY, UnixNanos(0), 1, value, &|_, _| true);
+        columns(value, records.as_deref().ok());
+        let Ok(records) = records else { continue };
         // The rows of records may come in an order that is never written.
         if let Some(value) = chunk::encode(KEY, UnixNanos(0), &records) {
             let again = chunk::decode(KEY, UnixNanos(0), 1, &value, &|_, _| true);
@@ -72,6 +74,22 @@ pub fn blocks(data: &[u8]) {
             assert!(again.is_ok_and(|again| again == hour), "an hour of cells reads back");
         }
     }
+}
+
+/// A chunk read by columns is what its records are, and damage where they are.
+fn columns(value: &[u8], records: Option<&[chunk::Numbered]>) {
+    let (first, last) = (UnixNanos(i64::MIN), UnixNanos(i64::MAX));
+    let Some(all) = Window::new(first, last) else { return };
+    let found = chunk::columns(KEY, UnixNanos(0), 1, value, &(first..last), all).ok();
+    let points = |columns: chunk::Columns| columns.series.iter().map(|(_, column)| column.len()).sum::<usize>();
+    let is_inside = |at: UnixNanos| at < last;
+    let told = records.map(|records| {
+        let columns =
+            records.iter().filter(|(_, record)| is_inside(record.rows[0])).flat_map(|(_, record)| &record.columns);
+        let columns = columns.filter(|column| column.span().is_some_and(|(first, _)| is_inside(first)));
+        columns.map(|column| column.points.len()).sum::<usize>()
+    });
+    assert_eq!(found.map(points), told, "columns and records differ");
 }
 
 /// What cells name here.

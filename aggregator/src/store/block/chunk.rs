@@ -17,8 +17,13 @@
 //!   values    a sequence of the values of all records
 //! ```
 
+mod columns;
+mod parts;
+
+pub use columns::{Columns, columns};
+
 use super::row::{RowRecord, StampedValue, StoredColumn, Times};
-use super::{CHUNK_VERSION, Damaged, Reader, Writer, numbers};
+use super::{CHUNK_VERSION, Damaged, Writer, numbers};
 use joulebook_units::UnixNanos;
 use std::collections::BTreeSet;
 
@@ -150,175 +155,33 @@ pub fn decode(
     value: &[u8],
     wanted: &dyn Fn(u64, UnixNanos) -> bool,
 ) -> Result<Vec<Numbered>, Damaged> {
-    let (version, mut reader) = Reader::open_any(key, value)?;
-    if version != CHUNK_VERSION {
-        return Err(Damaged("not a chunk"));
-    }
-    let mut records = read_records(&mut reader, hour, first)?;
-    let keep: Vec<bool> = records
-        .iter()
-        .map(|(sequence, record)| record.rows.first().is_some_and(|first_row| wanted(*sequence, *first_row)))
-        .collect();
-    let mut series = 0u32;
-    let count = reader.length()?;
-    for place in 0..count {
-        let step = reader.small()?;
-        if place > 0 && step == 0 {
-            return Err(Damaged("a series twice"));
-        }
-        series = series.checked_add(step).ok_or(Damaged("number too large"))?;
-        read_series(&mut reader, series, count - place, &mut records, &keep)?;
-    }
-    reader.end()?;
-    Ok(records.into_iter().zip(keep).filter_map(|(record, keep)| keep.then_some(record)).collect())
-}
-
-/// Sequence numbers and rows.
-fn read_records(reader: &mut Reader<'_>, hour: UnixNanos, first: u64) -> Result<Vec<Numbered>, Damaged> {
-    const LARGE: Damaged = Damaged("number too large");
-    let count = usize::try_from(reader.number()?).map_err(|_| LARGE)?;
-    if count == 0 || count > MAX_RECORDS {
-        return Err(Damaged("no records, or too many"));
-    }
-    let steps = numbers::read(reader, count - 1)?;
-    let lengths = numbers::read(reader, count)?;
-    let mut rows = 0usize;
-    for length in &lengths {
-        let length = usize::try_from(*length).ok().filter(|length| *length > 0);
-        rows = rows.saturating_add(length.ok_or(Damaged("a record without rows"))?);
-    }
-    if rows > numbers::MAX_NUMBERS {
-        return Err(Damaged("too many rows"));
-    }
-    let mut at = hour.0.checked_add_unsigned(reader.number()?).ok_or(LARGE)?;
-    let mut between = numbers::read(reader, rows - 1)?.into_iter();
-    let mut instants = std::iter::once(UnixNanos(at)).chain(std::iter::from_fn(|| {
-        at = at.wrapping_add(between.next()?.cast_signed());
-        Some(UnixNanos(at))
-    }));
-    let mut records = Vec::with_capacity(count);
-    let mut sequence = first;
-    for (place, length) in lengths.iter().enumerate() {
-        if place > 0 {
-            let step = steps.get(place - 1).and_then(|step| step.checked_add(1));
-            sequence = step.and_then(|step| sequence.checked_add(step)).ok_or(LARGE)?;
-        }
-        let length = usize::try_from(*length).map_err(|_| LARGE)?;
-        let rows: Vec<UnixNanos> = instants.by_ref().take(length).collect();
-        records.push((sequence, RowRecord { rows, columns: Vec::new() }));
-    }
-    Ok(records)
-}
-
-/// How the points of a record lie in its rows.
-enum Placed {
-    EveryRow,
-    Mask(u64),
-    Own(Vec<UnixNanos>),
-}
-
-/// Reads the next series, of which `left` are left with it.
-fn read_series(
-    reader: &mut Reader<'_>,
-    series: u32,
-    left: usize,
-    records: &mut [Numbered],
-    keep: &[bool],
-) -> Result<(), Damaged> {
-    let runs = reader.list(|reader| Ok((reader.number()?, reader.byte()?)))?;
-    let mut forms = Vec::with_capacity(records.len());
-    for (length, form) in runs {
-        let length = usize::try_from(length).map_err(|_| Damaged("length too large"))?;
-        let known = form & !(PRESENT | BEFORE | TIMES) == 0 && form & BEFORE != BEFORE && form & TIMES != TIMES;
-        if !known || (form != 0 && form & PRESENT == 0) {
-            return Err(Damaged("unknown form of a column"));
-        }
-        if length > records.len() - forms.len() {
-            return Err(Damaged("more forms than records"));
-        }
-        forms.extend(std::iter::repeat_n(form, length));
-    }
-    if forms.len() != records.len() {
-        return Err(Damaged("fewer forms than records"));
-    }
-    let first_row = |record: &RowRecord| record.rows.first().copied().unwrap_or_default();
-    let mut told = Vec::new();
-    for ((_, record), _) in records.iter().zip(&forms).filter(|(_, form)| **form & BEFORE == TOLD) {
-        told.push((UnixNanos(first_row(record).0.wrapping_sub(reader.signed()?)), reader.number()?));
-    }
-    let (mut placed, mut count) = (Vec::with_capacity(records.len()), 0usize);
-    for ((_, record), form) in records.iter().zip(&forms).filter(|(_, form)| **form & PRESENT != 0) {
-        let (one, points) = match form & TIMES {
-            0 => (Placed::EveryRow, record.rows.len()),
-            MASK => {
-                let mask = reader.number()?;
-                (Placed::Mask(mask), in_mask(record, mask).count())
+    let (records, mut all) = parts::open(key, hour, first, value)?;
+    let numbered = (0..).zip(&records.sequences).map(|(record, sequence)| {
+        let rows = records.rows_of(record);
+        let is_wanted = rows.first().is_some_and(|first_row| wanted(*sequence, *first_row));
+        is_wanted.then(|| (*sequence, RowRecord { rows: rows.to_vec(), columns: Vec::new() }))
+    });
+    // Those that are not wanted are gone through all the same: what follows may say that it was before.
+    let mut kept: Vec<Option<Numbered>> = numbered.collect();
+    let (mut values, mut left) = (Vec::new(), all.left);
+    while let Some(series) = all.next(&records, &mut values)? {
+        let mut walk = series.walk(&records, &values);
+        for (range, form) in series.forms.iter().filter(|(_, form)| form & PRESENT != 0) {
+            for record in range.clone() {
+                let told = walk.one(record, *form);
+                let Some(Some((_, row))) = kept.get_mut(record) else { continue };
+                // With room for the point before: whoever reads a run puts it in front.
+                let mut points: Vec<StampedValue> = Vec::with_capacity(told.values.len() + 1);
+                points.extend(told.times.iter().zip(values.get(told.values).unwrap_or_default().iter().copied()));
+                if row.columns.is_empty() {
+                    row.columns.reserve(left.min(MOST_RESERVED));
+                }
+                row.columns.push(StoredColumn { series: series.number, previous: told.previous, points });
             }
-            _ => {
-                let mut at = first_row(record).0;
-                let own = reader.list(|reader| {
-                    at = at.wrapping_add(reader.signed()?);
-                    Ok(UnixNanos(at))
-                })?;
-                let points = own.len();
-                (Placed::Own(own), points)
-            }
-        };
-        if points == 0 {
-            return Err(Damaged("a column without points"));
         }
-        count = count.saturating_add(points);
-        placed.push((one, points));
+        left = all.left;
     }
-    let values = numbers::read(reader, count)?;
-    let (mut told, mut placed, mut values) = (told.into_iter(), placed.into_iter(), values.as_slice());
-    let mut last = None;
-    for (((_, record), form), keep) in records.iter_mut().zip(forms).zip(keep) {
-        if form & PRESENT == 0 {
-            continue;
-        }
-        let previous = match form & BEFORE {
-            0 => None,
-            FOLLOWS => Some(last.ok_or(Damaged("nothing to follow"))?),
-            _ => told.next(),
-        };
-        let Some((placed, points)) = placed.next() else { return Err(Damaged("too short")) };
-        let (own, rest) = values.split_at_checked(points).ok_or(Damaged("too short"))?;
-        values = rest;
-        if !keep {
-            // Only the last point is needed: what follows may say that it was before.
-            last = last_instant(record, &placed).zip(own.last().copied());
-            continue;
-        }
-        // With room for the point before: whoever reads a run puts it in front.
-        let mut points: Vec<StampedValue> = Vec::with_capacity(own.len() + 1);
-        let values = own.iter().copied();
-        match placed {
-            Placed::EveryRow => points.extend(record.rows.iter().copied().zip(values)),
-            Placed::Mask(mask) => points.extend(in_mask(record, mask).zip(values)),
-            Placed::Own(own) => points.extend(own.into_iter().zip(values)),
-        }
-        last = points.last().copied();
-        if record.columns.is_empty() {
-            record.columns.reserve(left.min(MOST_RESERVED));
-        }
-        record.columns.push(StoredColumn { series, previous, points });
-    }
-    Ok(())
-}
-
-/// Instants of the rows whose bit is set.
-fn in_mask(record: &RowRecord, mask: u64) -> impl DoubleEndedIterator<Item = UnixNanos> + '_ {
-    let rows = record.rows.get(..64).unwrap_or(&record.rows);
-    rows.iter().enumerate().filter(move |(place, _)| mask >> place & 1 == 1).map(|(_, at)| *at)
-}
-
-fn last_instant(record: &RowRecord, placed: &Placed) -> Option<UnixNanos> {
-    match placed {
-        Placed::EveryRow => record.rows.last().copied(),
-        Placed::Mask(mask) => in_mask(record, *mask).next_back(),
-        Placed::Own(own) => own.last().copied(),
-    }
+    Ok(kept.into_iter().flatten().collect())
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ const PACKED: u8 = 2;
 const MULTIPLE: u8 = 3;
 const REGISTER: u8 = 4;
 
+const LARGE: Damaged = Damaged("number too large");
+
 /// Fewer numbers than this are never smaller packed.
 const LEAST_PACKED: usize = 24;
 /// An order of differences that is expected to be so much larger than the best is not tried.
@@ -78,29 +80,41 @@ pub fn write(writer: &mut Writer, numbers: &[u64]) {
 
 /// Reads a sequence of `count` numbers.
 pub fn read(reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, Damaged> {
+    let mut numbers = Vec::new();
+    read_into(reader, count, &mut numbers)?;
+    Ok(numbers)
+}
+
+/// The same in place of what is in `numbers`, whatever is there if it fails.
+pub fn read_into(reader: &mut Reader<'_>, count: usize, numbers: &mut Vec<u64>) -> Result<(), Damaged> {
+    numbers.clear();
     if count > MAX_NUMBERS {
         return Err(Damaged("too many numbers"));
     }
     if count == 0 {
-        return Ok(Vec::new());
+        return Ok(());
     }
     match reader.byte()? {
-        SAME => Ok(vec![reader.number()?; count]),
+        SAME => {
+            numbers.resize(count, reader.number()?);
+            Ok(())
+        }
         MULTIPLE => {
             let (factor, rest) = (reader.number()?, reader.number()?);
-            let mut numbers = read_each(reader, count)?;
-            for number in &mut numbers {
-                let whole = number.checked_mul(factor).and_then(|product| product.checked_add(rest));
-                *number = whole.ok_or(Damaged("number too large"))?;
-            }
-            Ok(numbers)
+            read_each(reader, count, numbers)?;
+            // The largest one fits, and so do all.
+            let most = numbers.iter().copied().max().unwrap_or(0);
+            let largest = most.checked_mul(factor).and_then(|product| product.checked_add(rest));
+            largest.ok_or(LARGE)?;
+            numbers.iter_mut().for_each(|number| *number = number.wrapping_mul(factor).wrapping_add(rest));
+            Ok(())
         }
-        REGISTER => read_register(reader, count),
-        kind => read_of(kind, reader, count),
+        REGISTER => read_register(reader, count, numbers),
+        kind => read_of(kind, reader, count, numbers),
     }
 }
 
-fn read_register(reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, Damaged> {
+fn read_register(reader: &mut Reader<'_>, count: usize, numbers: &mut Vec<u64>) -> Result<(), Damaged> {
     let bits = reader.byte()?;
     if !REGISTERS.contains(&bits) {
         return Err(Damaged("unknown unit of a register"));
@@ -110,18 +124,18 @@ fn read_register(reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, Dama
         place = place.saturating_add(usize::try_from(reader.number()?).map_err(|_| Damaged("place too large"))?);
         Ok((place, reader.number()?))
     })?;
-    let mut numbers = read_each(reader, count)?;
+    read_each(reader, count, numbers)?;
     let ends = spans.iter().skip(1).map(|(place, _)| *place).chain([count]);
     for ((start, shift), end) in spans.iter().zip(ends) {
         for number in numbers.get_mut(*start..end).ok_or(Damaged("spans out of order"))? {
             let whole = microjoules(bits, *number).and_then(|energy| energy.checked_sub(*shift));
-            *number = whole.ok_or(Damaged("number too large"))?;
+            *number = whole.ok_or(LARGE)?;
         }
     }
     if spans.first().is_none_or(|(place, _)| *place != 0) {
         return Err(Damaged("spans do not begin at the first number"));
     }
-    Ok(numbers)
+    Ok(())
 }
 
 /// Appends a sequence as it is or packed.
@@ -150,22 +164,22 @@ fn plain(numbers: &[u64]) -> Writer {
     plain
 }
 
-fn read_each(reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, Damaged> {
+fn read_each(reader: &mut Reader<'_>, count: usize, numbers: &mut Vec<u64>) -> Result<(), Damaged> {
     let kind = reader.byte()?;
-    read_of(kind, reader, count)
+    read_of(kind, reader, count, numbers)
 }
 
-fn read_of(kind: u8, reader: &mut Reader<'_>, count: usize) -> Result<Vec<u64>, Damaged> {
+fn read_of(kind: u8, reader: &mut Reader<'_>, count: usize, numbers: &mut Vec<u64>) -> Result<(), Damaged> {
     match kind {
         PLAIN => {
             let mut number = 0u64;
-            let step = |_| {
+            for _ in 0..count {
                 number = number.wrapping_add(reader.signed()?.cast_unsigned());
-                Ok(number)
-            };
-            (0..count).map(step).collect()
+                numbers.push(number);
+            }
+            Ok(())
         }
-        PACKED => unpack(reader.block()?, count),
+        PACKED => unpack(reader.block()?, count, numbers),
         _ => Err(Damaged("unknown kind of sequence")),
     }
 }
@@ -194,17 +208,17 @@ fn pack_as(numbers: &[u64], order: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn unpack(bytes: &[u8], count: usize) -> Result<Vec<u64>, Damaged> {
+fn unpack(bytes: &[u8], count: usize, numbers: &mut Vec<u64>) -> Result<(), Damaged> {
     const WRONG: Damaged = Damaged("packed numbers cannot be read");
     let (file, rest) = FileDecompressor::new(bytes).map_err(|_| WRONG)?;
     let (mut chunk, rest) = file.chunk_decompressor::<u64, _>(rest).map_err(|_| WRONG)?;
     let mut page = chunk.page_decompressor(rest, count).map_err(|_| WRONG)?;
-    let mut numbers = vec![0; count];
-    let progress = page.read(&mut numbers).map_err(|_| WRONG)?;
+    numbers.resize(count, 0);
+    let progress = page.read(numbers).map_err(|_| WRONG)?;
     if progress.n_processed != count || !progress.finished || !page.into_src().is_empty() {
         return Err(WRONG);
     }
-    Ok(numbers)
+    Ok(())
 }
 
 /// Bits that a number is expected to take with differences of each order: the entropy of lengths around the middle, and

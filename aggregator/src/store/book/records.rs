@@ -12,7 +12,7 @@ use crate::store::key::{self, Meta, RowKey};
 use crate::store::{Direction, Durability, StoreError, Table, Writes};
 use joulebook_units::{UnixNanos, Window};
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::PoisonError;
 
 /// What a chunk holds, in seconds: longer ones are smaller, and take longer to read a minute from.
@@ -38,32 +38,43 @@ impl Book {
     pub(crate) fn records(&self, node: u32, window: Window) -> Result<BTreeMap<RowKey, RowRecord>, StoreError> {
         let touches = |(first, last): (UnixNanos, UnixNanos)| first < window.end() && last >= window.start();
         let mut records = BTreeMap::new();
-        let first = window.start().plus_seconds(-REACH_SECONDS);
-        let end = window.end().plus_seconds(REACH_SECONDS);
-        let inside = |_, first_row| (first..end).contains(&first_row);
-        let mut take = |key: &[u8], value: &[u8]| {
+        let rows = reach(window);
+        let inside = |_, first_row| rows.contains(&first_row);
+        self.near(node, &rows, |key, value| {
             let found = decode(key, value, &inside)?;
             records.extend(found.into_iter().filter(|(_, record)| record.span().is_some_and(touches)));
             Ok(())
-        };
-        self.scan(Table::Rows, &key::cell(node, first), &key::cell(node, end), &mut take)?;
-        let hour = first.floor_to(SEALED_SECONDS);
-        if hour < first {
-            self.at_hour(node, hour, &mut take)?;
-        }
+        })?;
+        records.extend(self.long(node, window)?);
+        Ok(records)
+    }
+
+    /// Visits what may hold records whose first row is one of these.
+    pub(super) fn near(
+        &self,
+        node: u32,
+        rows: &Range<UnixNanos>,
+        mut take: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.scan(Table::Rows, &key::cell(node, rows.start), &key::cell(node, rows.end), &mut take)?;
+        let hour = rows.start.floor_to(SEALED_SECONDS);
+        if hour < rows.start { self.at_hour(node, hour, &mut take) } else { Ok(()) }
+    }
+
+    /// Records that may touch a window though their first row is out of its reach.
+    pub(super) fn long(&self, node: u32, window: Window) -> Result<Vec<(RowKey, RowRecord)>, StoreError> {
+        let rows = reach(window);
         let mut long = Vec::new();
         self.scan(Table::Long, &key::cell(node, window.start()), &key::node_end(node), |key, value| {
             let (entry, fact) = (RowKey::decode(key)?, LongFact::decode(key, value)?);
-            if fact.earliest < window.end() && !(first..end).contains(&fact.first_row) {
+            if fact.earliest < window.end() && !rows.contains(&fact.first_row) {
                 long.push(RowKey { at: fact.first_row, ..entry });
             }
             Ok(())
         })?;
-        for row in long {
-            // Absent: retention took the record and will take the entry.
-            records.extend(self.record(row)?.map(|record| (row, record)));
-        }
-        Ok(records)
+        // Absent: retention took the record and will take the entry.
+        let record = |row: RowKey| Ok(self.record(row)?.map(|record| (row, record)));
+        long.into_iter().filter_map(|row| record(row).transpose()).collect()
     }
 
     /// One record, wherever it lies.
@@ -263,8 +274,18 @@ impl Book {
     }
 }
 
-fn is_chunk(value: &[u8]) -> bool {
+/// First rows of the records that touch a window, but for those in the index of long intervals.
+pub(super) fn reach(window: Window) -> Range<UnixNanos> {
+    window.start().plus_seconds(-REACH_SECONDS)..window.end().plus_seconds(REACH_SECONDS)
+}
+
+pub(super) fn is_chunk(value: &[u8]) -> bool {
     value.first() == Some(&CHUNK_VERSION)
+}
+
+/// The error of reading what lies under a key of the table of rows.
+pub(super) fn damaged(row: RowKey) -> impl Fn(Damaged) -> StoreError {
+    move |damaged| damaged.of(format!("the rows of node {} at {}", row.node, row.at.0))
 }
 
 /// The wanted records under a key of the table of rows, ascending.
@@ -274,12 +295,12 @@ fn decode(
     wanted: &dyn Fn(u64, UnixNanos) -> bool,
 ) -> Result<Vec<(RowKey, RowRecord)>, StoreError> {
     let row = RowKey::decode(key)?;
-    let damaged = |damaged: Damaged| damaged.of(format!("the rows of node {} at {}", row.node, row.at.0));
+    let damaged = damaged(row);
     if !is_chunk(value) {
         if !wanted(row.sequence, row.at) {
             return Ok(Vec::new());
         }
-        return RowRecord::decode(key, row.at, value).map(|record| vec![(row, record)]).map_err(damaged);
+        return RowRecord::decode(key, row.at, value).map(|record| vec![(row, record)]).map_err(&damaged);
     }
     let records = chunk::decode(key, row.at, row.sequence, value, wanted).map_err(damaged)?;
     let keyed = records.into_iter().map(|(sequence, record)| {

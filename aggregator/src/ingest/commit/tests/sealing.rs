@@ -1,5 +1,7 @@
 //! Rows that are sealed say what they said before.
 
+mod columns;
+
 use super::*;
 use crate::store::book::SEALED_SECONDS;
 use crate::store::key::RowKey;
@@ -160,6 +162,7 @@ fn a_damaged_chunk_is_damage_and_never_a_number() {
         writes.put(Table::Rows, key, value);
         rig.store.commit(writes, Durability::Buffered).expect("commit");
         assert!(matches!(rig.book.runs(0, rig.window()), Err(StoreError::Damaged { .. })), "byte {place}");
+        assert!(matches!(rig.book.series(0, rig.window()), Err(StoreError::Damaged { .. })), "byte {place}");
     }
     // Late rows do not hide it, and are not hidden by it.
     rig.batches(21, hour + 100, 1);
