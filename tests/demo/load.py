@@ -1,5 +1,6 @@
 """Sends a paced load to the servers and adds up what they say they have counted."""
 
+import contextlib
 import http.client
 import json
 import time
@@ -27,7 +28,7 @@ class Usage:
         self.output += usage["completion_tokens"]
 
 
-def ask(connection, number):
+def ask(port, number):
     """Sends one chat request and returns the response's `usage`."""
     body = {
         "model": ALIAS,
@@ -35,9 +36,11 @@ def ask(connection, number):
         "max_tokens": ANSWER_TOKENS,
         "ignore_eos": True,
     }
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    page = response.read()
+    # A connection for each: a server closes one that was idle for some seconds, which on a busy machine are soon over.
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        page = response.read()
     if response.status != 200:
         raise RuntimeError(f"the server answered {response.status}: {page[:300]!r}")
     return json.loads(page)["usage"]
@@ -49,19 +52,14 @@ def run(ports, seconds, each_round):
     `ports` maps versions to ports; `each_round` is called with the seconds left before every round. A round that took
     longer than its time is followed at once by the next: the load is then bounded by the machine.
     """
-    connections = {version: http.client.HTTPConnection("127.0.0.1", port, timeout=60) for version, port in ports.items()}
     sums = {version: Usage() for version in ports}
     begin = time.monotonic()
     number = 0
-    try:
-        while (elapsed := time.monotonic() - begin) < seconds:
-            each_round(seconds - elapsed)
-            for version, requests in REQUESTS_PER_ROUND.items():
-                for _ in range(requests):
-                    sums[version].add(ask(connections[version], number))
-                    number += 1
-            time.sleep(max(0.0, ROUND_SECONDS - (time.monotonic() - begin) % ROUND_SECONDS))
-    finally:
-        for connection in connections.values():
-            connection.close()
+    while (elapsed := time.monotonic() - begin) < seconds:
+        each_round(seconds - elapsed)
+        for version, requests in REQUESTS_PER_ROUND.items():
+            for _ in range(requests):
+                sums[version].add(ask(ports[version], number))
+                number += 1
+        time.sleep(max(0.0, ROUND_SECONDS - (time.monotonic() - begin) % ROUND_SECONDS))
     return sums
