@@ -369,7 +369,7 @@ fn opening(dir: &Path, error: &rocksdb::Error) -> StoreError {
 fn running(what: &str, error: &rocksdb::Error) -> StoreError {
     let (what, reason) = (what.to_owned(), error.as_ref().to_owned());
     match error.kind() {
-        ErrorKind::Corruption => StoreError::Damaged { what, reason },
+        ErrorKind::Corruption => StoreError::Damaged { what: "the database".to_owned(), reason },
         // A full disk empties again; a failed fsync may have lost what it was asked to keep.
         ErrorKind::IOError if is_full(&reason) => StoreError::Full { what },
         ErrorKind::IOError => StoreError::Io { what, reason },
