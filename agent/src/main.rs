@@ -7,7 +7,7 @@ use joulebook_agent::collector::nvml::serve::{HELPER, serve as serve_nvml};
 use joulebook_agent::config::{Config, EXAMPLE, Overrides, Role};
 use joulebook_agent::run::{RunError, unix_clock};
 use joulebook_agent::{doctor, exit, measure, presets, reload};
-use joulebook_otlp::trace::{Carrier, Telling, own, without_spans};
+use joulebook_otlp::trace::{Carrier, Telling, dispatch, own};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Reads power and inference counts of this node and delivers them to the aggregator.
@@ -300,8 +299,7 @@ fn check_config(file: Option<&Path>, overrides: Overrides) -> Result<ExitCode, R
 fn log(telling: Option<Telling>) {
     let filter = EnvFilter::try_from_env("JOULEBOOK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
-    let people = people.with_filter(without_spans(filter));
-    tracing_subscriber::registry().with(people).with(telling.map(Telling::layer)).init();
+    dispatch(people, filter, telling).init();
 }
 
 /// The configuration, with what it says of the agent's own spans and log in force.

@@ -9,7 +9,7 @@ use joulebook_aggregator::export::metric;
 use joulebook_aggregator::reload::Reload;
 use joulebook_aggregator::run::{RunError, run_reloading, unix_clock};
 use joulebook_aggregator::{exit, offline};
-use joulebook_otlp::trace::{Carrier, Telling, own, without_spans};
+use joulebook_otlp::trace::{Carrier, Telling, dispatch, own};
 use joulebook_proto::config_file::{ConfigFile, LOOK_EVERY};
 use joulebook_proto::metrics::reference;
 use joulebook_units::{NodeName, PollerName};
@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// How long work that cannot be stopped may hold the end of the process up.
@@ -263,8 +262,7 @@ fn check_config(arguments: &Arguments) -> Result<u8, RunError> {
 fn log(telling: Option<Telling>) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let people = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    let people = people.with_filter(without_spans(filter));
-    tracing_subscriber::registry().with(people).with(telling.map(Telling::layer)).init();
+    dispatch(people, filter, telling).init();
 }
 
 fn start(arguments: Arguments) -> Result<(), RunError> {

@@ -315,8 +315,11 @@ impl OfVersion {
         let [counted, resident, executing, cores, devices, cpu, joint] = used.amounts();
         let row = [1, counted, resident, executing, cores, devices, cpu, joint];
         filling.add(&mut self.own, &(), row);
-        for (is_simulated, cost) in [(false, &version.cost), (true, &version.simulated)] {
-            filling.add(&mut self.costs, &is_simulated, cost_row(cost));
+        filling.add(&mut self.costs, &false, cost_row(&version.cost));
+        // Nearly every fleet is real: a row of zeros a version would be a third of all numbers.
+        let simulated = cost_row(&version.simulated);
+        if simulated.iter().skip(1).any(|energy| *energy > 0) {
+            filling.add(&mut self.costs, &true, simulated);
         }
         for (kind, count) in &used.counts {
             filling.add(&mut self.counts, kind, [1, *count]);
@@ -351,7 +354,7 @@ impl OfVersion {
             let place = self.costs.get(&is_simulated)?;
             tally.row(*place).map(cost_of)
         };
-        let (cost, simulated) = (VersionCost { used, ..cost(false)? }, cost(true)?);
+        let (cost, simulated) = (VersionCost { used, ..cost(false)? }, cost(true).unwrap_or_default());
         Some(VersionTotals {
             cost,
             simulated,

@@ -25,11 +25,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{FilterExt, FilterFn, filter_fn};
-use tracing_subscriber::layer::{Context, Filter, Layer};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
 
 mod note;
 
@@ -132,12 +133,24 @@ pub fn own(
     Ok(Some((told, Carrier { resource, spans, logs })))
 }
 
-/// The filter of what people read: what `filter` lets pass, and no spans. Where no layer wants a span it is not even made.
-pub fn without_spans<S, F>(filter: F) -> impl Filter<S>
+/// Who hears of what happens: `people`, of what `filter` lets pass and of no spans; and the receiver, if it wants to know. What
+/// nobody wants costs its place in the code one comparison, and a span that nobody wants is not even made: so no layer may stand
+/// here without a filter, be it `None`, for it would count as one that wants everything.
+pub fn dispatch<L, F>(people: L, filter: F, telling: Option<Telling>) -> Dispatch
 where
-    F: Filter<S>,
+    L: Layer<Registry> + Send + Sync,
+    F: Filter<Registry> + Send + Sync + 'static,
 {
-    filter.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()))
+    let people = tracing_subscriber::registry().with(people.with_filter(without_spans(filter)));
+    match telling {
+        Some(telling) => Dispatch::new(people.with(telling.layer())),
+        None => Dispatch::new(people),
+    }
+}
+
+/// The same, no spans and nothing finer: without a hint each place in the code of whatever level would be asked for.
+fn without_spans<F: Filter<Registry>>(filter: F) -> impl Filter<Registry> {
+    filter.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE))
 }
 
 type Carried<T> = Option<(Arc<Buffer<T>>, Sender)>;
@@ -162,7 +175,7 @@ impl Telling {
             let told = if metadata.is_span() { spans } else { logs };
             told && *metadata.level() <= Level::INFO && metadata.target().starts_with(OURS)
         });
-        self.with_filter(wanted)
+        self.with_filter(wanted.with_max_level_hint(LevelFilter::INFO))
     }
 
     fn now(&self) -> u64 {

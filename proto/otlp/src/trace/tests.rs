@@ -78,9 +78,27 @@ fn where_nothing_is_told_no_span_is_made() {
     let clock: UnixClock = Arc::new(|| UnixNanos(7));
     assert!(own(&section(""), ("test", "1"), None, &clock).expect("a receiver").is_none());
     let people = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
-    let subscriber = tracing_subscriber::registry().with(people.with_filter(without_spans(LevelFilter::INFO)));
-    tracing::subscriber::with_default(subscriber, || {
+    tracing::dispatcher::with_default(&dispatch(people, LevelFilter::INFO, None), || {
         assert!(tracing::info_span!(target: "joulebook_test", "none").is_disabled());
+        assert!(tracing::trace_span!(target: "another_crate", "none").is_disabled());
         assert!(tracing::event_enabled!(target: "joulebook_test", Level::INFO));
+        assert!(!tracing::event_enabled!(target: "joulebook_test", Level::DEBUG));
+    });
+    assert_eq!(
+        without_spans(LevelFilter::INFO).max_level_hint(),
+        Some(LevelFilter::INFO),
+        "the rest is one comparison"
+    );
+}
+
+#[test]
+fn where_spans_are_told_only_ours_are_made() {
+    let (telling, _carrier) = noting("traces = true");
+    let people = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
+    tracing::dispatcher::with_default(&dispatch(people, LevelFilter::INFO, Some(telling)), || {
+        assert!(!tracing::info_span!(target: "joulebook_test", "ours").is_disabled());
+        assert!(tracing::debug_span!(target: "joulebook_test", "too fine").is_disabled());
+        assert!(tracing::info_span!(target: "another_crate", "theirs").is_disabled());
+        assert!(tracing::event_enabled!(target: "another_crate", Level::INFO));
     });
 }
