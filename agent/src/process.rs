@@ -17,7 +17,8 @@ use holding::Vacant;
 pub(crate) use holding::is_brief;
 use joulebook_units::{BootNanos, CpuTimeMethod, Workload, WorkloadKind};
 use proc::Process;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,7 +117,7 @@ pub struct Workloads {
     machine: Option<u64>,
     cpu: Option<proc::CpuTimes>,
     seen_groups: BTreeMap<String, SeenGroup>,
-    seen: HashMap<(i32, u64), Seen>,
+    seen: BTreeMap<(i32, u64), Seen>,
     inference: BTreeMap<(i32, u64), InferenceGroup>,
     /// The servers that were known at the last sample.
     asked: Vec<InferenceGroup>,
@@ -200,7 +201,7 @@ impl Workloads {
             machine: None,
             cpu: None,
             seen_groups: BTreeMap::new(),
-            seen: HashMap::new(),
+            seen: BTreeMap::new(),
             inference: BTreeMap::new(),
             asked: Vec::new(),
             own_rows: BTreeSet::new(),
@@ -388,8 +389,9 @@ impl Workloads {
             let born = process.start_ticks.saturating_mul(self.tick_nanos);
             // A process that was there before but could not be read then is not new.
             let is_new = !first && self.last.is_some_and(|last| born + 2 * OWN_ROW_NANOS >= last.0);
-            let known = self.seen.contains_key(&key);
-            let seen = self.seen.entry(key).or_default();
+            let entry = self.seen.entry(key);
+            let known = matches!(entry, Entry::Occupied(_));
+            let seen = entry.or_default();
             let ticks = match (known, is_new) {
                 (true, _) => process.ticks.saturating_sub(seen.ticks),
                 (false, true) => process.ticks,

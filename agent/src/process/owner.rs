@@ -1,10 +1,10 @@
 //! Whose each process is: of an inference server, of itself, or of nobody in particular.
 
-use super::part::Trees;
+use super::part::{Child, Trees};
 use super::proc::Process;
 use super::{KERNEL, Key, MOST_PROCESS_ROWS, OWN_ROW_NANOS, Used, Workloads, key_of, row_id};
 use joulebook_units::OwnProgram;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Workloads {
     /// The process row that each process belongs to, if any, and the trees of the servers.
@@ -13,9 +13,10 @@ impl Workloads {
         used: &BTreeMap<Key, Used>,
         hosts: &BTreeMap<Key, Option<String>>,
     ) -> (BTreeMap<Key, String>, Trees) {
-        let by_pid: HashMap<i32, Key> = used.keys().map(|key| (key.0, *key)).collect();
-        let parent = |key: &Key| {
-            let parent = by_pid.get(&used.get(key)?.process.parent)?;
+        let parent = |key: &Key, one: &Used| {
+            let pid = one.process.parent;
+            // One process at a time has a pid.
+            let (parent, _) = used.range((pid, 0)..=(pid, u64::MAX)).next_back()?;
             (parent.1 <= key.1 && parent != key).then_some(*parent)
         };
         self.own_rows.retain(|key| self.table.lives(key));
@@ -25,17 +26,17 @@ impl Workloads {
             hosts.iter().filter(|(_, whole)| whole.is_none()).map(|(key, _)| host_of_key(key)).collect();
         let mut owners: BTreeMap<Key, String> = BTreeMap::new();
         // By start time: a parent's owner is known before its children's.
-        let mut order: Vec<Key> = used.keys().copied().collect();
-        order.sort_by_key(|key| (key.1, key.0));
-        let trees = self.trees(&order, used, parent);
-        for key in order {
-            let Some(one) = used.get(&key) else { continue };
+        let mut order: Vec<_> =
+            used.iter().map(|(key, one)| Child { key: *key, one, parent: parent(key, one) }).collect();
+        order.sort_unstable_by_key(|child| (child.key.1, child.key.0));
+        let trees = self.trees(&order, used);
+        for Child { key, one, parent } in order {
             if one.process.kernel || one.process.pid == 2 && one.process.comm == "kthreadd" {
                 owners.insert(key, KERNEL.to_owned());
                 continue;
             }
             let Some(seen) = self.seen.get(&key) else { continue };
-            let inherited = parent(&key).and_then(|parent| owners.get(&parent)).filter(|owner| *owner != KERNEL);
+            let inherited = parent.and_then(|parent| owners.get(&parent)).filter(|owner| *owner != KERNEL);
             let kept = seen.owner.as_ref().filter(|owner| self.is_live(owner, used));
             let server = trees.server(&key).filter(|server| hosts.get(server) == Some(&None));
             let owner = if let Some(row) = trees.leader(&key).or(server) {

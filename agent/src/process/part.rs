@@ -102,6 +102,14 @@ impl Place {
     }
 }
 
+/// A process of this sample.
+pub(super) struct Child<'a> {
+    pub(super) key: Key,
+    pub(super) one: &'a Used,
+    /// Its parent, if that is there and no younger.
+    pub(super) parent: Option<Key>,
+}
+
 /// The servers' processes of one sample.
 #[derive(Debug, Default)]
 pub(super) struct Trees {
@@ -129,16 +137,11 @@ impl Trees {
 
 impl Workloads {
     /// Sorts processes into the servers' trees and their parts. `order` has parents before their children.
-    pub(super) fn trees(
-        &mut self,
-        order: &[Key],
-        used: &BTreeMap<Key, Used>,
-        parent: impl Fn(&Key) -> Option<Key>,
-    ) -> Trees {
+    pub(super) fn trees(&mut self, order: &[Child], used: &BTreeMap<Key, Used>) -> Trees {
         let mut trees = Trees::default();
-        for key in order {
-            let (Some(one), Some(seen)) = (used.get(key), self.seen.get_mut(key)) else { continue };
-            let (place, parent) = (&mut seen.place, parent(key));
+        for Child { key, one, parent } in order {
+            let Some(seen) = self.seen.get_mut(key) else { continue };
+            let place = &mut seen.place;
             let above = parent.and_then(|parent| trees.servers.get(&parent).copied());
             // A child whose parent ended still works for the server.
             let server = if self.inference.contains_key(key) { Some(*key) } else { above.or(place.server) };
