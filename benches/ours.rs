@@ -312,7 +312,8 @@ fn service(of: usize) -> Service {
     }
 }
 
-fn inventory(number: u32, node: &Node) -> Result<Inventory> {
+/// What a node says that it has.
+pub fn inventory(number: u32, node: &Node) -> Result<Inventory> {
     let sources = node.series.iter().filter(|(kind, ..)| matches!(subject(*kind, 0), Subject::Energy(_)));
     Ok(Inventory {
         node: Plan::node(number).parse()?,

@@ -2,6 +2,7 @@
 //!
 //! `make bench-scale`; the first line of the output says what was run, the last ones are the slopes.
 
+mod fill;
 mod law;
 mod tables;
 
@@ -16,6 +17,7 @@ use joulebook_benches::workload::{self, Node, SERIES};
 use joulebook_benches::{allow_connections, disk, fleet, meter, setting, sizes};
 use joulebook_proto::query::GetSciRequest;
 use joulebook_proto::query::query_service_client::QueryServiceClient;
+use joulebook_units::UnixNanos;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -50,6 +52,8 @@ struct Settings {
     /// Hours that are told of for longer and longer, and of how many nodes.
     hours: Vec<u32>,
     long_nodes: u32,
+    /// Nodes of a full data folder.
+    full_nodes: u32,
 }
 
 fn main() -> Result<()> {
@@ -62,6 +66,7 @@ fn main() -> Result<()> {
         seed: setting("BENCH_SEED", 1)?,
         hours: sizes("BENCH_HOURS", "1,24,166")?,
         long_nodes: setting("BENCH_LONG_NODES", 1)?,
+        full_nodes: setting("BENCH_FULL_NODES", 16)?,
     };
     ensure!(settings.asks > 0 && settings.days > 0, "BENCH_ASKS, BENCH_DAYS: at least 1");
     ensure!(
@@ -70,13 +75,14 @@ fn main() -> Result<()> {
     );
     ensure!((1..=3_600).contains(&settings.seconds), "BENCH_SECONDS: 1 to 3600");
     meter::say(&format!(
-        "bench: {} nodes, {} days of slots; {:?} streams of {} s; {} nodes of {:?} hours; seed {}",
+        "bench: {} nodes, {} days of slots; {:?} streams of {} s; {} nodes of {:?} hours, {} of {MOST_HOURS}; seed {}",
         settings.nodes,
         settings.days,
         settings.streams,
         settings.seconds,
         settings.long_nodes,
         settings.hours,
+        settings.full_nodes,
         settings.seed
     ));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -171,16 +177,11 @@ fn time(settings: &Settings, runtime: &Runtime) -> Result<Vec<Law>> {
         let told = Arc::new(vec![workload::node(settings.seed, 0, seconds, 1.0)]);
         let folder = TempDir::new()?;
         let mut ours = Arc::new(Ours::start(folder.path())?);
-        let begin = SystemClock.wall().floor_to(HOUR_SECONDS).plus_seconds(-i64::from(hours + 1) * HOUR_SECONDS);
+        let begin = begin(hours);
         drop(runtime.block_on(fleet::ours(&ours, &told, settings.long_nodes, begin))?);
         let mine = Arc::get_mut(&mut ours).context("still in use")?;
         mine.until_sealed((settings.long_nodes * hours) as usize)?;
-        let weight = disk::size(mine.data())?;
-        let mut times = Vec::new();
-        for _ in 0..3 {
-            times.push(mine.recover()?.as_secs_f64() * 1e3);
-        }
-        recovery.point(weight as f64, meter::median(&mut times));
+        kill(mine, &mut recovery)?;
         ensure!(mine.program.stop()?.success(), "{}", mine.program.said());
         // An hour that was sealed while some of it was still to come is sealed once more, as after the next minute.
         Book::open(Arc::new(RocksStore::open(mine.data())?))?.seal(SystemClock.wall(), &|| false)?;
@@ -190,5 +191,36 @@ fn time(settings: &Settings, runtime: &Runtime) -> Result<Vec<Law>> {
         amplification.point(f64::from(hours), written.amplification());
         bytes.point(f64::from(hours), disk::compacted(mine.data(), samples)?);
     }
+    if settings.full_nodes > 0 {
+        let node = workload::node(settings.seed, 0, MOST_HOURS as usize * 3_600, 1.0);
+        let folder = TempDir::new()?;
+        let since = SystemClock.boot();
+        let (data, now) = (Ours::data_below(folder.path()), SystemClock.wall());
+        fill::rows(&data, &node, settings.full_nodes, begin(MOST_HOURS), now)?;
+        meter::say(&format!(
+            "{} nodes of {MOST_HOURS} h written in {:.0} s",
+            settings.full_nodes,
+            meter::seconds_since(since)
+        ));
+        let mut ours = Ours::start(folder.path())?;
+        kill(&mut ours, &mut recovery)?;
+        ensure!(ours.program.stop()?.success(), "{}", ours.program.said());
+    }
     Ok(vec![bytes, recovery, amplification])
+}
+
+/// When so many hours began of which the last one is over for an hour.
+fn begin(hours: u32) -> UnixNanos {
+    SystemClock.wall().floor_to(HOUR_SECONDS).plus_seconds(-i64::from(hours + 1) * HOUR_SECONDS)
+}
+
+/// Kills it some times: how long it takes until it is ready again.
+fn kill(ours: &mut Ours, recovery: &mut Law) -> Result<()> {
+    let weight = disk::size(ours.data())?;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        times.push(ours.recover()?.as_secs_f64() * 1e3);
+    }
+    recovery.point(weight as f64, meter::median(&mut times));
+    Ok(())
 }
