@@ -31,7 +31,7 @@ RIG_TESTS := $(addprefix --test ,rigs containers kills falls power full_disk fai
 DEMO_SECONDS ?= 60
 export DEMO_SECONDS KEEP DEMO_REGION DEMO_ZONE DEMO_NEIGHBOUR
 export FUZZ_SECONDS
-export BENCH_STREAMS BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE BENCH_DAYS BENCH_ASKS BENCH_PEER_ASKS BENCH_PEER_STEP
+export BENCH_STREAMS BENCH_SERIES_NODES BENCH_HOURS BENCH_LONG_NODES BENCH_FULL_NODES BENCH_ROUNDS BENCH_CYCLES BENCH_PROCESSES BENCH_NODES BENCH_SECONDS BENCH_LIVE_SECONDS BENCH_SEED BENCH_NOISE BENCH_DAYS BENCH_ASKS BENCH_PEER_ASKS BENCH_PEER_STEP
 
 .PHONY: help setup build demo test test-engines test-rigs images pictures crash network mutants mutants-rigs fuzz bench bench-paths bench-query bench-scale bench-streams bench-agent bench-peers lint clean-demo
 
@@ -130,7 +130,7 @@ fuzz: ## Runs the fuzz targets under libFuzzer. [FUZZ_SECONDS=60 each] [FUZZ_TAR
 	.ci/setup libclang rocksdb
 	.ci/fuzz $(FUZZ_TARGETS)
 
-bench: ## What a sample costs to take in and to keep, beside VictoriaMetrics and the floor, 15 minutes. [BENCH_NODES=32] [BENCH_SECONDS=3600] [BENCH_LIVE_SECONDS=60] [BENCH_SEED=1] [BENCH_NOISE=1] [BENCH_ROUNDS=1]
+bench: ## What a sample costs to take in and to keep, beside VictoriaMetrics and the floor, 15 minutes. [BENCH_NODES=32] [BENCH_SECONDS=3600] [BENCH_LIVE_SECONDS=60] [BENCH_SEED=1] [BENCH_NOISE=1] [BENCH_ROUNDS=1] [BENCH_SERIES_NODES=1000]
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench store
 
@@ -142,7 +142,7 @@ bench-query: ## What a question over an hour and over a month costs beside Victo
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench query
 
-bench-scale: ## How cost grows with window, streams, series, time and data, as slopes with their alarms, 15 minutes. [BENCH_NODES=32] [BENCH_DAYS=30] [BENCH_SECONDS=60] [BENCH_STREAMS=10,100,1000] [BENCH_ASKS=25] [BENCH_SEED=1]
+bench-scale: ## How cost grows with window, streams, series, time and data, as slopes with their alarms, 30 minutes. [BENCH_NODES=32] [BENCH_DAYS=30] [BENCH_SECONDS=60] [BENCH_STREAMS=10,100,1000,10000] [BENCH_HOURS=1,24,166] [BENCH_LONG_NODES=1] [BENCH_FULL_NODES=16] [BENCH_ASKS=25] [BENCH_SEED=1]
 	@$(MAKE) --no-print-directory build
 	JOULEBOOK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(CARGO) bench --locked -p joulebook-benches --bench scale
 

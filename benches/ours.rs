@@ -19,6 +19,7 @@ use joulebook_units::{
 };
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,9 +37,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 pub struct Ours {
     /// The process.
     pub program: Program,
-    keys: Keys,
+    /// Where nodes and operators reach it.
+    pub entrance: Arc<Entrance>,
     server: Server,
-    address: String,
     data: PathBuf,
 }
 
@@ -55,7 +56,7 @@ impl Ours {
         let mut server = Server::new(folder, &data).with_settings(settings).secure(&keys.server);
         let (program, _) = server.start()?;
         let address = format!("127.0.0.1:{}", server.port()?);
-        Ok(Self { program, keys, server, address, data })
+        Ok(Self { program, entrance: Arc::new(Entrance::new(keys, address)), server, data })
     }
 
     /// Kills it and starts it again. How long it took from then on until it listened.
@@ -100,6 +101,29 @@ impl Ours {
 
     /// A session of a node, its series told.
     pub async fn connect(&self, number: u32, node: &Node) -> Result<Session> {
+        self.entrance.connect(number, node).await
+    }
+
+    /// An operator's connection.
+    pub async fn operator(&self) -> Result<Channel> {
+        self.entrance.keys.operator(&self.entrance.address).await
+    }
+}
+
+/// An address over mutual TLS, with a pair for everyone who comes.
+pub struct Entrance {
+    keys: Keys,
+    address: String,
+}
+
+impl Entrance {
+    /// What listens at `address` shows the server's pair of `keys`.
+    pub fn new(keys: Keys, address: String) -> Self {
+        Self { keys, address }
+    }
+
+    /// A session of a node, its series told.
+    pub async fn connect(&self, number: u32, node: &Node) -> Result<Session> {
         let name = Plan::node(number);
         let pair = self.keys.pair(&name);
         let tls = ClientTlsConfig::new()
@@ -128,11 +152,6 @@ impl Ours {
         say(&up, Up::Dictionary(Dictionary { stream_id, series: series.collect() })).await?;
         Ok(Session { up, down, boot, now, wall, acked: 0 })
     }
-
-    /// An operator's connection.
-    pub async fn operator(&self) -> Result<Channel> {
-        self.keys.operator(&self.address).await
-    }
 }
 
 /// A node's session.
@@ -148,7 +167,7 @@ pub struct Session {
 
 impl Session {
     /// Sends what a node tells from the instant `begin` on, as fast as it is acknowledged, and waits until all of it is.
-    pub async fn send(mut self, node: &Node, begin: UnixNanos) -> Result<()> {
+    pub async fn send(&mut self, node: &Node, begin: UnixNanos) -> Result<()> {
         for (sequence, start) in batches(node) {
             self.record(node, begin, sequence, start).await?;
             while sequence - self.acked >= UNDER_WAY {
@@ -293,7 +312,8 @@ fn service(of: usize) -> Service {
     }
 }
 
-fn inventory(number: u32, node: &Node) -> Result<Inventory> {
+/// What a node says that it has.
+pub fn inventory(number: u32, node: &Node) -> Result<Inventory> {
     let sources = node.series.iter().filter(|(kind, ..)| matches!(subject(*kind, 0), Subject::Energy(_)));
     Ok(Inventory {
         node: Plan::node(number).parse()?,

@@ -76,6 +76,7 @@ impl Peer {
                 ["-search.disableCache", "-search.maxQueryDuration=10m", "-search.maxSamplesPerQuery=1000000000"];
             let mut words = vec![format!("-storageDataPath={data}"), format!("-httpListenAddr=127.0.0.1:{port}")];
             words.extend(["-retentionPeriod=100y", "-loggerLevel=ERROR"].map(str::to_owned));
+            words.push("-search.maxUniqueTimeseries=1000000".to_owned());
             words.extend(answers.map(str::to_owned));
             words
         })
@@ -161,8 +162,9 @@ impl Peer {
         &self.data
     }
 
-    /// Sends what a node tells from `begin` (ms since 1970) on, so many rows in a request; with `pace` a request so often.
-    pub fn send(&self, number: u32, node: &Node, begin: i64, rows: usize, pace: Option<Duration>) -> Result<()> {
+    /// Sends what a node tells from `begin` (ms since 1970) on, so many rows in a request; with `pace` a request so often. The
+    /// connection, which is still open.
+    pub fn send(&self, number: u32, node: &Node, begin: i64, rows: usize, pace: Option<Duration>) -> Result<TcpStream> {
         let mut connection = self.connect()?;
         let label = |name: &str, value: String| Label { name: name.to_owned(), value };
         let labels: Vec<Vec<Label>> = node
@@ -191,7 +193,7 @@ impl Peer {
                 std::thread::sleep(pace);
             }
         }
-        Ok(())
+        Ok(connection)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_benches::ours::{Ours, ROWS};
 use joulebook_benches::workload::{self, Node, SERIES};
-use joulebook_benches::{meter, setting};
+use joulebook_benches::{allow_connections, meter, setting};
 use joulebook_proto::admin::admin_service_client::AdminServiceClient;
 use joulebook_proto::admin::{DumpRequest, GetStatusRequest};
 use joulebook_tests::chaos::latency::Latency;
@@ -36,15 +36,7 @@ fn main() -> Result<()> {
     let seconds: usize = setting("BENCH_SECONDS", 60)?;
     let seed = setting("BENCH_SEED", 1)?;
     ensure!(streams > 0 && seconds >= ROWS, "BENCH_STREAMS: at least 1; BENCH_SECONDS: at least {ROWS}");
-    // Each end of a connection is a file, and so are the database's.
-    let (files, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
-    ensure!(
-        most >= u64::from(streams) + 1_000,
-        "{most} open files are allowed, {streams} streams need more: ulimit -n"
-    );
-    if files < most {
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most)?;
-    }
+    allow_connections(streams)?;
     meter::say(&format!(
         "bench: {streams} streams of {SERIES} series, {ROWS} rows each {PACE:?} for {seconds} s, seed {seed}"
     ));

@@ -59,6 +59,11 @@ impl Kind {
         if self == Self::GpuEnergy { 1_000 } else { 1 }
     }
 
+    /// Whether it only grows.
+    pub fn is_counter(self) -> bool {
+        !matches!(self, Self::GpuPower | Self::GpuUtilisation | Self::Input)
+    }
+
     /// Unit of its register as a power of two of a joule, if it is read from one.
     pub fn register(self) -> Option<u32> {
         match self {
