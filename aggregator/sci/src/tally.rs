@@ -316,7 +316,7 @@ impl OfVersion {
         let row = [1, counted, resident, executing, cores, devices, cpu, joint];
         filling.add(&mut self.own, &(), row);
         filling.add(&mut self.costs, &false, cost_row(&version.cost));
-        // Nearly every fleet is real: a row of zeros a version would be a third of all numbers.
+        // Nearly every fleet is real: rows of zeros would be a third of what stands there for a version.
         let simulated = cost_row(&version.simulated);
         if simulated.iter().skip(1).any(|energy| *energy > 0) {
             filling.add(&mut self.costs, &true, simulated);
