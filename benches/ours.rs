@@ -3,11 +3,12 @@
 use crate::workload::{Kind, Node};
 use anyhow::{Context, Result, bail, ensure};
 use joulebook_agent::clock::Clock;
+use joulebook_agent::uplink::dictionaries;
 use joulebook_proto::convert;
 use joulebook_proto::telemetry::stream_request::Message as Up;
 use joulebook_proto::telemetry::stream_response::Message as Down;
 use joulebook_proto::telemetry::telemetry_service_client::TelemetryServiceClient;
-use joulebook_proto::telemetry::{Dictionary, Hello, OpenStream, Record, StreamRequest, StreamResponse};
+use joulebook_proto::telemetry::{Hello, OpenStream, Record, StreamRequest, StreamResponse};
 use joulebook_tests::chaos::latency;
 use joulebook_tests::chaos::plan::{Plan, RigClock};
 use joulebook_tests::chaos::secure::Keys;
@@ -15,7 +16,8 @@ use joulebook_tests::chaos::server::Server;
 use joulebook_tests::program::Program;
 use joulebook_units::{
     Batch, BootId, BootNanos, Column, Component, CountKind, CpuTimeMethod, Hardware, Inventory, Method, Milliwatts,
-    Placement, Point, Service, Serving, Source, SourceState, Subject, UnixNanos, VersionSource, Workload, WorkloadKind,
+    Placement, Point, Service, Serving, Source, SourceState, StreamId, Subject, UnixNanos, VersionSource, Workload,
+    WorkloadKind,
 };
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -148,8 +150,10 @@ impl Entrance {
         let mut down = client.stream(ReceiverStream::new(requests)).await?.into_inner();
         ensure!(matches!(down.message().await?.and_then(|first| first.message), Some(Down::HelloReply(_))), "no reply");
         let series = (0u32..).zip(&node.series);
-        let series = series.map(|(place, (kind, of, _))| convert::series_to_wire(place + 1, &subject(*kind, *of)));
-        say(&up, Up::Dictionary(Dictionary { stream_id, series: series.collect() })).await?;
+        let series: Vec<_> = series.map(|(place, (kind, of, _))| (place + 1, subject(*kind, *of))).collect();
+        for message in dictionaries(StreamId(boot.0), &series) {
+            say(&up, Up::Dictionary(message)).await?;
+        }
         Ok(Session { up, down, boot, now, wall, acked: 0 })
     }
 }

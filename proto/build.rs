@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".joulebook.telemetry.v1.Record.payload")
         .btree_map(".")
+        .codec_path("crate::codec::Lean")
         // Answers are printed as JSON exactly as they are named in the contract.
         .type_attribute(".joulebook.query.v1", "#[derive(serde::Serialize)]")
         .type_attribute(".joulebook.admin.v1", "#[derive(serde::Serialize)]")

@@ -16,6 +16,7 @@ use joulebook_proto::credentials::CredentialFiles;
 use joulebook_proto::telemetry::NodeDirectory;
 use joulebook_units::{BootId, BootNanos, Inventory, PollerName, RejectReason, UnixNanos};
 pub use network::{Connecting, Network, SystemNetwork};
+pub use session::dictionaries;
 use session::{End, Session, WINDOW};
 use std::collections::BTreeMap;
 use std::net::IpAddr;

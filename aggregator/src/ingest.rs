@@ -67,7 +67,7 @@ impl Counters {
 #[derive(Debug)]
 pub(crate) struct Job {
     request: Request,
-    reply: Option<mpsc::Sender<Reply>>,
+    reply: Option<mpsc::Sender<Box<Reply>>>,
     /// Its shares of the queue's and of its session's bytes, given back after the commit.
     _bytes: [Option<OwnedSemaphorePermit>; 2],
 }
@@ -80,16 +80,17 @@ pub(crate) struct Queue {
     pressure: Pressure,
 }
 
-/// A session's place at the queue: where its replies go, and what may wait of it.
+/// A session's place at the queue: where its replies go, and what may wait of it. Replies are boxed, since a channel keeps
+/// room for 32 of them as long as its session lasts.
 #[derive(Debug)]
 pub(crate) struct Counter {
-    replies: mpsc::Sender<Reply>,
+    replies: mpsc::Sender<Box<Reply>>,
     bytes: Arc<Semaphore>,
 }
 
 impl Counter {
     /// A place, and the replies to what is sent from there. The caller has at most `requests` under way.
-    fn new(requests: usize) -> (Self, mpsc::Receiver<Reply>) {
+    fn new(requests: usize) -> (Self, mpsc::Receiver<Box<Reply>>) {
         let (replies, received) = mpsc::channel(requests);
         (Self { replies, bytes: Arc::new(Semaphore::new(SESSION_BYTES)) }, received)
     }
@@ -261,7 +262,7 @@ impl Committer {
             if let Some(sender) = sender {
                 // There is room for every reply that a session waits for. One that went away asks for its marks again
                 // when it is back.
-                let _ = sender.try_send(reply);
+                let _ = sender.try_send(Box::new(reply));
             }
         }
         if !waits(QUEUE - jobs.len(), &bytes, EASY_PART) {
@@ -276,7 +277,7 @@ impl Committer {
             let reply = self.intake.hold(&job.request);
             if let Some(sender) = job.reply {
                 // As for the reply of a commit.
-                let _ = sender.try_send(reply);
+                let _ = sender.try_send(Box::new(reply));
             }
         }
     }

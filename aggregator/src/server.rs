@@ -4,6 +4,7 @@ pub mod accept;
 mod connection;
 mod frames;
 mod handshakes;
+mod pieces;
 mod serve;
 pub mod tls;
 

@@ -2,6 +2,7 @@
 //!
 //! Wire types stop at [`convert`]: everything behind it speaks `joulebook_units`.
 
+pub mod codec;
 pub mod config_file;
 pub mod convert;
 pub mod credentials;

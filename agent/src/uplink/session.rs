@@ -24,9 +24,9 @@ use tonic::{Status, Streaming};
 pub const WINDOW: usize = 64;
 /// Messages that wait between this task and the connection.
 const WAITING_MESSAGES: usize = 4;
-/// Most definitions in one message, and most bytes of them: a message must stay below 1 MiB.
-const DEFINITIONS_A_MESSAGE: usize = 512;
-const DEFINITION_BYTES_A_MESSAGE: usize = 512 << 10;
+/// Most bytes of definitions in one message, unless one alone is larger: what the other side once took in, its buffer
+/// keeps room for as long as the call lasts, and records are no larger.
+const DEFINITION_BYTES_A_MESSAGE: usize = 2 << 10;
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rejections are logged at most this often; they are counted always.
@@ -361,17 +361,15 @@ fn replace_directory(known: &mut Option<NodeDirectory>, directory: NodeDirectory
     newer
 }
 
-/// The messages that carry definitions.
-fn dictionaries(stream: StreamId, definitions: &[(u32, Subject)]) -> Vec<Dictionary> {
+/// The messages that carry definitions of a stream: of each series its number and what it measures.
+pub fn dictionaries(stream: StreamId, definitions: &[(u32, Subject)]) -> Vec<Dictionary> {
     let mut messages: Vec<Dictionary> = Vec::new();
     let mut bytes = 0;
     for (number, subject) in definitions {
         let series = convert::series_to_wire(*number, subject);
         bytes += series.encoded_len() + 8;
         match messages.last_mut() {
-            Some(last) if last.series.len() < DEFINITIONS_A_MESSAGE && bytes <= DEFINITION_BYTES_A_MESSAGE => {
-                last.series.push(series);
-            }
+            Some(last) if bytes <= DEFINITION_BYTES_A_MESSAGE => last.series.push(series),
             _ => {
                 bytes = series.encoded_len() + 8;
                 messages.push(Dictionary { stream_id: stream.0.to_vec(), series: vec![series] });

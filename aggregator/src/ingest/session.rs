@@ -7,6 +7,8 @@ use crate::clock::Clock;
 use crate::directory::Directories;
 use crate::peer::{Caller, Ending, Peer, Role};
 use crate::poller::Pollers;
+use futures_util::StreamExt;
+use futures_util::stream::Map;
 use joulebook_proto::SCHEMA_VERSION;
 use joulebook_proto::convert::{
     ConvertError, decode_batch, hello_to_inventory, payload_hash, reject_reason_to_wire, series_from_wire,
@@ -86,7 +88,7 @@ impl Telemetry {
 
 #[tonic::async_trait]
 impl TelemetryService for Telemetry {
-    type StreamStream = ReceiverStream<Result<StreamResponse, Status>>;
+    type StreamStream = Map<ReceiverStream<Said>, fn(Said) -> Result<StreamResponse, Status>>;
 
     async fn stream(
         &self,
@@ -107,9 +109,13 @@ impl TelemetryService for Telemetry {
             waiting: 0,
         };
         tokio::spawn(session.run(request.into_inner(), replies, ending));
-        Ok(Response::new(ReceiverStream::new(responses)))
+        let plain: fn(Said) -> _ = |said| said.map(|response| *response);
+        Ok(Response::new(ReceiverStream::new(responses).map(plain)))
     }
 }
+
+/// What is said to an agent, or why the session ends. A channel keeps room for 32 of them.
+type Said = Result<Box<StreamResponse>, Status>;
 
 struct Session {
     number: u64,
@@ -118,7 +124,7 @@ struct Session {
     peer: Option<Arc<Peer>>,
     counter: Counter,
     pressure: Watch,
-    out: mpsc::Sender<Result<StreamResponse, Status>>,
+    out: mpsc::Sender<Said>,
     /// Records the agent may still send.
     credit: u32,
     /// Records that are done and for which no credit was granted yet.
@@ -137,7 +143,7 @@ struct Merged {
 }
 
 impl Session {
-    async fn run(mut self, incoming: Streaming<StreamRequest>, replies: mpsc::Receiver<Reply>, ending: Ending) {
+    async fn run(mut self, incoming: Streaming<StreamRequest>, replies: mpsc::Receiver<Box<Reply>>, ending: Ending) {
         if let Err(status) = self.serve(incoming, replies, ending.0).await {
             tracing::info!(session = self.number, code = ?status.code(), reason = status.message(), "session ended");
             let _ = self.out.send(Err(status)).await;
@@ -148,7 +154,7 @@ impl Session {
     async fn serve(
         &mut self,
         mut incoming: Streaming<StreamRequest>,
-        mut replies: mpsc::Receiver<Reply>,
+        mut replies: mpsc::Receiver<Box<Reply>>,
         mut ending: watch::Receiver<bool>,
     ) -> Result<(), Status> {
         let first = timeout(HELLO_TIMEOUT, incoming.message()).await;
@@ -156,14 +162,15 @@ impl Session {
         let Some(Up::Hello(hello)) = first.and_then(|request| request.message) else {
             return Err(Status::invalid_argument("the first message must be Hello"));
         };
-        let node = self.open(&hello, &mut replies).await?;
-        let mut directories = self.telemetry.directories.clone();
-        let mut told = None;
         // A poller has nothing to do with what runs there.
         let mut listens = hello.poller.is_none();
+        // What these hold while they wait is given back after them; the session is there for an hour.
+        let node = Box::pin(self.open(hello, &mut replies)).await?;
+        let mut directories = self.telemetry.directories.clone();
+        let mut told = None;
         if listens {
             let all = directories.borrow_and_update().clone();
-            self.tell(&node, &all, &mut told).await?;
+            Box::pin(self.tell(&node, &all, &mut told)).await?;
         }
 
         let (mut shutdown, queue) = (self.telemetry.shutdown.clone(), self.telemetry.queue.clone());
@@ -186,10 +193,10 @@ impl Session {
                 biased;
                 count = replies.recv_many(&mut batch, WINDOW as usize) => {
                     debug_assert!(count > 0, "this session holds a sender");
-                    self.answer(&mut batch).await?;
+                    Box::pin(self.answer(&mut batch)).await?;
                 }
                 message = incoming.message(), if reads => match message? {
-                    Some(request) => self.request(request).await?,
+                    Some(request) => Box::pin(self.request(request)).await?,
                     None => ended = true,
                 },
                 () = queue.closed() => return Err(gone(Gone)),
@@ -199,7 +206,7 @@ impl Session {
                 changed = directories.changed(), if listens => {
                     listens = changed.is_ok();
                     let all = directories.borrow_and_update().clone();
-                    self.tell(&node, &all, &mut told).await?;
+                    Box::pin(self.tell(&node, &all, &mut told)).await?;
                 }
             }
         }
@@ -230,10 +237,10 @@ impl Session {
         self.down(Down::NodeDirectory(Arc::unwrap_or_clone(now))).await
     }
 
-    /// Opens the session and gives the node that it is about.
-    async fn open(&mut self, hello: &Hello, replies: &mut mpsc::Receiver<Reply>) -> Result<NodeName, Status> {
+    /// Opens the session and gives the node that it is about. What was said of the node is not held longer.
+    async fn open(&mut self, hello: Hello, replies: &mut mpsc::Receiver<Box<Reply>>) -> Result<NodeName, Status> {
         let received = self.telemetry.clock.unix();
-        let opening = opening(hello, received)?;
+        let opening = opening(&hello, received)?;
         self.admit(&opening)?;
         let subject = opening.inventory.node.clone();
         self.send(Request::Open(self.number, Box::new(opening)), 0).await?;
@@ -323,13 +330,13 @@ impl Session {
     }
 
     /// The reply to the only request under way.
-    async fn wait(&mut self, replies: &mut mpsc::Receiver<Reply>) -> Result<Reply, Status> {
+    async fn wait(&mut self, replies: &mut mpsc::Receiver<Box<Reply>>) -> Result<Reply, Status> {
         // The committer drops what it cannot commit; this session holds a sender of its own, so ask the queue too.
         tokio::select! {
             biased;
             reply = replies.recv() => {
                 self.waiting = self.waiting.saturating_sub(1);
-                reply.ok_or_else(|| gone(Gone))
+                reply.map(|reply| *reply).ok_or_else(|| gone(Gone))
             }
             () = self.telemetry.queue.closed() => Err(gone(Gone)),
         }
@@ -394,12 +401,12 @@ impl Session {
     }
 
     /// Sends one acknowledgement a stream, and as much credit as records are done.
-    async fn answer(&mut self, replies: &mut Vec<Reply>) -> Result<(), Status> {
+    async fn answer(&mut self, replies: &mut Vec<Box<Reply>>) -> Result<(), Status> {
         let mut merged: BTreeMap<StreamId, Merged> = BTreeMap::new();
         let (mut records, mut held) = (0, false);
         for reply in replies.drain(..) {
             self.waiting = self.waiting.saturating_sub(1);
-            match reply {
+            match *reply {
                 Reply::Ack { stream, sequence, rejects, record } => {
                     let ack = merged.entry(stream).or_default();
                     ack.sequence = ack.sequence.max(sequence);
@@ -447,7 +454,7 @@ impl Session {
 
     async fn down(&self, message: Down) -> Result<(), Status> {
         let response = StreamResponse { message: Some(message) };
-        self.out.send(Ok(response)).await.map_err(|_| Status::cancelled("the agent went away"))
+        self.out.send(Ok(Box::new(response))).await.map_err(|_| Status::cancelled("the agent went away"))
     }
 }
 

@@ -4,6 +4,7 @@
 //! GOAWAY and none when its peer floods. It is cut when the peer's certificate is not trusted any more.
 
 use super::connection::Connection;
+use super::pieces::Pieces;
 use crate::peer::{Caller, Ending};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
@@ -118,7 +119,7 @@ async fn idle(open: &mut watch::Receiver<u32>, limit: Duration) {
 }
 
 async fn answer(mut routes: Routes, request: Request<Incoming>, call: Call) -> Result<Response<Answer>, Infallible> {
-    let response = match timeout(CALL_TIMEOUT, routes.call(request)).await {
+    let response = match timeout(CALL_TIMEOUT, routes.call(request.map(Pieces::of))).await {
         Ok(response) => response?,
         Err(_) => Status::deadline_exceeded(format!("not answered within {CALL_TIMEOUT:?}")).into_http(),
     };
