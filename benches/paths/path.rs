@@ -1,15 +1,18 @@
 //! The paths, and what they work on: ten minutes of one node of the workload.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use joulebook_aggregator::ingest::{Counters, Intake, Opening, Reply, Request};
+use joulebook_aggregator::store::Book;
 use joulebook_aggregator::store::block::row::{RowRecord, StoredColumn};
 use joulebook_aggregator::store::block::{Reader, Writer, chunk, numbers};
+use joulebook_aggregator::store::memory::MemoryStore;
 use joulebook_benches::ours::{ROWS, batch, subject};
 use joulebook_benches::workload::{self, Kind, Node};
 use joulebook_proto::convert::{decode_batch, encode_batch};
 use joulebook_sci::settle::{NodeSeries, Run, settle};
 use joulebook_sci::tally::{Places, Tally};
 use joulebook_sci::{Cell, IdlePolicy, Level, NodeSlot, Totals};
-use joulebook_units::{Batch, BootId, BootNanos, UnixNanos, Window};
+use joulebook_units::{Batch, BootId, BootNanos, Hardware, Inventory, Placement, StreamId, UnixNanos, Window};
 use std::sync::Arc;
 
 const SECONDS: usize = 600;
@@ -18,6 +21,9 @@ const BEGIN: UnixNanos = UnixNanos(1_790_000_400 * UnixNanos::PER_SECOND);
 /// Hours whose sums are subtracted.
 const SUMS: usize = 720;
 const KEY: &[u8] = b"a key of a row";
+const BOOT: BootId = BootId([7; 16]);
+const STREAM: StreamId = StreamId([7; 16]);
+const SESSION: u64 = 1;
 
 /// What every path works on.
 pub struct Work {
@@ -50,6 +56,7 @@ pub struct Path {
 pub const ALL: &[Path] = &[
     Path { name: "batch to the wire", unit: "samples", of: samples, run: to_wire },
     Path { name: "batch from the wire", unit: "samples", of: samples, run: from_wire },
+    Path { name: "record taken in", unit: "samples", of: samples, run: taken },
     Path { name: "record to a row", unit: "samples", of: samples, run: to_row },
     Path { name: "record from a row", unit: "samples", of: samples, run: from_row },
     Path { name: "rows to a chunk", unit: "samples", of: samples, run: to_chunk },
@@ -78,7 +85,7 @@ impl Work {
     pub fn new(seed: u64) -> Result<Self> {
         let node = workload::node(seed, 0, SECONDS, 1.0);
         let starts = || (0..SECONDS).step_by(ROWS);
-        let batches: Vec<Batch> = starts().map(|start| batch(&node, BootId([7; 16]), 0, BEGIN, start)).collect();
+        let batches: Vec<Batch> = starts().map(|start| batch(&node, BOOT, 0, BEGIN, start)).collect();
         let payloads = batches.iter().map(|batch| Ok(encode_batch(batch)?.bytes.to_vec())).collect::<Result<_>>()?;
         let records: Vec<_> = (1u64..).zip(&batches).map(|(number, batch)| (number, record(batch))).collect();
         let rows = records.iter().map(|(_, record)| record.encode(KEY)).collect();
@@ -147,6 +154,40 @@ fn to_wire(work: &Work) -> Result<usize> {
 
 fn from_wire(work: &Work) -> Result<usize> {
     work.payloads.iter().try_fold(0, |sum, bytes| Ok(sum + decode_batch(bytes)?.samples()))
+}
+
+/// Each record judged, encoded and committed alone, by a node that came a moment ago.
+fn taken(work: &Work) -> Result<usize> {
+    let book = Arc::new(Book::open(Arc::new(MemoryStore::new()))?);
+    let mut intake = Intake::new(Arc::clone(&book), Arc::new(Counters::default()));
+    let inventory = Inventory {
+        node: "node".parse()?,
+        agent_version: String::new(),
+        sources: Vec::new(),
+        hardware: Hardware::default(),
+        placement: Placement::default(),
+    };
+    let opening = Opening {
+        inventory,
+        poller: None,
+        epoch: 1,
+        boot: BOOT,
+        boot_time: BootNanos(0),
+        wall: BEGIN,
+        received: BEGIN,
+        streams: vec![STREAM],
+    };
+    let series = (1u32..).zip(&work.node.series).map(|(number, (kind, of, _))| (number, subject(*kind, *of))).collect();
+    intake.apply(BEGIN, vec![Request::Open(SESSION, Box::new(opening)), Request::Define(SESSION, STREAM, series)])?;
+    for ((batch, payload), sequence) in work.batches.iter().zip(&work.payloads).zip(1u64..) {
+        let (batch, payload, hash) = (Some(Box::new(batch.clone())), payload.clone(), [0; 16]);
+        let record = Request::Record { session: SESSION, stream: STREAM, sequence, hash, payload, batch };
+        let now = BEGIN.plus_seconds(i64::try_from(sequence)? * i64::try_from(ROWS)?);
+        let reply = intake.apply(now, vec![record])?.pop();
+        let whole = matches!(&reply, Some(Reply::Ack { rejects, record: true, .. }) if rejects.is_empty());
+        ensure!(whole, "record {sequence}: {reply:?}");
+    }
+    Ok(work.batches.len())
 }
 
 fn to_row(work: &Work) -> Result<usize> {

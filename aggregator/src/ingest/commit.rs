@@ -1,5 +1,6 @@
 //! The state of ingest: who may send, what a record changes. Owned by one task; applies groups of requests.
 
+mod live;
 mod loss;
 mod record;
 #[cfg(test)]
@@ -10,7 +11,7 @@ use super::validate::{self, Judged, Known, Times};
 use crate::store::block::fact::{Fact, GapFact, HashFact, LongFact};
 use crate::store::block::row::{RowRecord, StampedValue};
 use crate::store::book::{CELL_SECONDS, Changes};
-use crate::store::catalog::{Catalog, Speaker};
+use crate::store::catalog::{Bridges, Catalog, Speaker};
 use crate::store::key::{self, GapKey, Meta, RowKey};
 use crate::store::retention::ACCEPTED_SECONDS;
 use crate::store::{Book, CELL_SURROUNDINGS_SECONDS, Durability, StoreError, Table};
@@ -18,6 +19,7 @@ use joulebook_units::{
     Batch, BootId, BootNanos, EnergyGap, Inventory, Layer, PollerName, RejectReason, StreamGap, StreamId, Subject,
     UnixNanos,
 };
+use live::{Active, Current, Live};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -170,21 +172,6 @@ struct Session {
     streams: HashSet<u32>,
 }
 
-/// What is known of a stream in this life of the process.
-#[derive(Debug, Default)]
-struct Live {
-    /// Last stored point of each series.
-    tails: HashMap<u32, StampedValue>,
-    /// Whether `tails` holds every series the stream ever stored.
-    complete: bool,
-    /// Descriptions that no stored record has used yet.
-    defined: HashMap<u32, Arc<Subject>>,
-    /// Series that were described in two ways.
-    conflicting: HashSet<u32>,
-    /// Hashes of records that may not be on the disk yet.
-    hashes: BTreeMap<u64, [u8; 16]>,
-}
-
 /// The state of ingest.
 #[derive(Debug)]
 pub struct Intake {
@@ -192,7 +179,7 @@ pub struct Intake {
     counters: Arc<Counters>,
     sessions: HashMap<u64, Session>,
     live: HashMap<u32, Live>,
-    active: HashMap<u32, HashMap<(u32, u32), UnixNanos>>,
+    active: HashMap<u32, Active>,
     quarantined: u64,
 }
 
@@ -207,6 +194,10 @@ struct Group<'a> {
     streams: BTreeSet<u32>,
     nodes: BTreeSet<u32>,
     bridges: BTreeSet<u32>,
+    /// Hashes of records that are not on the disk yet: stream, number, hash.
+    hashes: Vec<(u32, u64, [u8; 16])>,
+    /// Records that were applied.
+    applied: u64,
 }
 
 impl Intake {
@@ -233,7 +224,9 @@ impl Intake {
         book.transact(Durability::Synced, |catalog, changes| {
             let (streams, nodes, bridges) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
             let book = Arc::clone(&self.book);
-            let mut group = Group { intake: self, catalog, changes, now, book, streams, nodes, bridges };
+            let (hashes, applied) = (Vec::with_capacity(requests.len()), 0);
+            let mut group =
+                Group { intake: self, catalog, changes, now, book, streams, nodes, bridges, hashes, applied };
             let replies = requests.into_iter().map(|request| group.apply(request)).collect::<Result<_, _>>()?;
             group.end();
             Ok(replies)
@@ -374,7 +367,7 @@ impl Group<'_> {
             None => self.catalog.add_stream(stream, speaker, &mut self.changes.writes),
         };
         let fresh = self.acked(ordinal) == 0;
-        self.intake.live.entry(ordinal).or_insert_with(|| Live { complete: fresh, ..Live::default() });
+        self.intake.live.entry(ordinal).or_insert_with(|| Live::begun(fresh));
         ordinal
     }
 
@@ -408,24 +401,15 @@ impl Group<'_> {
                 self.intake.counters.add("poller_series_refused_total", 1);
                 continue;
             }
-            match self.catalog.subject(ordinal, number).or_else(|| live.defined.get(&number).cloned()) {
-                Some(known) if *known == subject => {
-                    live.conflicting.remove(&number);
-                }
-                Some(_) => {
-                    live.conflicting.insert(number);
-                }
-                // Further ones are unknown when a record uses them.
-                None if live.defined.len() >= UNUSED_SERIES => {}
-                None => {
-                    live.defined.insert(number, Arc::new(subject));
-                }
-            }
+            live.describe(ordinal, number, subject, self.catalog);
         }
         Ok(Reply::Done)
     }
 
     fn end(self) {
+        if self.applied > 0 {
+            self.intake.counters.add("records_applied_total", self.applied);
+        }
         for ordinal in self.streams {
             self.catalog.write_stream(ordinal, &mut self.changes.writes);
         }

@@ -67,30 +67,36 @@ impl Judged {
 /// A run that goes on from a point other than the last stored one has lost records (or refused values) between them.
 /// A cumulative series is joined to its last stored point: the amount in between is known, only its course is not. So a
 /// value that is refused amid others costs no energy either.
-pub fn column(column: &Column, known: Known<'_>) -> Judged {
-    let (previous, own) = match join(column, known) {
+pub fn column(column: Column, known: Known<'_>) -> Judged {
+    let (previous, own) = match join(&column, known) {
         Ok(joined) => joined,
-        Err(reason) => return Judged::none(column, reason),
+        Err(reason) => return Judged::none(&column, reason),
     };
-    let mut judged = Judged::default();
-    let (mut kept, mut points) = (previous, Vec::with_capacity(column.points.len() + 1));
-    if let Some(point) = own.filter(|point| judge(*point, kept, known).is_ok()) {
-        points.push(point);
-        kept = Some(point);
-    }
-    for point in &column.points {
+    let mut refused = BTreeMap::new();
+    let own = own.filter(|point| judge(*point, previous, known).is_ok());
+    let mut kept = own.or(previous);
+    // What is stored lies where what came did: a column that is whole asks for no memory.
+    let points = column.points.into_iter().filter_map(|point| {
         let stamped = map(point.at.0, known.offset).ok_or(RejectReason::Time).map(|at| (at, point.value));
         match stamped.and_then(|point| judge(point, kept, known).map(|()| point)) {
             Ok(point) => {
-                points.push(point);
                 kept = Some(point);
+                Some(point)
             }
-            Err(reason) => *judged.refused.entry(reason).or_default() += 1,
+            Err(reason) => {
+                *refused.entry(reason).or_default() += 1;
+                None
+            }
         }
+    });
+    let mut points: Vec<StampedValue> = points.collect();
+    if points.is_empty() {
+        return Judged { column: None, refused };
     }
-    let any = judged.refused.values().sum::<u64>() < u64::try_from(column.points.len()).unwrap_or(u64::MAX);
-    judged.column = any.then_some(StoredColumn { series: column.series, previous, points });
-    judged
+    if let Some(point) = own {
+        points.insert(0, point);
+    }
+    Judged { column: Some(StoredColumn { series: column.series, previous, points }), refused }
 }
 
 /// The stored point that a column goes on from, and a point that its sender knows before its own ones and that is not
@@ -189,7 +195,7 @@ mod tests {
         let now = UnixNanos::from_seconds(1_000_000);
         let first_row = UnixNanos::from_seconds(1_000_000 - 100);
         let known = Known { subject, last, first_row, times: week(now), offset: first_row.0 - 1_000_000_000_000 };
-        column(&given, known)
+        column(given, known)
     }
 
     /// The column, of which nothing may be refused, or why all of it is.
@@ -241,11 +247,11 @@ mod tests {
         }
         let long = Column { series: 1, previous: Some(at(0, 0)), points: vec![at(1_000, 1)] };
         let known = Known { subject: &energy(), last: None, first_row: now, times, offset: now.0 - 1_000_000_000_000 };
-        assert!(whole(column(&long, known)).is_ok());
+        assert!(whole(column(long, known)).is_ok());
         let days = |days: u64| Column { series: 1, previous: Some(at(0, 0)), points: vec![at(days * 86_400, 1)] };
         let known = |days: i64| Known { offset: now.0 - days * 86_400 * 1_000_000_000, ..known };
-        assert!(whole(column(&days(6), known(6))).is_ok());
-        assert_eq!(whole(column(&days(10), known(10))), Err(RejectReason::Time));
+        assert!(whole(column(days(6), known(6))).is_ok());
+        assert_eq!(whole(column(days(10), known(10))), Err(RejectReason::Time));
     }
 
     #[test]

@@ -14,9 +14,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+mod dictionary;
 mod pods;
+mod subjects;
 
+pub(crate) use dictionary::Dictionary;
 pub use pods::NodePods;
+use subjects::Subjects;
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -65,7 +69,9 @@ pub(crate) struct Catalog {
     poller_numbers: HashMap<(u32, PollerName), u32>,
     pub(crate) streams: Vec<StreamFact>,
     ids: HashMap<StreamId, u32>,
-    pub(crate) series: HashMap<(u32, u32), Arc<Subject>>,
+    /// What the series of each stream measure, those that are stored.
+    dictionaries: Vec<Dictionary<Arc<Subject>>>,
+    subjects: Subjects,
     /// Nodes of which a meter at the input ever told something.
     walls: BTreeSet<u32>,
     /// Pods of each node's workloads.
@@ -105,8 +111,6 @@ impl Catalog {
         catalog.check_references()?;
         let marks: Vec<(u32, UnixNanos)> = catalog.dirty.keys().copied().collect();
         marks.into_iter().for_each(|(node, start)| catalog.unseal(node, start));
-        let series = catalog.series.clone();
-        series.iter().for_each(|((ordinal, number), subject)| catalog.note((*ordinal, *number), subject));
         for stream in &catalog.streams {
             if let Some(last) = stream.last {
                 catalog.hours.note(stream.node, last, last);
@@ -121,7 +125,7 @@ impl Catalog {
             .chain(self.boots.keys().map(|(node, _)| *node))
             .chain(self.dirty.keys().map(|(node, _)| *node))
             .chain(self.sealed.keys().copied());
-        let streams = self.series.keys().map(|(ordinal, _)| *ordinal).chain(self.bridges.keys().copied());
+        let streams = self.bridges.keys().copied();
         let within = |highest: Option<u32>, length: usize, what: &str| match highest {
             Some(highest) if highest as usize >= length => Err(missing(length, what)),
             _ => Ok(()),
@@ -161,9 +165,14 @@ impl Catalog {
                 in_order(ordinal, self.streams.len(), "streams")?;
                 self.ids.insert(fact.id, ordinal);
                 self.streams.push(fact);
+                self.dictionaries.push(Dictionary::default());
             }
             Meta::Series(ordinal, series) => {
-                self.series.insert((ordinal, series), Arc::new(Subject::decode(key, value)?));
+                let subject = self.share(Subject::decode(key, value)?);
+                // Streams were read before: their keys come first.
+                let dictionary = self.dictionaries.get_mut(ordinal as usize);
+                dictionary.ok_or_else(|| missing(self.streams.len(), "streams"))?.insert(series, Arc::clone(&subject));
+                self.note((ordinal, series), &subject);
             }
             Meta::Sealed(node) => {
                 self.sealed.insert(node, SealedFact::decode(key, value)?.0);
@@ -209,17 +218,28 @@ impl Catalog {
         &self.pods
     }
 
-    /// What a stream's series measures.
+    /// Whether a node ever told counts of a model of this name.
     pub(crate) fn has_served(&self, node: u32, model: &str) -> bool {
-        let of_node = |ordinal: u32| self.streams.get(ordinal as usize).is_some_and(|stream| stream.node == node);
-        self.series.iter().any(|((ordinal, _), subject)| match &**subject {
-            Subject::Count(service, _) => service.model.as_deref() == Some(model) && of_node(*ordinal),
+        let of_node = self.streams.iter().zip(&self.dictionaries).filter(|(stream, _)| stream.node == node);
+        of_node.flat_map(|(_, dictionary)| dictionary.iter()).any(|(_, subject)| match &**subject {
+            Subject::Count(service, _) => service.model.as_deref() == Some(model),
             _ => false,
         })
     }
 
+    /// What a stream's series measures.
     pub(crate) fn subject(&self, ordinal: u32, series: u32) -> Option<Arc<Subject>> {
-        self.series.get(&(ordinal, series)).cloned()
+        self.dictionaries.get(ordinal as usize)?.get(series).cloned()
+    }
+
+    /// The series of a stream that are stored, ascending, and what they measure.
+    pub(crate) fn series(&self, ordinal: u32) -> impl Iterator<Item = (u32, &Arc<Subject>)> {
+        self.dictionaries.get(ordinal as usize).into_iter().flat_map(Dictionary::iter)
+    }
+
+    /// A description, as the one that is equal to it if there is one.
+    pub(crate) fn share(&mut self, subject: Subject) -> Arc<Subject> {
+        self.subjects.share(subject)
     }
 
     /// What cells name by this number.
@@ -348,6 +368,7 @@ impl Catalog {
         self.ids.insert(id, ordinal);
         let Speaker { node, poller } = speaker;
         self.streams.push(StreamFact { id, node, acked: 0, lost: 0, rejected: 0, last: None, clock: None, poller });
+        self.dictionaries.push(Dictionary::default());
         self.write_stream(ordinal, writes);
         ordinal
     }
@@ -365,7 +386,9 @@ impl Catalog {
         let key = Meta::Series(ordinal, series).encode();
         writes.put(Table::Meta, key.clone(), subject.encode(&key));
         self.note((ordinal, series), &subject);
-        self.series.insert((ordinal, series), subject);
+        if let Some(dictionary) = self.dictionaries.get_mut(ordinal as usize) {
+            dictionary.insert(series, subject);
+        }
     }
 
     /// Takes what a series says of its node.
@@ -487,7 +510,7 @@ mod tests {
         }
     }
 
-    /// A catalog of two nodes with a stream and a changed cell each, without one of its keys.
+    /// A catalog of two nodes with two streams of one series and a changed cell each, without one of its keys.
     fn without(key: Option<Vec<u8>>) -> Result<Option<Catalog>, StoreError> {
         let (store, mut writes) = (MemoryStore::new(), Writes::default());
         let mut catalog = Catalog::create([7; 16], &mut writes);
@@ -496,7 +519,8 @@ mod tests {
             catalog.add_stream(StreamId([number as u8; 16]), Speaker { node, poller: None }, &mut writes);
             let name = "outside".parse().expect("a name");
             let poller = catalog.put_poller(&name, inventory(node_name), 1, 0, &mut writes);
-            catalog.add_stream(StreamId([9 + number as u8; 16]), poller, &mut writes);
+            let outside = catalog.add_stream(StreamId([9 + number as u8; 16]), poller, &mut writes);
+            catalog.put_series(outside, u32::MAX, Arc::new(Subject::NodeMemoryUsed), &mut writes);
             let key = key::cell(node, UnixNanos(0));
             writes.put(Table::Dirty, key, MarkFact(1).encode(&key));
         }
@@ -554,9 +578,10 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_others_refer_to_and_that_is_gone_is_damage() {
-        assert_eq!(without(None).expect("whole").expect("there").dirty.len(), 2);
-        for lost in [Meta::Node(0), Meta::Node(1), Meta::Stream(0), Meta::Poller(0), Meta::Poller(1)] {
+    fn a_node_or_stream_that_others_refer_to_and_that_is_gone_is_damage() {
+        let whole = without(None).expect("whole").expect("there");
+        assert_eq!((whole.dirty.len(), whole.subject(3, u32::MAX).as_deref()), (2, Some(&Subject::NodeMemoryUsed)));
+        for lost in [Meta::Node(0), Meta::Node(1), Meta::Stream(0), Meta::Stream(3), Meta::Poller(0), Meta::Poller(1)] {
             assert!(matches!(without(Some(lost.encode())), Err(StoreError::Damaged { .. })), "{lost:?}");
         }
     }

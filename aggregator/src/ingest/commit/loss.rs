@@ -17,8 +17,7 @@ impl Group<'_> {
 
     fn lose(&mut self, ordinal: u32, gap: &StreamGap) -> Result<(), StoreError> {
         self.recall(ordinal)?;
-        let tails = self.intake.live.get(&ordinal).map(|live| &live.tails);
-        let bridges = tails.into_iter().flatten().map(|(series, last)| (*series, *last)).collect();
+        let bridges = self.intake.live.get(&ordinal).into_iter().flat_map(Live::tails).collect();
         self.catalog.bridges.insert(ordinal, bridges);
         self.bridges.insert(ordinal);
         let Some(fact) = self.catalog.streams.get(ordinal as usize).copied() else { return Ok(()) };
@@ -53,27 +52,32 @@ impl Group<'_> {
         if live.complete {
             return Ok(());
         }
-        // Records of this group are not on the disk yet; their points are in `tails` and newer.
-        let mut missing: HashSet<u32> =
-            self.catalog.series.keys().filter(|key| key.0 == ordinal).map(|key| key.1).collect();
-        missing.retain(|series| !live.tails.contains_key(series));
+        // Records of this group are not on the disk yet; their points are known and newer.
+        let tails: HashSet<u32> = live.tails().map(|(series, _)| series).collect();
+        let stored = self.catalog.series(ordinal).filter(|(series, _)| !tails.contains(series));
+        let mut missing: HashMap<u32, &Arc<Subject>> = stored.collect();
         if !missing.is_empty() {
             self.book.records_backward(stream.node, ordinal, |record| {
                 let mut found: HashMap<u32, StampedValue> = HashMap::new();
-                for column in record.columns.iter().filter(|column| missing.contains(&column.series)) {
+                for column in record.columns.iter().filter(|column| missing.contains_key(&column.series)) {
                     let last = column.points.last().copied();
                     let newer = |last: &StampedValue| found.get(&column.series).is_none_or(|one| one.0 < last.0);
                     if let Some(last) = last.filter(newer) {
                         found.insert(column.series, last);
                     }
                 }
-                missing.retain(|series| !found.contains_key(series));
-                live.tails.extend(found);
+                for (series, last) in found {
+                    if let Some(subject) = missing.remove(&series) {
+                        live.recall(series, subject, last);
+                    }
+                }
                 if missing.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
         }
         for (series, last) in self.catalog.bridges.get(&ordinal).into_iter().flatten() {
-            live.tails.entry(*series).or_insert(*last);
+            if let Some(subject) = missing.get(series) {
+                live.recall(*series, subject, *last);
+            }
         }
         live.complete = true;
         Ok(())

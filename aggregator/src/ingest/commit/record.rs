@@ -29,20 +29,18 @@ impl Group<'_> {
             return Ok(Reply::Refused(Refusal::OutOfOrder { stream, sequence, expected: acked + 1 }));
         }
         let rejects = match batch {
-            Some(batch) => self.batch(ordinal, sequence, &batch)?,
+            Some(batch) => self.batch(ordinal, sequence, *batch),
             None => BTreeMap::from([(RejectReason::Malformed, 1)]),
         };
         let key = Meta::Hash(ordinal, key::hash_slot(sequence)).encode();
-        self.changes.writes.put(Table::Meta, key.clone(), HashFact { sequence, hash }.encode(&key));
-        if let Some(live) = self.intake.live.get_mut(&ordinal) {
-            live.hashes.insert(sequence, hash);
-            live.hashes.retain(|old, _| old.saturating_add(Meta::HASHES) > sequence);
-        }
+        let fact = HashFact { sequence, hash }.encode(&key);
+        self.changes.writes.put(Table::Meta, key, fact);
+        self.hashes.push((ordinal, sequence, hash));
         if let Some(fact) = self.catalog.streams.get_mut(ordinal as usize) {
             fact.acked = sequence;
         }
         self.streams.insert(ordinal);
-        self.intake.counters.add("records_applied_total", 1);
+        self.applied += 1;
         let refused = |(reason, count): (RejectReason, u64)| Reject { sequence, reason, count };
         let rejects: Vec<Reject> = rejects.into_iter().map(refused).collect();
         self.count(ordinal, &rejects);
@@ -58,8 +56,9 @@ impl Group<'_> {
         payload: &[u8],
         values: u64,
     ) -> Result<Vec<Reject>, StoreError> {
-        let stored = match self.intake.live.get(&ordinal).and_then(|live| live.hashes.get(&sequence)) {
-            Some(hash) => Some(*hash),
+        let own = self.hashes.iter().find(|known| (known.0, known.1) == (ordinal, sequence));
+        let stored = match own {
+            Some((_, _, hash)) => Some(*hash),
             None => {
                 let key = Meta::Hash(ordinal, key::hash_slot(sequence)).encode();
                 let value = self.book.store().get(Table::Meta, &key)?;
@@ -102,39 +101,41 @@ impl Group<'_> {
     }
 
     /// Stores what is good of a batch; says what is not.
-    fn batch(&mut self, ordinal: u32, sequence: u64, batch: &Batch) -> Result<BTreeMap<RejectReason, u64>, StoreError> {
-        let values = u64::try_from(batch.samples()).unwrap_or(u64::MAX);
-        let Some((offset, rows)) = self.place_rows(ordinal, batch) else {
-            return Ok(BTreeMap::from([(RejectReason::Time, values)]));
+    fn batch(&mut self, ordinal: u32, sequence: u64, batch: Batch) -> BTreeMap<RejectReason, u64> {
+        let Some((offset, rows)) = self.place_rows(ordinal, &batch) else {
+            let values = u64::try_from(batch.samples()).unwrap_or(u64::MAX);
+            return BTreeMap::from([(RejectReason::Time, values)]);
         };
-        let Some(stream) = self.catalog.streams.get(ordinal as usize).copied() else { return Ok(BTreeMap::new()) };
-        let first_row = rows.first().copied().unwrap_or_default();
+        let Some(node) = self.catalog.streams.get(ordinal as usize).map(|stream| stream.node) else {
+            return BTreeMap::new();
+        };
+        let (first_row, times) = (rows.first().copied().unwrap_or_default(), self.times());
         let mut rejects = BTreeMap::new();
         let mut record = RowRecord { rows, columns: Vec::with_capacity(batch.columns.len()) };
-        for column in &batch.columns {
-            let subject = match self.subject(stream.node, ordinal, column.series) {
-                Ok(subject) => subject,
-                Err(reason) => {
-                    add(&mut rejects, Judged::none(column, reason).refused);
-                    continue;
+        let mut current = self.take_out(node, ordinal);
+        for column in batch.columns {
+            let judged = match self.find(&mut current, column.series) {
+                Ok(place) => {
+                    let Some((subject, last)) = current.known(place) else { continue };
+                    let judged = validate::column(column, Known { subject, last, first_row, times, offset });
+                    if let Some(last) = judged.column.as_ref().map(|stored| stored.points.last().copied()) {
+                        self.keep(&mut current, place, last);
+                    }
+                    judged
                 }
+                Err(reason) => Judged::none(&column, reason),
             };
-            let last = self.last_point(ordinal, column.series);
-            let times = self.times();
-            let judged = validate::column(column, Known { subject: &subject, last, first_row, times, offset });
             add(&mut rejects, judged.refused);
-            if let Some(stored) = judged.column {
-                self.keep(stream.node, ordinal, column.series, subject, stored.points.last().copied());
-                record.columns.push(stored);
-            }
+            record.columns.extend(judged.column);
         }
         for (gap, index) in batch.gaps.iter().zip(0u32..) {
-            if let Err(reason) = self.gap(ordinal, sequence, index, gap, offset) {
+            if let Err(reason) = self.gap(&mut current, (sequence, index), gap, offset) {
                 *rejects.entry(reason).or_default() += 1;
             }
         }
+        self.put_back(current);
         self.store(ordinal, sequence, batch.boot, offset, &record);
-        Ok(rejects)
+        rejects
     }
 
     /// What instants data may have now.
@@ -172,55 +173,17 @@ impl Group<'_> {
         Some((offset, rows))
     }
 
-    fn subject(&mut self, node: u32, ordinal: u32, series: u32) -> Result<Arc<Subject>, RejectReason> {
-        let live = self.intake.live.entry(ordinal).or_default();
-        if live.conflicting.contains(&series) {
-            return Err(RejectReason::UnknownSeries);
-        }
-        let subject = self.catalog.subject(ordinal, series).or_else(|| live.defined.get(&series).cloned());
-        let subject = subject.ok_or(RejectReason::UnknownSeries)?;
-        let active = self.intake.active.entry(node).or_default();
-        if !active.contains_key(&(ordinal, series)) && is_full(active, ordinal) {
-            let oldest = self.now.plus_seconds(-ACTIVE_SECONDS);
-            active.retain(|_, seen| *seen >= oldest);
-            if is_full(active, ordinal) {
-                return Err(RejectReason::Cardinality);
-            }
-        }
-        Ok(subject)
-    }
-
-    fn last_point(&self, ordinal: u32, series: u32) -> Option<StampedValue> {
-        let live = self.intake.live.get(&ordinal)?.tails.get(&series);
-        live.or_else(|| self.catalog.bridges.get(&ordinal)?.get(&series)).copied()
-    }
-
-    /// Notes that a column of the series is stored.
-    fn keep(&mut self, node: u32, ordinal: u32, series: u32, subject: Arc<Subject>, last: Option<StampedValue>) {
-        let live = self.intake.live.entry(ordinal).or_default();
-        if live.defined.remove(&series).is_some() {
-            self.catalog.put_series(ordinal, series, subject, &mut self.changes.writes);
-        }
-        live.tails.extend(last.map(|last| (series, last)));
-        self.intake.active.entry(node).or_default().insert((ordinal, series), self.now);
-        if let Some(bridges) = self.catalog.bridges.get_mut(&ordinal)
-            && bridges.remove(&series).is_some()
-        {
-            self.bridges.insert(ordinal);
-        }
-    }
-
+    /// Stores a gap that a record declares, by the record's number and its place there.
     fn gap(
         &mut self,
-        ordinal: u32,
-        sequence: u64,
-        index: u32,
+        current: &mut Current,
+        (sequence, index): (u64, u32),
         gap: &EnergyGap,
         offset: i64,
     ) -> Result<(), RejectReason> {
-        let node = self.catalog.streams.get(ordinal as usize).map(|stream| stream.node).unwrap_or_default();
-        let subject = self.subject(node, ordinal, gap.series)?;
-        if !matches!(*subject, Subject::Energy(_)) || gap.low > gap.high {
+        let place = self.find(current, gap.series)?;
+        let is_energy = matches!(current.subject(place).map(|subject| &**subject), Some(Subject::Energy(_)));
+        if !is_energy || gap.low > gap.high {
             return Err(RejectReason::Value);
         }
         let from = validate::map(gap.from.0, offset).ok_or(RejectReason::Time)?;
@@ -228,7 +191,8 @@ impl Group<'_> {
         if from > to || !self.times().hold(to) {
             return Err(RejectReason::Time);
         }
-        self.keep(node, ordinal, gap.series, subject, None);
+        self.keep(current, place, None);
+        let (node, ordinal) = (current.node, current.ordinal);
         let key = GapKey { node, from, ordinal, sequence, index }.encode();
         let (low, high) = (gap.low.0, gap.high.0);
         let fact = GapFact::Energy { series: gap.series, to, reason: gap.reason, low, high };
@@ -279,12 +243,4 @@ impl Group<'_> {
             start = start.plus_seconds(CELL_SECONDS);
         }
     }
-}
-
-/// Whether a stream may have no further series now.
-fn is_full(active: &HashMap<(u32, u32), UnixNanos>, stream: u32) -> bool {
-    // The count of one stream is needed only once the node's is that high.
-    active.len() >= ACTIVE_SERIES
-        && (active.len() >= ACTIVE_OF_NODE
-            || active.keys().filter(|(ordinal, _)| *ordinal == stream).count() >= ACTIVE_SERIES)
 }

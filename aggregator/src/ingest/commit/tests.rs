@@ -4,6 +4,7 @@ mod cut;
 mod disk;
 mod pollers;
 mod sealing;
+mod series;
 mod streams;
 
 use super::*;
