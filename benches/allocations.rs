@@ -90,7 +90,7 @@ fn rows(seed: u64) -> Result<Rows> {
         received: begin,
         streams: vec![STREAM],
     };
-    let series = (1u32..).zip(&node.series).map(|(number, (kind, of, _))| (number, subject(*kind, *of))).collect();
+    let series = (1u32..).zip(&node.series).map(|(number, (kind, of, _))| (number, subject(0, *kind, *of))).collect();
     intake.apply(begin, vec![Request::Open(SESSION, Box::new(opening)), Request::Define(SESSION, STREAM, series)])?;
     let mut rows = Rows::default();
     for record in 0..WARM + LOOKED_AT {

@@ -150,7 +150,7 @@ impl Entrance {
         let mut down = client.stream(ReceiverStream::new(requests)).await?.into_inner();
         ensure!(matches!(down.message().await?.and_then(|first| first.message), Some(Down::HelloReply(_))), "no reply");
         let series = (0u32..).zip(&node.series);
-        let series: Vec<_> = series.map(|(place, (kind, of, _))| (place + 1, subject(*kind, *of))).collect();
+        let series: Vec<_> = series.map(|(place, (kind, of, _))| (place + 1, subject(number, *kind, *of))).collect();
         for message in dictionaries(StreamId(boot.0), &series) {
             say(&up, Up::Dictionary(message)).await?;
         }
@@ -257,22 +257,28 @@ pub fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usi
 
 /// As what we store a series. Powers and utilisation are no series of ours, whose energy says it all: they are stored as what
 /// holds from one row to the next, like an idle power or a memory.
-pub fn subject(kind: Kind, of: usize) -> Subject {
+/// Devices and containers are those of one node, as they are in a fleet.
+pub fn subject(number: u32, kind: Kind, of: usize) -> Subject {
     match kind {
-        Kind::GpuEnergy | Kind::Package | Kind::Dram => Subject::Energy(source(kind, of)),
+        Kind::GpuEnergy | Kind::Package | Kind::Dram => Subject::Energy(source(number, kind, of)),
         Kind::GpuPower => Subject::ResidentIdlePower { source: format!("gpu-{of}") },
-        Kind::GpuUtilisation => Subject::DeviceMemory { device: format!("GPU-{of}"), workload: workload(of).id },
+        Kind::GpuUtilisation => Subject::DeviceMemory { device: device(number, of), workload: workload(number, of).id },
         Kind::Input => Subject::NodeMemoryUsed,
-        Kind::CpuTime => Subject::CpuTime(workload(of)),
-        Kind::PromptTokens => Subject::Count(service(of), CountKind::InputTokens),
-        Kind::OutputTokens => Subject::Count(service(of), CountKind::OutputTokens),
-        Kind::Requests => Subject::Count(service(of), CountKind::RequestsOk),
+        Kind::CpuTime => Subject::CpuTime(workload(number, of)),
+        Kind::PromptTokens => Subject::Count(service(number, of), CountKind::InputTokens),
+        Kind::OutputTokens => Subject::Count(service(number, of), CountKind::OutputTokens),
+        Kind::Requests => Subject::Count(service(number, of), CountKind::RequestsOk),
     }
 }
 
-fn source(kind: Kind, of: usize) -> Source {
+/// Identity of a GPU, as NVML gives it.
+fn device(number: u32, of: usize) -> String {
+    format!("GPU-{number:08x}-0000-4000-8000-{of:012x}")
+}
+
+fn source(number: u32, kind: Kind, of: usize) -> Source {
     let (component, id, device) = match kind {
-        Kind::GpuEnergy => (Component::Accelerator, format!("gpu-{of}"), Some(format!("GPU-{of}"))),
+        Kind::GpuEnergy => (Component::Accelerator, format!("gpu-{of}"), Some(device(number, of))),
         Kind::Dram => (Component::Dram, format!("dram-{of}"), None),
         _ => (Component::Cpu, format!("package-{of}"), None),
     };
@@ -292,8 +298,8 @@ fn source(kind: Kind, of: usize) -> Source {
     }
 }
 
-fn workload(of: usize) -> Workload {
-    let id = format!("{of:064x}");
+fn workload(number: u32, of: usize) -> Workload {
+    let id = format!("{number:032x}{of:032x}");
     Workload {
         container_id: Some(id.clone()),
         cpu_time_method: CpuTimeMethod::Cgroup,
@@ -301,7 +307,7 @@ fn workload(of: usize) -> Workload {
     }
 }
 
-fn service(of: usize) -> Service {
+fn service(number: u32, of: usize) -> Service {
     Service {
         model: Some(format!("model-{}", of / 2)),
         version: Some(format!("v{}", of % 2 + 1)),
@@ -310,7 +316,7 @@ fn service(of: usize) -> Service {
         adapter: None,
         engine: "vllm".to_owned(),
         target: format!("http://127.0.0.1:{}/metrics", 8_000 + of),
-        workload: Some(workload(of).id),
+        workload: Some(workload(number, of).id),
         tokenizer: None,
         serving: Serving::default(),
     }
@@ -318,11 +324,13 @@ fn service(of: usize) -> Service {
 
 /// What a node says that it has.
 pub fn inventory(number: u32, node: &Node) -> Result<Inventory> {
-    let sources = node.series.iter().filter(|(kind, ..)| matches!(subject(*kind, 0), Subject::Energy(_)));
+    let sources = node.series.iter().filter(|(kind, ..)| matches!(subject(number, *kind, 0), Subject::Energy(_)));
     Ok(Inventory {
         node: Plan::node(number).parse()?,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        sources: sources.map(|(kind, of, _)| SourceState { source: source(*kind, *of), unavailable: None }).collect(),
+        sources: sources
+            .map(|(kind, of, _)| SourceState { source: source(number, *kind, *of), unavailable: None })
+            .collect(),
         hardware: Hardware { threads: Some(2 * 96), memory_bytes: Some(1 << 40), ..Hardware::default() },
         placement: Placement { simulated: true, ..Placement::default() },
     })

@@ -93,7 +93,7 @@ impl Work {
         let columns = node.series.iter().map(|(kind, _, values)| (*kind, column(*kind, values))).collect();
         let at = |millis: &u64| UnixNanos(BEGIN.0 + i64::try_from(*millis).unwrap_or(0) * 1_000_000);
         let runs = node.series.iter().map(|(kind, of, values)| Run {
-            subject: Arc::new(subject(*kind, *of)),
+            subject: Arc::new(subject(0, *kind, *of)),
             points: node.rows.iter().map(at).zip(values.iter().map(|value| value * kind.unit())).collect(),
         });
         let series = NodeSeries { threads: Some(128), runs: runs.collect(), ..NodeSeries::default() };
@@ -177,7 +177,8 @@ fn taken(work: &Work) -> Result<usize> {
         received: BEGIN,
         streams: vec![STREAM],
     };
-    let series = (1u32..).zip(&work.node.series).map(|(number, (kind, of, _))| (number, subject(*kind, *of))).collect();
+    let series =
+        (1u32..).zip(&work.node.series).map(|(number, (kind, of, _))| (number, subject(0, *kind, *of))).collect();
     intake.apply(BEGIN, vec![Request::Open(SESSION, Box::new(opening)), Request::Define(SESSION, STREAM, series)])?;
     for ((batch, payload), sequence) in work.batches.iter().zip(&work.payloads).zip(1u64..) {
         let (batch, payload, hash) = (Some(Box::new(batch.clone())), payload.clone(), [0; 16]);

@@ -33,7 +33,8 @@ pub fn rows(data: &Path, node: &Node, nodes: u32, begin: UnixNanos, now: UnixNan
             received: begin,
             streams: vec![stream(number)],
         };
-        let series = (1u32..).zip(&node.series).map(|(place, (kind, of, _))| (place, ours::subject(*kind, *of)));
+        let series =
+            (1u32..).zip(&node.series).map(|(place, (kind, of, _))| (place, ours::subject(number, *kind, *of)));
         let session = u64::from(number);
         let opened =
             [Request::Open(session, Box::new(opening)), Request::Define(session, stream(number), series.collect())];
