@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use std::vec::Drain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -193,7 +194,7 @@ impl Session {
                 biased;
                 count = replies.recv_many(&mut batch, WINDOW as usize) => {
                     debug_assert!(count > 0, "this session holds a sender");
-                    Box::pin(self.answer(&mut batch)).await?;
+                    Box::pin(self.answer(batch.drain(..))).await?;
                 }
                 message = incoming.message(), if reads => match message? {
                     Some(request) => Box::pin(self.request(request)).await?,
@@ -401,10 +402,10 @@ impl Session {
     }
 
     /// Sends one acknowledgement a stream, and as much credit as records are done.
-    async fn answer(&mut self, replies: &mut Vec<Box<Reply>>) -> Result<(), Status> {
+    async fn answer(&mut self, replies: Drain<'_, Box<Reply>>) -> Result<(), Status> {
         let mut merged: BTreeMap<StreamId, Merged> = BTreeMap::new();
         let (mut records, mut held) = (0, false);
-        for reply in replies.drain(..) {
+        for reply in replies {
             self.waiting = self.waiting.saturating_sub(1);
             match *reply {
                 Reply::Ack { stream, sequence, rejects, record } => {
