@@ -239,8 +239,8 @@ async fn hear(down: &mut tonic::Streaming<StreamResponse>, acked: u64) -> Result
     }
 }
 
-/// Rows `start`… of a node, whose first second is at `first` of its clock and at `begin` of everyone's.
-/// A record of [`ROWS`] rows of a node from a row on; the first row ever is at `first` on the boot clock.
+/// A record of [`ROWS`] rows of a node from row `start` on. Its first row ever is at `first` on its boot clock, in ns, and at
+/// `begin` on everyone's.
 pub fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usize) -> Batch {
     let rows = &node.rows[start..node.rows.len().min(start + ROWS)];
     let at = |row: usize| BootNanos(first + node.rows[row] * 1_000_000);
