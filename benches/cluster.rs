@@ -183,7 +183,7 @@ impl Cluster {
         let identity = u128::from(node).to_be_bytes();
         let (session, boot, stream) = (u64::from(node), BootId(identity), StreamId(identity));
         let booted = BootNanos(1_000_000_000);
-        let sources = (0..GPUS + 2).map(|place| SourceState { source: source(place), unavailable: None });
+        let sources = (0..GPUS + 2).map(|place| SourceState { source: source(place).into(), unavailable: None });
         let inventory = Inventory {
             node: format!("gpu-node-{node:04}").parse()?,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -201,7 +201,7 @@ impl Cluster {
             received: self.start,
             streams: vec![stream],
         };
-        let described = vec![(1, Subject::Energy(source(0)))];
+        let described = vec![(1, Subject::Energy(source(0).into()))];
         let opened = vec![Request::Open(session, Box::new(opening)), Request::Define(session, stream, described)];
         intake.apply(self.start, opened)?;
         let column = Column { series: 1, previous: None, points: vec![Point { at: booted, value: 0 }] };

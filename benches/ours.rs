@@ -260,14 +260,14 @@ pub fn batch(node: &Node, boot: BootId, first: u64, begin: UnixNanos, start: usi
 /// Devices and containers are those of one node, as they are in a fleet.
 pub fn subject(number: u32, kind: Kind, of: usize) -> Subject {
     match kind {
-        Kind::GpuEnergy | Kind::Package | Kind::Dram => Subject::Energy(source(number, kind, of)),
+        Kind::GpuEnergy | Kind::Package | Kind::Dram => Subject::Energy(source(number, kind, of).into()),
         Kind::GpuPower => Subject::ResidentIdlePower { source: format!("gpu-{of}") },
         Kind::GpuUtilisation => Subject::DeviceMemory { device: device(number, of), workload: workload(number, of).id },
         Kind::Input => Subject::NodeMemoryUsed,
-        Kind::CpuTime => Subject::CpuTime(workload(number, of)),
-        Kind::PromptTokens => Subject::Count(service(number, of), CountKind::InputTokens),
-        Kind::OutputTokens => Subject::Count(service(number, of), CountKind::OutputTokens),
-        Kind::Requests => Subject::Count(service(number, of), CountKind::RequestsOk),
+        Kind::CpuTime => Subject::CpuTime(workload(number, of).into()),
+        Kind::PromptTokens => Subject::Count(service(number, of).into(), CountKind::InputTokens),
+        Kind::OutputTokens => Subject::Count(service(number, of).into(), CountKind::OutputTokens),
+        Kind::Requests => Subject::Count(service(number, of).into(), CountKind::RequestsOk),
     }
 }
 
@@ -329,7 +329,7 @@ pub fn inventory(number: u32, node: &Node) -> Result<Inventory> {
         node: Plan::node(number).parse()?,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         sources: sources
-            .map(|(kind, of, _)| SourceState { source: source(number, *kind, *of), unavailable: None })
+            .map(|(kind, of, _)| SourceState { source: source(number, *kind, *of).into(), unavailable: None })
             .collect(),
         hardware: Hardware { threads: Some(2 * 96), memory_bytes: Some(1 << 40), ..Hardware::default() },
         placement: Placement { simulated: true, ..Placement::default() },

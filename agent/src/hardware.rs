@@ -194,7 +194,8 @@ pub fn unread_sources(accelerators: &[Accelerator], collector: &str) -> Vec<Sour
                 contained_in: None,
                 scope: None,
                 basis: accelerator.model.clone(),
-            },
+            }
+            .into(),
             // Where its collector runs it says something better.
             unavailable: Some(format!("{} is seen and not read: {collector}.enabled is false", accelerator.model)),
         })

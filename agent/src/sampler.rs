@@ -114,7 +114,7 @@ pub struct Sampler {
 
 struct Meter {
     series: u32,
-    source: Source,
+    source: Arc<Source>,
     tracker: Option<Tracker>,
     value: u64,
     last: Option<BootNanos>,
@@ -391,7 +391,7 @@ impl Sampler {
     fn begin_meter(&mut self, reading: &Reading, wall: UnixNanos) -> bool {
         let found = self.parts.sources.states().iter().find(|state| state.source.id == reading.source);
         let Some(source) = found.map(|state| state.source.clone()) else { return false };
-        let series = self.book.series(&Subject::Energy(source.clone()));
+        let series = self.book.series(&Subject::Energy(Arc::clone(&source)));
         let recovered = self.recovered.get(&series).copied();
         let is_counter = matches!(reading.value, Value::Counter { .. } | Value::Total { .. });
         let tracker = is_counter.then(|| match recovered {
@@ -511,7 +511,7 @@ impl Sampler {
         let mut alive = BTreeSet::new();
         for row in sample.rows {
             let id = row.workload.id.clone();
-            let series = self.book.series(&Subject::CpuTime(row.workload));
+            let series = self.book.series(&Subject::CpuTime(row.workload.into()));
             let begun = self.bases.contains_key(&series);
             let recovered = self.recovered.get(&series).map_or(0, |baseline| baseline.value);
             let base = *self.bases.entry(series).or_insert(recovered);

@@ -302,7 +302,7 @@ impl Rig {
             let Subject::CpuTime(workload) = subject else { continue };
             let columns = self.columns.iter().filter(|column| column.series == *series);
             *used.entry(workload.id.clone()).or_default() += columns.map(amount).sum::<u64>();
-            described.push(workload.clone());
+            described.push(Workload::clone(workload));
         }
         (used, described)
     }

@@ -151,7 +151,10 @@ fn dictionary() -> Up {
         scope: None,
         basis: String::new(),
     };
-    Up::Dictionary(Dictionary { stream_id: STREAM.to_vec(), series: vec![series_to_wire(1, &Subject::Energy(source))] })
+    Up::Dictionary(Dictionary {
+        stream_id: STREAM.to_vec(),
+        series: vec![series_to_wire(1, &Subject::Energy(source.into()))],
+    })
 }
 
 /// Record `sequence` holds the second after it: 1 J. Always the same bytes: its boot is known by Hello, so its wall clock

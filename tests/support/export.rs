@@ -102,7 +102,7 @@ fn with_input_tokens(histories: &mut [History]) -> Vec<(u32, Subject)> {
     /// Far beyond the series that are there.
     const BEYOND: u32 = 1_000;
     let mut all = dictionary();
-    let generated: Vec<(u32, Service)> = all
+    let generated: Vec<(u32, Arc<Service>)> = all
         .iter()
         .filter_map(|(id, subject)| match subject {
             Subject::Count(service, CountKind::OutputTokens) => Some((*id, service.clone())),
@@ -136,6 +136,7 @@ fn rename(dictionary: &mut [(u32, Subject)]) {
     for (_, subject) in dictionary {
         if let Subject::Count(service, _) = subject {
             let [model, version] = if service.version.as_deref() == Some("1") { &first } else { &second };
+            let service = Arc::make_mut(service);
             service.model = Some(model.clone());
             service.version = Some(version.clone());
         }
@@ -151,7 +152,7 @@ fn with_agent(dictionary: &mut [(u32, Subject)]) {
         if let Subject::CpuTime(workload) = subject
             && workload.id == AGENT.1
         {
-            OwnProgram::Agent.name().clone_into(&mut workload.name);
+            OwnProgram::Agent.name().clone_into(&mut Arc::make_mut(workload).name);
         }
     }
 }

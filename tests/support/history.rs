@@ -316,17 +316,17 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
     let part = workload("process/10", WorkloadKind::ProcessTree, None);
     let part = Workload { part_of: Some("process/1".to_owned()), ..part };
     let mut subjects = vec![
-        (CPU, Subject::Energy(source("rapl/package-0", Component::Cpu))),
-        (DRAM, Subject::Energy(source("rapl/dram-0", Component::Dram))),
+        (CPU, Subject::Energy(source("rapl/package-0", Component::Cpu).into())),
+        (DRAM, Subject::Energy(source("rapl/dram-0", Component::Dram).into())),
         (IDLE, Subject::IdlePower { source: "rapl/package-0".to_owned(), origin: IdleOrigin::Configured }),
-        (SERVED, Subject::CpuTime(workload("process/1", WorkloadKind::ProcessTree, Some(500)))),
-        (OTHER, Subject::CpuTime(workload("remainder", WorkloadKind::Remainder, None))),
-        (TOKENS, Subject::Count(service.clone(), CountKind::OutputTokens)),
-        (VISITORS[0], Subject::CpuTime(workload("container/7", WorkloadKind::Container, Some(1500)))),
-        (VISITORS[1], Subject::CpuTime(workload("kernel", WorkloadKind::Kernel, None))),
-        (VISITORS[2], Subject::CpuTime(workload("process/9", WorkloadKind::ProcessTree, None))),
-        (PART, Subject::CpuTime(part)),
-        (PART_TOKENS, Subject::Count(other_version, CountKind::OutputTokens)),
+        (SERVED, Subject::CpuTime(workload("process/1", WorkloadKind::ProcessTree, Some(500)).into())),
+        (OTHER, Subject::CpuTime(workload("remainder", WorkloadKind::Remainder, None).into())),
+        (TOKENS, Subject::Count(service.clone().into(), CountKind::OutputTokens)),
+        (VISITORS[0], Subject::CpuTime(workload("container/7", WorkloadKind::Container, Some(1500)).into())),
+        (VISITORS[1], Subject::CpuTime(workload("kernel", WorkloadKind::Kernel, None).into())),
+        (VISITORS[2], Subject::CpuTime(workload("process/9", WorkloadKind::ProcessTree, None).into())),
+        (PART, Subject::CpuTime(part.into())),
+        (PART_TOKENS, Subject::Count(other_version.into(), CountKind::OutputTokens)),
     ];
     subjects.extend(device::dictionary());
     subjects.extend(wall::dictionary());
@@ -335,7 +335,7 @@ pub fn dictionary() -> Vec<(u32, Subject)> {
 
 /// What its agent says of itself. Every second node is simulated.
 pub fn inventory(index: u8) -> Inventory {
-    let state = |id, component| SourceState { source: source(id, component), unavailable: None };
+    let state = |id, component| SourceState { source: source(id, component).into(), unavailable: None };
     let mut sources = vec![state("rapl/package-0", Component::Cpu), state("rapl/dram-0", Component::Dram)];
     sources.extend(device::sources(index));
     sources.extend(wall::sources(index));

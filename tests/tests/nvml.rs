@@ -17,7 +17,7 @@ use joulebook_hwsim::fault::Kind;
 use joulebook_hwsim::node::Options;
 use joulebook_hwsim::workload::Workload;
 use joulebook_tests::simulated::{BEGIN, Report, Rig, SECOND, profile};
-use joulebook_units::{EnergyGap, GapReason, IdleOrigin, Method, Source, Subject};
+use joulebook_units::{EnergyGap, GapReason, IdleOrigin, Method, Subject};
 use serde_json::Value;
 
 #[path = "nvml/mig.rs"]
@@ -346,7 +346,7 @@ fn the_idle_floor_is_learned_only_while_nothing_is_resident_and_a_loaded_models_
 fn what_the_library_knows_of_the_gpus_is_told_of_the_node() {
     let mut rig = Rig::new("dgx-h100", Options::default()).unwrap();
     rig.start().unwrap();
-    let sources: Vec<Source> = rig.inventory().sources.into_iter().map(|state| state.source).collect();
+    let sources: Vec<_> = rig.inventory().sources.into_iter().map(|state| state.source).collect();
     let first = sources.iter().find(|found| found.id == source(0)).unwrap();
     assert!(first.basis.contains("H100") && first.basis.contains("570.86.15"), "{}", first.basis);
     assert_eq!(first.ceiling.0, 875_000, "a quarter above the limit of 700 W");

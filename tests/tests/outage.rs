@@ -108,7 +108,7 @@ fn source(series: u32) -> Source {
 }
 
 fn definitions() -> Vec<(u32, Subject)> {
-    (1..=SERIES).map(|series| (series, Subject::Energy(source(series)))).collect()
+    (1..=SERIES).map(|series| (series, Subject::Energy(source(series).into()))).collect()
 }
 
 /// Bytes of a folder's files: as they are long, and as they take space.
@@ -256,7 +256,7 @@ async fn a_day_is_drained_beside_live_data() {
     let inventory = Inventory {
         node: "eight".parse().unwrap(),
         agent_version: String::new(),
-        sources: (1..=SERIES).map(|series| SourceState { source: source(series), unavailable: None }).collect(),
+        sources: (1..=SERIES).map(|series| SourceState { source: source(series).into(), unavailable: None }).collect(),
         hardware: Hardware::default(),
         placement: Placement::default(),
     };

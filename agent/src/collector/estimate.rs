@@ -99,7 +99,7 @@ impl Estimate {
             scope: None,
             basis: model.basis.clone(),
         };
-        SourceState { source, unavailable: None }
+        SourceState { source: source.into(), unavailable: None }
     }
 }
 

@@ -222,11 +222,11 @@ impl Collector for Hwmon {
         let state = |channel: &Channel| {
             let meter = self.meters.get(&id(channel))?;
             let source = source(channel, self.container(&found, channel));
-            Some(SourceState { source, unavailable: meter.off.clone() })
+            Some(SourceState { source: source.into(), unavailable: meter.off.clone() })
         };
         let mut states: Vec<SourceState> = found.iter().filter_map(state).collect();
         let differences = self.differences.iter();
-        states.extend(differences.map(|one| SourceState { source: one.source.clone(), unavailable: None }));
+        states.extend(differences.map(|one| SourceState { source: one.source.clone().into(), unavailable: None }));
         states
     }
 

@@ -97,7 +97,7 @@ impl Collector for Ipmi {
             scope: None,
             basis: format!("DCMI through {}", self.section.device.display()),
         };
-        vec![SourceState { source, unavailable: self.off.clone() }]
+        vec![SourceState { source: source.into(), unavailable: self.off.clone() }]
     }
 
     fn read(&mut self, now: BootNanos) -> Vec<Result<Reading, ReadFailure>> {

@@ -113,7 +113,7 @@ impl Meter {
             scope: self.section.scope(),
             basis: format!("told at the push socket by uid {}", self.section.uid),
         };
-        SourceState { source, unavailable: self.off.clone() }
+        SourceState { source: source.into(), unavailable: self.off.clone() }
     }
 }
 

@@ -164,7 +164,7 @@ impl Rapl {
         }
         let source = self.source(zone, vendor);
         if zone.dangling {
-            return Some(SourceState { source, unavailable: Some(masked(&self.folder(zone))) });
+            return Some(SourceState { source: source.into(), unavailable: Some(masked(&self.folder(zone))) });
         }
         let path = self.folder(zone).join("energy_uj");
         let (range, proof, off) = (zone.range, Proof::Unread, false);
@@ -173,7 +173,7 @@ impl Rapl {
         if !self.counters.knows(&source.id) {
             self.counters.insert(source.id.clone(), Counter { path, file: None });
         }
-        Some(SourceState { source, unavailable: None })
+        Some(SourceState { source: source.into(), unavailable: None })
     }
 
     /// Why each source cannot be read now, from a look at all of them.

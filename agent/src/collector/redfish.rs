@@ -202,7 +202,7 @@ impl Collector for Redfish {
             contained_in: Some(self.named(WALL)),
             ..wall.clone()
         });
-        let state = |source| SourceState { source, unavailable: self.off.clone() };
+        let state = |source: Source| SourceState { source: source.into(), unavailable: self.off.clone() };
         [Some(wall), integral].into_iter().flatten().map(state).collect()
     }
 

@@ -26,7 +26,7 @@ fn source(id: &str, unavailable: Option<&str>, stuck: bool) -> SourceStatus {
         scope: None,
         basis: String::new(),
     };
-    let state = SourceState { source, unavailable: unavailable.map(str::to_owned) };
+    let state = SourceState { source: source.into(), unavailable: unavailable.map(str::to_owned) };
     SourceStatus { state, last: Some(BootNanos(95 * SECOND)), gaps: 2, energy: Microjoules(0), stuck }
 }
 

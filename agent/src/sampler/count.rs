@@ -36,9 +36,9 @@ impl Sampler {
             let subject = match &sample.of {
                 None => {
                     let (workload, serving) = (workload.clone(), serving.clone());
-                    Subject::Count(Service { workload, serving, ..service.clone() }, kind)
+                    Subject::Count(Service { workload, serving, ..service.clone() }.into(), kind)
                 }
-                Some(of) => Subject::Consumption(of.clone(), kind),
+                Some(of) => Subject::Consumption(of.clone().into(), kind),
             };
             let series = self.book.series(&subject);
             let shown = sample.shown.get(&kind).copied();

@@ -50,7 +50,7 @@ pub struct Run {
 #[derive(Debug, Clone)]
 pub struct Gap {
     /// The source.
-    pub source: Source,
+    pub source: Arc<Source>,
     /// When.
     pub window: Window,
     /// Why.
@@ -102,7 +102,7 @@ pub fn settle(node: &NodeSeries, window: Window) -> Cell {
 /// The series of a node on one grid.
 struct Joined {
     grid: Grid,
-    sources: BTreeMap<Source, Spread>,
+    sources: BTreeMap<Arc<Source>, Spread>,
     idle: BTreeMap<String, Held>,
     cpu: BTreeMap<Arc<Workload>, Spread>,
     /// Parts, each with the workloads that it was a part of.
@@ -164,7 +164,7 @@ impl Joined {
         let (grid, slots) = (&self.grid, self.grid.len());
         match &*run.subject {
             Subject::Energy(source) => {
-                self.sources.entry(source.clone()).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
+                self.sources.entry(Arc::clone(source)).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
             }
             Subject::IdlePower { source, .. } => {
                 self.idle.entry(source.clone()).or_insert_with(|| Held::new(slots)).add(grid, &run.points);
@@ -173,7 +173,7 @@ impl Joined {
                 if let Some(whole) = &workload.part_of {
                     self.parts.entry(workload.id.clone()).or_default().insert(whole.clone());
                 }
-                let spread = self.cpu.entry(Arc::new(workload.clone())).or_insert_with(|| Spread::new(slots));
+                let spread = self.cpu.entry(Arc::clone(workload)).or_insert_with(|| Spread::new(slots));
                 spread.add(grid, &run.points);
             }
             Subject::Memory { workload } => {
@@ -181,11 +181,11 @@ impl Joined {
             }
             Subject::NodeMemoryUsed => self.memory_used.add(grid, &run.points),
             Subject::Count(service, kind) => {
-                let counts = counts.entry(Arc::new(service.clone())).or_default();
+                let counts = counts.entry(Arc::clone(service)).or_default();
                 counts.entry(*kind).or_insert_with(|| Spread::weighted(slots)).add(grid, &run.points);
             }
             Subject::Consumption(of, kind) => {
-                let counts = self.consumption.entry(Arc::new(of.clone())).or_default();
+                let counts = self.consumption.entry(Arc::clone(of)).or_default();
                 counts.entry(*kind).or_insert_with(|| Spread::new(slots)).add(grid, &run.points);
             }
             // Joined device by device; what a device draws at rest is told for people.

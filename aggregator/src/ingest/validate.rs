@@ -166,20 +166,23 @@ mod tests {
     use joulebook_units::{BootNanos, Component, IdleOrigin, Method, Milliwatts, Point, Source};
 
     fn energy() -> Subject {
-        Subject::Energy(Source {
-            id: "rapl/package-0".to_owned(),
-            component: Component::Cpu,
-            socket: Some(0),
-            device: None,
-            collector: "rapl".to_owned(),
-            method: Method::Counter,
-            unit_nanojoules: None,
-            ceiling: Milliwatts(100_000),
-            uncertainty_permille: 20,
-            contained_in: None,
-            scope: None,
-            basis: String::new(),
-        })
+        Subject::Energy(
+            Source {
+                id: "rapl/package-0".to_owned(),
+                component: Component::Cpu,
+                socket: Some(0),
+                device: None,
+                collector: "rapl".to_owned(),
+                method: Method::Counter,
+                unit_nanojoules: None,
+                ceiling: Milliwatts(100_000),
+                uncertainty_permille: 20,
+                contained_in: None,
+                scope: None,
+                basis: String::new(),
+            }
+            .into(),
+        )
     }
 
     fn at(seconds: u64, value: u64) -> Point {

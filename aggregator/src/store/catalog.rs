@@ -155,7 +155,8 @@ impl Catalog {
         match Meta::decode(key)? {
             Meta::Schema | Meta::Hash(..) => {}
             Meta::Node(number) => {
-                let fact = NodeFact::decode(key, value)?;
+                let mut fact = NodeFact::decode(key, value)?;
+                self.subjects.share_sources(&mut fact.inventory);
                 in_order(number, self.nodes.len(), "nodes")?;
                 self.names.insert(fact.inventory.node.clone(), number);
                 self.nodes.push(Node { fact, session: None });
@@ -182,7 +183,7 @@ impl Catalog {
                 self.boots.insert((node, boot), BootFact::decode(key, value)?.0);
             }
             Meta::Entity(id) => {
-                let entity = Entity::decode(key, value)?;
+                let entity = self.subjects.share_entity(Entity::decode(key, value)?);
                 in_order(id, self.entities.len(), "entities")?;
                 self.numbers.insert(entity.clone(), id);
                 self.entities.push(entity);
@@ -192,7 +193,8 @@ impl Catalog {
                 self.bridges.insert(ordinal, bridges.into_iter().map(|(series, at, v)| (series, (at, v))).collect());
             }
             Meta::Poller(number) => {
-                let fact = PollerFact::decode(key, value)?;
+                let mut fact = PollerFact::decode(key, value)?;
+                self.subjects.share_sources(&mut fact.inventory);
                 in_order(number, self.pollers.len(), "pollers")?;
                 // Nodes were read before: their keys come first.
                 let node = self.node(&fact.inventory.node).ok_or_else(|| missing(self.nodes.len(), "nodes"))?;
@@ -266,7 +268,14 @@ impl Catalog {
     }
 
     /// Sets what a node's agent says of it; a new node gets a number.
-    pub(crate) fn put_node(&mut self, inventory: Inventory, epoch: u64, skew_nanos: i64, writes: &mut Writes) -> u32 {
+    pub(crate) fn put_node(
+        &mut self,
+        mut inventory: Inventory,
+        epoch: u64,
+        skew_nanos: i64,
+        writes: &mut Writes,
+    ) -> u32 {
+        self.subjects.share_sources(&mut inventory);
         let number = match self.names.get(&inventory.node) {
             Some(number) => *number,
             None => {
@@ -291,11 +300,12 @@ impl Catalog {
     pub(crate) fn put_poller(
         &mut self,
         name: &PollerName,
-        inventory: Inventory,
+        mut inventory: Inventory,
         epoch: u64,
         skew_nanos: i64,
         writes: &mut Writes,
     ) -> Speaker {
+        self.subjects.share_sources(&mut inventory);
         let known = self.node(&inventory.node);
         let agent = known.filter(|number| self.nodes.get(*number as usize).is_some_and(|node| node.fact.epoch > 0));
         let node = agent.unwrap_or_else(|| {
@@ -560,7 +570,7 @@ mod tests {
             let (namespace, name) = ("chat".to_owned(), name.to_owned());
             let pod = Some(PodIdentity { namespace, name, ..PodIdentity::default() });
             let workload = Workload { pod, ..Workload::bare("container/a", WorkloadKind::Container, "a") };
-            catalog.put_series(stream, series, Arc::new(Subject::CpuTime(workload)), &mut writes);
+            catalog.put_series(stream, series, Arc::new(Subject::CpuTime(workload.into())), &mut writes);
         };
         tell(&mut catalog, 1, "first");
         let asked = catalog.pods().clone();

@@ -78,7 +78,7 @@ pub fn hello_to_inventory(hello: &telemetry::Hello) -> Result<Inventory, Convert
 fn source_state(state: &telemetry::SourceState) -> Result<SourceState, ConvertError> {
     let why = text(state.unavailable_reason.clone(), "SourceState.unavailable_reason", MAX_TEXT_BYTES)?;
     Ok(SourceState {
-        source: source_from_wire(required(state.source.clone(), "SourceState.source")?)?,
+        source: source_from_wire(required(state.source.clone(), "SourceState.source")?)?.into(),
         unavailable: (!why.is_empty()).then_some(why),
     })
 }
@@ -157,8 +157,8 @@ mod tests {
             node: "gpu-1".parse().expect("a name"),
             agent_version: "0.1.0".into(),
             sources: vec![
-                SourceState { source: source.clone(), unavailable: None },
-                SourceState { source, unavailable: Some("permission denied".into()) },
+                SourceState { source: source.clone().into(), unavailable: None },
+                SourceState { source: source.into(), unavailable: Some("permission denied".into()) },
             ],
             hardware: Hardware {
                 sockets: Some(1),

@@ -287,24 +287,24 @@ pub fn series_from_wire(series: telemetry::Series) -> Result<(u32, Subject), Con
         return Err(refuse("Series.series_id", "from 1"));
     }
     let subject = match required(series.subject, "Series.subject")? {
-        Wire::Energy(source) => Subject::Energy(source_from_wire(source)?),
+        Wire::Energy(source) => Subject::Energy(source_from_wire(source)?.into()),
         Wire::IdlePower(idle) => Subject::IdlePower {
             source: identity(idle.source_id, "IdlePower.source_id", MAX_ID_BYTES)?,
             origin: idle_origin_from_wire(idle.origin)?,
         },
-        Wire::CpuTime(workload) => Subject::CpuTime(workload_from_wire(workload)?),
+        Wire::CpuTime(workload) => Subject::CpuTime(workload_from_wire(workload)?.into()),
         Wire::MemoryWorkloadId(workload) => {
             Subject::Memory { workload: identity(workload, "Series.memory_workload_id", MAX_WORKLOAD_ID_BYTES)? }
         }
         Wire::NodeMemoryUsed(true) => Subject::NodeMemoryUsed,
         Wire::NodeMemoryUsed(false) => return Err(refuse("Series.node_memory_used", "always true")),
         Wire::Count(count) => Subject::Count(
-            service_from_wire(required(count.service, "Count.service")?)?,
+            service_from_wire(required(count.service, "Count.service")?)?.into(),
             count_kind_from_wire(count.kind, count.at_most)?,
         ),
         Wire::Consumption(count) => {
             let (consumption, kind) = consumption_from_wire(count)?;
-            Subject::Consumption(consumption, kind)
+            Subject::Consumption(consumption.into(), kind)
         }
         Wire::DeviceTime(used) => Subject::DeviceTime {
             device: identity(used.device, "DeviceUse.device", MAX_ID_BYTES)?,
@@ -436,13 +436,13 @@ mod tests {
             version: endpoint,
         });
         prop_oneof![
-            source.prop_map(Subject::Energy),
+            source.prop_map(|source| Subject::Energy(source.into())),
             (words(), origin).prop_map(|(source, origin)| Subject::IdlePower { source, origin }),
-            workload.prop_map(Subject::CpuTime),
+            workload.prop_map(|workload| Subject::CpuTime(workload.into())),
             words().prop_map(|workload| Subject::Memory { workload }),
             Just(Subject::NodeMemoryUsed),
-            (service, kinds()).prop_map(|(service, kind)| Subject::Count(service, kind)),
-            (consumption, select(CountKind::ALL.to_vec())).prop_map(|(of, kind)| Subject::Consumption(of, kind)),
+            (service, kinds()).prop_map(|(service, kind)| Subject::Count(service.into(), kind)),
+            (consumption, select(CountKind::ALL.to_vec())).prop_map(|(of, kind)| Subject::Consumption(of.into(), kind)),
             (words(), option::of(words())).prop_map(|(device, workload)| Subject::DeviceTime { device, workload }),
             (words(), words()).prop_map(|(device, workload)| Subject::DeviceMemory { device, workload }),
             (words(), words(), 1u32..).prop_map(|(device, workload, of)| Subject::DeviceSlices {

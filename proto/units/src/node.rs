@@ -3,6 +3,7 @@
 use crate::id::NodeName;
 use crate::series::Source;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// Hardware of a node. A field is absent where it could not be found out.
@@ -70,7 +71,7 @@ pub struct Support {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceState {
     /// The source.
-    pub source: Source,
+    pub source: Arc<Source>,
     /// Why it is not read; absent when it is. Such a source stands in an answer's exclusions.
     pub unavailable: Option<String>,
 }

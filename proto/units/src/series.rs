@@ -4,6 +4,7 @@ use crate::count::{Consumption, CountKind};
 use crate::quantity::Milliwatts;
 use crate::serving::Serving;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// The part of a node that an energy source meters.
@@ -361,7 +362,7 @@ pub struct Service {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     /// Cumulative energy of a source in µJ.
-    Energy(Source),
+    Energy(Arc<Source>),
     /// Held idle power of the source with this id in mW, and where it comes from: its floor, with nothing resident.
     IdlePower {
         /// Id of the source.
@@ -376,7 +377,7 @@ pub enum Subject {
         source: String,
     },
     /// Cumulative CPU time of a workload in ns.
-    CpuTime(Workload),
+    CpuTime(Arc<Workload>),
     /// Held resident memory of the workload with this id in bytes.
     Memory {
         /// Id of the workload.
@@ -385,10 +386,10 @@ pub enum Subject {
     /// Held memory in use on the node in bytes (total − available).
     NodeMemoryUsed,
     /// Cumulative count of a service.
-    Count(Service, CountKind),
+    Count(Arc<Service>, CountKind),
     /// Cumulative count of what a consumer had from an upstream of a gateway. It is no count of a service: where the
     /// upstream is one, it says whose that service's work was.
-    Consumption(Consumption, CountKind),
+    Consumption(Arc<Consumption>, CountKind),
     /// Cumulative busy time of an accelerator in ns: utilisation × time. Known exactly while the list of the processes
     /// on the device is: a workload that has a point is resident, and where the device has one and no workload does,
     /// nothing is.

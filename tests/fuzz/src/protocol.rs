@@ -172,20 +172,23 @@ fn series(input: &mut Unstructured<'_>) -> Result<Vec<(u32, Subject)>> {
 fn subject(input: &mut Unstructured<'_>) -> Result<Subject> {
     Ok(match input.int_in_range(0..=2u8)? {
         0 => Subject::NodeMemoryUsed,
-        number => Subject::Energy(Source {
-            id: format!("rapl/package-{number}"),
-            component: Component::Cpu,
-            socket: None,
-            device: None,
-            collector: "rapl".to_owned(),
-            method: Method::Counter,
-            unit_nanojoules: None,
-            ceiling: Milliwatts(u64::from(input.int_in_range(1..=3u8)?) * 200_000),
-            uncertainty_permille: 50,
-            contained_in: None,
-            scope: None,
-            basis: String::new(),
-        }),
+        number => Subject::Energy(
+            Source {
+                id: format!("rapl/package-{number}"),
+                component: Component::Cpu,
+                socket: None,
+                device: None,
+                collector: "rapl".to_owned(),
+                method: Method::Counter,
+                unit_nanojoules: None,
+                ceiling: Milliwatts(u64::from(input.int_in_range(1..=3u8)?) * 200_000),
+                uncertainty_permille: 50,
+                contained_in: None,
+                scope: None,
+                basis: String::new(),
+            }
+            .into(),
+        ),
     })
 }
 

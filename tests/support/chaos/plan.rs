@@ -125,7 +125,7 @@ impl Plan {
 
     /// What the series measure.
     pub fn dictionary() -> Vec<(u32, Subject)> {
-        vec![(1, Subject::Energy(source(0))), (2, Subject::Energy(source(1)))]
+        vec![(1, Subject::Energy(source(0).into())), (2, Subject::Energy(source(1).into()))]
     }
 
     /// What an agent says of its node.
@@ -133,7 +133,7 @@ impl Plan {
         Ok(Inventory {
             node: Self::node(node).parse()?,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            sources: [0, 1].map(|number| SourceState { source: source(number), unavailable: None }).to_vec(),
+            sources: [0, 1].map(|number| SourceState { source: source(number).into(), unavailable: None }).to_vec(),
             hardware: Hardware { threads: Some(4), memory_bytes: Some(1 << 34), ..Hardware::default() },
             placement: Placement { simulated: true, ..Placement::default() },
         })

@@ -123,8 +123,8 @@ pub(super) fn dictionary() -> Vec<(u32, Subject)> {
     for place in 0..2 {
         let first = place * SERIES_EACH;
         let device = || uuid(place);
-        subjects.push((first + ENERGY, Subject::Energy(meter(place))));
-        subjects.push((first + POWER, Subject::Energy(twin(place))));
+        subjects.push((first + ENERGY, Subject::Energy(meter(place).into())));
+        subjects.push((first + POWER, Subject::Energy(twin(place).into())));
         subjects.push((first + IDLE, Subject::IdlePower { source: meter(place).id, origin: IdleOrigin::Learned }));
         subjects.push((first + LISTED, Subject::DeviceTime { device: device(), workload: None }));
         for (time, memory, workload) in USERS {
@@ -141,7 +141,7 @@ pub(super) fn sources(index: u8) -> Vec<SourceState> {
     let places = 0..u32::try_from(count(index)).unwrap_or(0);
     places
         .flat_map(|place| [meter(place), twin(place)])
-        .map(|source| SourceState { source, unavailable: None })
+        .map(|source: Source| SourceState { source: source.into(), unavailable: None })
         .collect()
 }
 

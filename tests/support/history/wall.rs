@@ -111,10 +111,10 @@ fn meter(id: u32) -> Source {
 
 /// What the meters' series measure.
 pub(super) fn dictionary() -> impl Iterator<Item = (u32, Subject)> {
-    series().into_iter().map(|id| (id, Subject::Energy(meter(id))))
+    series().into_iter().map(|id| (id, Subject::Energy(meter(id).into())))
 }
 
 /// The meters of the node with this number.
 pub(super) fn sources(index: u8) -> impl Iterator<Item = SourceState> {
-    meters(index).iter().map(|(id, _)| SourceState { source: meter(*id), unavailable: None })
+    meters(index).iter().map(|(id, _)| SourceState { source: meter(*id).into(), unavailable: None })
 }

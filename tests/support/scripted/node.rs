@@ -69,7 +69,10 @@ pub fn inventory(node: usize) -> Inventory {
     Inventory {
         node: known.name.parse().expect("a node name"),
         agent_version: "0.1.0".to_owned(),
-        sources: sources(node).into_iter().map(|source| SourceState { source, unavailable: None }).collect(),
+        sources: sources(node)
+            .into_iter()
+            .map(|source: Source| SourceState { source: source.into(), unavailable: None })
+            .collect(),
         hardware: Hardware {
             sockets: Some(1),
             threads: Some(THREADS),
@@ -124,14 +127,14 @@ pub(super) fn courses(node: usize, minute: &Minute, number: u64) -> Vec<Course> 
     let mut grows = |subject: Subject, each: u64| courses.push((subject, each * number, each * (number + 1)));
     let parts = [minute.cpu, minute.dram, minute.gpu];
     for (source, energy) in sources(node).into_iter().zip(parts) {
-        grows(Subject::Energy(source), energy);
+        grows(Subject::Energy(source.into()), energy);
     }
     let alone = !minute.tuned;
     let here: Vec<&str> =
         [minute.serves.map(|_| SERVER), minute.tuned.then_some(TUNER)].into_iter().flatten().collect();
     let cpu_nanos = u64::from(THREADS) * MINUTE_NANOS / 10;
     for id in &here {
-        grows(Subject::CpuTime(workload(id, node, alone)), cpu_nanos);
+        grows(Subject::CpuTime(workload(id, node, alone).into()), cpu_nanos);
     }
     let counts = [
         (CountKind::RequestsOk, minute.requests),
@@ -139,7 +142,7 @@ pub(super) fn courses(node: usize, minute: &Minute, number: u64) -> Vec<Course> 
         (CountKind::OutputTokens, minute.output_tokens),
     ];
     for (model, (kind, count)) in minute.serves.into_iter().flat_map(|model| counts.map(|count| (model, count))) {
-        grows(Subject::Count(service(model), kind), count);
+        grows(Subject::Count(service(model).into(), kind), count);
     }
     if NODES[node].accelerator {
         let busy = if minute.requests > 0 || minute.tuned { MINUTE_NANOS / 2 } else { 0 };

@@ -96,11 +96,14 @@ fn batch(boot: BootId, wall: UnixNanos, sequence: u64) -> Batch {
 
 fn subject(series: u32) -> Subject {
     let id = format!("{series:064x}");
-    Subject::CpuTime(Workload {
-        container_id: Some(id.clone()),
-        cpu_time_method: CpuTimeMethod::Cgroup,
-        ..Workload::bare(format!("container/{id}"), WorkloadKind::Container, format!("{series:012x}"))
-    })
+    Subject::CpuTime(
+        Workload {
+            container_id: Some(id.clone()),
+            cpu_time_method: CpuTimeMethod::Cgroup,
+            ..Workload::bare(format!("container/{id}"), WorkloadKind::Container, format!("{series:012x}"))
+        }
+        .into(),
+    )
 }
 
 fn inventory(number: u32) -> Result<Inventory> {

@@ -193,7 +193,7 @@ impl Gpu {
             scope: Some(Scope { layer: Layer::Board, name: String::new(), members: vec![main.id.clone()] }),
             ..main.clone()
         });
-        let state = |source| SourceState { source, unavailable: self.off.clone() };
+        let state = |source: Source| SourceState { source: source.into(), unavailable: self.off.clone() };
         [Some(main), integral, module].into_iter().flatten().map(state).collect()
     }
 

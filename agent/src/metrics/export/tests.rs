@@ -6,6 +6,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, metric::Data, number_data_point};
 use prost::Message as _;
+use std::sync::Arc;
 
 const SECOND: u64 = 1_000_000_000;
 const WALL: u64 = 1_700_000_000 * SECOND;
@@ -30,7 +31,7 @@ fn source(id: &str, component: Component, energy: u64, second: u64) -> SourceSta
         scope,
         basis: String::new(),
     };
-    let state = SourceState { source, unavailable: None };
+    let state = SourceState { source: source.into(), unavailable: None };
     SourceStatus { state, last: Some(BootNanos(second * SECOND)), gaps: 0, energy: Microjoules(energy), stuck: false }
 }
 
@@ -145,7 +146,7 @@ fn energy_is_what_was_seen_since_the_first_look_and_power_its_mean_over_a_step()
 fn what_has_no_reading_or_is_contained_in_another_is_not_told() {
     let mut now = status(100);
     now.sources[0].last = None;
-    now.sources[1].state.source.contained_in = Some("rapl/package-0".to_owned());
+    Arc::make_mut(&mut now.sources[1].state.source).contained_in = Some("rapl/package-0".to_owned());
     now.sources.pop();
     let told = found(&Teller::default().messages(&[], &[(node(), Some(now))]));
     assert!(told.iter().all(|(name, ..)| name.starts_with("hw.gpu.")), "{told:?}");

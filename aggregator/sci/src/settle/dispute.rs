@@ -51,14 +51,14 @@ fn differ(node: &NodeSeries, counter: &Source, twin: &Source, grid: &Grid) -> bo
 
 fn spread(node: &NodeSeries, source: &Source, grid: &Grid) -> Spread {
     let mut spread = Spread::new(grid.len());
-    let mine = node.runs.iter().filter(|run| matches!(&*run.subject, Subject::Energy(other) if other == source));
+    let mine = node.runs.iter().filter(|run| matches!(&*run.subject, Subject::Energy(other) if **other == *source));
     mine.for_each(|run| spread.add(grid, &run.points));
     spread
 }
 
 fn sources(node: &NodeSeries) -> impl Iterator<Item = &Source> {
     node.runs.iter().filter_map(|run| match &*run.subject {
-        Subject::Energy(source) => Some(source),
+        Subject::Energy(source) => Some(&**source),
         _ => None,
     })
 }

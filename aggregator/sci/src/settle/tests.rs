@@ -92,16 +92,16 @@ fn node(steps: &[(i64, u64, u64)]) -> NodeSeries {
         device_memory_bytes: BTreeMap::new(),
         expected_sources: vec!["cpu".to_string(), "dram".to_string()],
         runs: vec![
-            run(Subject::Energy(source("cpu", Component::Cpu)), &energy),
-            run(Subject::Energy(source("dram", Component::Dram)), &dram),
+            run(Subject::Energy(source("cpu", Component::Cpu).into()), &energy),
+            run(Subject::Energy(source("dram", Component::Dram).into()), &dram),
             run(Subject::IdlePower { source: "cpu".to_string(), origin: IdleOrigin::Configured }, &held(20_000)),
-            run(Subject::CpuTime(workload("a", WorkloadKind::ProcessTree, Some(500))), &cpu),
-            run(Subject::CpuTime(workload("b", WorkloadKind::ProcessTree, Some(500))), &cpu),
-            run(Subject::CpuTime(workload("rest", WorkloadKind::Remainder, None)), &cpu),
+            run(Subject::CpuTime(workload("a", WorkloadKind::ProcessTree, Some(500)).into()), &cpu),
+            run(Subject::CpuTime(workload("b", WorkloadKind::ProcessTree, Some(500)).into()), &cpu),
+            run(Subject::CpuTime(workload("rest", WorkloadKind::Remainder, None).into()), &cpu),
             run(Subject::Memory { workload: "a".to_string() }, &held(1 << 30)),
             run(Subject::NodeMemoryUsed, &held(3 << 30)),
-            run(Subject::Count(service("a"), CountKind::OutputTokens), &tokens),
-            run(Subject::Count(service("b"), CountKind::OutputTokens), &tokens),
+            run(Subject::Count(service("a").into(), CountKind::OutputTokens), &tokens),
+            run(Subject::Count(service("b").into(), CountKind::OutputTokens), &tokens),
         ],
         input_runs: vec![],
         lags: lag::Lags::default(),
@@ -116,10 +116,10 @@ fn add_parts(node: &mut NodeSeries) {
     let points =
         |divisor: u64| -> Vec<(i64, u64)> { energy.iter().map(|(at, value)| (at.0, value / divisor)).collect() };
     let held: Vec<(i64, u64)> = energy.iter().map(|(at, _)| (at.0, 1 << 29)).collect();
-    node.runs.push(run(Subject::CpuTime(part("a/1", "a")), &points(3)));
-    node.runs.push(run(Subject::CpuTime(part("a/2", "a")), &points(5)));
+    node.runs.push(run(Subject::CpuTime(part("a/1", "a").into()), &points(3)));
+    node.runs.push(run(Subject::CpuTime(part("a/2", "a").into()), &points(5)));
     node.runs.push(run(Subject::Memory { workload: "a/1".to_string() }, &held));
-    node.runs.push(run(Subject::Count(service("a/1"), CountKind::OutputTokens), &points(1000)));
+    node.runs.push(run(Subject::Count(service("a/1").into(), CountKind::OutputTokens), &points(1000)));
 }
 
 proptest! {
@@ -184,7 +184,7 @@ fn a_resident_service_whose_counts_stand_still_holds_dedicated_idle() {
     let mut node = node(&[(SECOND, 100_000_000, 9), (SECOND, 100_000_000, 9), (SECOND, 100_000_000, 9)]);
     node.runs.retain(|run| !matches!(&*run.subject, Subject::Count(..)));
     let still = [(0, 5), (3 * SECOND, 5)];
-    node.runs.push(run(Subject::Count(service("a"), CountKind::OutputTokens), &still));
+    node.runs.push(run(Subject::Count(service("a").into(), CountKind::OutputTokens), &still));
     let cell = settle(&node, window(0, 3 * SECOND));
     let mine = cell.entries.iter().filter(|(key, _)| matches!(key.account, Account::Service(_)));
     assert!(mine.clone().count() > 0);
@@ -199,13 +199,13 @@ fn a_resident_service_whose_counts_stand_still_holds_dedicated_idle() {
 fn server_with_parts() -> NodeSeries {
     let seconds = |step: u64| -> Vec<(i64, u64)> { (0..=3).map(|s| (s * SECOND, s.unsigned_abs() * step)).collect() };
     let mut runs = vec![
-        run(Subject::Energy(source("cpu", Component::Cpu)), &seconds(50_000_000)),
+        run(Subject::Energy(source("cpu", Component::Cpu).into()), &seconds(50_000_000)),
         run(Subject::IdlePower { source: "cpu".to_string(), origin: IdleOrigin::Configured }, &seconds(0)),
-        run(Subject::CpuTime(workload("s", WorkloadKind::ProcessTree, Some(500))), &seconds(200)),
-        run(Subject::CpuTime(part("s/1", "s")), &seconds(300)),
-        run(Subject::CpuTime(part("s/2", "s")), &seconds(100)),
-        run(Subject::Count(service("s/1"), CountKind::BusyNanos), &seconds(1)),
-        run(Subject::Count(service("s/2"), CountKind::BusyNanos), &seconds(3)),
+        run(Subject::CpuTime(workload("s", WorkloadKind::ProcessTree, Some(500)).into()), &seconds(200)),
+        run(Subject::CpuTime(part("s/1", "s").into()), &seconds(300)),
+        run(Subject::CpuTime(part("s/2", "s").into()), &seconds(100)),
+        run(Subject::Count(service("s/1").into(), CountKind::BusyNanos), &seconds(1)),
+        run(Subject::Count(service("s/2").into(), CountKind::BusyNanos), &seconds(3)),
     ];
     runs[1].points.iter_mut().for_each(|point| point.1 = 20_000);
     let expected_sources = vec!["cpu".to_string()];
@@ -260,8 +260,8 @@ fn a_model_that_is_loaded_beside_a_busy_one_in_the_same_process_keeps_its_part_o
     let named = |model: &str| Service { model: Some(model.to_string()), ..service("s") };
     let mut node = server_with_parts();
     node.runs.truncate(3);
-    node.runs.push(run(Subject::Count(named("busy"), CountKind::BusyNanos), &seconds(1)));
-    node.runs.push(run(Subject::Count(named("loaded"), CountKind::BusyNanos), &seconds(0)));
+    node.runs.push(run(Subject::Count(named("busy").into(), CountKind::BusyNanos), &seconds(1)));
+    node.runs.push(run(Subject::Count(named("loaded").into(), CountKind::BusyNanos), &seconds(0)));
     let cell = settle(&node, window(0, 3 * SECOND));
     let of = |model: &str, purpose| -> u64 {
         let mine = cell.entries.iter().filter(|(key, _)| {
@@ -287,7 +287,7 @@ fn a_part_that_nobody_counts_for_is_used_by_whoever_uses_the_whole() {
     assert_eq!(energy, expected.map(|(purpose, energy)| (("s/1".to_string(), purpose), energy)).into());
     // Counts that tell no version apart belong to the server itself, and its parts are used for them.
     node.runs.pop();
-    node.runs.push(run(Subject::Count(service("s"), CountKind::BusyNanos), &[(0, 0), (3 * SECOND, 9)]));
+    node.runs.push(run(Subject::Count(service("s").into(), CountKind::BusyNanos), &[(0, 0), (3 * SECOND, 9)]));
     let cell = settle(&node, window(0, 3 * SECOND));
     let expected = [(Purpose::Base, 7_500_000), (Purpose::Dynamic, 90_000_000)];
     assert_eq!(of_services(&cell), expected.map(|(purpose, energy)| (("s".to_string(), purpose), energy)).into());
@@ -302,7 +302,7 @@ fn a_part_that_nobody_counts_for_is_used_by_whoever_uses_the_whole() {
 fn a_gap_is_spread_with_its_bounds_and_flagged() {
     let mut node = node(&[(SECOND, 100, 9)]);
     node.gaps.push(Gap {
-        source: source("cpu", Component::Cpu),
+        source: source("cpu", Component::Cpu).into(),
         window: window(0, 4 * SECOND),
         reason: GapReason::AmbiguousWrap,
         low: Microjoules(10),

@@ -26,20 +26,23 @@ const BOOTED: i64 = 1_700_000_000;
 const SECOND: u64 = 1_000_000_000;
 
 fn energy(id: &str) -> Subject {
-    Subject::Energy(Source {
-        id: id.to_owned(),
-        component: Component::Cpu,
-        socket: None,
-        device: None,
-        collector: "rapl".to_owned(),
-        method: Method::Counter,
-        unit_nanojoules: None,
-        ceiling: Milliwatts(100_000),
-        uncertainty_permille: 20,
-        contained_in: None,
-        scope: None,
-        basis: String::new(),
-    })
+    Subject::Energy(
+        Source {
+            id: id.to_owned(),
+            component: Component::Cpu,
+            socket: None,
+            device: None,
+            collector: "rapl".to_owned(),
+            method: Method::Counter,
+            unit_nanojoules: None,
+            ceiling: Milliwatts(100_000),
+            uncertainty_permille: 20,
+            contained_in: None,
+            scope: None,
+            basis: String::new(),
+        }
+        .into(),
+    )
 }
 
 fn inventory(node: &str) -> Inventory {

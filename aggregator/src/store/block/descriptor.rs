@@ -347,6 +347,24 @@ fn read_source_key(reader: &mut Reader<'_>) -> Result<SourceKey, Damaged> {
     })
 }
 
+/// A workload behind its kind: `part` or `whole` where nothing but that is known of what it belongs to.
+fn write_any_workload(writer: &mut Writer, workload: &Workload, part: u8, whole: u8) {
+    match &workload.pod {
+        Some(pod) => {
+            writer.byte(18);
+            write_in_pod(writer, workload, pod);
+        }
+        None if is_member(workload) => {
+            writer.byte(17);
+            write_member(writer, workload);
+        }
+        None => {
+            writer.byte(if workload.part_of.is_some() { part } else { whole });
+            write_workload(writer, workload);
+        }
+    }
+}
+
 impl Fact for Subject {
     const NAME: &'static str = "a series' subject";
     fn write(&self, writer: &mut Writer) {
@@ -361,18 +379,7 @@ impl Fact for Subject {
                 writer.text(source);
                 write_kind(writer, &ORIGINS, origin);
             }
-            Self::CpuTime(workload @ Workload { pod: Some(pod), .. }) => {
-                writer.byte(18);
-                write_in_pod(writer, workload, pod);
-            }
-            Self::CpuTime(workload) if is_member(workload) => {
-                writer.byte(17);
-                write_member(writer, workload);
-            }
-            Self::CpuTime(workload) => {
-                writer.byte(if workload.part_of.is_some() { 6 } else { 2 });
-                write_workload(writer, workload);
-            }
+            Self::CpuTime(workload) => write_any_workload(writer, workload, 6, 2),
             Self::Memory { workload } => {
                 writer.byte(3);
                 writer.text(workload);
@@ -411,25 +418,25 @@ impl Fact for Subject {
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(match reader.byte()? {
-            0 => Self::Energy(read_source(reader)?),
+            0 => Self::Energy(read_source(reader)?.into()),
             10 => {
                 let source = read_source(reader)?;
-                Self::Energy(Source { scope: Some(read_scope(reader)?), ..source })
+                Self::Energy(Source { scope: Some(read_scope(reader)?), ..source }.into())
             }
             1 => Self::IdlePower { source: reader.text()?, origin: read_kind(reader, &ORIGINS)? },
-            2 => Self::CpuTime(read_workload(reader)?),
-            6 => Self::CpuTime(read_part(reader)?),
+            2 => Self::CpuTime(read_workload(reader)?.into()),
+            6 => Self::CpuTime(read_part(reader)?.into()),
             7 => Self::DeviceTime { device: reader.text()?, workload: read_text(reader)? },
             8 => Self::DeviceMemory { device: reader.text()?, workload: reader.text()? },
             9 => Self::ResidentIdlePower { source: reader.text()? },
             3 => Self::Memory { workload: reader.text()? },
             4 => Self::NodeMemoryUsed,
-            5 => Self::Count(read_service(reader)?, read_count_kind(reader)?),
-            11 => Self::Consumption(read_consumption(reader)?, read_count_kind(reader)?),
-            SERVED => Self::Count(read_served(reader)?, read_count_kind(reader)?),
-            WRAPPING => Self::Count(read_wrapping(reader)?, read_count_kind(reader)?),
-            17 => Self::CpuTime(read_member(reader)?),
-            18 => Self::CpuTime(read_in_pod(reader)?),
+            5 => Self::Count(read_service(reader)?.into(), read_count_kind(reader)?),
+            11 => Self::Consumption(read_consumption(reader)?.into(), read_count_kind(reader)?),
+            SERVED => Self::Count(read_served(reader)?.into(), read_count_kind(reader)?),
+            WRAPPING => Self::Count(read_wrapping(reader)?.into(), read_count_kind(reader)?),
+            17 => Self::CpuTime(read_member(reader)?.into()),
+            18 => Self::CpuTime(read_in_pod(reader)?.into()),
             19 => Self::DeviceSlices { device: reader.text()?, workload: reader.text()?, of: reader.small()? },
             _ => return Err(Damaged("unknown kind of subject")),
         })
@@ -441,20 +448,7 @@ impl Fact for Entity {
     fn write(&self, writer: &mut Writer) {
         match self {
             Self::Service(service) => write_served(writer, service, 0),
-            Self::Workload(workload) => match &workload.pod {
-                Some(pod) => {
-                    writer.byte(18);
-                    write_in_pod(writer, workload, pod);
-                }
-                None if is_member(workload) => {
-                    writer.byte(17);
-                    write_member(writer, workload);
-                }
-                None => {
-                    writer.byte(if workload.part_of.is_some() { 3 } else { 1 });
-                    write_workload(writer, workload);
-                }
-            },
+            Self::Workload(workload) => write_any_workload(writer, workload, 3, 1),
             Self::Source(source) => {
                 writer.byte(if source.scope.is_some() { 4 } else { 2 });
                 writer.text(&source.id);
@@ -520,8 +514,8 @@ pub(super) fn write_inventory(writer: &mut Writer, inventory: &Inventory) {
 pub(super) fn read_inventory(reader: &mut Reader<'_>) -> Result<Inventory, Damaged> {
     let node = reader.text()?.parse().map_err(|_| Damaged("not a node name"))?;
     let agent_version = reader.text()?;
-    let sources =
-        reader.list(|reader| Ok(SourceState { source: read_source(reader)?, unavailable: read_text(reader)? }))?;
+    let sources = reader
+        .list(|reader| Ok(SourceState { source: read_source(reader)?.into(), unavailable: read_text(reader)? }))?;
     let hardware = Hardware {
         sockets: read_number(reader)?,
         threads: read_number(reader)?,
@@ -574,7 +568,7 @@ pub(super) fn read_later_inventory(reader: &mut Reader<'_>, inventory: &mut Inve
     // A record from before there were scopes ends here, as does one without any.
     if reader.end().is_err() {
         for state in &mut inventory.sources {
-            state.source.scope = reader.option(read_scope)?;
+            Arc::make_mut(&mut state.source).scope = reader.option(read_scope)?;
         }
     }
     // One from before support was declared, as does one without any.

@@ -37,7 +37,7 @@ fn node(watts: u64, seconds: i64) -> NodeSeries {
     NodeSeries {
         device_memory_bytes: [(GPU.to_string(), 48 * GIB)].into(),
         runs: vec![
-            run(Subject::Energy(gpu(GPU)), &points),
+            run(Subject::Energy(gpu(GPU).into()), &points),
             run(Subject::IdlePower { source: format!("nvml/{GPU}"), origin: IdleOrigin::Learned }, &floor),
             time(None, &steady(0, seconds)),
         ],
@@ -62,14 +62,14 @@ fn user(id: &str, busy_ms: u64, bytes: Option<u64>, from: i64, to: i64) -> Vec<R
     let shifted = |each: u64| -> Vec<(i64, u64)> {
         steady(each, to - from).into_iter().map(|(at, value)| (at + from * SECOND, value)).collect()
     };
-    let cpu = run(Subject::CpuTime(workload(id, WorkloadKind::ProcessTree, None)), &shifted(1_000));
+    let cpu = run(Subject::CpuTime(workload(id, WorkloadKind::ProcessTree, None).into()), &shifted(1_000));
     let held = bytes.map(|bytes| memory(id, bytes, &shifted(0)));
     [cpu, time(Some(id), &shifted(busy_ms * 1_000_000))].into_iter().chain(held).collect()
 }
 
 /// Tokens of the service of a workload: so many each second.
 fn tokens(id: &str, each: u64, seconds: i64) -> Run {
-    run(Subject::Count(service(id), CountKind::OutputTokens), &steady(each, seconds))
+    run(Subject::Count(service(id).into(), CountKind::OutputTokens), &steady(each, seconds))
 }
 
 fn joules(cell: &Cell, account: impl Fn(&Account) -> bool, purpose: Purpose) -> f64 {
@@ -193,8 +193,8 @@ fn while_it_is_not_known_who_is_on_it_a_devices_energy_is_nobodys() {
     assert!(
         close(joules(&cell, of("a"), Purpose::Base), 64.0) && close(joules(&cell, of("a"), Purpose::Dynamic), 16.0)
     );
-    let nameless =
-        NodeSeries::default().with([run(Subject::Energy(source("gpu", Component::Accelerator)), &steady(JOULE, 4))]);
+    let nameless = NodeSeries::default()
+        .with([run(Subject::Energy(source("gpu", Component::Accelerator).into()), &steady(JOULE, 4))]);
     assert!(close(unattributed(&settle(&nameless, window(0, 4 * SECOND))), 4.0));
 }
 
@@ -289,8 +289,10 @@ fn metered(counter: u64, integral: u64, from: i64, seconds: i64) -> NodeSeries {
         contained_in: Some(format!("nvml/{GPU}")),
         ..gpu(GPU)
     };
-    NodeSeries::default()
-        .with([run(Subject::Energy(gpu(GPU)), &shifted(counter)), run(Subject::Energy(twin), &shifted(integral))])
+    NodeSeries::default().with([
+        run(Subject::Energy(gpu(GPU).into()), &shifted(counter)),
+        run(Subject::Energy(twin.into()), &shifted(integral)),
+    ])
 }
 
 #[test]
@@ -342,14 +344,14 @@ proptest! {
                 }
                 if *name != "unmapped" {
                     let kind = WorkloadKind::ProcessTree;
-                    runs.push(run(Subject::CpuTime(workload(name, kind, None)), &[(before, 0), (at, *busy)]));
+                    runs.push(run(Subject::CpuTime(workload(name, kind, None).into()), &[(before, 0), (at, *busy)]));
                 }
             }
         }
         runs.push(time(None, &all));
         let mut node = node(0, 0).with(runs).with([tokens("a", 3, at / SECOND)]);
         node.runs.retain(|run| !matches!(&*run.subject, Subject::Energy(_)) && (idle || !matches!(&*run.subject, Subject::IdlePower { .. })));
-        node.runs.push(run(Subject::Energy(gpu(GPU)), &energy));
+        node.runs.push(run(Subject::Energy(gpu(GPU).into()), &energy));
         if idle {
             let held = [(0, 0), (at / 2, 30_000)];
             node.runs.push(run(Subject::IdlePower { source: format!("nvml/{GPU}"), origin: IdleOrigin::Table }, &held));

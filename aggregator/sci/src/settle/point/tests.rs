@@ -32,8 +32,8 @@ fn server() -> NodeSeries {
         threads: Some(4),
         expected_sources: vec!["cpu".to_string()],
         runs: vec![
-            run(Subject::Energy(source("cpu", Component::Cpu)), &steps(10_000_000)),
-            run(Subject::CpuTime(workload("s", WorkloadKind::ProcessTree, Some(500))), &steps(500)),
+            run(Subject::Energy(source("cpu", Component::Cpu).into()), &steps(10_000_000)),
+            run(Subject::CpuTime(workload("s", WorkloadKind::ProcessTree, Some(500)).into()), &steps(500)),
         ],
         ..NodeSeries::default()
     }
@@ -41,7 +41,7 @@ fn server() -> NodeSeries {
 
 /// Counts of a service that grow evenly from one second to another.
 fn count(node: &mut NodeSeries, service: &Service, kind: CountKind, (from, to): (i64, i64), amount: u64) {
-    node.runs.push(run(Subject::Count(service.clone(), kind), &[(from * SECOND, 0), (to * SECOND, amount)]));
+    node.runs.push(run(Subject::Count(service.clone().into(), kind), &[(from * SECOND, 0), (to * SECOND, amount)]));
 }
 
 fn of(cell: &Cell, engine: &str, kind: CountKind) -> Option<u64> {

@@ -28,7 +28,8 @@ fn steady(watts: u64, start: i64, each: i64, count: usize) -> Vec<(i64, u64)> {
 }
 
 fn node(runs: Vec<(Source, Vec<(i64, u64)>)>) -> NodeSeries {
-    let runs: Vec<Run> = runs.into_iter().map(|(source, points)| run(Subject::Energy(source), &points)).collect();
+    let runs: Vec<Run> =
+        runs.into_iter().map(|(source, points)| run(Subject::Energy(source.into()), &points)).collect();
     NodeSeries { input_runs: runs.clone(), runs, ..NodeSeries::default() }
 }
 
@@ -88,7 +89,7 @@ proptest! {
         let one_by_one = |keep: &dyn Fn(i64, i64) -> bool| -> Vec<Run> {
             let pairs = runs.iter().flat_map(|(source, points)| points.windows(2).map(move |pair| (source, pair)));
             let kept = pairs.filter(|(_, pair)| keep(pair[0].0, pair[1].0));
-            kept.map(|(source, pair)| run(Subject::Energy(source.clone()), pair)).collect()
+            kept.map(|(source, pair)| run(Subject::Energy(source.clone().into()), pair)).collect()
         };
         let all = NodeSeries { input_runs: one_by_one(&|_, _| true), lags: known.clone(), ..NodeSeries::default() };
         let around = NodeSeries {

@@ -10,7 +10,7 @@ const OUTSIDE: StreamId = StreamId([8; 16]);
 fn wall(id: &str, scope: Option<Layer>) -> Source {
     let Subject::Energy(part) = energy(id) else { panic!("energy") };
     let scope = scope.map(|layer| Scope { layer, name: String::new(), members: Vec::new() });
-    Source { component: Component::Wall, collector: "redfish".to_owned(), scope, ..part }
+    Source { component: Component::Wall, collector: "redfish".to_owned(), scope, ..Source::clone(&part) }
 }
 
 impl Rig {
@@ -35,7 +35,7 @@ fn a_poller_and_an_agent_of_a_node_have_sessions_side_by_side() {
     let agent = rig.session;
     assert!(matches!(rig.outside("east", 1, OUTSIDE), Reply::Opened(_)));
     let east = rig.session;
-    let series = vec![(1, Subject::Energy(wall("east/redfish/wall", None)))];
+    let series = vec![(1, Subject::Energy(wall("east/redfish/wall", None).into()))];
     assert_eq!(rig.apply(Request::Define(east, OUTSIDE, series)), Reply::Done);
     rig.session = agent;
     assert_eq!(rig.record(1, steady(901..906, 1..2)), acked(1));
@@ -82,11 +82,11 @@ fn what_a_poller_says_of_hardware_and_parts_is_not_taken() {
     assert_eq!(rig.book.nodes()[0].inventory, agents, "the node is what its agent says");
     let session = rig.session;
     let series = vec![
-        (1, Subject::Energy(wall("wall", None))),
-        (2, Subject::Energy(wall("chassis", Some(Layer::Enclosure)))),
+        (1, Subject::Energy(wall("wall", None).into())),
+        (2, Subject::Energy(wall("chassis", Some(Layer::Enclosure)).into())),
         (3, energy("rapl/1")),
-        (4, Subject::Energy(wall("main", Some(Layer::Site)))),
-        (5, Subject::Energy(wall("psys", Some(Layer::Board)))),
+        (4, Subject::Energy(wall("main", Some(Layer::Site)).into())),
+        (5, Subject::Energy(wall("psys", Some(Layer::Board)).into())),
         (6, Subject::NodeMemoryUsed),
     ];
     assert_eq!(rig.apply(Request::Define(session, OUTSIDE, series)), Reply::Done);
@@ -100,7 +100,8 @@ fn a_poller_is_known_after_a_restart_and_its_meters_are_among_the_nodes_sources(
     let mut rig = Rig::open();
     rig.session += 1;
     let mut told = inventory("gpu-1");
-    let state = SourceState { source: wall("east/redfish/wall", None), unavailable: Some("no answer".to_owned()) };
+    let state =
+        SourceState { source: wall("east/redfish/wall", None).into(), unavailable: Some("no answer".to_owned()) };
     told.sources = vec![state.clone()];
     let (boot_time, now) = (BootNanos(rig.now * SECOND), rig.clock());
     let opening = Opening {

@@ -107,15 +107,15 @@ fn in_pod() -> PodIdentity {
 #[test]
 fn the_layout_of_descriptors_never_changes() {
     let golden = [
-        (Subject::Energy(source()), "0100017304010100016302 01ac028001900301017701 62"),
+        (Subject::Energy(source().into()), "0100017304010100016302 01ac028001900301017701 62"),
         (
-            Subject::Energy(Source { scope: rack(), ..source() }),
+            Subject::Energy(Source { scope: rack(), ..source() }.into()),
             "010a017304010100016302 01ac028001900301017701 62 030172 02 026e31 026e32",
         ),
         (Subject::IdlePower { source: "s".to_owned(), origin: IdleOrigin::Default }, "0101017303"),
-        (Subject::CpuTime(workload()), "0102017705016e0101670000 0101f403010571756f7461"),
+        (Subject::CpuTime(workload().into()), "0102017705016e0101670000 0101f403010571756f7461"),
         (
-            Subject::CpuTime(Workload { part_of: Some("p".to_owned()), ..workload() }),
+            Subject::CpuTime(Workload { part_of: Some("p".to_owned()), ..workload() }.into()),
             "0106017705016e0101670000 0101f403010571756f7461 0170",
         ),
         (Subject::DeviceTime { device: "d".to_owned(), workload: None }, "0107016400"),
@@ -125,26 +125,34 @@ fn the_layout_of_descriptors_never_changes() {
         (Subject::ResidentIdlePower { source: "s".to_owned() }, "01090173"),
         (Subject::Memory { workload: "w".to_owned() }, "01030177"),
         (Subject::NodeMemoryUsed, "0104"),
-        (Subject::Count(service(), CountKind::BusyNanos), "010501016d0101760600000165017401017700 08"),
-        (Subject::Count(service(), CountKind::StoredTokens), "010501016d0101760600000165017401017700 13"),
-        (Subject::Count(service(), CountKind::LatencyWithin(300)), "010501016d0101760600000165017401017700 40ac02"),
-        (Subject::Count(service(), CountKind::PromptWithin(7)), "010501016d0101760600000165017401017700 4107"),
-        (Subject::Consumption(consumption(), CountKind::RequestsOk), "010b 016b 0163 0165 0167 010175 00 010176 00"),
+        (Subject::Count(service().into(), CountKind::BusyNanos), "010501016d0101760600000165017401017700 08"),
+        (Subject::Count(service().into(), CountKind::StoredTokens), "010501016d0101760600000165017401017700 13"),
         (
-            Subject::CpuTime(Workload { group: Some("s".to_owned()), engine: Some("e".to_owned()), ..workload() }),
+            Subject::Count(service().into(), CountKind::LatencyWithin(300)),
+            "010501016d0101760600000165017401017700 40ac02",
+        ),
+        (Subject::Count(service().into(), CountKind::PromptWithin(7)), "010501016d0101760600000165017401017700 4107"),
+        (
+            Subject::Consumption(consumption().into(), CountKind::RequestsOk),
+            "010b 016b 0163 0165 0167 010175 00 010176 00",
+        ),
+        (
+            Subject::CpuTime(
+                Workload { group: Some("s".to_owned()), engine: Some("e".to_owned()), ..workload() }.into(),
+            ),
             "0111017705016e0101670000 0101f403010571756f7461 00 010173 010165",
         ),
         (
-            Subject::CpuTime(Workload { pod: Some(in_pod()), ..workload() }),
+            Subject::CpuTime(Workload { pod: Some(in_pod()), ..workload() }.into()),
             "0112017705016e0101670000 0101f403010571756f7461 00 00 00 0163 0170 010174 00 010173 010176",
         ),
         (
-            Subject::Count(Service { serving: serving(), ..service() }, CountKind::DecodeNanos),
+            Subject::Count(Service { serving: serving(), ..service() }.into(), CountKind::DecodeNanos),
             "011001016d0101760600000165017401017700 010162 010172 010173 010131 010171 0102 0104 0102 00 00 01e807 0a",
         ),
         (
             Subject::Count(
-                Service { serving: Serving { wraps: true, ..Serving::default() }, ..service() },
+                Service { serving: Serving { wraps: true, ..Serving::default() }, ..service() }.into(),
                 CountKind::DecodeNanos,
             ),
             "011401016d0101760600000165017401017700 00 00 00 00 00 00 00 00 00 00 00 0a",
@@ -165,7 +173,7 @@ fn an_inventory_comes_back() {
     let inventory = Inventory {
         node: "gpu-1".parse().expect("a name"),
         agent_version: "1.0.0".to_owned(),
-        sources: vec![SourceState { source: source(), unavailable: Some("permission".to_owned()) }],
+        sources: vec![SourceState { source: source().into(), unavailable: Some("permission".to_owned()) }],
         hardware: Hardware {
             sockets: Some(2),
             threads: None,
@@ -198,7 +206,7 @@ fn an_inventory_comes_back() {
         (None, vec![routers()], Some(0), "01 0180808080c002 01 00 01 0172 00 010170 0100"),
     ] {
         later.hardware.rotating_disks = rotating;
-        later.sources[0].source.scope = scope;
+        Arc::make_mut(&mut later.sources[0].source).scope = scope;
         later.placement.support = support;
         let mut writer = Writer::default();
         write_later_inventory(&mut writer, &later);

@@ -32,9 +32,9 @@ fn runs(load: fn(i64) -> u64, hours: i64, every: i64, late: i64) -> Vec<Run> {
     let seconds = hours * HOUR_SECONDS;
     let wall = |second: i64| 150 + load(second - late) * 11 / 10;
     vec![
-        run(Subject::Energy(source("cpu", Component::Cpu)), &sum(&|second| load(second) / 4, seconds, 1)),
-        run(Subject::Energy(source("gpu", Component::Other)), &sum(&|second| load(second) / 4 * 3, seconds, 1)),
-        run(Subject::Energy(bmc()), &sum(&wall, seconds, every)),
+        run(Subject::Energy(source("cpu", Component::Cpu).into()), &sum(&|second| load(second) / 4, seconds, 1)),
+        run(Subject::Energy(source("gpu", Component::Other).into()), &sum(&|second| load(second) / 4 * 3, seconds, 1)),
+        run(Subject::Energy(bmc().into()), &sum(&wall, seconds, every)),
     ]
 }
 
