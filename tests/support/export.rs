@@ -67,8 +67,9 @@ pub struct Exported {
     pub counters: Arc<Counters>,
     clock: Arc<Hand>,
     _stop: watch::Sender<bool>,
-    _folder: TempDir,
     _tasks: JoinSet<()>,
+    /// Goes when nothing writes into it any more.
+    _folder: TempDir,
 }
 
 /// What a node does in an hour and a quarter: it serves two versions, and now and then nothing. `running` are the further

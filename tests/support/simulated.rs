@@ -52,13 +52,14 @@ pub fn profile(name: &str) -> Result<Profile> {
 
 /// A simulated node and an agent's sampler on it.
 pub struct Rig {
-    folder: TempDir,
     /// The node.
     pub node: Node,
     /// The agent's configuration, taken when it starts.
     pub config: Config,
     clock: Arc<Hand>,
     agent: Option<Agent>,
+    /// Goes when nothing writes into it any more.
+    folder: TempDir,
 }
 
 struct Agent {

@@ -44,9 +44,10 @@ fn midnight() -> UnixNanos {
 
 /// An aggregator with the history of the scripted fleet.
 struct Rig {
-    installation: Installation,
     aggregator: Program,
     script: Script,
+    /// Goes when nothing writes into it any more.
+    installation: Installation,
 }
 
 impl Rig {

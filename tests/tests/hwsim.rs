@@ -220,8 +220,9 @@ fn a_second_door_and_mirrored_dies_are_counted_once() {
 
 /// A simulated node with GPUs, the fake library, and NVIDIA's Python client of it.
 struct Gpus {
-    folder: TempDir,
     node: Node,
+    /// Goes when nothing writes into it any more.
+    folder: TempDir,
 }
 
 impl Gpus {

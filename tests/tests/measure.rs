@@ -24,9 +24,10 @@ const WORK: Duration = Duration::from_millis(1_500);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Rig {
-    folder: tempfile::TempDir,
     simulator: Simulator,
     _agent: Program,
+    /// Goes when nothing writes into it any more.
+    folder: tempfile::TempDir,
 }
 
 impl Rig {

@@ -32,9 +32,10 @@ const EFFICIENCY: f64 = 0.92;
 
 /// Aggregator and nodes.
 struct Site {
-    installation: Installation,
     aggregator: Program,
     nodes: Vec<Simulator>,
+    /// Goes when nothing writes into it any more.
+    installation: Installation,
 }
 
 impl Site {

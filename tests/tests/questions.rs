@@ -33,10 +33,11 @@ const KEYS: &str = "[site.default]\nintensity_g_per_kwh = 360.0\npue = 1.25\nwue
     [[out_of_service]]\nnode = \"under-test\"\nfrom = \"2020-01-01T00:00:00Z\"\nreason = \"burn-in\"\n";
 
 struct Rig {
-    installation: Installation,
     _aggregator: Program,
     _nodes: [Simulator; 2],
     _agents: [Program; 2],
+    /// Goes when nothing writes into it any more.
+    installation: Installation,
 }
 
 fn agent(installation: &Installation, node: &str, simulator: &Simulator, servers: &[Server]) -> Program {

@@ -27,11 +27,12 @@ const OTHER: u32 = 65_534;
 
 /// Everything that an agent of another user needs: programs and folders that this user can reach.
 struct Rig {
-    installation: Installation,
     _aggregator: Program,
     agent: PathBuf,
     config: PathBuf,
     meter: PathBuf,
+    /// Goes when nothing writes into it any more.
+    installation: Installation,
 }
 
 impl Rig {

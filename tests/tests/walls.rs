@@ -48,12 +48,13 @@ fn roughly(value: f64, expected: f64) -> bool {
 
 /// One node with its BMC, and a site's meter that a program tells.
 struct Rig {
-    installation: Installation,
     _aggregator: Program,
     node: Arc<Simulator>,
     _agent: Program,
     told: Arc<AtomicBool>,
     teller: Option<JoinHandle<()>>,
+    /// Goes when nothing writes into it any more.
+    installation: Installation,
 }
 
 impl Drop for Rig {
