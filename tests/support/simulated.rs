@@ -224,7 +224,8 @@ impl Rig {
                 continue;
             }
             assert!(report.points.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{}: a sum never falls", source.id);
-            let (_, sum) = found.entry(source.id.clone()).or_insert_with(|| (Source::clone(&source), Report::default()));
+            let (_, sum) =
+                found.entry(source.id.clone()).or_insert_with(|| (Source::clone(&source), Report::default()));
             sum.value += report.value;
             sum.high += report.high;
             sum.points.extend(report.points);
