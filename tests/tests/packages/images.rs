@@ -10,38 +10,34 @@ use std::sync::OnceLock;
 use joulebook_tests::chart::render::{python, root};
 use joulebook_tests::program::binary;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// Programs of all images.
 const PROGRAMS: [&str; 3] = ["joulebook-agent", "joulebook-aggregator", "joulebook"];
 
-/// Copies of the programs, whose times and modes are this machine's of now.
-fn copies() -> TempDir {
+/// Makes the images of copies of the programs, whose times and modes are this machine's of now.
+fn make(umask: &str, out: &Path) {
     let folder = tempfile::tempdir().unwrap();
-    let bins = folder.path().join("bins");
-    fs::create_dir(&bins).unwrap();
+    let bins = folder.path();
     for program in PROGRAMS {
         fs::copy(binary(program).unwrap(), bins.join(program)).unwrap();
     }
-    folder
-}
-
-/// Makes the images of copies of the programs.
-fn make(umask: &str) -> TempDir {
-    let folder = copies();
-    let bins = folder.path().join("bins");
     let script = format!("umask {umask} && exec \"$0\" --strip --bins \"$1\" --out \"$2\"");
     let mut command = Command::new("sh");
-    command.args(["-c", &script]).arg(root().join(".ci/image")).args([&bins, &folder.path().join("out")]);
+    command.args(["-c", &script]).arg(root().join(".ci/image")).args([bins, out]);
     let done = command.env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    folder
 }
 
-/// The images that most tests look at.
-fn made() -> PathBuf {
-    static MADE: OnceLock<TempDir> = OnceLock::new();
-    MADE.get_or_init(|| make("022")).path().join("out")
+/// The images that most tests look at. They lie in one place, where the next run makes them anew: what a program holds until
+/// its end is not taken away.
+fn made() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
+        let _absent = fs::remove_dir_all(&out);
+        make("022", &out);
+        out
+    })
 }
 
 fn blob(layout: &Path, descriptor: &Value) -> PathBuf {
@@ -87,8 +83,10 @@ fn listing(name: &str) -> Vec<(String, String, String)> {
 
 #[test]
 fn the_same_programs_make_the_same_bytes() {
-    let again = make("077");
-    let (first, second) = (files(&made()), files(&again.path().join("out")));
+    let folder = tempfile::tempdir().unwrap();
+    let again = folder.path().join("out");
+    make("077", &again);
+    let (first, second) = (files(made()), files(&again));
     assert_eq!(first.keys().collect::<Vec<_>>(), second.keys().collect::<Vec<_>>());
     let differ: Vec<_> = first.iter().filter(|(path, bytes)| second[*path] != **bytes).map(|(path, _)| path).collect();
     assert!(differ.is_empty(), "{differ:?}");
