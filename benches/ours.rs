@@ -271,8 +271,8 @@ pub fn subject(number: u32, kind: Kind, of: usize) -> Subject {
     }
 }
 
-/// Identity of a GPU, as NVML gives it.
-fn device(number: u32, of: usize) -> String {
+/// Identity of a node's GPU, as NVML gives it.
+pub fn device(number: u32, of: usize) -> String {
     format!("GPU-{number:08x}-0000-4000-8000-{of:012x}")
 }
 

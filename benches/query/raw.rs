@@ -6,7 +6,7 @@ use joulebook_agent::clock::{Clock, SystemClock};
 use joulebook_aggregator::store::Book;
 use joulebook_aggregator::store::rocks::RocksStore;
 use joulebook_benches::meter;
-use joulebook_benches::ours::Ours;
+use joulebook_benches::ours::{self, Ours};
 use joulebook_benches::workload::{self, Kind, Node};
 use joulebook_proto::admin::GetStatusRequest;
 use joulebook_proto::admin::admin_service_client::AdminServiceClient;
@@ -87,7 +87,7 @@ async fn rows(settings: &Settings, ours: &Arc<Ours>, told: &Arc<Vec<Node>>, begi
         times.push(meter::seconds_since(asked) * 1e3);
         for (number, node) in (0u32..).zip(told.iter()) {
             for (_, gpu, values) in node.series.iter().filter(|(kind, ..)| *kind == Kind::GpuEnergy) {
-                let (node, gpu) = (Plan::node(number), format!("GPU-{gpu}"));
+                let (node, gpu) = (Plan::node(number), ours::device(number, *gpu));
                 let mine = rows.iter().find(|row| {
                     row.key.iter().all(|part| match part.name.as_str() {
                         "node" => part.value == node,

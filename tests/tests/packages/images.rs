@@ -10,20 +10,26 @@ use std::sync::OnceLock;
 use joulebook_tests::chart::render::{python, root};
 use joulebook_tests::program::binary;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Programs of all images.
 const PROGRAMS: [&str; 3] = ["joulebook-agent", "joulebook-aggregator", "joulebook"];
 
-/// Makes the images of copies of the programs, whose times and modes are this machine's of now.
-fn make(umask: &str, out: &Path) {
+/// Copies of the programs, whose times and modes are this machine's of now.
+fn copies() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let bins = folder.path();
     for program in PROGRAMS {
-        fs::copy(binary(program).unwrap(), bins.join(program)).unwrap();
+        fs::copy(binary(program).unwrap(), folder.path().join(program)).unwrap();
     }
+    folder
+}
+
+/// Makes the images of copies of the programs.
+fn make(umask: &str, out: &Path) {
+    let bins = copies();
     let script = format!("umask {umask} && exec \"$0\" --strip --bins \"$1\" --out \"$2\"");
     let mut command = Command::new("sh");
-    command.args(["-c", &script]).arg(root().join(".ci/image")).args([bins, out]);
+    command.args(["-c", &script]).arg(root().join(".ci/image")).args([bins.path(), out]);
     let done = command.env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
@@ -95,9 +101,9 @@ fn the_same_programs_make_the_same_bytes() {
 #[test]
 fn an_agents_image_that_is_larger_than_it_may_be_is_refused() {
     // `make images` gives the limit of the optimised programs; these ones are never so small as this one.
-    let folder = copies();
+    let (bins, folder) = (copies(), tempfile::tempdir().unwrap());
     let mut command = Command::new(root().join(".ci/image"));
-    command.arg("--bins").arg(folder.path().join("bins")).arg("--out").arg(folder.path().join("out"));
+    command.arg("--bins").arg(bins.path()).arg("--out").arg(folder.path().join("out"));
     let done = command.args(["--strip", "--agent-limit", "1000000"]).output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(!done.status.success() && said.contains("bytes unpacked, more than 1000000"), "{said}");
