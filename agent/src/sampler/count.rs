@@ -3,6 +3,7 @@
 use super::{Baseline, STALE, Sampler};
 use crate::inference::{CountSample, ProcessId};
 use joulebook_units::{BootNanos, Point, Service, Subject};
+use std::sync::Arc;
 
 /// Rows for which counts wait for the first list of those on the devices.
 const PATIENCE_ROWS: u64 = 5;
@@ -32,13 +33,12 @@ impl Sampler {
         let read = |workload| self.devices.power_limit(workload, |device| sources.power_limit(device));
         *configured = configured.or_else(|| workload.as_deref().and_then(read));
         let epoch = sample.process.map_or(0, epoch_of);
+        let described = Arc::new(Service { workload, serving, ..service.clone() });
+        let consumed = sample.of.clone().map(Arc::new);
         for (kind, counted) in sample.counts {
-            let subject = match &sample.of {
-                None => {
-                    let (workload, serving) = (workload.clone(), serving.clone());
-                    Subject::Count(Service { workload, serving, ..service.clone() }.into(), kind)
-                }
-                Some(of) => Subject::Consumption(of.clone().into(), kind),
+            let subject = match &consumed {
+                None => Subject::Count(Arc::clone(&described), kind),
+                Some(of) => Subject::Consumption(Arc::clone(of), kind),
             };
             let series = self.book.series(&subject);
             let shown = sample.shown.get(&kind).copied();
