@@ -106,7 +106,7 @@ impl Context<'_> {
         };
         let mut missing = Missing::default();
         // Every record that is applied may change the answer, as may every revision of a factor; nothing else does.
-        let records = self.book.status().streams.iter().fold(0u64, |sum, stream| sum.saturating_add(stream.acked));
+        let records = self.book.applied();
         let revision =
             self.book.factor_series().values().fold(records, |sum, series| sum.saturating_add(series.revisions));
         let world = self.origins(&parts).iter().any(|(origin, _)| origin.world);

@@ -18,7 +18,7 @@ use joulebook_sci::impact::{ImpactFactors, Impacts};
 use joulebook_sci::reconcile::{Model, Trust, estimate, scale_to_wall};
 use joulebook_sci::{Cell, Flags, ModelVersion, NodeSlot, SiteFactors, SlotTerm};
 use joulebook_units::{Service, UnixNanos, Window};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use stored::Stored;
@@ -48,6 +48,24 @@ pub struct Site {
     pub pue: Vec<PueCell>,
     /// Factors beside carbon.
     impacts: ImpactSeries,
+    /// The places of the origins, each once, in the order of their first cells.
+    pub seen: Vec<usize>,
+    /// When the newest of intensity and PUE was recorded, if one comes out of a series.
+    pub revision: Option<UnixNanos>,
+}
+
+impl Site {
+    fn new((intensity, origins): (Vec<IntensityCell>, Vec<usize>), pue: Vec<PueCell>, impacts: ImpactSeries) -> Self {
+        let mut seen = Vec::new();
+        for place in &origins {
+            if !seen.contains(place) {
+                seen.push(*place);
+            }
+        }
+        let recorded = intensity.iter().filter_map(|cell| cell.revision);
+        let revision = recorded.chain(pue.iter().filter_map(|cell| cell.revision)).max();
+        Self { intensity, origins, pue, impacts, seen, revision }
+    }
 }
 
 /// The pods of every node's workloads, by its name.
@@ -133,8 +151,9 @@ pub struct Gathered<'a> {
     /// Where the sites' intensities come from, each once.
     pub origins: Vec<IntensityProvenance>,
     dirty: BTreeMap<u32, BTreeSet<UnixNanos>>,
-    /// Where slots are cut beside the grid, ascending: wherever a factor changes.
-    edges: Vec<UnixNanos>,
+    /// Where slots are cut beside the grid, ascending: wherever a factor changes. Looked for when a slot is asked for, which
+    /// an answer out of sums hardly does.
+    edges: OnceCell<Vec<UnixNanos>>,
     /// What was learned of a node's platform up to the end of a day, if anything.
     models: RefCell<BTreeMap<(u32, UnixNanos), Option<Model>>>,
     /// Whether a cell was made with what other cells teach.
@@ -198,7 +217,7 @@ impl<'a> Gathered<'a> {
             sites: BTreeMap::new(),
             origins: vec![],
             dirty: BTreeMap::new(),
-            edges: vec![],
+            edges: OnceCell::new(),
             models: RefCell::default(),
             learned: std::cell::Cell::default(),
             now,
@@ -220,7 +239,7 @@ impl<'a> Gathered<'a> {
                 let pue = factors.pue(name, window, which.as_of, book)?;
                 let origins = gathered.origins_of(&intensity);
                 let impacts = factors.impacts(name, window, which.as_of, book)?;
-                gathered.sites.insert(site, Site { intensity, origins, pue, impacts });
+                gathered.sites.insert(site, Site::new((intensity, origins), pue, impacts));
             }
             gathered.dirty.insert(record.number, book.is_dirty(record.number, window));
             let inventory = &record.inventory;
@@ -228,7 +247,6 @@ impl<'a> Gathered<'a> {
             let out_of_service = factors.out_of_service(inventory.node.as_str(), window);
             gathered.members.push(Member { record, embodied, out_of_service });
         }
-        gathered.edges = gathered.edges();
         Ok(gathered)
     }
 
@@ -257,11 +275,12 @@ impl<'a> Gathered<'a> {
 
     /// The same of a part of it.
     pub fn windows_of(&self, part: Window) -> Vec<Window> {
+        let edges = self.edges.get_or_init(|| self.edges());
         let mut windows = Vec::new();
         for slot in part.slots(Resolution::Settled.seconds()) {
             let mut start = slot.start();
-            let first = self.edges.partition_point(|edge| *edge < start);
-            let inside = self.edges.iter().skip(first).copied().take_while(|edge| *edge < slot.end());
+            let first = edges.partition_point(|edge| *edge < start);
+            let inside = edges.iter().skip(first).copied().take_while(|edge| *edge < slot.end());
             for edge in inside.chain([slot.end()]) {
                 if let Some(part) = Window::new(start, edge).filter(|part| !part.is_empty()) {
                     windows.push(part);

@@ -213,6 +213,11 @@ impl Book {
         }
     }
 
+    /// How many records were ever applied, of all streams together.
+    pub fn applied(&self) -> u64 {
+        self.read().streams.iter().fold(0, |sum, stream| sum.saturating_add(stream.acked))
+    }
+
     /// Every stored run of a node that touches a window, in the order of its records. Runs are whole, not cut at the
     /// window. Fails if a record is damaged: a number is never made from the rest.
     pub fn runs(&self, node: u32, window: Window) -> Result<Vec<Run>, StoreError> {

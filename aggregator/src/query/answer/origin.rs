@@ -2,17 +2,14 @@
 
 use super::*;
 use crate::factor::IntensityProvenance;
+use crate::query::gather::Site;
 use joulebook_sci::quantity::Kind;
 
 impl Context<'_> {
-    /// Intensity cells of the sites of the nodes concerned.
-    fn intensities(&self, parts: &Parts<'_>) -> Vec<&crate::factor::IntensityCell> {
-        let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
-        sites
-            .iter()
-            .filter_map(|site| self.computed.gathered.sites.get(site))
-            .flat_map(|site| &site.intensity)
-            .collect()
+    /// Factors of the sites of the nodes concerned.
+    fn sites(&self, parts: &Parts<'_>) -> impl Iterator<Item = &Site> {
+        let names: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
+        names.into_iter().filter_map(|name| self.computed.gathered.sites.get(&name))
     }
 
     /// Where the intensities come from that rate the version's energy, each with its energy in joules; of a version without
@@ -24,24 +21,18 @@ impl Context<'_> {
         if !used.is_empty() || parts.totals.carbon.unrated.energy_j.get() > 0.0 {
             return used;
         }
-        let mut seen: Vec<(&IntensityProvenance, f64)> = Vec::new();
-        for cell in self.intensities(parts) {
-            if !seen.iter().any(|(known, _)| **known == *cell.provenance) {
-                seen.push((cell.provenance.as_ref(), 0.0));
+        let mut seen: Vec<usize> = Vec::new();
+        for place in self.sites(parts).flat_map(|site| &site.seen) {
+            if !seen.contains(place) {
+                seen.push(*place);
             }
         }
-        seen
+        seen.into_iter().filter_map(|place| Some((origin(place)?, 0.0))).collect()
     }
 
     /// The newest recorded intensity or PUE of the window, if one comes out of a series.
     pub(super) fn revision(&self, parts: &Parts<'_>) -> Option<UnixNanos> {
-        let sites: BTreeSet<String> = parts.members.iter().map(|member| site_name(&member.record)).collect();
-        let used = sites.iter().filter_map(|site| self.computed.gathered.sites.get(site));
-        used.flat_map(|site| {
-            site.intensity.iter().map(|cell| cell.revision).chain(site.pue.iter().map(|cell| cell.revision))
-        })
-        .flatten()
-        .max()
+        self.sites(parts).filter_map(|site| site.revision).max()
     }
 
     pub(super) fn intensity(&self, parts: &Parts<'_>, missing: &mut Missing) -> wire::Intensity {
@@ -95,7 +86,8 @@ impl Context<'_> {
 
     /// The kinds of the answer's intensities.
     pub(super) fn kinds(&self, parts: &Parts<'_>) -> BTreeSet<Kind> {
-        self.intensities(parts).iter().map(|cell| cell.provenance.kind).collect()
+        let places = self.sites(parts).flat_map(|site| &site.seen);
+        places.filter_map(|place| self.computed.gathered.origins.get(*place)).map(|origin| origin.kind).collect()
     }
 
     /// Whether some of the intensities are average and some marginal, which are never summed.

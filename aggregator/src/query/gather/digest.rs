@@ -20,17 +20,18 @@ pub struct FactorDigests {
     origins: Vec<Digest>,
 }
 
-/// What is hashed, field by field: each with its length, so that no two rows of fields are alike.
-struct Fields(blake3::Hasher);
+/// What is hashed, field by field: each with its length, so that no two rows of fields are alike. Gathered first: many small
+/// pieces cost the hash more than one.
+struct Fields(Vec<u8>);
 
 impl Fields {
     fn bytes(&mut self, bytes: &[u8]) {
-        self.0.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
-        self.0.update(bytes);
+        self.number(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.0.extend(bytes);
     }
 
     fn number(&mut self, number: u64) {
-        self.0.update(&number.to_le_bytes());
+        self.0.extend(number.to_le_bytes());
     }
 
     fn value(&mut self, value: f64) {
@@ -45,14 +46,14 @@ impl Fields {
     }
 
     fn digest(self) -> Digest {
-        *self.0.finalize().as_bytes()
+        *blake3::hash(&self.0).as_bytes()
     }
 }
 
 impl FactorDigests {
     /// Those of a question.
     pub fn new(gathered: &Gathered<'_>) -> Self {
-        let mut constant = Fields(blake3::Hasher::new());
+        let mut constant = Fields(Vec::new());
         constant.number(gathered.known.revision());
         for member in &gathered.members {
             constant.bytes(member.record.inventory.node.as_str().as_bytes());
@@ -64,7 +65,7 @@ impl FactorDigests {
 
     /// That of a part of the question's window.
     pub fn of(&self, gathered: &Gathered<'_>, window: Window) -> Digest {
-        let mut fields = Fields(blake3::Hasher::new());
+        let mut fields = Fields(Vec::new());
         fields.bytes(&self.constant);
         for (name, site) in &gathered.sites {
             fields.bytes(name.as_bytes());
