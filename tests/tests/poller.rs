@@ -16,7 +16,7 @@ use joulebook_tests::engine::free_ports;
 use joulebook_tests::installation::{AGENT_READY, Installation};
 use joulebook_tests::program::{Program, binary};
 use joulebook_tests::simulator::{MODEL, Server, Simulator};
-use joulebook_tests::timestamp::now;
+use joulebook_tests::timestamp::{next_second, now};
 use joulebook_tests::wait::until;
 use serde_json::{Value, json};
 
@@ -193,7 +193,7 @@ fn a_node_that_is_not_on_the_list_is_refused_and_a_bmc_that_hangs_stops_itself_a
     until("the aggregator hears that the meter is silent", || {
         site.status()["nodes"].as_array().unwrap().iter().any(|node| node["node"] == NODES[1] && !told(node).is_empty())
     });
-    let since = now().unwrap();
+    let since = next_second().unwrap();
     site.wait_for_walls(&[NODES[0]], &since);
     let silent = site.walls(&["--from", &since]);
     assert!(!silent.iter().any(|row| column(row, "node") == NODES[1] && joules(row) > 0.0), "{silent:?}");
