@@ -48,20 +48,15 @@ pub struct Site {
     pub pue: Vec<PueCell>,
     /// Factors beside carbon.
     impacts: ImpactSeries,
-    /// The places of the origins, each once, in the order of their first cells.
-    pub seen: Vec<usize>,
+    /// The places of the origins, each once.
+    pub seen: BTreeSet<usize>,
     /// When the newest of intensity and PUE was recorded, if one comes out of a series.
     pub revision: Option<UnixNanos>,
 }
 
 impl Site {
     fn new((intensity, origins): (Vec<IntensityCell>, Vec<usize>), pue: Vec<PueCell>, impacts: ImpactSeries) -> Self {
-        let mut seen = Vec::new();
-        for place in &origins {
-            if !seen.contains(place) {
-                seen.push(*place);
-            }
-        }
+        let seen = origins.iter().copied().collect();
         let recorded = intensity.iter().filter_map(|cell| cell.revision);
         let revision = recorded.chain(pue.iter().filter_map(|cell| cell.revision)).max();
         Self { intensity, origins, pue, impacts, seen, revision }

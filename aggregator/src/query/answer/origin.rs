@@ -21,12 +21,7 @@ impl Context<'_> {
         if !used.is_empty() || parts.totals.carbon.unrated.energy_j.get() > 0.0 {
             return used;
         }
-        let mut seen: Vec<usize> = Vec::new();
-        for place in self.sites(parts).flat_map(|site| &site.seen) {
-            if !seen.contains(place) {
-                seen.push(*place);
-            }
-        }
+        let seen: BTreeSet<usize> = self.sites(parts).flat_map(|site| &site.seen).copied().collect();
         seen.into_iter().filter_map(|place| Some((origin(place)?, 0.0))).collect()
     }
 
